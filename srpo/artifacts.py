@@ -1,0 +1,115 @@
+"""What the steps hand to each other: small manifests that name files by place and content, never tensors."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Self
+
+from srpo.config import RunConfig, Settings
+
+
+class FileEntry(Settings):
+    """One file of a snapshot."""
+
+    path: str
+    """Relative to the snapshot."""
+    size: int
+    """Bytes."""
+    sha256: str
+    """Of the content."""
+
+
+class Snapshot(Settings):
+    """Files at one place, known by their content."""
+
+    source: str
+    """What was asked for: a path, or `builtin:shapes`."""
+    uri: str
+    """Where the files lie: a folder, or one file."""
+    files: tuple[FileEntry, ...]
+
+    @property
+    def path(self) -> Path:
+        """The place as a local path."""
+        return Path(self.uri)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def sha256(self) -> str:
+        """One hash over names and contents."""
+        listing = json.dumps([[file.path, file.sha256] for file in self.files])
+        return hashlib.sha256(listing.encode()).hexdigest()
+
+
+class Weights(Settings):
+    """Result of `download`."""
+
+    model: Snapshot
+    reward: Snapshot
+
+
+class PromptSet(Settings):
+    """Prompts with their embeddings: a folder with `prompts.json` and `embeddings.safetensors`."""
+
+    snapshot: Snapshot
+    num_prompts: int
+
+
+class PromptSets(Settings):
+    """Result of `embed`."""
+
+    train: PromptSet
+    held_out: PromptSet
+
+
+class TrainJob(Settings):
+    """Everything `python -m srpo.train run.json` needs."""
+
+    config: RunConfig
+    weights: Weights
+    prompts: PromptSets
+    output_dir: str
+    """Metrics, sample strips, checkpoints and the aligned transformer are written here; resumes from what it finds."""
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a job file."""
+        return cls.model_validate_json(path.read_text(encoding="utf-8"))
+
+
+class Trained(Settings):
+    """Result of `train`."""
+
+    output_dir: str
+    transformer: Snapshot
+    """Diffusers folder of the best checkpoint's transformer."""
+    best_update: int
+    num_updates: int
+    seconds: float
+    """Wall time inside the training loop, over all resumptions."""
+
+
+class Evaluated(Settings):
+    """Result of `evaluate`."""
+
+    report_json: str
+    report_html: str
+    passed: bool
+    verdict: str
+    """promote, keep or collapsed."""
+    reason: str
+    """The verdict in one sentence."""
+
+
+class Registered(Settings):
+    """Result of `register`."""
+
+    name: str
+    version: str
+    alias: str
+    """champion or challenger."""
+    uri: str

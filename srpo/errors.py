@@ -1,0 +1,13 @@
+"""Errors a user can cause. Their message is one sentence: what was got, what was expected, what to do."""
+
+
+class ConfigError(ValueError):
+    """The run cannot work as it is described: a setting, a file or a folder is wrong. Trying again will not help."""
+
+
+class TrainingStoppedError(RuntimeError):
+    """Training stopped itself before it could do damage; the last good checkpoint is kept."""
+
+
+EXIT_PERMANENT = 42
+"""Exit code of what trying again cannot mend; schedulers are told not to retry it."""

@@ -1,0 +1,172 @@
+"""FLUX: any folder in diffusers' `FluxPipeline` layout, at any size (FLUX.1-dev first).
+
+The transformer takes sigma and the raw guidance (diffusers multiplies both by 1000 inside), image ids (0, row, column)
+and text ids of zeros; latents are packed 2x2 on the way in and unpacked on the way out. Constants of the VAE come from
+its config: decoded latents are `x0 / scaling_factor + shift_factor`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
+
+from srpo.errors import ConfigError
+from srpo.models.layout import check_component, require_folder
+
+Guidance = float | Tensor | None
+"""One distilled guidance for all samples, one per sample (batch,), or none for a model without the input."""
+
+PARTS = ("scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "transformer", "vae")
+
+
+def pack(latents: Tensor) -> Tensor:
+    """2x2 patches as tokens: (batch, c, h, w) -> (batch, h/2 * w/2, 4c)."""
+    batch, channels, height, width = latents.shape
+    patches = latents.reshape(batch, channels, height // 2, 2, width // 2, 2)
+    return patches.permute(0, 2, 4, 1, 3, 5).reshape(batch, (height // 2) * (width // 2), channels * 4)
+
+
+def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
+    """Inverse of `pack`; height and width are those of the latents."""
+    batch, _, channels = tokens.shape
+    patches = tokens.reshape(batch, height // 2, width // 2, channels // 4, 2, 2)
+    return patches.permute(0, 3, 1, 4, 2, 5).reshape(batch, channels // 4, height, width)
+
+
+class Flux:
+    """A FLUX model; see `srpo.models.TextToImage` for what each verb promises."""
+
+    def __init__(
+        self,
+        transformer: FluxTransformer2DModel,
+        vae: AutoencoderKL,
+        scheduler: FlowMatchEulerDiscreteScheduler,
+        text: FluxPipeline | None = None,
+    ) -> None:
+        self.transformer = transformer
+        self.vae = vae.requires_grad_(False).eval()
+        self.scheduler = scheduler
+        self.text = text  # diffusers' pipeline with nothing but tokenizers and text encoders
+        self.guided: bool = transformer.config.guidance_embeds
+
+    def to(self, device: torch.device) -> "Flux":
+        """Move all parts."""
+        self.transformer.to(device)
+        self.vae.to(device)
+        if self.text is not None:
+            self.text.to(device)
+        return self
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Tensor]:
+        """`prompt_embeds` (batch, tokens, dim) of T5 and `pooled_prompt_embeds` (batch, dim) of CLIP."""
+        assert self.text is not None, "load_model(..., text_encoders=True) to encode prompts"
+        prompt_embeds, pooled, _ = self.text.encode_prompt(
+            list(prompts), prompt_2=None, max_sequence_length=max_sequence_length
+        )
+        return {"prompt_embeds": prompt_embeds, "pooled_prompt_embeds": pooled}
+
+    def velocity(self, x: Tensor, sigma: Tensor, embeddings: dict[str, Tensor], guidance: Guidance) -> Tensor:
+        """One forward of the transformer; x: (batch, c, h, w), sigma: (batch,)."""
+        batch, _, height, width = x.shape
+        tokens = embeddings["prompt_embeds"]
+        if self.guided and guidance is None:
+            raise ValueError("this FLUX takes a guidance (1 to 5, usually 3.5); got None")
+        output = self.transformer(
+            hidden_states=pack(x),
+            timestep=sigma.to(x),
+            guidance=torch.as_tensor(guidance, device=x.device).expand(batch) if self.guided else None,
+            pooled_projections=embeddings["pooled_prompt_embeds"],
+            encoder_hidden_states=tokens,
+            txt_ids=torch.zeros(tokens.shape[1], 3, device=x.device, dtype=x.dtype),
+            img_ids=image_ids(height, width, x),
+            return_dict=False,
+        )[0]
+        return unpack(output.to(x.dtype), height, width)
+
+    def decode(self, x0: Tensor) -> Tensor:
+        """Images in [0, 1] of latents (batch, c, h, w); the whole image at once, so that no seam reaches the reward."""
+        config = self.vae.config
+        decoded = self.vae.decode(x0 / config.scaling_factor + config.shift_factor, return_dict=False)[0]
+        return (decoded / 2 + 0.5).clamp(0, 1)
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """(channels, h, w) of the latents of an image of height x width pixels."""
+        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        check_image_size(height, width, factor)
+        return self.vae.config.latent_channels, height // factor, width // factor
+
+    def sampling_sigmas(self, num_steps: int, height: int, width: int) -> Tensor:
+        """The folder's own schedule (static or resolution-dependent shift), as FluxPipeline computes it."""
+        _, rows, columns = self.latent_shape(height, width)
+        settings = self.scheduler.config
+        scheduler = FlowMatchEulerDiscreteScheduler.from_config(settings)
+        mu = calculate_shift(
+            rows * columns // 4,
+            settings.get("base_image_seq_len", 256),
+            settings.get("max_image_seq_len", 4096),
+            settings.get("base_shift", 0.5),
+            settings.get("max_shift", 1.15),
+        )
+        sigmas = None if settings.get("use_flow_sigmas") else np.linspace(1.0, 1 / num_steps, num_steps)
+        scheduler.set_timesteps(None if sigmas is not None else num_steps, sigmas=sigmas, mu=mu)
+        return scheduler.sigmas
+
+
+def image_ids(height: int, width: int, like: Tensor) -> Tensor:
+    """(0, row, column) of each 2x2 patch of latents height x width: (tokens, 3)."""
+    rows = torch.arange(height // 2, device=like.device, dtype=like.dtype)
+    columns = torch.arange(width // 2, device=like.device, dtype=like.dtype)
+    grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).reshape(-1, 2)
+    return torch.cat([torch.zeros_like(grid[:, :1]), grid], dim=1)
+
+
+def check_image_size(height: int, width: int, factor: int) -> None:
+    """The VAE divides by `factor`, the patches by 2: anything else would be cropped without a word."""
+    multiple = 2 * factor
+    if height % multiple or width % multiple:
+        raise ConfigError(
+            f"model.height x model.width is {height}x{width}, but this VAE needs multiples of {multiple}; "
+            f"try {max(1, round(height / multiple)) * multiple}x{max(1, round(width / multiple)) * multiple}"
+        )
+
+
+def load(folder: Path, transformer: Path | None = None, text_encoders: bool = False) -> Flux:
+    """Load from disk in float32; `transformer` is the folder of an aligned one."""
+    options = {"torch_dtype": torch.float32, "local_files_only": True, "use_safetensors": True}
+    return Flux(
+        FluxTransformer2DModel.from_pretrained(transformer or folder / "transformer", **options),
+        AutoencoderKL.from_pretrained(folder / "vae", **options),
+        FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler"),
+        _load_text(folder) if text_encoders else None,
+    )
+
+
+def _load_text(folder: Path) -> FluxPipeline:
+    """Tokenizers and text encoders in diffusers' own pipeline, which knows how FLUX is prompted."""
+    options = {"dtype": torch.float32, "local_files_only": True, "use_safetensors": True}
+    return FluxPipeline(
+        scheduler=None,
+        vae=None,
+        transformer=None,
+        text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder", **options).eval(),
+        text_encoder_2=T5EncoderModel.from_pretrained(folder / "text_encoder_2", **options).eval(),
+        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
+        tokenizer_2=T5TokenizerFast.from_pretrained(folder / "tokenizer_2", local_files_only=True),
+    )
+
+
+def check(folder: Path, height: int, width: int) -> None:
+    """Every part present, whole and of the shapes its config announces; the image size one that the VAE takes."""
+    require_folder(folder, PARTS)
+    check_component(folder / "transformer", FluxTransformer2DModel)
+    check_component(folder / "vae", AutoencoderKL)
+    check_component(folder / "text_encoder", CLIPTextModel)
+    check_component(folder / "text_encoder_2", T5EncoderModel)
+    settings = AutoencoderKL.load_config(folder / "vae", local_files_only=True)
+    check_image_size(height, width, 2 ** (len(settings["block_out_channels"]) - 1))

@@ -1,0 +1,74 @@
+"""Semantic relative preference (arXiv:2509.06942, section 3.3): one reward, used twice, wanted words against unwanted.
+
+    relative(image) = (1 + k) * r(image, target) - r(image, other)
+    loss            = mean(relu(margin - relative))
+
+Denoise branch: target = positive words, other = negative. Inversion branch: exchanged, because inversion turns the
+gradient around, so that rewarding the negative words pushes away from them. (The paper's (1 - k), k form was found
+less stable by its authors, who ship this one.)
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from srpo.align import SigmaGrid
+from srpo.config import AlignConfig, PreferenceConfig, Range
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One branch of an update for a batch: noise levels, texts and strength, one entry per sample."""
+
+    name: str
+    sigma_from: Tensor
+    sigma_to: Tensor
+    k: Tensor
+    target: list[str]
+    """Prompts with the control word that the image shall agree with."""
+    other: list[str]
+    """Prompts with the control word to move away from."""
+
+
+def control_word(words: Sequence[str], update: int) -> str:
+    """The word of an update (counted from 1): `words[update % len(words)]`."""
+    return words[update % len(words)]
+
+
+def with_word(word: str, prompts: Sequence[str]) -> list[str]:
+    """`"<word>. <prompt>"` for each prompt."""
+    return [f"{word}. {prompt}" for prompt in prompts]
+
+
+def strength(ends: Range, index: Tensor, num_levels: int) -> Tensor:
+    """k at positions of the grid: linear between its ends."""
+    return torch.linspace(*ends, num_levels)[index]
+
+
+def relative_preference(target: Tensor, other: Tensor, k: Tensor | float) -> Tensor:
+    """`(1 + k) * r(image, target) - r(image, other)`; all (batch,)."""
+    return (1 + k) * target - other
+
+
+def hinge(relative: Tensor, margin: float) -> Tensor:
+    """`relu(margin - relative)` per sample (batch,)."""
+    return torch.relu(margin - relative)
+
+
+def make_branches(
+    align: AlignConfig, preference: PreferenceConfig, grid: SigmaGrid, positions: Tensor, prompts: Sequence[str], update: int
+) -> Iterator[Branch]:
+    """The branches of update `update` (from 1) for prompts (batch) at grid positions (batch,)."""
+    positive = with_word(control_word(preference.positive, update), prompts)
+    negative = with_word(control_word(preference.negative, update), prompts)
+    roles = {
+        "denoise": (positive, negative, preference.k_denoise),
+        "inversion": (negative, positive, preference.k_inversion),
+    }
+    for name in align.branches:
+        target, other, ends = roles[name]
+        levels = grid.levels(name, positions)
+        k = strength(ends, levels.index, grid.num_levels)
+        yield Branch(name, levels.sigma_from, levels.sigma_to, k, target, other)

@@ -1,0 +1,56 @@
+"""Rewards: frozen functions of images and texts, one file per family."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from srpo.config import RewardConfig
+from srpo.errors import ConfigError
+from srpo.rewards import clip, hps
+
+
+class Reward(Protocol):
+    """How well images agree with texts."""
+
+    def __call__(self, images: Tensor, *texts: Sequence[str]) -> tuple[Tensor, ...]:
+        """Scores (batch,), higher is better, for each list of batch texts.
+
+        `images`: (batch, 3, height, width) in [0, 1], differentiable; they are looked at once, however many lists of
+        texts there are.
+        """
+
+    def to(self, device: torch.device) -> "Reward":
+        """Move the weights."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """How a reward family is loaded and checked."""
+
+    load: Callable[[Path, str], Reward]
+    """(checkpoint, architecture) -> frozen reward."""
+    check: Callable[[Path, str], None]
+    """Names and shapes without loading; ConfigError names what is wrong."""
+
+
+REWARDS: dict[str, Family] = {"hps": Family(hps.load, hps.check), "clip": Family(clip.load, clip.check)}
+
+
+def _family(name: str) -> Family:
+    if name not in REWARDS:
+        raise ConfigError(f"reward.family: no reward named {name!r}; choose from {sorted(REWARDS)}")
+    return REWARDS[name]
+
+
+def load_reward(config: RewardConfig, path: Path) -> Reward:
+    """The reward at `path`, frozen, in float32."""
+    return _family(config.family).load(path, config.architecture)
+
+
+def check_reward(config: RewardConfig, path: Path) -> None:
+    """Refuse a checkpoint that would fail later."""
+    _family(config.family).check(path, config.architecture)

@@ -1,0 +1,49 @@
+"""CLIP and PickScore (arXiv:2305.01569): transformers' CLIPModel, scored by `exp(logit_scale) / 20 * cosine`.
+
+The published PickScore is `exp(logit_scale) * cosine`; SRPO divides by 20 to bring it to HPSv2.1's scale, which its
+margin and learning rate were made for.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import CLIPModel, CLIPTokenizerFast
+
+from srpo.errors import ConfigError
+from srpo.models.layout import check_component
+from srpo.rewards.dual_encoder import DualEncoderReward
+
+HPS_SCALE = 20
+"""Brings `exp(logit_scale) * cosine` to HPSv2.1's scale (the reference's division)."""
+
+
+def load(path: Path, architecture: str) -> DualEncoderReward:
+    """The reward in a transformers folder (model and tokenizer); its own config gives the architecture."""
+    model = CLIPModel.from_pretrained(path, dtype=torch.float32, local_files_only=True, use_safetensors=True)
+    return build(model, CLIPTokenizerFast.from_pretrained(path, local_files_only=True))
+
+
+def build(model: CLIPModel, tokenizer: CLIPTokenizerFast) -> DualEncoderReward:
+    """A reward around a CLIPModel and its tokenizer."""
+    length = model.config.text_config.max_position_embeddings
+
+    def tokenize(texts: list[str]) -> Tensor:
+        tokens = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+        return tokens.input_ids
+
+    return DualEncoderReward(
+        model,
+        lambda pixels: model.get_image_features(pixel_values=pixels).pooler_output,
+        lambda tokens: model.get_text_features(input_ids=tokens).pooler_output,
+        tokenize,
+        model.config.vision_config.image_size,
+        scale=model.logit_scale.exp().item() / HPS_SCALE,
+    )
+
+
+def check(path: Path, architecture: str) -> None:
+    """The folder is whole and its tensors are those of its config."""
+    if not path.is_dir():
+        raise ConfigError(f"no reward folder at {path}; give the path of a CLIPModel folder in transformers layout")
+    check_component(path, CLIPModel)

@@ -1,0 +1,67 @@
+"""What HPSv2.1, PickScore and CLIP share: the scaled cosine between an image's and a text's features.
+
+Preprocessing is CLIP's, on tensors and differentiable: the shorter side resized to the model's size (bicubic,
+antialiased), the centre cropped, OpenAI's mean and std. Everything runs in float32 even under autocast, because the
+differences a relative preference lives on are smaller than bf16 resolves.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Self
+
+import torch
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from torchvision.transforms import v2
+
+
+class DualEncoderReward(nn.Module):
+    """`scale * cos(image features, text features)`; text features are computed once per text and kept."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        encode_images: Callable[[Tensor], Tensor],
+        encode_texts: Callable[[Tensor], Tensor],
+        tokenize: Callable[[list[str]], Tensor],
+        image_size: int,
+        scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.model = model.requires_grad_(False).eval()
+        self.encode_images = encode_images
+        self.encode_texts = encode_texts
+        self.tokenize = tokenize
+        self.scale = scale
+        self.text_cache: dict[str, Tensor] = {}
+        self.preprocess = v2.Compose(
+            [
+                v2.Resize(image_size, interpolation=v2.InterpolationMode.BICUBIC, antialias=True),
+                v2.CenterCrop(image_size),
+                v2.Normalize(OPENAI_DATASET_MEAN, OPENAI_DATASET_STD),
+            ]
+        )
+
+    def forward(self, images: Tensor, *texts: Sequence[str]) -> tuple[Tensor, ...]:
+        """Scores (batch,) for each list of texts; images (batch, 3, h, w) in [0, 1]."""
+        with torch.autocast(images.device.type, enabled=False):
+            features = normalize(self.encode_images(self.preprocess(images.float())), dim=-1)
+            return tuple(self.scale * (features * self.text_features(group)).sum(dim=-1) for group in texts)
+
+    @torch.no_grad()
+    def text_features(self, texts: Sequence[str]) -> Tensor:
+        """Unit features (len(texts), dim); only texts never seen before are encoded."""
+        new = [text for text in dict.fromkeys(texts) if text not in self.text_cache]
+        if new:
+            tokens = self.tokenize(new).to(self._device)
+            self.text_cache.update(zip(new, normalize(self.encode_texts(tokens), dim=-1), strict=True))
+        return torch.stack([self.text_cache[text] for text in texts])
+
+    def to(self, device: torch.device) -> Self:  # type: ignore[override]
+        """Move weights and kept features."""
+        self.text_cache = {text: features.to(device) for text, features in self.text_cache.items()}
+        return super().to(device)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device

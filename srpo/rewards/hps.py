@@ -1,0 +1,98 @@
+"""HPSv2 and HPSv2.1 (arXiv:2306.09341): an open_clip state dict, scored by the cosine.
+
+`HPS_v2.1_compressed.pt` holds the state dict of open_clip's ViT-H-14 under `state_dict`. Other open_clip architectures
+work too: by name, or by the path of an open_clip model JSON.
+"""
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from srpo.errors import ConfigError
+from srpo.models.layout import compare_shapes, file_shapes
+from srpo.rewards.dual_encoder import DualEncoderReward
+
+
+def load(path: Path, architecture: str) -> DualEncoderReward:
+    """The reward whose checkpoint is the file `path` (or the only .pt or .safetensors file of a folder)."""
+    path = _checkpoint(path)
+    settings = _settings(path, architecture)
+    model = open_clip.CLIP(**settings)
+    model.load_state_dict({name: tensor.float() for name, tensor in _read(path).items()})
+    return build(model, settings)
+
+
+def build(model: open_clip.CLIP, settings: dict[str, Any]) -> DualEncoderReward:
+    """A reward around an open_clip model made from `settings` (the content of an open_clip model JSON)."""
+    text = settings["text_cfg"]
+    tokenizer = open_clip.SimpleTokenizer(
+        context_length=text.get("context_length", 77), **text.get("tokenizer_kwargs", {})
+    )
+    return DualEncoderReward(
+        model, model.encode_image, model.encode_text, tokenizer, settings["vision_cfg"]["image_size"]
+    )
+
+
+def check(path: Path, architecture: str) -> None:
+    """The checkpoint is readable and its tensors are those of the architecture."""
+    path = _checkpoint(path)
+    with torch.device("meta"):
+        model = open_clip.CLIP(**_settings(path, architecture))
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    compare_shapes(str(path), expected, _shapes(path))
+
+
+def _checkpoint(path: Path) -> Path:
+    """The file to load."""
+    if not path.exists():
+        raise ConfigError(f"no reward checkpoint at {path}; give the path of the file (HPS_v2.1_compressed.pt)")
+    if path.is_file():
+        return path
+    found = sorted([*path.glob("*.pt"), *path.glob("*.safetensors")])
+    if len(found) != 1:
+        names = ", ".join(file.name for file in found) or "none"
+        raise ConfigError(f"{path} must hold one .pt or .safetensors file, got {names}; give the path of the file")
+    return found[0]
+
+
+def _settings(checkpoint: Path, architecture: str) -> dict[str, Any]:
+    """The open_clip model settings by name, or by a JSON file (relative paths: beside the checkpoint)."""
+    if not architecture.endswith(".json"):
+        settings = open_clip.get_model_config(architecture)
+        if settings is None:
+            raise ConfigError(f"reward.architecture: open_clip has no model named {architecture!r}; see its list_models()")
+    else:
+        path = checkpoint.parent / architecture
+        if not path.is_file():
+            raise ConfigError(f"reward.architecture: no file at {path}; give an open_clip model name or its JSON")
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        tokenizer = settings["text_cfg"].get("tokenizer_kwargs", {})
+        if "bpe_path" in tokenizer:
+            tokenizer["bpe_path"] = str(path.parent / tokenizer["bpe_path"])
+    if unsupported := sorted({"hf_model_name", "hf_tokenizer_name"} & set(settings["text_cfg"])):
+        raise ConfigError(f"reward.architecture: {architecture!r} needs a Hugging Face text tower ({unsupported[0]}); not an HPS")
+    settings.pop("custom_text", None)
+    return settings
+
+
+def _read(path: Path, device: str = "cpu") -> dict[str, Tensor]:
+    """The state dict of a .safetensors file, or of a .pt file, where it may lie under `state_dict`."""
+    if path.suffix == ".safetensors":
+        return load_file(path, device=device)
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ConfigError(f"{path} is truncated or not a checkpoint of tensors ({str(error).splitlines()[0]})") from None
+    return content.get("state_dict", content)
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    if path.suffix == ".safetensors":
+        return file_shapes(path)
+    return {name: tuple(tensor.shape) for name, tensor in _read(path, device="meta").items()}

@@ -1,0 +1,142 @@
+"""FLUX: our sampler is diffusers' sampler, and a folder that would fail later is refused at once."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
+from safetensors.torch import load_file, save_file
+
+from srpo.config import ModelConfig
+from srpo.errors import ConfigError
+from srpo.models import check_model, load_model
+from srpo.models.flux import pack, unpack
+from srpo.rollout import sample, seeded_noise
+from srpo.shapes.models import TEXT_TOKENS
+
+PROMPTS = ["a red circle on a blue background", "two cats", "Bright. a cyan ring on a red background"]
+CONFIG = ModelConfig(height=32, width=48, max_sequence_length=TEXT_TOKENS)
+
+
+def test_pack_is_diffusers_pack_and_unpack_its_inverse() -> None:
+    latents = torch.randn(2, 8, 6, 10)
+    assert torch.equal(pack(latents), FluxPipeline._pack_latents(latents, 2, 8, 6, 10))
+    assert torch.equal(unpack(pack(latents), 6, 10), latents)
+
+
+@pytest.mark.parametrize("num_prompts", [1, 3])
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static-shift", "dynamic-shift"])
+def test_sampler_equals_the_pipeline(flux_folder: Path, tmp_path: Path, num_prompts: int, dynamic: bool) -> None:
+    folder = tmp_path / "flux"
+    shutil.copytree(flux_folder, folder)
+    FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=dynamic).save_pretrained(folder / "scheduler")
+    model = load_model(CONFIG, folder, text_encoders=True)
+    prompts = PROMPTS[:num_prompts]
+    noise = seeded_noise(model.latent_shape(32, 48), range(num_prompts))
+    embeddings = model.encode_prompts(prompts, TEXT_TOKENS)
+    ours = model.decode(sample(model, embeddings, noise, model.sampling_sigmas(6, 32, 48), 3.5))
+
+    pipeline = FluxPipeline.from_pretrained(folder, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        prompts,
+        height=32,
+        width=48,
+        num_inference_steps=6,
+        guidance_scale=3.5,
+        latents=pack(noise),
+        max_sequence_length=TEXT_TOKENS,
+        output_type="pt",
+    ).images
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    assert ours.std() > 0.01, "a constant picture would agree with anything"
+
+
+def test_vae_is_frozen_and_clamped_pixels_have_no_gradient(flux_folder: Path) -> None:
+    model = load_model(CONFIG, flux_folder)
+    x0 = (20 * torch.randn(1, 8, 8, 8)).requires_grad_()
+    images = model.decode(x0)
+    assert images.min() == 0 and images.max() == 1
+    assert not any(parameter.requires_grad for parameter in model.vae.parameters())
+    inside = (images > 0) & (images < 1)
+    (gradient,) = torch.autograd.grad(images[~inside].sum(), x0)
+    assert gradient.abs().max() == 0
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 36), (30, 32)])
+def test_image_sizes_the_vae_cannot_take_are_refused(flux_folder: Path, height: int, width: int) -> None:
+    with pytest.raises(ConfigError, match=f"{height}x{width}, but this VAE needs multiples of 8"):
+        check_model(CONFIG.model_copy(update={"height": height, "width": width}), flux_folder)
+
+
+def test_a_whole_folder_passes(flux_folder: Path) -> None:
+    check_model(CONFIG, flux_folder)
+
+
+def _without_transformer(folder: Path) -> None:
+    shutil.rmtree(folder / "transformer")
+
+
+def _tensor_missing(folder: Path) -> None:
+    _edit(folder, lambda tensors: tensors.pop("x_embedder.weight"))
+
+
+def _tensor_renamed(folder: Path) -> None:
+    _edit(folder, lambda tensors: tensors.update({"x_embedder.w": tensors.pop("x_embedder.weight")}))
+
+
+def _another_shape(folder: Path) -> None:
+    _edit(folder, lambda tensors: tensors.update({"x_embedder.bias": torch.zeros(3)}))
+
+
+def _truncated(folder: Path) -> None:
+    path = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _no_config(folder: Path) -> None:
+    (folder / "text_encoder" / "config.json").unlink()
+
+
+def _shard_missing(folder: Path) -> None:
+    index = {"weight_map": {"x_embedder.weight": "diffusion_pytorch_model-00002-of-00002.safetensors"}}
+    (folder / "transformer" / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def _edit(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    path = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_without_transformer, "it has no transformer"),
+        (_tensor_missing, "missing x_embedder.weight"),
+        (_tensor_renamed, "missing x_embedder.weight; unexpected x_embedder.w"),
+        (_another_shape, r"another shape in x_embedder.bias \(got \[3\], expected \[128\]\)"),
+        (_truncated, "truncated or not a safetensors file"),
+        (_no_config, "has no config.json"),
+        (_shard_missing, "names files that are missing: diffusion_pytorch_model-00002"),
+    ],
+)
+def test_a_damaged_folder_is_refused_by_name(
+    flux_folder: Path, tmp_path: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    folder = tmp_path / "flux"
+    shutil.copytree(flux_folder, folder)
+    damage(folder)
+    with pytest.raises(ConfigError, match=message):
+        check_model(CONFIG, folder)
+
+
+def test_unknown_family_and_missing_folder() -> None:
+    with pytest.raises(ConfigError, match="no model family named 'sdxl'; choose from"):
+        check_model(CONFIG.model_copy(update={"family": "sdxl"}), Path())
+    with pytest.raises(ConfigError, match="no model folder at nowhere"):
+        check_model(CONFIG, Path("nowhere"))
