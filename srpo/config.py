@@ -15,6 +15,7 @@ from srpo.errors import ConfigError
 from srpo.flow import shifted_sigmas
 
 SCHEMA_VERSION = 1
+"""Form of the run files that this version reads."""
 
 Range = tuple[float, float]
 
@@ -44,7 +45,7 @@ class RewardConfig(Settings):
     """The frozen text-conditioned reward."""
 
     family: str = "hps"
-    """Kind of checkpoint: a key of `srpo.rewards.REWARDS`. `hps`: open_clip state dict; `clip`: transformers CLIPModel."""
+    """Key of `srpo.rewards.REWARDS`. `hps`: an open_clip state dict; `clip`: a transformers CLIPModel folder."""
     source: str = "builtin:shapes"
     """Where the checkpoint lies: a file, a folder, or `builtin:shapes`."""
     architecture: str = "ViT-H-14"
@@ -57,7 +58,7 @@ class PromptsConfig(Settings):
     train: str = "builtin:shapes"
     """Prompts to train on: a text file, or `builtin:shapes`."""
     held_out: str = "builtin:shapes"
-    """Prompts that are only measured on, during training and at the end; they may not occur among the training prompts."""
+    """Prompts that are only measured on, during training and at the end; none may be among the training prompts."""
     max_characters: int = Field(default=2000, gt=0)
     """Longest line accepted."""
 
@@ -124,12 +125,12 @@ class AlignConfig(Settings):
         sigmas = shifted_sigmas(self.grid_steps, self.shift)
         noisiest, cleanest = float(sigmas[first]), float(sigmas[last])
         if noisiest >= 1:
-            raise ValueError(f"window starts at step {first}, sigma 1, where Direct-Align divides by zero; start at 1 or later")
+            raise ValueError(f"window starts at step {first}, sigma 1, where Direct-Align divides by zero; start later")
         if noisiest > 0.99:
             warnings.warn(f"window starts at sigma {noisiest:.3f}; above 0.99 training damages structure", stacklevel=2)
         if last > 0.6 * self.grid_steps:
             warnings.warn(
-                f"window ends at step {last} of {self.grid_steps} (sigma {cleanest:.2f}); late steps invite colour hacking",
+                f"window ends at step {last} of {self.grid_steps} (sigma {cleanest:.2f}); late steps invite colour hacks",
                 stacklevel=2,
             )
         return self
@@ -215,7 +216,9 @@ class Bound(Settings):
     def bounds_something(self) -> Self:
         """A bound without a limit would always hold."""
         if self.min_change is self.max_change is self.min_ratio is self.max_ratio is None:
-            raise ValueError(f"the bound on {self.metric!r} has no limit; give min_change, max_change, min_ratio or max_ratio")
+            raise ValueError(
+                f"the bound on {self.metric!r} has no limit; give min_change, max_change, min_ratio or max_ratio"
+            )
         return self
 
 
@@ -277,7 +280,7 @@ class RegistryConfig(Settings):
 class RunConfig(Settings):
     """One run of the pipeline."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     """Form of this file."""
     name: str = Field(default="srpo", pattern=r"^[A-Za-z0-9._-]+$")
     """Name of the experiment; runs are named after it."""

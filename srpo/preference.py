@@ -8,7 +8,7 @@ gradient around, so that rewarding the negative words pushes away from them. (Th
 less stable by its authors, who ship this one.)
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,7 +43,7 @@ def with_word(word: str, prompts: Sequence[str]) -> list[str]:
 
 
 def strength(ends: Range, index: Tensor, num_levels: int) -> Tensor:
-    """k at positions of the grid: linear between its ends."""
+    """K at positions of the grid: linear between its ends."""
     return torch.linspace(*ends, num_levels)[index]
 
 
@@ -58,8 +58,13 @@ def hinge(relative: Tensor, margin: float) -> Tensor:
 
 
 def make_branches(
-    align: AlignConfig, preference: PreferenceConfig, grid: SigmaGrid, positions: Tensor, prompts: Sequence[str], update: int
-) -> Iterator[Branch]:
+    align: AlignConfig,
+    preference: PreferenceConfig,
+    grid: SigmaGrid,
+    positions: Tensor,
+    prompts: Sequence[str],
+    update: int,
+) -> list[Branch]:
     """The branches of update `update` (from 1) for prompts (batch) at grid positions (batch,)."""
     positive = with_word(control_word(preference.positive, update), prompts)
     negative = with_word(control_word(preference.negative, update), prompts)
@@ -67,8 +72,10 @@ def make_branches(
         "denoise": (positive, negative, preference.k_denoise),
         "inversion": (negative, positive, preference.k_inversion),
     }
+    branches = []
     for name in align.branches:
         target, other, ends = roles[name]
         levels = grid.levels(name, positions)
         k = strength(ends, levels.index, grid.num_levels)
-        yield Branch(name, levels.sigma_from, levels.sigma_to, k, target, other)
+        branches.append(Branch(name, levels.sigma_from, levels.sigma_to, k, target, other))
+    return branches

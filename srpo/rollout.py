@@ -22,13 +22,11 @@ class Rollout:
     prompts: list[str]
 
 
-def sample(
-    model: TextToImage, embeddings: Embeddings, noise: Tensor, sigmas: Tensor, guidance: float | None
-) -> Tensor:
-    """Latents x0 (batch, channels, h, w) by Euler steps from `noise` along the descending `sigmas`, without gradient."""
+def sample(model: TextToImage, embeddings: Embeddings, noise: Tensor, sigmas: Tensor, guidance: float | None) -> Tensor:
+    """Latents x0 (batch, channels, h, w) by Euler steps from `noise` along descending `sigmas`, without gradient."""
     return integrate(lambda x, sigma: model.velocity(x, sigma, embeddings, guidance), noise, sigmas)
 
 
 def seeded_noise(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
-    """Standard normal noise (len(seeds), *shape) on the CPU: one generator per seed, so that batching changes nothing."""
+    """Normal noise (len(seeds), *shape) on the CPU: one generator per seed, so that batching changes nothing."""
     return torch.stack([torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])

@@ -1,5 +1,6 @@
-"""What several tests need: the Shapes config at a very small length, and one real run of the whole pipeline with it."""
+"""What several tests need: small untrained models in the published layouts, and one short real run of the pipeline."""
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,3 +53,70 @@ def finished(place: "Place") -> "Outcome":
     from tests.runs import run
 
     return run(place, load_config(CONFIG, SHORT))
+
+
+@pytest.fixture(scope="session")
+def flux_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained FLUX at the Shapes world's size, saved by FluxPipeline."""
+    import torch
+    from diffusers import FluxPipeline
+
+    from srpo.shapes import models as tiny
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("models") / "flux"
+    clip, t5 = tiny.clip_tokenizer(), tiny.t5_tokenizer()
+    vae = tiny.autoencoder()
+    vae.register_to_config(scaling_factor=0.4, shift_factor=0.1)
+    FluxPipeline(
+        scheduler=tiny.scheduler(),
+        vae=vae,
+        text_encoder=tiny.clip_text_model(clip),
+        tokenizer=clip,
+        text_encoder_2=tiny.t5_encoder(t5),
+        tokenizer_2=t5,
+        transformer=tiny.transformer(),
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def hps_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained open_clip model in HPSv2's file layout, its architecture and vocabulary beside it."""
+    import open_clip
+    import torch
+
+    from srpo.shapes import models as tiny
+
+    torch.manual_seed(1)
+    folder = tmp_path_factory.mktemp("hps")
+    tiny.write_bpe(folder / tiny.BPE_NAME)
+    (folder / "tiny.json").write_text(json.dumps(tiny.reward_config()))
+    model = open_clip.CLIP(**tiny.reward_config())
+    torch.save({"state_dict": model.state_dict()}, folder / "HPS_tiny.pt")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained CLIPModel with its tokenizer, in transformers' layout (PickScore's)."""
+    import torch
+    from transformers import CLIPConfig, CLIPModel
+
+    from srpo.shapes import models as tiny
+
+    torch.manual_seed(2)
+    folder = tmp_path_factory.mktemp("clip")
+    tokenizer = tiny.clip_tokenizer()
+    width = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = width | {
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": tiny.CLIP_TOKENS,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision = width | {"image_size": 32, "patch_size": 8}
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

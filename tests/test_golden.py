@@ -68,9 +68,7 @@ def no_antialiasing(golden: Golden, patch: pytest.MonkeyPatch) -> None:
 
 def truncated_timestep(golden: Golden, patch: pytest.MonkeyPatch) -> None:
     velocity = Flux.velocity
-    patch.setattr(
-        Flux, "velocity", lambda self, x, sigma, *rest: velocity(self, x, (sigma * 1000).int() / 1000, *rest)
-    )
+    patch.setattr(Flux, "velocity", lambda self, x, sigma, *rest: velocity(self, x, (sigma * 1000).int() / 1000, *rest))
 
 
 def another_margin(golden: Golden, patch: pytest.MonkeyPatch) -> None:

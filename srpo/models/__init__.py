@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from diffusers import ModelMixin
+from torch import Tensor
 
 from srpo.config import ModelConfig
 from srpo.errors import ConfigError
@@ -17,9 +18,9 @@ Embeddings = dict[str, Tensor]
 
 
 class TextToImage(Protocol):
-    """A rectified-flow text-to-image model; latents are VAE latents (batch, channels, height / 8, width / 8), unpacked."""
+    """A rectified-flow text-to-image model; latents are the VAE's (batch, channels, h, w), not packed."""
 
-    transformer: nn.Module
+    transformer: ModelMixin
     """The part that is trained."""
 
     def encode_prompts(self, prompts: Sequence[str], max_sequence_length: int) -> Embeddings:
@@ -48,7 +49,7 @@ class Family:
     load: Callable[[Path, Path | None, bool], TextToImage]
     """(folder, folder of another transformer or None, with text encoders?) -> model in float32."""
     check: Callable[[Path, int, int], None]
-    """(folder, height, width): layout, names, shapes by file headers alone, image size; ConfigError names what is wrong."""
+    """(folder, height, width): layout, names and shapes by file headers alone; ConfigError names what is wrong."""
 
 
 MODELS: dict[str, Family] = {"flux": Family(flux.load, flux.check)}

@@ -20,12 +20,12 @@ def require_folder(folder: Path, parts: Sequence[str]) -> None:
     missing = [part for part in parts if not (folder / part).is_dir()]
     if missing:
         raise ConfigError(
-            f"{folder} is not a whole model in diffusers layout: it has no {', '.join(missing)}; expected {', '.join(parts)}"
+            f"{folder} is no whole diffusers model: it has no {', '.join(missing)}; expected {', '.join(parts)}"
         )
 
 
 def check_component(folder: Path, cls: Any) -> None:
-    """The tensors in `folder` are those of `cls` built from the folder's config.json; cls of diffusers or transformers."""
+    """The tensors in `folder` are those of `cls` (of diffusers or transformers) built from the folder's config.json."""
     config_path = folder / "config.json"
     if not config_path.is_file():
         raise ConfigError(f"{folder} has no config.json; the folder is not in diffusers layout")
@@ -70,7 +70,10 @@ def file_shapes(path: Path) -> Shapes:
 
 
 def compare_shapes(
-    where: str, expected: Mapping[str, tuple[int, ...]], got: Mapping[str, tuple[int, ...]], optional: Iterable[str] = ()
+    where: str,
+    expected: Mapping[str, tuple[int, ...]],
+    got: Mapping[str, tuple[int, ...]],
+    optional: Iterable[str] = (),
 ) -> None:
     """One ConfigError that names the tensors which are missing, unexpected or of another shape."""
     optional = set(optional)
@@ -81,7 +84,8 @@ def compare_shapes(
         problems.append(f"unexpected {_some(unexpected)}")
     if wrong := sorted(name for name in set(expected) & set(got) if tuple(expected[name]) != tuple(got[name])):
         problems.append(
-            "another shape in " + _some([f"{name} (got {list(got[name])}, expected {list(expected[name])})" for name in wrong])
+            "another shape in "
+            + _some([f"{name} (got {list(got[name])}, expected {list(expected[name])})" for name in wrong])
         )
     if problems:
         raise ConfigError(f"the tensors in {where} do not fit its architecture: {'; '.join(problems)}")

@@ -50,11 +50,14 @@ class DualEncoderReward(nn.Module):
 
     @torch.no_grad()
     def text_features(self, texts: Sequence[str]) -> Tensor:
-        """Unit features (len(texts), dim); only texts never seen before are encoded."""
-        new = [text for text in dict.fromkeys(texts) if text not in self.text_cache]
-        if new:
-            tokens = self.tokenize(new).to(self._device)
-            self.text_cache.update(zip(new, normalize(self.encode_texts(tokens), dim=-1), strict=True))
+        """Unit features (len(texts), dim); only texts never seen before are encoded.
+
+        One at a time: in a batch the last bits depend on its size, and a resumed run meets texts in other batches.
+        """
+        for text in texts:
+            if text not in self.text_cache:
+                tokens = self.tokenize([text]).to(self._device)
+                self.text_cache[text] = normalize(self.encode_texts(tokens), dim=-1)[0]
         return torch.stack([self.text_cache[text] for text in texts])
 
     def to(self, device: torch.device) -> Self:  # type: ignore[override]

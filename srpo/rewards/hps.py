@@ -66,7 +66,9 @@ def _settings(checkpoint: Path, architecture: str) -> dict[str, Any]:
     if not architecture.endswith(".json"):
         settings = open_clip.get_model_config(architecture)
         if settings is None:
-            raise ConfigError(f"reward.architecture: open_clip has no model named {architecture!r}; see its list_models()")
+            raise ConfigError(
+                f"reward.architecture: open_clip has no model named {architecture!r}; see its list_models()"
+            )
     else:
         path = checkpoint.parent / architecture
         if not path.is_file():
@@ -76,7 +78,9 @@ def _settings(checkpoint: Path, architecture: str) -> dict[str, Any]:
         if "bpe_path" in tokenizer:
             tokenizer["bpe_path"] = str(path.parent / tokenizer["bpe_path"])
     if unsupported := sorted({"hf_model_name", "hf_tokenizer_name"} & set(settings["text_cfg"])):
-        raise ConfigError(f"reward.architecture: {architecture!r} needs a Hugging Face text tower ({unsupported[0]}); not an HPS")
+        raise ConfigError(
+            f"reward.architecture: {architecture!r} needs a Hugging Face text tower ({unsupported[0]}); not an HPS"
+        )
     settings.pop("custom_text", None)
     return settings
 
@@ -88,7 +92,9 @@ def _read(path: Path, device: str = "cpu") -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ConfigError(f"{path} is truncated or not a checkpoint of tensors ({str(error).splitlines()[0]})") from None
+        raise ConfigError(
+            f"{path} is truncated or not a checkpoint of tensors ({str(error).splitlines()[0]})"
+        ) from None
     return content.get("state_dict", content)
 
 

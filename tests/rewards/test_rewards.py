@@ -49,7 +49,9 @@ def test_hps_scores_are_open_clips(hps_folder: Path) -> None:
 
 def test_clip_scores_are_the_models_logits_over_twenty(clip_folder: Path, images: torch.Tensor) -> None:
     model = CLIPModel.from_pretrained(clip_folder)
-    tokens = CLIPTokenizer.from_pretrained(clip_folder)(TEXTS, padding=True, truncation=True, max_length=16, return_tensors="pt")
+    tokens = CLIPTokenizer.from_pretrained(clip_folder)(
+        TEXTS, padding=True, truncation=True, max_length=16, return_tensors="pt"
+    )
     reward = load_reward(RewardConfig(family="clip"), clip_folder)
     with torch.no_grad():
         logits = model(pixel_values=reward.preprocess(images), **tokens).logits_per_image
@@ -76,7 +78,13 @@ def test_texts_are_encoded_once(reward: Reward, images: torch.Tensor) -> None:
     reward.encode_texts = lambda tokens: (encoded.append(len(tokens)), encode(tokens))[1]
     for _ in range(3):
         reward(images, TEXTS, TEXTS[::-1])
-    assert encoded == [2]
+    assert sum(encoded) == 2
+
+
+def test_features_of_a_text_do_not_depend_on_its_company(reward: Reward) -> None:
+    together = reward.text_features(TEXTS)
+    reward.text_cache.clear()
+    assert torch.equal(reward.text_features(TEXTS[1:])[0], together[1])
 
 
 def test_safetensors_work_as_pt_does(hps_folder: Path, tmp_path: Path, images: torch.Tensor) -> None:

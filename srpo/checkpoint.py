@@ -1,0 +1,204 @@
+"""Checkpoints: written whole or not at all, and holding everything that an uninterrupted run would still have.
+
+A checkpoint is a folder `update-000010` with `transformer.safetensors` (fp32 master weights), `optimizer.safetensors`,
+`rng-0000.safetensors` (one per process) and `state.json`. It is written under another name, flushed to disk (fsync) and
+then renamed, so that a kill at any moment leaves either the old state or the new one.
+"""
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Generator, Tensor, nn
+from torch.optim import Optimizer
+
+from srpo.errors import ConfigError
+
+SCHEMA_VERSION = 1
+
+
+class CheckpointStore:
+    """The checkpoints of one run."""
+
+    def __init__(self, directory: Path, keep_last: int) -> None:
+        self.directory = directory
+        self.keep_last = keep_last
+
+    def path(self, update: int) -> Path:
+        """Where the checkpoint of an update lies."""
+        return self.directory / f"update-{update:06d}"
+
+    def updates(self) -> list[int]:
+        """Updates that have a checkpoint, ascending; half-written ones do not count."""
+        return sorted(int(folder.name.removeprefix("update-")) for folder in self.directory.glob("update-*"))
+
+    @contextmanager
+    def writing(self, update: int, accelerator: Accelerator) -> Iterator[Path]:
+        """A folder for all processes to write into, which becomes the update's checkpoint when all have."""
+        target = self.path(update)
+        staging = staging_of(target)
+        if accelerator.is_main_process:
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir(parents=True)
+        accelerator.wait_for_everyone()
+        yield staging
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            publish(staging, target)
+        accelerator.wait_for_everyone()
+
+    def prune(self, best: int | None) -> None:
+        """Keep the last few and the best."""
+        for update in self.updates()[: -self.keep_last]:
+            if update != best:
+                shutil.rmtree(self.path(update))
+
+
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """A folder to write into, which becomes `target` at once when all is on disk."""
+    staging = staging_of(target)
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    yield staging
+    publish(staging, target)
+
+
+def staging_of(target: Path) -> Path:
+    """Where something is written before it is whole."""
+    return target.with_name(f".{target.name}.partial")
+
+
+def publish(staging: Path, target: Path) -> None:
+    """Flush everything in `staging` to disk, then rename it to `target`, replacing what was there."""
+    for file in staging.rglob("*"):
+        _fsync(file)
+    _fsync(staging)
+    replaced = target.with_name(f".{target.name}.replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
+    if target.exists():
+        target.rename(replaced)
+    staging.rename(target)
+    _fsync(target.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file so that a reader, or a kill, never sees half of it."""
+    staging = staging_of(path)
+    staging.write_text(text, encoding="utf-8")
+    _fsync(staging)
+    staging.rename(path)
+    _fsync(path.parent)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def save_weights(folder: Path, transformer: nn.Module, optimizer: Optimizer) -> None:
+    """Master weights and optimizer state."""
+    save_file(
+        {name: tensor.contiguous() for name, tensor in transformer.state_dict().items()},
+        folder / "transformer.safetensors",
+    )
+    save_file(_optimizer_tensors(transformer, optimizer), folder / "optimizer.safetensors")
+
+
+def load_weights(folder: Path, transformer: nn.Module, optimizer: Optimizer) -> None:
+    """Put back what `save_weights` wrote."""
+    load_transformer(folder, transformer)
+    by_name = dict(transformer.named_parameters())
+    for key, tensor in load_file(folder / "optimizer.safetensors").items():
+        name, _, entry = key.partition(":")
+        parameter = by_name[name]
+        # AdamW keeps its step counter on the CPU, its moments beside the parameter
+        optimizer.state[parameter][entry] = tensor if tensor.ndim == 0 else tensor.to(parameter.device)
+
+
+def load_transformer(folder: Path, transformer: nn.Module) -> None:
+    """The master weights alone."""
+    transformer.load_state_dict(load_file(folder / "transformer.safetensors"))
+
+
+def _optimizer_tensors(transformer: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """The optimizer's tensors as `<parameter>:<entry>`."""
+    return {
+        f"{name}:{entry}": value.contiguous()
+        for name, parameter in transformer.named_parameters()
+        for entry, value in optimizer.state[parameter].items()
+    }
+
+
+def save_rng(folder: Path, rank: int, generator: Generator) -> None:
+    """The state of every random number generator of this process."""
+    _, keys, position, has_gauss, cached = np.random.get_state()
+    version, internal, gauss = random.getstate()
+    tensors = {
+        "draws": generator.get_state(),
+        "torch": torch.get_rng_state(),
+        "numpy": torch.from_numpy(np.asarray(keys).astype(np.int64)),
+        "python": torch.tensor(internal, dtype=torch.int64),
+    }
+    tensors |= (
+        {f"cuda{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
+        if torch.cuda.is_available()
+        else {}
+    )
+    scalars = {"numpy": [int(position), int(has_gauss), float(cached)], "python": [version, gauss]}
+    save_file(tensors, _rng_path(folder, rank), metadata={"scalars": json.dumps(scalars)})
+
+
+def load_rng(folder: Path, rank: int, generator: Generator) -> None:
+    """Put back what `save_rng` wrote."""
+    path = _rng_path(folder, rank)
+    with safe_open(path, framework="pt") as file:
+        scalars = json.loads(file.metadata()["scalars"])
+    tensors = load_file(path)
+    generator.set_state(tensors["draws"])
+    torch.set_rng_state(tensors["torch"])
+    position, has_gauss, cached = scalars["numpy"]
+    np.random.set_state(("MT19937", tensors["numpy"].numpy().astype(np.uint32), position, has_gauss, cached))
+    version, gauss = scalars["python"]
+    random.setstate((version, tuple(tensors["python"].tolist()), gauss))
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([tensors[f"cuda{i}"] for i in range(torch.cuda.device_count())])
+
+
+def _rng_path(folder: Path, rank: int) -> Path:
+    return folder / f"rng-{rank:04d}.safetensors"
+
+
+def save_state(folder: Path, state: dict[str, Any]) -> None:
+    """Everything that is not a tensor, with the schema version."""
+    content = {"schema_version": SCHEMA_VERSION, **state}
+    (folder / "state.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def load_state(folder: Path) -> dict[str, Any]:
+    """What `save_state` wrote; ConfigError for a checkpoint of another schema version."""
+    path = folder / "state.json"
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder} is not a checkpoint ({error}); remove it or start a new run") from None
+    if state.get("schema_version") != SCHEMA_VERSION:
+        raise ConfigError(
+            f"{folder} has schema_version {state.get('schema_version')!r}, this srpo reads {SCHEMA_VERSION}; "
+            "resume with the srpo that wrote it, or start a new run"
+        )
+    return state

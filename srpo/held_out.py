@@ -1,0 +1,58 @@
+"""What the model makes of prompts it is not trained on: the same prompts and noise each time, scored and shown."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+from torchvision.utils import make_grid, save_image
+
+from srpo.config import RunConfig
+from srpo.evaluation.scores import Scorer, summarise
+from srpo.models import Embeddings, TextToImage
+from srpo.prompts import select
+from srpo.rollout import sample, seeded_noise
+
+
+class HeldOut:
+    """A fixed set of held-out images, shared out over the processes."""
+
+    def __init__(
+        self, config: RunConfig, prompts: list[str], embeddings: Embeddings, scorer: Scorer, accelerator: Accelerator
+    ) -> None:
+        self.config = config
+        self.prompts = prompts
+        self.embeddings = embeddings
+        self.scorer = scorer
+        self.accelerator = accelerator
+
+    @torch.no_grad()
+    def measure(self, model: TextToImage, strip: Path) -> dict[str, float]:
+        """Mean of every metric (and the spread) over the set; the first images are saved as a strip."""
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        mine = range(rank, self.config.monitor.num_images, world)
+        parts = [
+            self._batch(model, list(mine[i : i + self.config.evaluation.batch_size]))
+            for i in range(0, len(mine), self.config.evaluation.batch_size)
+        ]
+        images = torch.cat([images for images, _ in parts])
+        if self.accelerator.is_main_process:
+            shown = images[: self.config.monitor.strip_images].float().cpu()
+            save_image(make_grid(shown, nrow=len(shown), padding=1), strip)
+        gathered: list[Mapping[str, Tensor]] = gather_object([scores for _, scores in parts])
+        return summarise({name: torch.cat([scores[name] for scores in gathered]) for name in gathered[0]})
+
+    def _batch(self, model: TextToImage, indices: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Images of some members of the set, and their scores on the CPU."""
+        settings, size = self.config.evaluation, (self.config.model.height, self.config.model.width)
+        chosen = [index % len(self.prompts) for index in indices]
+        noise = seeded_noise(model.latent_shape(*size), [self.config.seed + index for index in indices])
+        device = self.accelerator.device
+        embeddings = {name: tensor.to(device) for name, tensor in select(self.embeddings, chosen).items()}
+        with self.accelerator.autocast():
+            sigmas = model.sampling_sigmas(settings.num_steps, *size)
+            images = model.decode(sample(model, embeddings, noise.to(device), sigmas, settings.guidance))
+        scores = self.scorer(images.float(), [self.prompts[index] for index in chosen])
+        return images, {name: values.cpu() for name, values in scores.items()}

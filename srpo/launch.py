@@ -1,0 +1,77 @@
+"""Starts training as processes of its own, the same way a person would: `accelerate launch -m srpo.train job.json`."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from srpo.artifacts import Trained, TrainJob
+from srpo.checkpoint import write_atomic
+from srpo.config import TrainConfig
+from srpo.errors import ConfigError, TrainingStoppedError
+from srpo.train import ERROR
+from srpo.trainer import RESULT
+
+JOB = "job.json"
+SECONDS_TO_STOP = 20
+ERRORS = {error.__name__: error for error in (ConfigError, TrainingStoppedError)}
+
+
+def launch_training(job: TrainJob) -> Trained:
+    """Train in a subprocess, whose progress shows in this terminal, and wait.
+
+    Raises ConfigError or TrainingStoppedError as the training raised them, RuntimeError if it died otherwise.
+    """
+    output_dir = Path(job.output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    job_path = output_dir / JOB
+    write_atomic(job_path, job.model_dump_json(indent=1))
+    code = _run(launch_command(job.config.train, job_path), _environment(job.config.train))
+    error_path = output_dir / ERROR
+    if code != 0 and error_path.exists():
+        error = json.loads(error_path.read_text(encoding="utf-8"))
+        raise ERRORS[error["kind"]](error["message"])
+    if code != 0:
+        raise RuntimeError(f"training ended with exit code {code}; resume it: it goes on from its last checkpoint")
+    return Trained.model_validate_json((output_dir / RESULT).read_text(encoding="utf-8"))
+
+
+def launch_command(config: TrainConfig, job_path: Path) -> list[str]:
+    """The command line; every option that accelerate would otherwise guess, and warn about, is given."""
+    device = ["--multi_gpu"] if torch.cuda.is_available() and config.num_processes > 1 else []
+    device = device if torch.cuda.is_available() else ["--cpu"]
+    return [
+        *(sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--quiet"),
+        *("--num_processes", str(config.num_processes), "--num_machines", "1", "--dynamo_backend", "no"),
+        *("--mixed_precision", "bf16" if config.precision == "bf16" else "no"),
+        *("--num_cpu_threads_per_process", str(_threads(config)), *device),
+        *("-m", "srpo.train", str(job_path)),
+    ]
+
+
+def _threads(config: TrainConfig) -> int:
+    """Threads per process: as many as OMP_NUM_THREADS says, else the cores shared out."""
+    return int(os.environ.get("OMP_NUM_THREADS", 0)) or max(1, (os.cpu_count() or 1) // config.num_processes)
+
+
+def _environment(config: TrainConfig) -> dict[str, str]:
+    """This process's environment with the number of threads made explicit, as bit-exact resumption needs it."""
+    return os.environ | {"OMP_NUM_THREADS": str(_threads(config))}
+
+
+def _run(command: list[str], environment: dict[str, str]) -> int:
+    """Run to the end; whatever interrupts this process stops the training too."""
+    process = subprocess.Popen(command, env=environment)
+    try:
+        return process.wait()
+    except BaseException:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(SECONDS_TO_STOP)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        raise

@@ -1,0 +1,136 @@
+"""The written record of a training run: JSON lines, cut back to the checkpoint on resume, and MLflow beside them."""
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from srpo.checkpoint import write_atomic
+from srpo.config import RunConfig
+from srpo.monitor import best_update, violations
+from srpo.objective import Scores
+from srpo.progress import TrainingProgress
+from srpo.tracking import Tracker
+
+METRICS, HELD_OUT = "metrics.jsonl", "heldout.jsonl"
+
+
+class Journal:
+    """A .jsonl file whose entries carry their `update`."""
+
+    def __init__(self, path: Path, resume_at: int) -> None:
+        self.path = path
+        kept = read_journal(path) if resume_at else []  # a run that starts anew has measured nothing yet
+        self.entries = [entry for entry in kept if entry["update"] <= resume_at]
+        write_atomic(path, "".join(f"{json.dumps(entry)}\n" for entry in self.entries))
+
+    def append(self, entry: dict[str, Any]) -> None:
+        """Write one entry through to the file."""
+        self.entries.append(entry)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(f"{json.dumps(entry)}\n")
+
+
+def read_journal(path: Path) -> list[dict[str, Any]]:
+    """All whole entries; a last line that a kill cut short is dropped."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return [json.loads(line) for line in lines]
+
+
+class Clock:
+    """Seconds of the named parts of an update; waits for the GPU, so that each part is charged its own work."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.parts: dict[str, float] = defaultdict(float)
+        self.start = self._now()
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        """Charge the time spent inside to `part`."""
+        start = self._now()
+        yield
+        self.parts[part] += self._now() - start
+
+    def stop(self) -> dict[str, float]:
+        """All parts, and `rest` for what none of them covers."""
+        total = self._now() - self.start
+        return {**self.parts, "rest": total - sum(self.parts.values())}
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+class UpdateRecord:
+    """Collects what the branches of an update measured."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, list[torch.Tensor]] = defaultdict(list)
+
+    def add(self, scores: Sequence[Scores]) -> None:
+        """Note the branches of one forward pass."""
+        for measured in scores:
+            name = measured.branch.name
+            for key in ("loss", "relative", "reward"):
+                self.values[f"{name}/{key}"].append(getattr(measured, key))
+            for key in ("sigma_from", "sigma_to"):
+                self.values[f"{name}/{key}"].append(getattr(measured.branch, key))
+
+    def metrics(self, accelerator: Accelerator) -> dict[str, float]:
+        """Means over all images of the update, over all processes; `loss` and `reward` are means over the branches."""
+        means = torch.stack([torch.cat(tensors).float().mean() for tensors in self.values.values()])
+        reduced = accelerator.reduce(means.to(accelerator.device), "mean").tolist()
+        metrics = dict(zip(self.values, reduced, strict=True))
+        for key in ("loss", "reward"):
+            branches = [value for name, value in metrics.items() if name.endswith(f"/{key}")]
+            metrics[key] = sum(branches) / len(branches)
+        return metrics
+
+
+class Record:
+    """Journals, MLflow and the terminal; only the main process writes."""
+
+    def __init__(self, output_dir: Path, resume_at: int, config: RunConfig, writes: bool) -> None:
+        self.config = config
+        self.writes = writes
+        if writes:
+            output_dir.mkdir(parents=True, exist_ok=True)
+            self.metrics = Journal(output_dir / METRICS, resume_at)
+            self.measurements = Journal(output_dir / HELD_OUT, resume_at)
+            self.tracker = Tracker.from_environment()
+            self.progress = TrainingProgress(config, resume_at)
+
+    def update(self, update: int, metrics: Mapping[str, float]) -> None:
+        """The numbers of one update."""
+        if self.writes:
+            self.metrics.append({"update": update, **metrics})
+            self.tracker.log_metrics({f"train/{name}": value for name, value in metrics.items()}, update)
+            self.progress.update(update, metrics)
+
+    def measurement(self, update: int, metrics: Mapping[str, float], strip: Path) -> None:
+        """The held-out numbers after an update (0: the base model), and what they violate."""
+        if self.writes:
+            base = self.measurements.entries[0] if self.measurements.entries else metrics
+            broken = violations(metrics, base, self.config.monitor.bounds)
+            self.measurements.append({"update": update, **metrics, "violations": broken})
+            self.tracker.log_metrics({f"held_out/{name}": value for name, value in metrics.items()}, update)
+            self.tracker.log_image(strip, "samples", update)
+            self.progress.measurement(update, metrics, broken)
+
+    def best(self) -> int | None:
+        """The best measured update so far, if any is sound (main process only)."""
+        return best_update([entry for entry in self.measurements.entries if entry["update"] > 0])
+
+    def close(self) -> None:
+        """Leave the terminal as it was (main process only)."""
+        self.progress.close()

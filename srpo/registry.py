@@ -1,0 +1,226 @@
+"""The MLflow model registry: versions by reference, with the aliases `challenger` (the newest) and `champion`.
+
+A version is a manifest: where the base model and the aligned transformer lie, with their hashes, and how the model is
+sampled. It is a thin pyfunc whose loader is this module, so no weights are copied and nothing is pickled:
+
+    mlflow.pyfunc.load_model("models:/<name>@champion").predict(["a red circle on a blue background"])
+"""
+
+import platform
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from srpo.artifacts import Evaluated, PromptSets, Registered, Snapshot, Trained, Weights
+from srpo.config import ModelConfig, RunConfig, Settings
+from srpo.errors import ConfigError
+from srpo.generate import Generator, Sampling
+from srpo.hub import resolve, verify
+from srpo.tracking import TrackedRun, code_version, data_version
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from PIL import Image
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+MANIFEST = "manifest.json"
+FOLDER = "model"
+
+
+class Manifest(Settings):
+    """Everything a registered version needs to make pictures."""
+
+    schema_version: Literal[1] = 1
+    """Form of this file."""
+    model: ModelConfig
+    base: Snapshot
+    """Diffusers folder of the base model: VAE, text encoders, scheduler."""
+    transformer: Snapshot
+    """Diffusers folder of the aligned transformer."""
+    sampling: Sampling
+
+    def generator(self) -> Generator:
+        """Load the model; ConfigError if a file it names has moved or changed."""
+        verify(self.base)
+        verify(self.transformer)
+        return Generator(self.model, self.base.path, self.transformer.path)
+
+
+class Version(Settings):
+    """One version in the registry."""
+
+    name: str
+    version: str
+    aliases: tuple[str, ...]
+    run_name: str
+    verdict: str
+
+
+class AlignedModel:
+    """What `mlflow.pyfunc.load_model` wraps."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.sampling = manifest.sampling
+        self.generator = manifest.generator()
+
+    def predict(self, prompts: Sequence[str]) -> "list[Image.Image]":
+        """One picture per prompt, as the run's evaluation sampled them."""
+        return list(self.generator.images(list(prompts), self.sampling))
+
+
+def _load_pyfunc(path: str) -> AlignedModel:
+    """MLflow's entry point; `path` is the manifest."""
+    return AlignedModel(Manifest.model_validate_json(Path(path).read_text(encoding="utf-8")))
+
+
+def register(
+    config: RunConfig,
+    weights: Weights,
+    prompts: PromptSets,
+    trained: Trained,
+    evaluated: Evaluated,
+    tracked: TrackedRun,
+) -> Registered:
+    """A new version by reference: the challenger, and the champion too if it passed the gate. Repeatable."""
+    client = _client(tracked.uri)
+    name = config.registry.model_name
+    manifest = Manifest(
+        model=config.model,
+        base=weights.model,
+        transformer=trained.transformer,
+        sampling=sampling_of(config),
+    )
+    _log_manifest(client, tracked, manifest)
+    tags = (
+        code_version()
+        | data_version(weights, prompts)
+        | {
+            "data.transformer_sha256": trained.transformer.sha256,
+            "verdict": evaluated.verdict,
+            "reason": evaluated.reason,
+            "run_name": client.get_run(tracked.run_id).info.run_name,
+        }
+    )
+    version = _version_of_run(client, name, tracked) or _new_version(client, name, tracked, tags)
+    client.set_registered_model_alias(name, CHALLENGER, version)
+    if evaluated.passed:
+        client.set_registered_model_alias(name, CHAMPION, version)
+    alias = CHAMPION if evaluated.passed else CHALLENGER
+    return Registered(name=name, version=version, alias=alias, uri=f"models:/{name}@{alias}")
+
+
+def load_manifest(uri: str, reference: str) -> Manifest:
+    """The manifest behind `models:/name@alias`, `models:/name/version`, `name@alias`, or an alias held by one model."""
+    client = _client(uri)
+    name, version = _locate(client, reference)
+    source = client.get_model_version(name, version).source
+    from mlflow.artifacts import download_artifacts
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = download_artifacts(f"{source}/{MANIFEST}", dst_path=folder, tracking_uri=uri)
+        return Manifest.model_validate_json(Path(path).read_text(encoding="utf-8"))
+
+
+def open_model(reference: str, config: RunConfig | None, uri: str | None) -> tuple[Generator, Sampling]:
+    """A folder (sized and sampled as `config` says) or a registered model (which knows that itself), ready to draw.
+
+    `uri`: the MLflow store to look in; None where there is none yet.
+    """
+    if reference.startswith("builtin:") or Path(reference).exists():
+        settings = config or RunConfig()
+        return Generator(settings.model, resolve(reference, "model")), sampling_of(settings)
+    if uri is None:
+        raise ConfigError(
+            f"--model {reference} is no folder, and nothing is registered here yet; give a folder or `run`"
+        )
+    if config is not None:
+        raise ConfigError(f"--config is for folders; the registered model {reference} brings its own settings")
+    manifest = load_manifest(uri, reference)
+    return manifest.generator(), manifest.sampling
+
+
+def sampling_of(config: RunConfig) -> Sampling:
+    """Pictures as the run's evaluation samples them."""
+    return Sampling(seed=config.seed, num_steps=config.evaluation.num_steps, guidance=config.evaluation.guidance)
+
+
+def versions(uri: str) -> list[Version]:
+    """All registered versions, newest first within each model."""
+    client = _client(uri)
+    found = []
+    for model in client.search_registered_models():
+        names: dict[str, list[str]] = {}
+        for alias, version in model.aliases.items():
+            names.setdefault(str(version), []).append(alias)
+        for entry in client.search_model_versions(f"name = '{model.name}'"):
+            found.append(
+                Version(
+                    name=model.name,
+                    version=str(entry.version),
+                    aliases=tuple(sorted(names.get(str(entry.version), []))),
+                    run_name=entry.tags.get("run_name", ""),
+                    verdict=entry.tags.get("verdict", ""),
+                )
+            )
+    return sorted(found, key=lambda entry: (entry.name, -int(entry.version)))
+
+
+def _log_manifest(client: "MlflowClient", tracked: TrackedRun, manifest: Manifest) -> None:
+    """The two small files of the pyfunc, as artifacts of the run."""
+    from mlflow.models import Model
+
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / MANIFEST).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
+        model = Model(artifact_path=FOLDER, run_id=tracked.run_id)
+        model.add_flavor(
+            "python_function",
+            loader_module=__name__,
+            data=MANIFEST,
+            env={},
+            python_version=platform.python_version(),
+        )
+        model.save(str(Path(folder) / "MLmodel"))
+        client.log_artifacts(tracked.run_id, folder, FOLDER)
+
+
+def _version_of_run(client: "MlflowClient", name: str, tracked: TrackedRun) -> str | None:
+    """The version this run has registered already, if it was interrupted after that."""
+    found = [entry for entry in client.search_model_versions(f"name = '{name}'") if entry.run_id == tracked.run_id]
+    return str(found[0].version) if found else None
+
+
+def _new_version(client: "MlflowClient", name: str, tracked: TrackedRun, tags: dict[str, str]) -> str:
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name)
+    source = f"runs:/{tracked.run_id}/{FOLDER}"
+    return str(client.create_model_version(name, source=source, run_id=tracked.run_id, tags=tags).version)
+
+
+def _locate(client: "MlflowClient", reference: str) -> tuple[str, str]:
+    """(name, version) of a reference; ConfigError says what there is if it names nothing."""
+    plain = reference.removeprefix("models:/")
+    registered = client.search_registered_models()
+    models = {model.name: {key: str(value) for key, value in model.aliases.items()} for model in registered}
+    if match := re.fullmatch(r"([^@/]+)@([^@/]+)", plain):
+        name, alias = match.groups()
+        candidates = [(name, models.get(name, {}).get(alias))]
+    elif match := re.fullmatch(r"([^@/]+)/(\d+)", plain):
+        name, number = match.groups()
+        numbers = {str(entry.version) for entry in client.search_model_versions(f"name = '{name}'")}
+        candidates = [(name, number if number in numbers else None)]
+    else:
+        candidates = [(name, aliases[plain]) for name, aliases in models.items() if plain in aliases]
+    found = [(name, version) for name, version in candidates if version is not None]
+    if len(found) == 1:
+        return found[0]
+    known = ", ".join(f"{name}@{alias}" for name, aliases in models.items() for alias in aliases) or "none yet"
+    problem = "names several registered models" if found else "is no folder and names no registered model"
+    raise ConfigError(f"--model {reference} {problem}; registered: {known}")
+
+
+def _client(uri: str) -> "MlflowClient":
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)

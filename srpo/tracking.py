@@ -1,0 +1,187 @@
+"""MLflow tracking: one MLflow run per run of the pipeline, continued by whatever resumes it.
+
+The run is opened once, and its address travels as a small manifest (`TrackedRun`) or in the environment variables
+that MLflow itself reads (`MLFLOW_TRACKING_URI`, `MLFLOW_RUN_ID`), so that the training processes log to it too. mlflow
+is imported only where something is logged.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from srpo.artifacts import PromptSets, Weights
+from srpo.config import RunConfig, Settings
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+URI_VARIABLE = "MLFLOW_TRACKING_URI"
+RUN_VARIABLE = "MLFLOW_RUN_ID"
+MAX_PARAM_LENGTH = 6000  # MLflow refuses longer values
+
+
+class TrackedRun(Settings):
+    """Where a run is logged."""
+
+    uri: str
+    """MLflow's tracking URI."""
+    run_id: str
+    """MLflow's id of the run."""
+
+    @contextmanager
+    def in_environment(self) -> Iterator[None]:
+        """Name this run in the environment, for the code and the processes started meanwhile."""
+        before = {name: os.environ.get(name) for name in (URI_VARIABLE, RUN_VARIABLE)}
+        os.environ.update({URI_VARIABLE: self.uri, RUN_VARIABLE: self.run_id})
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
+
+
+class Tracker:
+    """Logs to one MLflow run; without one (`run` is None) every method does nothing."""
+
+    def __init__(self, run: TrackedRun | None) -> None:
+        self.run = run
+        self._client = _client(run.uri) if run else None
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """The run that the environment names; a tracker that does nothing where it names none."""
+        uri, run_id = os.environ.get(URI_VARIABLE), os.environ.get(RUN_VARIABLE)
+        return cls(TrackedRun(uri=uri, run_id=run_id) if uri and run_id else None)
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Settings; nested mappings become dotted names."""
+        if self.run and self._client:
+            from mlflow.entities import Param
+
+            flat = [Param(name, str(value)[:MAX_PARAM_LENGTH]) for name, value in flatten(params).items()]
+            self._client.log_batch(self.run.run_id, params=flat)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Numbers at one step."""
+        if self.run and self._client:
+            from mlflow.entities import Metric
+
+            now = int(time.time() * 1000)
+            self._client.log_batch(self.run.run_id, [Metric(key, value, now, step) for key, value in metrics.items()])
+
+    def log_image(self, path: Path, key: str, step: int) -> None:
+        """A picture file that belongs to one step; MLflow's page shows a slider over the steps."""
+        if self.run and self._client:
+            from PIL import Image
+
+            with Image.open(path) as image:
+                self._client.log_image(self.run.run_id, image.convert("RGB"), key=key, step=step, synchronous=True)
+
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        """A file, or all files of a folder."""
+        if self.run and self._client:
+            log = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
+            log(self.run.run_id, str(path), folder)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Tags of the run."""
+        if self.run and self._client:
+            for key, value in tags.items():
+                self._client.set_tag(self.run.run_id, key, value)
+
+
+def open_run(uri: str, artifact_uri: str | None, name: str, config: RunConfig) -> TrackedRun:
+    """A new MLflow run in the experiment `config.name`, with the config as params and the code version as tags.
+
+    `artifact_uri`: where a new experiment keeps its files; None leaves it to the tracking server.
+    """
+    client = _client(uri)
+    experiment = client.get_experiment_by_name(config.name)
+    experiment_id = experiment.experiment_id if experiment else client.create_experiment(config.name, artifact_uri)
+    run = client.create_run(experiment_id, run_name=name, tags=code_version())
+    tracked = TrackedRun(uri=uri, run_id=run.info.run_id)
+    Tracker(tracked).log_params(config.model_dump(mode="json"))
+    client.log_dict(tracked.run_id, config.model_dump(mode="json"), "config.yaml")
+    return tracked
+
+
+def set_status(run: TrackedRun, status: str) -> None:
+    """MLflow's state of a run: RUNNING, FINISHED, FAILED or KILLED."""
+    client = _client(run.uri)
+    if status == "RUNNING":
+        client.update_run(run.run_id, status=status)
+    else:
+        client.set_terminated(run.run_id, status=status)
+
+
+def serve_page(uri: str, artifacts_uri: str, port: int) -> int:
+    """MLflow's own page for a local store, until it is interrupted; returns its exit code."""
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    stores = ["--backend-store-uri", uri, "--default-artifact-root", artifacts_uri]
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with subprocess.Popen([*command, *stores], env=environment) as server:
+        try:
+            return server.wait()
+        except KeyboardInterrupt:
+            server.terminate()
+            server.wait()
+            return 0
+
+
+def data_version(weights: Weights, prompts: PromptSets) -> dict[str, str]:
+    """Hashes that name exactly what a run was made from."""
+    return {
+        "data.model_sha256": weights.model.sha256,
+        "data.reward_sha256": weights.reward.sha256,
+        "data.train_prompts_sha256": prompts.train.snapshot.sha256,
+        "data.held_out_prompts_sha256": prompts.held_out.snapshot.sha256,
+    }
+
+
+def code_version() -> dict[str, str]:
+    """The installed version, and the commit where the code lies in a git checkout."""
+    tags = {"code.version": _installed_version()}
+    here = Path(__file__).parent
+    commit = _git("rev-parse", "HEAD", folder=here)
+    if commit:
+        tags["code.commit"] = commit
+        tags["code.changed"] = str(bool(_git("status", "--porcelain", "--untracked-files=no", folder=here))).lower()
+    return tags
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _client(uri: str) -> "MlflowClient":
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _installed_version() -> str:
+    try:
+        return version("srpo")
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _git(*arguments: str, folder: Path) -> str:
+    """Output of a git command; empty where git or a repository is missing."""
+    try:
+        result = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ""
+    return result.stdout.strip() if result.returncode == 0 else ""

@@ -1,0 +1,124 @@
+"""The SRPO training loop: `accelerate launch -m srpo.train job.json`, with or without a pipeline around it.
+
+Per update: roll out clean latents from noise, draw noise levels, then for each branch Direct-Align, decode, score by
+relative preference and go backward; reduce over processes, clip, step, log, watch, save. A run resumes from what it
+finds in its output folder.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from srpo.artifacts import Trained, TrainJob
+from srpo.checkpoint import write_atomic
+from srpo.config import TrainConfig
+from srpo.errors import EXIT_PERMANENT, ConfigError, TrainingStoppedError
+from srpo.objective import objective, passes
+from srpo.preference import make_branches
+from srpo.record import Clock, UpdateRecord
+from srpo.trainer import Trainer
+
+ERROR = "error.json"
+
+
+def train(job: TrainJob, accelerator: Accelerator) -> Trained:
+    """Train to the end, from the start or from the last checkpoint in the job's output folder."""
+    config = job.config
+    run = Trainer(job, accelerator)
+    if run.update == 0:
+        run.watch()
+    while run.update < config.train.num_updates:
+        run.update += 1
+        clock, record = Clock(accelerator.device), UpdateRecord()
+        for part in run.micro_batches(run.draws.draw(run.update)):
+            with clock("rollout"):
+                rollout = run.roll_out(part)
+            with clock("gradient"):
+                for positions in part.positions:
+                    branches = make_branches(
+                        config.align, config.preference, run.grid, positions, rollout.prompts, run.update
+                    )
+                    for group in passes(branches, config.align.together):
+                        with accelerator.autocast():
+                            loss, scores = objective(
+                                run.model,
+                                run.reward,
+                                rollout,
+                                group,
+                                len(branches),
+                                config.align.guidance,
+                                config.preference,
+                            )
+                        accelerator.backward(loss / run.num_injections)
+                        record.add(scores)
+        metrics = record.metrics(accelerator) | {"grad_norm": run.reduce_and_clip()}
+        run.refuse_non_finite(metrics)
+        run.step()
+        run.log(metrics, clock)
+        if run.due(config.monitor.every):
+            run.watch()
+        if run.due(config.train.save_every):
+            run.save()
+    return run.finish()
+
+
+@contextlib.contextmanager
+def reproducible(config: TrainConfig) -> Iterator[None]:
+    """Deterministic algorithms where the config asks for them; on a GPU those without one warn by name."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(config.deterministic, warn_only=torch.cuda.is_available())
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+@contextlib.contextmanager
+def alone_in(output_dir: Path, accelerator: Accelerator) -> Iterator[None]:
+    """Refuse to train where another run still does: both would write the same checkpoints."""
+    with (output_dir / "lock").open("w") as lock:
+        if accelerator.is_main_process:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RuntimeError(f"another process is training in {output_dir}; wait for it, or stop it") from None
+        yield
+
+
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """Processes, device and precision."""
+    accelerator = Accelerator(mixed_precision="bf16" if config.precision == "bf16" else "no")
+    if accelerator.num_processes != config.num_processes:
+        raise ConfigError(
+            f"train.num_processes is {config.num_processes}, but {accelerator.num_processes} were started; "
+            f"use accelerate launch --num_processes {config.num_processes}"
+        )
+    return accelerator
+
+
+def main(job_path: Path) -> int:
+    """Train the job; 0 when done, 42 when trying again cannot help (error.json in the output folder says why)."""
+    job = TrainJob.load(job_path)
+    error_path = Path(job.output_dir) / ERROR
+    error_path.unlink(missing_ok=True)
+    try:
+        accelerator = make_accelerator(job.config.train)
+        with alone_in(Path(job.output_dir), accelerator), reproducible(job.config.train):
+            train(job, accelerator)
+    except (ConfigError, TrainingStoppedError) as error:
+        write_atomic(error_path, json.dumps({"kind": type(error).__name__, "message": str(error)}))
+        sys.stderr.write(f"{error}\n")
+        return EXIT_PERMANENT
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,202 @@
+"""What a training run works with, and what its checkpoints hold; the loop itself is in `srpo.train`."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from diffusers.optimization import get_scheduler
+
+from srpo.align import SigmaGrid
+from srpo.artifacts import Trained, TrainJob
+from srpo.checkpoint import (
+    CheckpointStore,
+    atomic_folder,
+    load_rng,
+    load_state,
+    load_transformer,
+    load_weights,
+    save_rng,
+    save_state,
+    save_weights,
+    write_atomic,
+)
+from srpo.config import RunConfig
+from srpo.draws import Draw, Draws
+from srpo.errors import ConfigError, TrainingStoppedError
+from srpo.evaluation.scores import Scorer
+from srpo.flow import shifted_sigmas
+from srpo.held_out import HeldOut
+from srpo.hub import snapshot
+from srpo.models import load_model
+from srpo.prompts import load_prompt_set, select
+from srpo.record import Clock, Record
+from srpo.rewards import load_reward
+from srpo.rollout import Rollout, sample
+
+RESULT = "result.json"
+
+
+class Trainer:
+    """What an update works with, and what a checkpoint holds."""
+
+    def __init__(self, job: TrainJob, accelerator: Accelerator) -> None:
+        self.config = config = job.config
+        self.accelerator = accelerator
+        self.output_dir = Path(job.output_dir)
+        self.model = load_model(config.model, job.weights.model.path).to(accelerator.device)
+        self.reward = load_reward(config.reward, job.weights.reward.path).to(accelerator.device)
+        self.prompts, self.embeddings = load_prompt_set(job.prompts.train)
+        self.parameters = list(self.model.transformer.parameters())
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=config.train.learning_rate,
+            betas=config.train.betas,
+            eps=config.train.eps,
+            weight_decay=config.train.weight_decay,
+        )
+        self.scheduler = get_scheduler(
+            config.train.schedule,
+            self.optimizer,
+            num_warmup_steps=config.train.num_warmup_updates,
+            num_training_steps=config.train.num_updates,
+        )
+        if config.train.gradient_checkpointing:
+            self.model.transformer.enable_gradient_checkpointing()
+        self.grid = SigmaGrid(config.align)
+        size = config.model.height, config.model.width
+        self.draws = Draws(config, self.grid, self.model.latent_shape(*size), len(self.prompts))
+        self.store = CheckpointStore(self.output_dir / "checkpoints", config.train.keep_last)
+        self.update = 0
+        self.seconds = 0.0
+        self._resume()
+        self.record = Record(self.output_dir, self.update, config, accelerator.is_main_process)
+        scorer = Scorer(self.reward, config.preference, config.evaluation.world)
+        self.held_out = HeldOut(config, *load_prompt_set(job.prompts.held_out), scorer, accelerator)
+
+    @property
+    def num_injections(self) -> int:
+        """Injections of one process that an update's gradient is averaged over."""
+        return self.config.train.accumulation * self.config.align.num_injections
+
+    def due(self, every: int) -> bool:
+        """Every so many updates, and at the end."""
+        return self.update % every == 0 or self.update == self.config.train.num_updates
+
+    def micro_batches(self, draw: Draw) -> Iterator[Draw]:
+        """This process's parts of an update."""
+        size, world, rank = self.config.train.batch_size, self.accelerator.num_processes, self.accelerator.process_index
+        for index in range(self.config.train.accumulation):
+            yield draw.part((index * world + rank) * size, size)
+
+    def roll_out(self, draw: Draw) -> Rollout:
+        """Clean latents sampled from the drawn noise, without gradient."""
+        settings, device = self.config.rollout, self.accelerator.device
+        embeddings = {name: tensor.to(device) for name, tensor in select(self.embeddings, draw.prompts).items()}
+        noise = draw.noise.to(device)
+        with self.accelerator.autocast():
+            sigmas = shifted_sigmas(settings.num_steps, settings.shift)
+            x0 = sample(self.model, embeddings, noise, sigmas, settings.guidance)
+        return Rollout(x0, noise, embeddings, [self.prompts[index] for index in draw.prompts])
+
+    def reduce_and_clip(self) -> float:
+        """Average the gradients over processes, scale them down to `max_grad_norm`; the norm before that."""
+        if self.accelerator.num_processes > 1:
+            for parameter in self.parameters:
+                if parameter.grad is not None:
+                    parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
+        return float(self.accelerator.clip_grad_norm_(self.parameters, self.config.train.max_grad_norm))
+
+    def refuse_non_finite(self, metrics: dict[str, float]) -> None:
+        """Stop before the step; the checkpoints stay as they are."""
+        bad = sorted(name for name, value in metrics.items() if not math.isfinite(value))
+        if bad:
+            kept = self.store.updates()
+            raise TrainingStoppedError(
+                f"update {self.update}: {', '.join(bad)} not finite, so the step was not taken; "
+                f"the last good checkpoint is {self.store.path(kept[-1]) if kept else 'the base model'}; "
+                "lower train.learning_rate, or train in fp32"
+            )
+
+    def step(self) -> None:
+        """One optimizer step."""
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def log(self, metrics: dict[str, float], clock: Clock) -> None:
+        """Write down the update's numbers."""
+        seconds = clock.stop()
+        self.seconds += sum(seconds.values())
+        metrics |= {f"seconds/{part}": value for part, value in seconds.items()}
+        metrics["images_per_second"] = self.config.train.images_per_update / sum(seconds.values())
+        metrics["learning_rate"] = self.scheduler.get_last_lr()[0]
+        self.record.update(self.update, metrics)
+
+    def watch(self) -> None:
+        """Measure the held-out set and judge it against the base model's."""
+        strip = self.output_dir / "samples" / f"update-{self.update:06d}.png"
+        strip.parent.mkdir(parents=True, exist_ok=True)
+        self.record.measurement(self.update, self.held_out.measure(self.model, strip), strip)
+
+    def save(self) -> None:
+        """Write a checkpoint, then drop those no longer kept."""
+        state = {"update": self.update, "seconds": self.seconds, "config": self.config.model_dump(mode="json")}
+        with self.store.writing(self.update, self.accelerator) as folder:
+            if self.accelerator.is_main_process:
+                save_weights(folder, self.model.transformer, self.optimizer)
+                save_state(folder, state | {"scheduler": self.scheduler.state_dict()})
+            save_rng(folder, self.accelerator.process_index, self.draws.generator)
+        if self.accelerator.is_main_process:
+            self.store.prune(self.record.best())
+
+    def _resume(self) -> None:
+        """Go on from the last checkpoint, if there is one; ConfigError if it was made with other settings."""
+        updates = self.store.updates()
+        if not updates:
+            set_seed(self.config.seed)
+            return
+        folder = self.store.path(updates[-1])
+        state = load_state(folder)
+        refuse_other_settings(folder, self.config, RunConfig.model_validate(state["config"]))
+        load_weights(folder, self.model.transformer, self.optimizer)
+        self.scheduler.load_state_dict(state["scheduler"])
+        for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
+            group["lr"] = rate
+        self.update, self.seconds = state["update"], state["seconds"]
+        load_rng(folder, self.accelerator.process_index, self.draws.generator)
+
+    def finish(self) -> Trained:
+        """Export the best checkpoint's transformer and write the result."""
+        result_path = self.output_dir / RESULT
+        if self.accelerator.is_main_process:
+            best = self.record.best() or self.update
+            exported = self.output_dir / "transformer"
+            load_transformer(self.store.path(best), self.model.transformer)
+            with atomic_folder(exported) as folder:
+                self.model.transformer.save_pretrained(folder)
+            result = Trained(
+                output_dir=str(self.output_dir),
+                transformer=snapshot(exported, f"update {best} of {self.output_dir.name}"),
+                best_update=best,
+                num_updates=self.update,
+                seconds=self.seconds,
+            )
+            write_atomic(result_path, result.model_dump_json(indent=1))
+            self.record.close()
+        self.accelerator.wait_for_everyone()
+        return Trained.model_validate_json(result_path.read_text(encoding="utf-8"))
+
+
+def refuse_other_settings(folder: Path, now: RunConfig, then: RunConfig) -> None:
+    """A run goes on only as it began; more updates are fine where the learning rate does not depend on them."""
+    free = {"keep_last"} | ({"num_updates"} if now.train.schedule.startswith("constant") else set())
+    fixed = {"seed", "model", "reward", "prompts", "preference", "align", "rollout", "train"}
+    before, after = (config.model_dump(include=fixed, exclude={"train": free}) for config in (then, now))
+    changed = sorted(section for section in fixed if before[section] != after[section])
+    if changed:
+        raise ConfigError(
+            f"{folder} was made with other settings in {', '.join(changed)}; resume with the same, or start a new run"
+        )

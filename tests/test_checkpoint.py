@@ -1,0 +1,104 @@
+"""Checkpoints: whole or absent, and complete."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from srpo.checkpoint import (
+    CheckpointStore,
+    atomic_folder,
+    load_rng,
+    load_state,
+    load_weights,
+    save_rng,
+    save_state,
+    save_weights,
+    write_atomic,
+)
+from srpo.errors import ConfigError
+
+
+def trained(seed: int) -> tuple[nn.Module, torch.optim.AdamW]:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    for _ in range(3):
+        descend(model, optimizer, torch.ones(5, 4))
+    return model, optimizer
+
+
+def descend(model: nn.Module, optimizer: torch.optim.Optimizer, batch: torch.Tensor) -> None:
+    model(batch).square().sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def test_weights_and_optimizer_continue_bit_for_bit(tmp_path: Path) -> None:
+    model, optimizer = trained(0)
+    save_weights(tmp_path, model, optimizer)
+    other, other_optimizer = trained(1)
+    load_weights(tmp_path, other, other_optimizer)
+    for _ in range(2):
+        descend(model, optimizer, torch.full((5, 4), 0.3))
+        descend(other, other_optimizer, torch.full((5, 4), 0.3))
+    for parameter, same in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(parameter, same)
+
+
+def test_every_random_generator_continues(tmp_path: Path) -> None:
+    draws = torch.Generator().manual_seed(5)
+
+    def throw() -> list[float]:
+        drawn = [torch.randn(3, generator=draws).sum().item(), torch.randn(3).sum().item()]
+        return [*drawn, np.random.randn(), random.random(), random.gauss()]
+
+    throw()  # leaves numpy and random with a second gaussian in store
+    save_rng(tmp_path, 0, draws)
+    first = throw()
+    load_rng(tmp_path, 0, draws)
+    assert throw() == first
+
+
+def test_a_killed_write_leaves_the_old_state(tmp_path: Path) -> None:
+    target = tmp_path / "folder"
+    with atomic_folder(target) as folder:
+        (folder / "a").write_text("old")
+    with pytest.raises(KeyboardInterrupt), atomic_folder(target) as folder:
+        (folder / "a").write_text("new, half")
+        raise KeyboardInterrupt
+    assert (target / "a").read_text() == "old"
+    write_atomic(tmp_path / "file", "whole")
+    assert (tmp_path / "file").read_text() == "whole"
+    with atomic_folder(target) as folder:
+        (folder / "b").write_text("new")
+    assert [file.name for file in target.iterdir()] == ["b"]
+
+
+def test_half_written_checkpoints_do_not_count_and_old_ones_go(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep_last=2)
+    accelerator = Accelerator(cpu=True)
+    for update in (1, 2, 3, 10):
+        with store.writing(update, accelerator) as folder:
+            (folder / "x").write_text("x")
+    with pytest.raises(KeyboardInterrupt), store.writing(11, accelerator):
+        raise KeyboardInterrupt
+    assert store.updates() == [1, 2, 3, 10]
+    store.prune(best=1)
+    assert store.updates() == [1, 3, 10]
+
+
+def test_another_schema_version_is_refused(tmp_path: Path) -> None:
+    save_state(tmp_path, {"update": 3})
+    assert load_state(tmp_path)["update"] == 3
+    (tmp_path / "state.json").write_text(json.dumps({"schema_version": 99}))
+    with pytest.raises(ConfigError, match="schema_version 99, this srpo reads 1"):
+        load_state(tmp_path)
+    (tmp_path / "state.json").write_text("{")
+    with pytest.raises(ConfigError, match="is not a checkpoint"):
+        load_state(tmp_path)

@@ -1,0 +1,192 @@
+"""The command line as people use it: help, plans, pictures, states, exit codes, Ctrl-C."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import run_pipeline
+from pipelines.execute import Outcome
+from pipelines.place import Place
+from pipelines.runs import load_run
+from tests.conftest import CONFIG, SHORT
+
+ROOT = Path(__file__).parent.parent
+SETTINGS = [argument for override in SHORT for argument in ("--set", override)]
+
+
+def call(*arguments: str) -> int:
+    """Exit code of the command line, run in this process."""
+    with pytest.raises(SystemExit) as ended:
+        run_pipeline.main(list(arguments))
+    return int(ended.value.code or 0)
+
+
+def test_help_names_every_command_and_loads_nothing_heavy(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--help") == 0
+    shown = capsys.readouterr().out
+    assert all(command in shown for command in ("run", "plan", "generate", "status", "ui", "doctor"))
+    code = "import run_pipeline, sys; sys.exit(bool({'torch', 'zenml', 'mlflow'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_the_step_names_are_those_of_the_plan() -> None:
+    from srpo.plan import STEPS
+
+    assert tuple(STEPS) == run_pipeline.STEP_NAMES
+
+
+def test_plan_and_dry_run_show_the_same_and_start_nothing(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    before = set(place.runs.glob("*"))
+    shown = []
+    for command in (["plan"], ["run", "--dry-run"]):
+        assert call(*command, "--config", str(CONFIG), "--set", "seed=7", "--from", "train") == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1]
+    assert "seed: 7" in shown[0]
+    assert "embeddings of all prompts" not in shown[0]
+    assert set(place.runs.glob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["plan", "--set", "train.learning_rat=1"], "train.learning_rat: unknown key"),
+        (["plan", "--set", "train.num_updates=-1"], "train.num_updates"),
+        (["plan", "--set", "align.window=[0,25]"], "sigma 1"),
+        (["plan", "--set", "preference.positive=[]"], "preference.positive"),
+        (["plan", "--set", "schema_version=99"], "schema_version"),
+        (["plan", "--config", "nowhere.yaml"], "no config file at nowhere.yaml"),
+        (["run", "--until", "trian"], "no such step; choose from download"),
+        (["run", "--from", "train", "--until", "embed"], "--from train comes after --until embed"),
+        (["run", "--resume", "nobody"], "no run named 'nobody'"),
+        (["run", "--resume", "x", "--set", "seed=1"], "--resume goes on with the run's own settings"),
+        (["generate", "--model", "nope", "--prompts", "a ring", "--out", "x"], "nope"),
+        (["generate", "--model", "builtin:shapes", "--prompts", "gone.txt", "--out", "x"], "no file at gone.txt"),
+    ],
+)
+def test_what_cannot_work_is_one_sentence_and_exit_code_42(
+    arguments: list[str], message: str, place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(*arguments) == 42
+    problem = capsys.readouterr().err
+    assert message in problem
+    assert "Traceback" not in problem
+
+
+def test_an_unexpected_error_leaves_its_traceback_in_a_log(
+    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("the cable was cut")
+
+    monkeypatch.setattr("srpo.doctor.examine", fail)
+    assert call("doctor") == 1
+    problem = capsys.readouterr().err
+    log = max(place.logs.glob("error-*"))
+    assert str(log) in problem.replace("\n", "")
+    assert "the cable was cut" in problem
+    assert "Traceback" in log.read_text()
+
+
+def test_doctor_reports_machine_packages_and_stores_in_one_block(
+    finished: Outcome, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("doctor") == 0
+    facts = dict(line.strip().split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert {"torch", "cuda", "disk", "memory", "cores", "port", "mlflow", "zenml"} <= set(facts)
+    assert facts["MLflow store"].startswith("ok")
+    assert facts["ZenML store"].startswith("ok")
+
+
+def test_status_lists_runs_and_versions(finished: Outcome, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("status") == 0
+    shown = capsys.readouterr().out
+    assert finished.record.name in shown
+    assert "done" in shown
+    assert "challenger" in shown
+
+
+def test_a_run_that_is_done_cannot_be_resumed(finished: Outcome, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("run", "--resume", finished.record.name) == 42
+    assert "is done" in capsys.readouterr().err
+
+
+def test_generate_writes_pictures_that_say_how_they_were_made(
+    finished: Outcome, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red circle on a blue background\na green ring on a red background\n")
+    out = tmp_path / "out"
+    arguments = ["--prompts", str(prompts), "--out", str(out), "--seed", "5", "--num-steps", "2"]
+    assert call("generate", "--model", "shapes@challenger", *arguments) == 0
+    pictures = [Image.open(path) for path in sorted(out.iterdir())]
+    assert [picture.text["seed"] for picture in pictures] == ["5", "6"]
+    assert pictures[1].text["prompt"] == "a green ring on a red background"
+    assert pictures[0].text["model"] == "shapes@challenger"
+    assert pictures[0].size == (32, 32)
+    base = tmp_path / "base"
+    source = ["--model", "builtin:shapes", "--config", str(CONFIG), "--prompts", "a ring", "--out", str(base)]
+    assert call("generate", *source) == 0
+    assert Image.open(base / "0000.png").size == (32, 32)
+
+
+def test_ctrl_c_leaves_a_run_that_goes_on_where_it_was_and_nothing_in_the_home(tmp_path: Path) -> None:
+    """Stopped in mid-training, resumed from its checkpoint; HOME stays empty throughout."""
+    home, work = tmp_path / "home", tmp_path / "work"
+    home.mkdir()
+    work.mkdir()
+    keep = {name: value for name, value in os.environ.items() if not name.startswith(("ZENML", "MLFLOW", "HF_", "XDG"))}
+    environment = keep | {"HOME": str(home), "OMP_NUM_THREADS": "1"}
+    longer = ("train.num_updates=24", "train.save_every=4", "monitor.every=24")
+    settings = [*SETTINGS, *(argument for setting in longer for argument in ("--set", setting)), "--until", "train"]
+    command = [sys.executable, str(ROOT / "run_pipeline.py"), "run"]
+    first = subprocess.Popen(
+        [*command, "--config", str(CONFIG), *settings],
+        cwd=work,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    place = Place(work / ".srpo")
+    _wait_for_updates(place, first, 5)
+    os.killpg(first.pid, signal.SIGINT)
+    shown, _ = first.communicate(timeout=60)
+    assert first.returncode == 130, shown
+    (name,) = [folder.name for folder in place.runs.iterdir()]
+    assert f"run --resume {name}" in shown
+    assert load_run(place, name).state == "interrupted"
+    second = subprocess.run(
+        [*command, "--resume", name],
+        cwd=work,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert "resuming after update" in second.stdout + second.stderr
+    lines = (place.runs / name / "train" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["update"] for line in lines] == list(range(1, 25))
+    assert load_run(place, name).state == "done"
+    assert not list(home.rglob("*"))
+
+
+def _wait_for_updates(place: Place, process: "subprocess.Popen[str]", number: int) -> None:
+    """Until so many updates are in the journal of the only run."""
+    for _ in range(1200):
+        journals = list(place.runs.glob("*/train/metrics.jsonl"))
+        if journals and len(journals[0].read_text().splitlines()) >= number:
+            return
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.1)
+    raise AssertionError("training wrote no updates")

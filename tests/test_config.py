@@ -1,0 +1,88 @@
+"""The config: strict, with the path of every wrong key; its defaults are the published HPSv2.1 recipe."""
+
+from pathlib import Path
+
+import pytest
+
+from srpo.config import RunConfig, load_config, parse_config
+from srpo.errors import ConfigError
+
+
+def test_defaults_are_the_reference_recipe() -> None:
+    config = RunConfig()
+    train, align, preference = config.train, config.align, config.preference
+    assert (train.learning_rate, train.weight_decay, train.max_grad_norm) == (5e-6, 1e-4, 0.1)
+    assert (train.betas, train.eps, train.schedule) == ((0.9, 0.999), 1e-8, "constant")
+    assert (config.rollout.num_steps, config.rollout.shift, config.rollout.guidance) == (25, 3, 1)
+    assert (align.guidance, align.window, align.num_levels, align.groundtruth_ratio) == (3.5, (5, 25), 1000, 0.9)
+    assert (preference.k_denoise, preference.k_inversion, preference.margin) == ((0.1, 0.25), (0.3, 0.01), 0.7)
+    assert preference.content_anchor == 0
+    assert preference.positive == ("Natural-lighting", "Detail", "Detailed", "Real")
+    assert preference.negative == ("Concept art", "Painting", "Anime", "Flat", "Oil")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"train": {"lr": 1}}, "run.yaml: train.lr: unknown key"),
+        ({"nonsense": 1}, "run.yaml: nonsense: unknown key"),
+        ({"train": {"num_updates": -3}}, r"train.num_updates: Input should be greater than 0 \(got -3\)"),
+        ({"align": {"window": [0, 25]}}, "align: window starts at step 0, sigma 1"),
+        ({"preference": {"negative": []}}, "preference.negative: Tuple should have at least 1 item"),
+        ({"monitor": {"every": 3}}, r"monitor.every \(3\) must be a multiple of train.save_every \(5\)"),
+        ({"monitor": {"bounds": [{"metric": "spread"}]}}, "monitor.bounds.0: the bound on 'spread' has no limit"),
+        ({"train": {"learning_rate": float("nan")}}, "train.learning_rate"),
+        ({"train": {"num_warmup_updates": 3}}, "num_warmup_updates has no effect with schedule 'constant'"),
+        ({"schema_version": 2}, "has schema_version 2, this srpo reads 1"),
+    ],
+)
+def test_wrong_settings_are_named(data: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_config(data, "run.yaml")
+
+
+def test_all_problems_are_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config({"train": {"lr": 1, "eps": 0}, "seed": -1}, "run.yaml")
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_overrides_are_read_as_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("train: {num_updates: 3}\n")
+    config = load_config(path, ("train.num_updates=7", "preference.positive=[Bright, Sharp]", "align.guidance=null"))
+    assert config.train.num_updates == 7
+    assert config.preference.positive == ("Bright", "Sharp")
+    assert config.align.guidance is None
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [("train.num_updates", "must have the form"), ("seed.a=1", "'seed' is a value"), ("seed=[", "not valid YAML")],
+)
+def test_wrong_overrides(tmp_path: Path, override: str, message: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("seed: 1\n")
+    with pytest.raises(ConfigError, match=message):
+        load_config(path, (override,))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("a: [", "not valid YAML"), ("- 1", "must hold a mapping"), (None, "no config file")]
+)
+def test_wrong_files(tmp_path: Path, text: str | None, message: str) -> None:
+    path = tmp_path / "run.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_config(path)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parent.parent / "configs").glob("*.yaml")), ids=lambda p: p.name
+)
+def test_shipped_configs_are_valid_and_every_field_is_documented(path: Path) -> None:
+    load_config(path)
+    for section in RunConfig.model_fields.values():
+        for name, field in getattr(section.annotation, "model_fields", {}).items():
+            assert field.description, f"{section.annotation}.{name} has no description"

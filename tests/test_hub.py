@@ -1,0 +1,59 @@
+"""Sources and snapshots."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from srpo.errors import ConfigError
+from srpo.hub import fetch, resolve, verify
+
+
+def folder(path: Path) -> Path:
+    (path / "sub").mkdir(parents=True)
+    (path / "a.txt").write_text("alpha")
+    (path / "sub" / "b.txt").write_text("beta")
+    return path
+
+
+def test_a_snapshot_names_every_file_by_content(tmp_path: Path) -> None:
+    recorded = fetch(str(folder(tmp_path / "x")), "model")
+    assert [(file.path, file.size) for file in recorded.files] == [("a.txt", 5), ("sub/b.txt", 4)]
+    assert recorded.files[0].sha256 == hashlib.sha256(b"alpha").hexdigest()
+    assert recorded.size == 9
+    single = fetch(str(tmp_path / "x" / "a.txt"), "reward")
+    assert single.path == tmp_path / "x" / "a.txt" and [file.path for file in single.files] == ["a.txt"]
+
+
+def test_the_hash_follows_content_and_names_not_the_place(tmp_path: Path) -> None:
+    first, second = fetch(str(folder(tmp_path / "x")), "model"), fetch(str(folder(tmp_path / "y")), "model")
+    assert first.sha256 == second.sha256
+    (tmp_path / "y" / "a.txt").rename(tmp_path / "y" / "c.txt")
+    assert fetch(str(tmp_path / "y"), "model").sha256 != first.sha256
+
+
+@pytest.mark.parametrize("change", ["edit", "remove", "add"])
+def test_a_change_since_the_snapshot_is_noticed(tmp_path: Path, change: str) -> None:
+    place = folder(tmp_path / "x")
+    recorded = fetch(str(place), "model")
+    verify(recorded)
+    {
+        "edit": lambda: (place / "a.txt").write_text("alphA"),
+        "remove": lambda: (place / "a.txt").unlink(),
+        "add": lambda: (place / "c.txt").write_text("new"),
+    }[change]()
+    with pytest.raises(ConfigError, match="has changed since it was recorded"):
+        verify(recorded)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("builtin:cubes", "no embedded world 'builtin:cubes'"),
+        ("ftp://x/y", "is not a path"),
+        ("no/such/place", "nothing at"),
+    ],
+)
+def test_sources_that_cannot_be_had(source: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"model.source: .*{message}"):
+        resolve(source, "model")

@@ -1,0 +1,138 @@
+"""The objective on real (untrained) models: one batch or branch after branch, anchor, several samples."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from srpo.align import SigmaGrid
+from srpo.config import AlignConfig, ModelConfig, PreferenceConfig, RewardConfig
+from srpo.flow import shifted_sigmas
+from srpo.models import TextToImage, load_model
+from srpo.objective import Scores, objective, passes
+from srpo.preference import make_branches
+from srpo.rewards import Reward, load_reward
+from srpo.rollout import Rollout, sample, seeded_noise
+
+PROMPTS = ["a red circle on a blue background", "a green ring on a cyan background", "two cats"]
+POSITIONS = torch.tensor([120, 500, 900])
+
+
+@pytest.fixture(scope="module")
+def model(flux_folder: Path) -> TextToImage:
+    return load_model(ModelConfig(height=32, width=32, max_sequence_length=12), flux_folder, text_encoders=True)
+
+
+@pytest.fixture(scope="module")
+def reward(hps_folder: Path) -> Reward:
+    return load_reward(RewardConfig(architecture="tiny.json"), hps_folder)
+
+
+@pytest.fixture(scope="module")
+def rollout(model: TextToImage) -> Rollout:
+    embeddings = model.encode_prompts(PROMPTS, 12)
+    noise = seeded_noise(model.latent_shape(32, 32), range(3))
+    return Rollout(sample(model, embeddings, noise, shifted_sigmas(4, 3.0), 1.0), noise, embeddings, PROMPTS)
+
+
+def part(rollout: Rollout, row: int) -> Rollout:
+    one = slice(row, row + 1)
+    embeddings = {name: tensor[one] for name, tensor in rollout.embeddings.items()}
+    return Rollout(rollout.x0[one], rollout.noise[one], embeddings, rollout.prompts[one])
+
+
+def gradient(
+    model: TextToImage,
+    reward: Reward,
+    rollout: Rollout,
+    positions: torch.Tensor,
+    together: bool = True,
+    branches: tuple[str, ...] = ("denoise", "inversion"),
+    **preference: float,
+) -> tuple[torch.Tensor, float, list[Scores]]:
+    """The whole gradient as one vector, the loss, and the scores."""
+    align, settings = AlignConfig(branches=branches), PreferenceConfig(**preference)
+    made = make_branches(align, settings, SigmaGrid(align), positions, rollout.prompts, update=1)
+    model.transformer.zero_grad()
+    total, scores = 0.0, []
+    for group in passes(made, together):
+        loss, measured = objective(model, reward, rollout, group, len(made), align.guidance, settings)
+        loss.backward()
+        total += loss.item()
+        scores += measured
+    return torch.cat([p.grad.flatten() for p in model.transformer.parameters() if p.grad is not None]), total, scores
+
+
+def same(got: torch.Tensor, expected: torch.Tensor) -> bool:
+    return bool((got - expected).norm() <= 1e-4 * expected.norm()) and expected.norm() > 0
+
+
+def test_branches_together_or_one_by_one_have_the_same_gradient(
+    model: TextToImage, reward: Reward, rollout: Rollout
+) -> None:
+    together, loss, _ = gradient(model, reward, rollout, POSITIONS, together=True, content_anchor=2.0)
+    one_by_one, loss_too, _ = gradient(model, reward, rollout, POSITIONS, together=False, content_anchor=2.0)
+    assert same(one_by_one, together)
+    assert loss == pytest.approx(loss_too, rel=1e-5)
+
+
+def test_a_batch_is_the_mean_of_its_samples(model: TextToImage, reward: Reward, rollout: Rollout) -> None:
+    together, _, _ = gradient(model, reward, rollout, POSITIONS)
+    alone = [gradient(model, reward, part(rollout, i), POSITIONS[i : i + 1])[0] for i in range(3)]
+    assert same(together, torch.stack(alone).mean(dim=0))
+
+
+def test_two_branches_are_half_of_each(model: TextToImage, reward: Reward, rollout: Rollout) -> None:
+    both, _, _ = gradient(model, reward, rollout, POSITIONS)
+    denoise, _, _ = gradient(model, reward, rollout, POSITIONS, branches=("denoise",))
+    inversion, _, _ = gradient(model, reward, rollout, POSITIONS, branches=("inversion",))
+    assert same(both, (denoise + inversion) / 2)
+
+
+def test_the_loss_is_the_formula(model: TextToImage, reward: Reward, rollout: Rollout) -> None:
+    _, loss, (denoise, inversion) = gradient(model, reward, rollout, POSITIONS, margin=0.7, content_anchor=3.0)
+    for measured in (denoise, inversion):
+        target, other = reward(measured.images, measured.branch.target, measured.branch.other)
+        torch.testing.assert_close(measured.relative, (1 + measured.branch.k) * target - other)
+        torch.testing.assert_close(measured.reward, reward(measured.images, PROMPTS)[0])
+    expected = (
+        (0.7 - denoise.relative).relu().mean() - 3.0 * denoise.reward.mean() + (0.7 - inversion.relative).relu().mean()
+    )
+    assert loss == pytest.approx(expected.item() / 2, rel=1e-5)
+
+
+def test_an_image_that_has_reached_the_margin_is_left_alone(
+    model: TextToImage, reward: Reward, rollout: Rollout
+) -> None:
+    nothing, loss, _ = gradient(model, reward, rollout, POSITIONS, margin=-10.0)
+    assert loss == 0 and nothing.abs().max() == 0
+    anchored, _, _ = gradient(model, reward, rollout, POSITIONS, margin=-10.0, content_anchor=1.0)
+    assert anchored.norm() > 0
+
+
+def test_the_anchor_does_not_pull_through_the_inversion_branch(
+    model: TextToImage, reward: Reward, rollout: Rollout
+) -> None:
+    plain, _, _ = gradient(model, reward, rollout, POSITIONS, branches=("inversion",))
+    anchored, _, _ = gradient(model, reward, rollout, POSITIONS, branches=("inversion",), content_anchor=5.0)
+    assert torch.equal(plain, anchored)
+
+
+def test_one_step_along_the_gradient_raises_the_preference(
+    model: TextToImage, reward: Reward, rollout: Rollout
+) -> None:
+    """Both branches push the same way: towards the positive words, away from the negative ones."""
+    for branches in (("denoise",), ("inversion",)):
+        before = [parameter.detach().clone() for parameter in model.transformer.parameters()]
+        gradient(model, reward, rollout, POSITIONS, branches=branches)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in model.transformer.parameters() if p.grad is not None])
+        with torch.no_grad():
+            for parameter in model.transformer.parameters():
+                if parameter.grad is not None:
+                    parameter -= 0.05 * parameter.grad / norm
+        _, _, (after,) = gradient(model, reward, rollout, POSITIONS, branches=("denoise",))
+        with torch.no_grad():
+            for parameter, old in zip(model.transformer.parameters(), before, strict=True):
+                parameter.copy_(old)
+        _, _, (start,) = gradient(model, reward, rollout, POSITIONS, branches=("denoise",))
+        assert after.relative.mean() > start.relative.mean()
