@@ -130,7 +130,7 @@ class AlignConfig(Settings):
             warnings.warn(f"window starts at sigma {noisiest:.3f}; above 0.99 training damages structure", stacklevel=2)
         if last > 0.6 * self.grid_steps:
             warnings.warn(
-                f"window ends at step {last} of {self.grid_steps} (sigma {cleanest:.2f}); late steps invite colour hacks",
+                f"window ends at step {last} of {self.grid_steps} (sigma {cleanest:.2f}): late steps invite hacks",
                 stacklevel=2,
             )
         return self

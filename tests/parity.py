@@ -28,11 +28,14 @@ RELATIVE = 1e-4
 """Tolerance of gradients, relative to their norm."""
 
 
+SHIPPED_SETS = [Path(__file__).parent / "golden" / name for name in ("hps", "wide")]
+
+
 def golden_sets() -> list[Path]:
     """The recorded sets: ours, or only the one that SRPO_GOLDEN_DIR names."""
     if named := os.environ.get("SRPO_GOLDEN_DIR"):
         return [Path(named)]
-    return [Path(__file__).parent / "golden" / name for name in ("hps", "wide")]
+    return SHIPPED_SETS
 
 
 @dataclass
@@ -58,10 +61,8 @@ class Golden:
         vae.load_state_dict(load_file(folder / "vae.safetensors"))
         clip = open_clip.CLIP(**recorded["reward"])
         clip.visual.load_state_dict(load_file(folder / "reward_visual.safetensors"))
-        reward = hps.build(clip, recorded["reward"])
-        resize, crop, normalise = reward.preprocess.transforms
-        assert resize.size == [training["reward_image_size"]] and crop.size == (training["reward_image_size"],) * 2
-        assert normalise.mean == training["reward_mean"] and normalise.std == training["reward_std"]
+        reward = hps.build(clip, recorded["reward"], mean=training["reward_mean"], std=training["reward_std"])
+        assert recorded["reward"]["vision_cfg"]["image_size"] == training["reward_image_size"]
         align = AlignConfig(
             guidance=training["trained_guidance"],
             shift=training["shift"],

@@ -81,7 +81,7 @@ def test_positions_are_uniform_with_both_ends() -> None:
     ("settings", "warning"),
     [
         ({"window": (1, 25)}, "above 0.99 training damages structure"),
-        ({"window": (5, 40)}, "late steps invite colour hacks"),
+        ({"window": (5, 40)}, "late steps invite hacks"),
     ],
 )
 def test_ranges_that_hurt_warn_with_the_reason(settings: dict[str, tuple[int, int]], warning: str) -> None:

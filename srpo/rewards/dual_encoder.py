@@ -1,8 +1,8 @@
 """What HPSv2.1, PickScore and CLIP share: the scaled cosine between an image's and a text's features.
 
 Preprocessing is CLIP's, on tensors and differentiable: the shorter side resized to the model's size (bicubic,
-antialiased), the centre cropped, OpenAI's mean and std. Everything runs in float32 even under autocast, because the
-differences a relative preference lives on are smaller than bf16 resolves.
+antialiased), the centre cropped, OpenAI's mean and std unless told otherwise. Everything runs in float32 even under
+autocast, because the differences a relative preference lives on are smaller than bf16 resolves.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,6 +26,8 @@ class DualEncoderReward(nn.Module):
         tokenize: Callable[[list[str]], Tensor],
         image_size: int,
         scale: float = 1.0,
+        mean: Sequence[float] = OPENAI_DATASET_MEAN,
+        std: Sequence[float] = OPENAI_DATASET_STD,
     ) -> None:
         super().__init__()
         self.model = model.requires_grad_(False).eval()
@@ -38,7 +40,7 @@ class DualEncoderReward(nn.Module):
             [
                 v2.Resize(image_size, interpolation=v2.InterpolationMode.BICUBIC, antialias=True),
                 v2.CenterCrop(image_size),
-                v2.Normalize(OPENAI_DATASET_MEAN, OPENAI_DATASET_STD),
+                v2.Normalize(list(mean), list(std)),
             ]
         )
 

@@ -6,6 +6,7 @@ work too: by name, or by the path of an open_clip model JSON.
 
 import json
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,17 @@ def load(path: Path, architecture: str) -> DualEncoderReward:
     return build(model, settings)
 
 
-def build(model: open_clip.CLIP, settings: dict[str, Any]) -> DualEncoderReward:
-    """A reward around an open_clip model made from `settings` (the content of an open_clip model JSON)."""
+def build(model: open_clip.CLIP, settings: dict[str, Any], **preprocessing: Sequence[float]) -> DualEncoderReward:
+    """A reward around an open_clip model made from `settings` (the content of an open_clip model JSON).
+
+    `preprocessing`: `mean` and `std` where they are not CLIP's.
+    """
     text = settings["text_cfg"]
     tokenizer = open_clip.SimpleTokenizer(
         context_length=text.get("context_length", 77), **text.get("tokenizer_kwargs", {})
     )
-    return DualEncoderReward(
-        model, model.encode_image, model.encode_text, tokenizer, settings["vision_cfg"]["image_size"]
-    )
+    image_size = settings["vision_cfg"]["image_size"]
+    return DualEncoderReward(model, model.encode_image, model.encode_text, tokenizer, image_size, **preprocessing)
 
 
 def check(path: Path, architecture: str) -> None:

@@ -1,0 +1,1 @@
+"""Runnable comparisons; README.md has their method beside their numbers."""

@@ -1,0 +1,302 @@
+"""What makes an SRPO update fast: one lever at a time, from a loop that behaves like the reference's to ours.
+
+    python benchmarks/update.py [--prompts 16] [--repeats 5]
+
+Same model (Shapes), same prompts, same noise and levels, one process; every variant's gradient is compared with the
+first one's. Seconds are medians over interleaved repeats and depend on the machine; the counters do not.
+"""
+
+import argparse
+import contextlib
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from srpo.align import SigmaGrid, direct_align
+from srpo.config import AlignConfig, PreferenceConfig, load_config
+from srpo.flow import shifted_sigmas
+from srpo.hub import resolve
+from srpo.models import TextToImage, load_model
+from srpo.objective import objective
+from srpo.preference import Branch, hinge, make_branches, relative_preference
+from srpo.prompts import select
+from srpo.rewards import load_reward
+from srpo.rewards.dual_encoder import DualEncoderReward
+from srpo.rollout import Rollout, sample, seeded_noise
+
+CONFIG = Path(__file__).parent.parent / "configs" / "shapes.yaml"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A loop, by what it does differently from ours."""
+
+    name: str
+    anomaly_mode: bool = False
+    """Autograd anomaly detection is on for the whole process."""
+    trainable_vae: bool = False
+    """The VAE is not frozen: its weights get gradients that nobody uses or clears."""
+    texts_each_time: bool = False
+    """Text features are computed anew with every call of the reward."""
+    one_branch_at_a_time: bool = False
+    """Each branch has a forward and backward pass of its own."""
+    batch_size: int = 1
+    """Prompts in one forward pass."""
+
+
+def variants(num_prompts: int) -> list[Variant]:
+    """From the reference's behaviour to ours, each with one lever more than the one before."""
+    reference = Variant(
+        "as the reference behaves",
+        anomaly_mode=True,
+        trainable_vae=True,
+        texts_each_time=True,
+        one_branch_at_a_time=True,
+    )
+    steps: list[tuple[str, dict[str, Any]]] = [
+        ("anomaly mode off", {"anomaly_mode": False}),
+        ("VAE frozen", {"trainable_vae": False}),
+        ("text features cached (the clean batch-1 loop)", {"texts_each_time": False}),
+        ("both branches in one pass", {"one_branch_at_a_time": False}),
+        (f"{num_prompts} prompts in one pass (ours)", {"batch_size": num_prompts}),
+    ]
+    chain = [reference]
+    for name, change in steps:
+        chain.append(replace(chain[-1], name=name, **change))
+    return chain
+
+
+@dataclass
+class Counters:
+    """What does not depend on the machine."""
+
+    no_grad_samples: int = 0
+    """Samples that the transformer saw without gradient."""
+    grad_samples: int = 0
+    """Samples that it saw with gradient (and went back through)."""
+    texts_encoded: int = 0
+
+    def forward_equivalents(self, num_prompts: int) -> float:
+        """Transformer forwards per prompt; a backward counts as two."""
+        return (self.no_grad_samples + 3 * self.grad_samples) / num_prompts
+
+
+@dataclass
+class World:
+    """Everything that the variants share."""
+
+    model: TextToImage
+    reward: DualEncoderReward
+    align: AlignConfig
+    preference: PreferenceConfig
+    num_rollout_steps: int
+    rollout_guidance: float | None
+    prompts: list[str]
+    embeddings: dict[str, Tensor]
+    noise: Tensor
+    positions: Tensor
+    counters: Counters = field(default_factory=Counters)
+
+    @classmethod
+    def make(cls, model: TextToImage, reward: DualEncoderReward, prompts: list[str], tokens: int) -> "World":
+        """Draw noise and levels once, and count what passes through transformer and text encoder."""
+        align, preference = AlignConfig(), PreferenceConfig(positive=("Bright",), negative=("Dark",))
+        noise = seeded_noise(model.latent_shape(32, 32), range(len(prompts)))
+        positions = SigmaGrid(align).draw((len(prompts),), torch.Generator().manual_seed(0))
+        embeddings = model.encode_prompts(prompts, tokens)
+        world = cls(model, reward, align, preference, 25, 1.0, prompts, embeddings, noise, positions)
+        model.transformer.register_forward_pre_hook(world._count_forward, with_kwargs=True)
+        encode = reward.encode_texts
+        reward.encode_texts = lambda tokens: (world._count_texts(tokens), encode(tokens))[1]
+        return world
+
+    def _count_forward(self, module: torch.nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        samples = len(named["hidden_states"])
+        if torch.is_grad_enabled():
+            self.counters.grad_samples += samples
+        else:
+            self.counters.no_grad_samples += samples
+
+    def _count_texts(self, tokens: Tensor) -> None:
+        self.counters.texts_encoded += len(tokens)
+
+    def roll_out(self, rows: Sequence[int]) -> Rollout:
+        """Clean latents of some prompts."""
+        embeddings, noise = select(self.embeddings, rows), self.noise[list(rows)]
+        sigmas = shifted_sigmas(self.num_rollout_steps, 3.0)
+        x0 = sample(self.model, embeddings, noise, sigmas, self.rollout_guidance)
+        return Rollout(x0, noise, embeddings, [self.prompts[row] for row in rows])
+
+    def branches(self, rows: Sequence[int]) -> list[Branch]:
+        """Both branches of some prompts."""
+        prompts = [self.prompts[row] for row in rows]
+        return make_branches(
+            self.align, self.preference, SigmaGrid(self.align), self.positions[list(rows)], prompts, update=1
+        )
+
+
+def update(world: World, variant: Variant) -> None:
+    """One update's gradient over all prompts, left on the transformer."""
+    count = len(world.prompts)
+    world.model.transformer.zero_grad()
+    for start in range(0, count, variant.batch_size):
+        rows = range(start, start + variant.batch_size)
+        rollout, branches = world.roll_out(rows), world.branches(rows)
+        groups = [[branch] for branch in branches] if variant.one_branch_at_a_time else [branches]
+        for group in groups:
+            loss = (_by_branch if variant.one_branch_at_a_time else _together)(world, variant, rollout, group)
+            (loss * variant.batch_size / count).backward()
+
+
+def _by_branch(world: World, variant: Variant, rollout: Rollout, group: list[Branch]) -> Tensor:
+    """One branch, written out as the reference's loop goes."""
+    (branch,) = group
+    if variant.texts_each_time:
+        world.reward.text_cache.clear()
+
+    def velocity(x: Tensor, sigma: Tensor) -> Tensor:
+        return world.model.velocity(x, sigma, rollout.embeddings, world.align.guidance)
+
+    x0_hat = direct_align(velocity, rollout.x0, rollout.noise, branch.sigma_from, branch.sigma_to)
+    target, other = world.reward(world.model.decode(x0_hat), branch.target, branch.other)
+    return hinge(relative_preference(target, other, branch.k), world.preference.margin).mean() / 2
+
+
+def _together(world: World, variant: Variant, rollout: Rollout, group: list[Branch]) -> Tensor:
+    """The product's own objective."""
+    return objective(world.model, world.reward, rollout, group, len(group), world.align.guidance, world.preference)[0]
+
+
+@dataclass
+class Measured:
+    """One variant's results."""
+
+    variant: Variant
+    counters: Counters = field(default_factory=Counters)
+    seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
+    peak_bytes: int = 0
+    """Growth of the process's resident memory during an update."""
+    stray_gradients: int = 0
+    """Parameters of VAE and reward that were left with a gradient."""
+    gradient: Tensor | None = None
+
+
+@contextlib.contextmanager
+def behaving_as(world: World, variant: Variant) -> Iterator[None]:
+    """Switch to a variant's process-wide settings, and back to ours."""
+    vae = world.model.vae
+    vae.requires_grad_(variant.trainable_vae)
+    world.reward.text_cache.clear()
+    with torch.autograd.set_detect_anomaly(variant.anomaly_mode):
+        yield
+    vae.requires_grad_(False)
+    vae.zero_grad()
+
+
+def measure(world: World, measured: Measured) -> None:
+    """Run one update of a variant and note everything about it."""
+    with behaving_as(world, measured.variant):
+        world.counters = Counters()
+        before = _reset_peak()
+        wall, cpu = time.perf_counter(), time.process_time()
+        update(world, measured.variant)
+        measured.seconds.append(time.perf_counter() - wall)
+        measured.cpu_seconds.append(time.process_time() - cpu)
+        measured.peak_bytes = max(measured.peak_bytes, _status("VmHWM") - before)
+        measured.counters = world.counters
+        frozen = [*world.model.vae.parameters(), *world.reward.parameters()]
+        measured.stray_gradients = sum(parameter.grad is not None for parameter in frozen)
+        parameters = world.model.transformer.parameters()
+        measured.gradient = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+
+
+def _reset_peak() -> int:
+    """Forget the highest resident memory so far; bytes resident now."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def _status(name: str) -> int:
+    """A size from /proc/self/status in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+
+def difference(first: Measured, other: Measured) -> float:
+    """Norm of the difference of two gradients, relative to the first."""
+    assert first.gradient is not None and other.gradient is not None
+    return float((other.gradient - first.gradient).norm() / first.gradient.norm())
+
+
+def run(world: World, repeats: int) -> list[Measured]:
+    """All variants, interleaved, after one round to warm up; AssertionError if a gradient differs."""
+    chain = [Measured(variant) for variant in variants(len(world.prompts))]
+    for _ in range(repeats + 1):
+        for measured in chain:
+            measure(world, measured)
+    for measured in chain:
+        del measured.seconds[0], measured.cpu_seconds[0]
+        assert difference(chain[0], measured) < 1e-4, f"{measured.variant.name}: another gradient"
+    return chain
+
+
+def show(chain: list[Measured], num_prompts: int) -> None:
+    """The table, per prompt."""
+    table = Table(
+        "loop",
+        "s / prompt",
+        "CPU-s / prompt",
+        "lever",
+        "so far",
+        "peak MiB",
+        "forwards",
+        "texts",
+        "stray grads",
+        "gradient",
+    )
+    before = first = statistics.median(chain[0].seconds)
+    for measured in chain:
+        seconds, cpu = statistics.median(measured.seconds), statistics.median(measured.cpu_seconds)
+        table.add_row(
+            measured.variant.name,
+            f"{seconds / num_prompts:.4f}",
+            f"{cpu / num_prompts:.4f}",
+            f"{before / seconds:.2f}x",
+            f"{first / seconds:.2f}x",
+            f"{measured.peak_bytes / 2**20:.0f}",
+            f"{measured.counters.forward_equivalents(num_prompts):g}",
+            f"{measured.counters.texts_encoded / num_prompts:g}",
+            str(measured.stray_gradients),
+            f"{difference(chain[0], measured):.0e}",
+        )
+        before = seconds
+    Console(width=160).print(table)
+
+
+def main() -> None:
+    """Parse, run, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=int, default=16, help="prompts of the update (default 16)")
+    parser.add_argument("--repeats", type=int, default=5, help="timed rounds over all variants (default 5)")
+    options = parser.parse_args()
+    config = load_config(CONFIG)
+    model = load_model(config.model, resolve(config.model.source, "model"), text_encoders=True)
+    reward = load_reward(config.reward, resolve(config.reward.source, "reward"))
+    from srpo.shapes import seen_captions
+
+    prompts = seen_captions()[: options.prompts]
+    world = World.make(model, reward, prompts, config.model.max_sequence_length)
+    show(run(world, options.repeats), len(prompts))
+
+
+if __name__ == "__main__":
+    main()
