@@ -1,0 +1,40 @@
+"""The terminal's view of an evaluation: one bar per model."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from srpo.evaluation.images import ReportProgress
+
+
+@contextmanager
+def terminal_progress() -> Iterator[ReportProgress]:
+    """A callback for `evaluate` that draws bars on stderr."""
+    columns = (
+        TextColumn("[bold]{task.description}[/]"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("images"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+
+        def report(activity: str, done: int, total: int) -> None:
+            if activity not in tasks:
+                tasks[activity] = bar.add_task(activity, total=total)
+            bar.update(tasks[activity], completed=done)
+
+        yield report

@@ -1,0 +1,200 @@
+"""The report as one HTML file: no network, no script, light and dark, readable on a phone; every text is escaped."""
+
+import base64
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from srpo.evaluation.charts import HEIGHT, WIDTH, IntervalBar, LineChart, interval_bar, line_chart
+from srpo.evaluation.images import Cell, Gallery
+from srpo.evaluation.schema import Comparison, ImagePair, Report
+
+MEANINGS = {
+    "reward": "agreement with the prompt, as the trained reward sees it",
+    "relative": "wanted control words over unwanted ones, by the reward",
+    "content": "share of images that show what the prompt says",
+    "luminance": "mean brightness",
+    "saturation": "strength of colour",
+    "texture": "strength of the dots",
+    "sharpness": "fine detail relative to coarse",
+    "clipped": "share of pixel values cut off at black or white",
+    "spread": "how much brightness differs between images",
+}
+LEADING = ("relative", "content", "reward", "luminance", "spread")
+"""Metrics in the order a reader asks for them, after the wanted one."""
+NUM_TILES = 4
+NUM_STRIP = 8
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """One line of the table."""
+
+    name: str
+    meaning: str
+    row: Comparison
+    bar: IntervalBar
+    state: str
+    """held or broken by the gate; free where it sets no limit."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A pair of images with its record."""
+
+    pair: ImagePair
+    base: str
+    """Data URI."""
+    trained: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """Pairs shown together, and why these."""
+
+    title: str
+    note: str
+    pictures: list[Picture]
+
+
+def render(report: Report, design: Sequence[Cell], base: Gallery, trained: Gallery, num_pairs: int) -> str:
+    """The page; `num_pairs` pairs of images are embedded, from the galleries of both models."""
+    pictures = _Pictures(report, design, base, trained)
+    return (
+        _environment()
+        .get_template("report.html.jinja")
+        .render(
+            report=report,
+            order=_order(report),
+            tiles=_order(report)[:NUM_TILES],
+            table=[_metric_row(report, name) for name in _order(report)],
+            curves=list(_curves(report)),
+            strip=[pictures[index] for index in _spaced(len(design), min(NUM_STRIP, num_pairs))],
+            groups=_groups(report, pictures, num_pairs),
+            prompts=_by_prompt(report),
+            shown=[name for name in _order(report) if name in report.images[0].base][:3],
+            chart={"width": WIDTH, "height": HEIGHT},
+        )
+    )
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "signed": signed}
+    return environment
+
+
+def number(value: float) -> str:
+    """Three decimals, or two digits of a very small number."""
+    text = f"{value:.1e}" if 0 < abs(value) < 0.0005 else f"{value:.3f}"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def signed(value: float) -> str:
+    """A number with its sign, which 0 has none of."""
+    return f"+{number(value)}" if value > 0 else number(value)
+
+
+def _order(report: Report) -> list[str]:
+    """Names of the metrics: the wanted one, those a reader asks for, the rest."""
+    names = dict.fromkeys((report.wanted, *LEADING, *report.metrics))
+    return [name for name in names if name in report.metrics]
+
+
+def _metric_row(report: Report, name: str) -> MetricRow:
+    checks = [check for check in report.checks if check.metric == name]
+    state = "free" if not checks else "held" if all(check.held for check in checks) else "broken"
+    row = report.metrics[name]
+    return MetricRow(name, MEANINGS.get(name, ""), row, interval_bar(row, checks), state)
+
+
+def _curves(report: Report) -> Iterator[LineChart]:
+    """Held-out metrics at every measurement, then loss and gradient norm of every update."""
+    held_out, updates, best = report.curves.held_out, report.curves.updates, report.curves.best_update
+    if held_out:
+        for name in _order(report):
+            if name in dict.fromkeys((report.wanted, *LEADING)) and name in held_out[0]:
+                yield line_chart(name, held_out, name, best, marks=True)
+    if updates:
+        for name, title in (("loss", "loss (training)"), ("grad_norm", "gradient norm (training)")):
+            if name in updates[0]:
+                yield line_chart(title, updates, name, best, marks=False)
+
+
+class _Pictures:
+    """Pairs of images by their place in the design, read when they are asked for."""
+
+    def __init__(self, report: Report, design: Sequence[Cell], base: Gallery, trained: Gallery) -> None:
+        self.report = report
+        self.design = design
+        self.base = base
+        self.trained = trained
+
+    def __getitem__(self, index: int) -> Picture:
+        cell = self.design[index]
+        return Picture(self.report.images[index], _data_uri(self.base.find(cell)), _data_uri(self.trained.find(cell)))
+
+
+def _data_uri(path: Path) -> str:
+    kind = {".png": "png", ".jpg": "jpeg"}[path.suffix]
+    return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def _groups(report: Report, pictures: _Pictures, num_pairs: int) -> list[Group]:
+    """Half of the pairs evenly from the design, a quarter worst, a quarter best."""
+    ranked_by = _ranking(report)
+    ranked = sorted(range(len(report.images)), key=lambda index: [_gain(report, index, name) for name in ranked_by])
+    count = max(1, min(num_pairs // 4, len(ranked) // 2))
+    by = ", then by ".join(ranked_by)
+    chosen = {
+        ("Worst pairs", f"Of all {len(ranked)}: the largest losses by {by}."): ranked[:count],
+        ("Best pairs", f"The largest gains by {by}."): ranked[::-1][:count],
+        ("A fair sample", "Evenly spaced over all prompts and seeds, chosen before anything was drawn."): _spaced(
+            len(ranked), max(1, num_pairs - 2 * count)
+        ),
+    }
+    return [Group(title, note, [pictures[i] for i in indices]) for (title, note), indices in chosen.items()]
+
+
+def _ranking(report: Report) -> list[str]:
+    """Per-image metrics that the gate demands not to fall, the wanted one last: what makes a pair bad or good."""
+    guarded = [check.metric for check in report.checks if check.limit == "min_change" and check.metric != report.wanted]
+    names = [name for name in (*guarded, report.wanted) if name in report.images[0].base]
+    return list(dict.fromkeys(names)) or ["relative"]
+
+
+def _gain(report: Report, index: int, name: str) -> float:
+    pair = report.images[index]
+    return pair.trained[name] - pair.base[name]
+
+
+def _spaced(total: int, count: int) -> list[int]:
+    """`count` places evenly over 0..total-1, each once."""
+    return sorted(set(np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()))
+
+
+def _by_prompt(report: Report) -> list[tuple[str, dict[str, tuple[float, float]]]]:
+    """Every prompt with its means, (base, trained) per metric; first the largest loss of the wanted metric."""
+    images = report.images
+    groups = [images[i : i + report.seeds_per_prompt] for i in range(0, len(images), report.seeds_per_prompt)]
+    rows = [
+        (
+            group[0].prompt,
+            {
+                name: (float(np.mean([p.base[name] for p in group])), float(np.mean([p.trained[name] for p in group])))
+                for name in group[0].base
+            },
+        )
+        for group in groups
+    ]
+    wanted = report.wanted if report.wanted in images[0].base else "relative"
+    return sorted(rows, key=lambda row: row[1][wanted][1] - row[1][wanted][0])

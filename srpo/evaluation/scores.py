@@ -1,0 +1,63 @@
+"""The metrics of an image: the reward, the relative preference, the meters, and on an embedded world the truth.
+
+    reward   = r(image, prompt)
+    relative = mean over positive words of r(image, "w. prompt") - mean over negative words of r(image, "w. prompt")
+
+`spread` belongs to a set of images: the standard deviation of their luminance. A model that collapses loses it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from srpo.config import PreferenceConfig
+from srpo.meters import METERS
+from srpo.preference import with_word
+from srpo.rewards import Reward
+from srpo.shapes.measure import content_correct, texture
+
+Scores = dict[str, Tensor]
+"""Metric -> one value per image, (batch,)."""
+WorldMeter = Callable[[Tensor, Sequence[str]], Tensor]
+"""(images, prompts) -> (batch,)."""
+
+WORLDS: dict[str, dict[str, WorldMeter]] = {
+    "shapes": {"content": content_correct, "texture": lambda images, _: texture(images)},
+}
+"""Embedded world -> what its captions let us measure exactly."""
+
+
+def metric_names(world: str | None) -> list[str]:
+    """Every metric that an evaluation in this world (None: no embedded one) produces."""
+    return ["reward", "relative", *METERS, *(WORLDS[world] if world else ()), "spread"]
+
+
+class Scorer:
+    """Scores images against their prompts."""
+
+    def __init__(self, reward: Reward, preference: PreferenceConfig, world: str | None = None) -> None:
+        self.reward = reward
+        self.preference = preference
+        self.world_meters = WORLDS[world] if world else {}
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Scores:
+        """Every per-image metric of images (batch, 3, height, width) in [0, 1]."""
+        plain, relative = self._rewards(images, list(prompts))
+        scores = {"reward": plain, "relative": relative}
+        scores |= {name: meter(images) for name, meter in METERS.items()}
+        return scores | {name: meter(images, prompts) for name, meter in self.world_meters.items()}
+
+    def _rewards(self, images: Tensor, prompts: list[str]) -> tuple[Tensor, Tensor]:
+        """Plain and relative reward; the images are looked at once."""
+        words = (*self.preference.positive, *self.preference.negative)
+        plain, *worded = self.reward(images, prompts, *(with_word(word, prompts) for word in words))
+        count = len(self.preference.positive)
+        return plain, torch.stack(worded[:count]).mean(0) - torch.stack(worded[count:]).mean(0)
+
+
+def summarise(scores: Mapping[str, Tensor]) -> dict[str, float]:
+    """Mean of every metric over the images, and their `spread`."""
+    means = {name: float(values.double().mean()) for name, values in scores.items()}
+    return means | {"spread": float(scores["luminance"].double().std(correction=0))}
