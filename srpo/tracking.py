@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from srpo.artifacts import PromptSets, Weights
 from srpo.config import RunConfig, Settings
@@ -122,18 +122,12 @@ def set_status(run: TrackedRun, status: str) -> None:
         client.set_terminated(run.run_id, status=status)
 
 
-def serve_page(uri: str, artifacts_uri: str, port: int) -> int:
-    """MLflow's own page for a local store, until it is interrupted; returns its exit code."""
+def serve_page(uri: str, artifacts_uri: str, port: int) -> NoReturn:
+    """Become the server of MLflow's own page for a local store, until interrupted."""
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     stores = ["--backend-store-uri", uri, "--default-artifact-root", artifacts_uri]
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with subprocess.Popen([*command, *stores], env=environment) as server:
-        try:
-            return server.wait()
-        except KeyboardInterrupt:
-            server.terminate()
-            server.wait()
-            return 0
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignore"}
+    os.execve(sys.executable, [*command, *stores, "--uvicorn-opts", "--log-level critical"], os.environ | quiet)
 
 
 def data_version(weights: Weights, prompts: PromptSets) -> dict[str, str]:

@@ -1,0 +1,32 @@
+# Needs Python 3.11 or newer and make; everything else is installed into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+export HF_HUB_OFFLINE = 1
+
+.PHONY: demo test test-slow lint types clean
+
+demo: $(INSTALLED)  ## align the embedded Shapes model through the whole pipeline
+	$(BIN)/python run_pipeline.py run --config configs/shapes.yaml
+
+test: $(INSTALLED)  ## every unmarked test, and parity with the published numbers
+	$(BIN)/python -m pytest
+
+test-slow: $(INSTALLED)  ## the long checks
+	$(BIN)/python -m pytest -m slow
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+clean:  ## remove the environment and all runs of this folder
+	rm -rf .venv .srpo
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "srpo needs Python 3.11 or newer; make demo PYTHON=python3.12 chooses another")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@

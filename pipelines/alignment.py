@@ -1,0 +1,59 @@
+"""The pipeline: download -> embed -> train -> evaluate -> register."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+from zenml import pipeline
+from zenml.client import Client
+from zenml.enums import ExecutionMode
+
+from srpo.config import RunConfig, Settings
+from srpo.tracking import TrackedRun
+from steps.download import download
+from steps.embed import embed
+from steps.evaluate import evaluate
+from steps.register import register
+from steps.train import train
+
+
+class Request(Settings):
+    """Where a run writes, what its cached steps depend on, and which part of it is wanted."""
+
+    run_dir: str
+    embeddings_dir: str
+    """Named after everything the embeddings depend on."""
+    fingerprint: str
+    """State of the weights' files and of the code that reads them."""
+    tracked: TrackedRun
+    until: str
+    """Last step wanted."""
+    given: dict[str, str] = Field(default_factory=dict)
+    """Outputs that exist already, for steps that need not run: name -> id of the ZenML artifact version."""
+
+
+@pipeline(name="srpo", execution_mode=ExecutionMode.FAIL_FAST)
+def alignment(config: RunConfig, request: Request) -> None:
+    """Each output feeds the next; `given` outputs take the place of their steps."""
+    tracked, run_dir = request.tracked, request.run_dir
+    weights = _given(request, "weights") or download(config.model.source, config.reward.source, request.fingerprint)
+    if request.until == "download":
+        return
+    embed_once = embed.with_options(enable_cache=Path(request.embeddings_dir).exists())
+    prompts = _given(request, "prompts") or embed_once(config.model, config.prompts, weights, request.embeddings_dir)
+    if request.until == "embed":
+        return
+    trained = _given(request, "trained") or train(config, weights, prompts, f"{run_dir}/train", tracked)
+    if request.until == "train":
+        return
+    evaluated = _given(request, "evaluated")
+    if evaluated is None:
+        evaluated, _ = evaluate(config, weights, prompts, trained, f"{run_dir}/evaluation", tracked)
+    if request.until == "evaluate":
+        return
+    register(config, weights, prompts, trained, evaluated, tracked)
+
+
+def _given(request: Request, output: str) -> Any:
+    """An output of an earlier run as ZenML's artifact, which keeps the lineage; None if its step has to run."""
+    return Client().get_artifact_version(request.given[output]) if output in request.given else None

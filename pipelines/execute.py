@@ -1,0 +1,160 @@
+"""Start a run, or take up one that stopped; everything between the command line and ZenML."""
+
+import time
+from datetime import UTC, datetime
+
+from zenml.client import Client
+from zenml.enums import ExecutionStatus
+from zenml.exceptions import RunInterruptedException
+
+from pipelines import fingerprint
+from pipelines.alignment import Request, alignment
+from pipelines.place import Place
+from pipelines.runs import OUTPUTS, RunRecord, load_runs, needed_before, new_folder
+from pipelines.stacks import activate_local_stack, log_to_file
+from srpo.artifacts import Evaluated, Registered, Trained
+from srpo.config import RunConfig, Settings
+from srpo.errors import ConfigError
+from srpo.hub import resolve
+from srpo.plan import STEPS, Plan
+from srpo.tracking import open_run, set_status
+from steps.own_call import SECONDS
+
+MANIFESTS = ("trained", "evaluated", "registered")
+
+
+class StepOutcome(Settings):
+    """What became of a step."""
+
+    name: str
+    status: str
+    """completed, cached or given."""
+    seconds: float = 0.0
+    """Inside the step's own call into srpo."""
+
+
+class Outcome(Settings):
+    """What a finished run has to show."""
+
+    record: RunRecord
+    steps: tuple[StepOutcome, ...]
+    seconds: float
+    """Wall time of this attempt's pipeline, from the set-up of the stack to the last step."""
+    trained: Trained | None = None
+    evaluated: Evaluated | None = None
+    registered: Registered | None = None
+
+    @property
+    def overhead(self) -> float:
+        """Seconds spent outside the steps' own calls."""
+        return self.seconds - sum(step.seconds for step in self.steps)
+
+
+def new_run(place: Place, plan: Plan) -> RunRecord:
+    """Record a run of the planned steps, ready to be executed."""
+    tracking_uri = activate_local_stack(place)
+    given = _earlier_outputs(place, plan.config, plan.steps[0])
+    folder = new_folder(place, plan.config)
+    record = RunRecord(
+        name=folder.name,
+        config=plan.config,
+        created=datetime.now(UTC),
+        folder=str(folder),
+        tracked=open_run(tracking_uri, place.mlflow_artifacts_uri, folder.name, plan.config),
+        steps=plan.steps,
+        given=given,
+    )
+    return record.save()
+
+
+def execute(place: Place, record: RunRecord, started: float) -> Outcome:
+    """Run the steps that have no output yet; `started`: when the command began (`time.monotonic`).
+
+    Whatever ends it, the record says so, and executing it again goes on from there.
+    """
+    activate_local_stack(place)
+    given = record.given | _outputs(record)
+    record = record.next_attempt()
+    log_to_file(record.path / "log.txt")
+    set_status(record.tracked, "RUNNING")
+    try:
+        alignment.with_options(run_name=record.attempts[-1])(record.config, _request(place, record, given))
+    except (KeyboardInterrupt, RunInterruptedException) as signal:
+        record.changed(state="interrupted")
+        set_status(record.tracked, "KILLED")
+        raise KeyboardInterrupt from signal
+    except BaseException as error:
+        record.changed(state="failed", error=f"{type(error).__name__}: {error}")
+        set_status(record.tracked, "FAILED")
+        raise
+    set_status(record.tracked, "FINISHED")
+    return _outcome(record, given, time.monotonic() - started)
+
+
+def _request(place: Place, record: RunRecord, given: dict[str, str]) -> Request:
+    config = record.config
+    weights = fingerprint.combine(
+        fingerprint.of_weights(resolve(config.model.source, "model")),
+        fingerprint.of_weights(resolve(config.reward.source, "reward")),
+    )
+    embeddings = fingerprint.combine(
+        weights,
+        config.model.model_dump_json(),
+        config.prompts.model_dump_json(),
+        fingerprint.of_prompts(config.prompts.train),
+        fingerprint.of_prompts(config.prompts.held_out),
+        fingerprint.of_code("srpo.prompts"),
+    )
+    return Request(
+        run_dir=record.folder,
+        embeddings_dir=str(place.embeddings / embeddings),
+        fingerprint=fingerprint.combine(weights, fingerprint.of_code("srpo.hub")),
+        tracked=record.tracked,
+        until=record.steps[-1],
+        given=given,
+    )
+
+
+def _outcome(record: RunRecord, given: dict[str, str], seconds: float) -> Outcome:
+    """Read the last attempt's steps and manifests back from ZenML."""
+    run = Client().get_pipeline_run(record.attempts[-1])
+    steps = []
+    for name in STEPS:
+        if name in run.steps:
+            step = run.steps[name]
+            cached = step.status == ExecutionStatus.CACHED
+            spent = 0.0 if cached else float(step.run_metadata[SECONDS])
+            steps.append(StepOutcome(name=name, status="cached" if cached else "completed", seconds=spent))
+        elif OUTPUTS[name] in given:
+            steps.append(StepOutcome(name=name, status="given"))
+    outputs = given | _outputs(record)
+    manifests = {name: Client().get_artifact_version(outputs[name]).load() for name in MANIFESTS if name in outputs}
+    verdict = manifests["evaluated"].verdict if "evaluated" in manifests else ""
+    record = record.changed(state="done", verdict=verdict)
+    return Outcome(record=record, steps=tuple(steps), seconds=seconds, **manifests)
+
+
+def _outputs(record: RunRecord) -> dict[str, str]:
+    """Outputs of all steps that any attempt of a run has finished: name -> id of the ZenML artifact version."""
+    found: dict[str, str] = {}
+    for attempt in record.attempts:
+        for run in Client().list_pipeline_runs(name=attempt, hydrate=True):
+            for step in run.steps.values():
+                if step.status.is_successful:
+                    found |= {name: str(versions[0].id) for name, versions in step.outputs.items()}
+    return found
+
+
+def _earlier_outputs(place: Place, config: RunConfig, first: str) -> dict[str, str]:
+    """What a run that starts at `first` takes from the last run of its experiment that has it all."""
+    needed = list(needed_before(first))
+    if not needed:
+        return {}
+    for record in load_runs(place):
+        outputs = record.given | _outputs(record)
+        if record.config.name == config.name and set(needed) <= set(outputs):
+            return {name: outputs[name] for name in needed}
+    raise ConfigError(
+        f"--from {first} needs the results of the steps before it, and no run of experiment {config.name!r} in "
+        f"{place.runs} has them all ({', '.join(needed)}); run without --from"
+    )

@@ -1,0 +1,72 @@
+"""What a cached step's result depends on, as short hashes: when one changes, the step runs again.
+
+Prompt files count by content; weights by name, size and time of change, because reading 24 GB to learn that nothing has
+changed would cost as much as the step; code by the source of a module and of every srpo module that it imports.
+"""
+
+import ast
+import hashlib
+import importlib.util
+from functools import cache
+from pathlib import Path
+
+
+def combine(*parts: str) -> str:
+    """One short hash of several texts."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def of_weights(path: Path) -> str:
+    """Name, size and time of change of a file, or of all files of a folder."""
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    facts = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return combine(repr(facts))
+
+
+def of_prompts(source: str) -> str:
+    """Content of a prompt file; the captions of an embedded world are code."""
+    path = Path(source).expanduser()
+    return combine(path.read_text(encoding="utf-8")) if path.is_file() else combine(source)
+
+
+def of_code(module: str) -> str:
+    """Source of an srpo module and of all srpo modules it imports, directly or not."""
+    return combine(*(_source(name) for name in sorted(_reachable(module))))
+
+
+def _reachable(module: str) -> set[str]:
+    found, pending = set(), {module}
+    while pending:
+        found |= pending
+        pending = {name for current in pending for name in _imports(current)} - found
+    return found
+
+
+@cache
+def _source(module: str) -> str:
+    spec = importlib.util.find_spec(module)
+    assert spec, f"no module {module}"
+    assert spec.origin, f"{module} has no source"
+    return Path(spec.origin).read_text(encoding="utf-8")
+
+
+@cache
+def _imports(module: str) -> frozenset[str]:
+    """Modules of srpo named by the import statements of a module, with the packages they lie in."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(_source(module))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    names = {name for name in names if name.split(".")[0] == "srpo"}
+    packages = {".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 1)}
+    return frozenset(name for name in names | packages if _is_module(name))
+
+
+def _is_module(name: str) -> bool:
+    """A module, not a function or class of one."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False

@@ -1,0 +1,77 @@
+"""The working folder `.srpo/`: every file that a run writes lies in it, and nothing outside it is touched."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where things lie inside a working folder."""
+
+    root: Path
+
+    @property
+    def runs(self) -> Path:
+        """One folder per run: config, training output, evaluation, log."""
+        return self.root / "runs"
+
+    @property
+    def embeddings(self) -> Path:
+        """Prompt embeddings, shared by the runs that need the same."""
+        return self.root / "embeddings"
+
+    @property
+    def logs(self) -> Path:
+        """Tracebacks of unexpected errors."""
+        return self.root / "logs"
+
+    @property
+    def artifacts(self) -> Path:
+        """ZenML's local artifact store: manifests and reports."""
+        return self.root / "artifacts"
+
+    @property
+    def mlflow_database(self) -> Path:
+        """MLflow's tracking and registry store."""
+        return self.root / "mlflow.db"
+
+    @property
+    def mlflow_uri(self) -> str:
+        """Tracking URI of the MLflow store."""
+        return f"sqlite:///{self.mlflow_database}"
+
+    @property
+    def mlflow_artifacts_uri(self) -> str:
+        """Where MLflow keeps files."""
+        return (self.root / "mlartifacts").as_uri()
+
+    def prepare(self) -> None:
+        """Point ZenML, MLflow and Hugging Face into the folder; call it before importing any of them."""
+        os.environ.update(self.environment())
+
+    def environment(self) -> dict[str, str]:
+        """Stores inside the folder, no analytics, no network, quiet logs."""
+        return {
+            "ZENML_CONFIG_PATH": str(self.root / "zenml"),
+            "ZENML_ANALYTICS_OPT_IN": "false",
+            "ZENML_ENABLE_REPO_INIT_WARNINGS": "false",
+            "ZENML_ENABLE_RICH_TRACEBACK": "false",
+            "ZENML_DISABLE_STEP_LOGS_STORAGE": "true",
+            "ZENML_DISABLE_PIPELINE_LOGS_STORAGE": "true",
+            "AUTO_OPEN_DASHBOARD": "false",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_LOGGING_LEVEL": "WARNING",
+            "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+            "DO_NOT_TRACK": "1",
+            "HF_HOME": str(self.root / "huggingface"),
+            "HF_HUB_OFFLINE": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "GIT_PYTHON_REFRESH": "quiet",
+        }
+
+
+def here() -> Place:
+    """The working folder of the current directory."""
+    return Place(Path.cwd().resolve() / ".srpo")

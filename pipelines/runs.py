@@ -1,0 +1,128 @@
+"""What is known of each run without asking ZenML: one `run.json` in its folder, rewritten whole at each change."""
+
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, ValidationError
+
+from pipelines.place import Place
+from srpo.config import RunConfig, Settings
+from srpo.errors import ConfigError
+from srpo.plan import STEPS
+from srpo.tracking import TrackedRun
+
+State = Literal["running", "done", "failed", "interrupted"]
+FILE = "run.json"
+OUTPUTS = {
+    "download": "weights",
+    "embed": "prompts",
+    "train": "trained",
+    "evaluate": "evaluated",
+    "register": "registered",
+}
+"""The manifest that each step hands on."""
+
+
+class RunRecord(Settings):
+    """One run, over all its attempts."""
+
+    schema_version: Literal[1] = 1
+    """Form of this file."""
+    name: str
+    config: RunConfig
+    created: datetime
+    folder: str
+    """Everything that the run writes, apart from what runs share."""
+    tracked: TrackedRun
+    """Its MLflow run."""
+    steps: tuple[str, ...]
+    """The steps asked for, in order."""
+    given: dict[str, str] = Field(default_factory=dict)
+    """Outputs taken from an earlier run: name -> id of the ZenML artifact version."""
+    state: State = "running"
+    process: int = Field(default_factory=os.getpid)
+    """The process of the latest attempt."""
+    attempts: tuple[str, ...] = ()
+    """Names of the ZenML runs: one for the start and one for each resumption."""
+    error: str = ""
+    verdict: str = ""
+
+    @property
+    def path(self) -> Path:
+        """The run's folder."""
+        return Path(self.folder)
+
+    @property
+    def actual_state(self) -> State:
+        """`running` is believed only of a living process."""
+        return "interrupted" if self.state == "running" and not _is_alive(self.process) else self.state
+
+    def save(self) -> Self:
+        """Write the record, whole or not at all."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        draft = self.path / f".{FILE}.new"
+        draft.write_text(self.model_dump_json(indent=2), encoding="utf-8")
+        draft.replace(self.path / FILE)
+        return self
+
+    def changed(self, **changes: object) -> Self:
+        """The record with some fields changed, saved."""
+        return self.model_copy(update=changes).save()
+
+    def next_attempt(self) -> Self:
+        """One more attempt, by this process."""
+        number = len(self.attempts) + 1
+        attempt = self.name if number == 1 else f"{self.name}-attempt-{number}"
+        return self.changed(attempts=(*self.attempts, attempt), state="running", process=os.getpid(), error="")
+
+
+def new_folder(place: Place, config: RunConfig) -> Path:
+    """A folder for a new run, named after the experiment and the time."""
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    names = [f"{config.name}-{stamp}", *(f"{config.name}-{stamp}-{count}" for count in range(2, 100))]
+    folder = next(place.runs / name for name in names if not (place.runs / name).exists())
+    folder.mkdir(parents=True)
+    return folder
+
+
+def load_run(place: Place, name: str) -> RunRecord:
+    """A run by its name; ConfigError says which there are."""
+    path = place.runs / name / FILE
+    if not path.is_file():
+        known = ", ".join(record.name for record in load_runs(place)) or "none"
+        raise ConfigError(f"no run named {name!r} in {place.runs}; runs there: {known}")
+    try:
+        return RunRecord.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(map(str, problem["loc"]))
+        raise ConfigError(
+            f"{path} was not written by this version of srpo ({key}: {problem['msg']}); start a new run"
+        ) from None
+
+
+def load_runs(place: Place) -> list[RunRecord]:
+    """All runs, newest first."""
+    records = [load_run(place, path.parent.name) for path in place.runs.glob(f"*/{FILE}")]
+    return sorted(records, key=lambda record: (record.created, record.name), reverse=True)
+
+
+def needed_before(step: str) -> Iterator[str]:
+    """The outputs that must exist for a run to start at `step`."""
+    for earlier in STEPS:
+        if earlier == step:
+            return
+        yield OUTPUTS[earlier]
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

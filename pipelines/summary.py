@@ -1,0 +1,128 @@
+"""What the command line shows: a plan before a run, its outcome after it, and the state of all runs."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+from rich import box
+from rich.console import Console
+from rich.panel import Panel
+from rich.syntax import Syntax
+from rich.table import Table
+
+from pipelines.execute import Outcome
+from pipelines.place import Place
+from pipelines.runs import load_runs
+from pipelines.stacks import CODE_ROOT
+from srpo.artifacts import Evaluated
+from srpo.evaluation.schema import Report
+from srpo.plan import STEPS, Plan
+from srpo.registry import versions
+
+STATE_COLOURS = {"done": "green", "running": "cyan", "failed": "red", "interrupted": "yellow"}
+VERDICT_COLOURS = {"promote": "green", "keep": "yellow", "collapsed": "red"}
+
+
+def show_plan(console: Console, plan: Plan) -> None:
+    """The resolved config, the steps and what was checked."""
+    text = yaml.safe_dump(plan.config.model_dump(mode="json"), sort_keys=False)
+    console.print(Syntax(text, "yaml", background_color="default"))
+    console.print(_pairs("steps", {name: STEPS[name] for name in plan.steps}))
+    console.print(_pairs("checked", {check.subject: check.finding for check in plan.checks}))
+
+
+def show_outcome(console: Console, place: Place, outcome: Outcome) -> None:
+    """Verdict, figures, where to look next, and where the time went."""
+    record = outcome.record
+    console.print()
+    if outcome.evaluated:
+        console.print(_figures(record.config.evaluation.wanted, outcome.evaluated))
+        colour = VERDICT_COLOURS.get(outcome.evaluated.verdict, "white")
+        verdict = f"[bold {colour}]{outcome.evaluated.verdict}[/]: {outcome.evaluated.reason}"
+        console.print(Panel(verdict, title="verdict", expand=False))
+    facts = {"run": f"{record.name}, {_best(outcome)}" if outcome.trained else record.name}
+    if outcome.registered:
+        registered = outcome.registered
+        facts["registered"] = f"{registered.name} version {registered.version}, {registered.alias}"
+    if outcome.evaluated:
+        facts["report"] = outcome.evaluated.report_html
+    facts["all numbers"] = command("ui")
+    if outcome.registered:
+        model = f"{outcome.registered.name}@{outcome.registered.alias}"
+        facts["pictures"] = command(
+            f"generate --model {model} --prompts 'a red ring on a blue background' --out pictures"
+        )
+    facts["files"] = record.folder
+    for name, value in facts.items():
+        console.print(f"[bold]{name:>12}[/]  {value}", soft_wrap=True, highlight=False)
+    console.print(_times(outcome), soft_wrap=True, highlight=False)
+
+
+def show_status(console: Console, place: Place) -> None:
+    """Runs, newest first, then registered versions."""
+    records = load_runs(place)
+    if not records:
+        console.print(f"no runs in {place.root} yet; start one with:  {command('run')}", soft_wrap=True)
+        return
+    runs = _table("run", "state", "steps", "verdict", "started (UTC)")
+    for record in records:
+        state = record.actual_state
+        part = (
+            "all" if record.steps == tuple(STEPS) else " .. ".join(dict.fromkeys((record.steps[0], record.steps[-1])))
+        )
+        shown = f"[{STATE_COLOURS[state]}]{state}[/]"
+        runs.add_row(record.name, shown, part, record.verdict, f"{record.created:%Y-%m-%d %H:%M}")
+    console.print(runs)
+    models = _table("model", "version", "aliases", "verdict", "run")
+    for entry in versions(place.mlflow_uri):
+        models.add_row(entry.name, entry.version, ", ".join(entry.aliases), entry.verdict, entry.run_name)
+    console.print(models if models.row_count else "no registered models yet")
+
+
+def command(arguments: str) -> str:
+    """This program with other arguments, as it can be typed in the current folder."""
+    paths = (Path(sys.executable), CODE_ROOT / "run_pipeline.py")
+    here = Path.cwd()
+    return " ".join(
+        [*(str(path.relative_to(here) if path.is_relative_to(here) else path) for path in paths), arguments]
+    )
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    for name in columns:
+        table.add_column(name, no_wrap=True)
+    return table
+
+
+def _best(outcome: Outcome) -> str:
+    assert outcome.trained is not None
+    return f"best after update {outcome.trained.best_update} of {outcome.trained.num_updates}"
+
+
+def _figures(wanted: str, evaluated: Evaluated) -> Table:
+    """The metrics a reader asks for first: the wanted one, content, the relative reward."""
+    report = Report.model_validate_json(Path(evaluated.report_json).read_text(encoding="utf-8"))
+    table = Table("metric", "base", "trained", f"change ({report.confidence:.0%} interval)")
+    for name in dict.fromkeys((wanted, "content", "relative", "spread", "reward")):
+        if name in report.metrics:
+            row = report.metrics[name]
+            change = f"{row.change:+.3f}  ({row.lower:+.3f} to {row.upper:+.3f})"
+            label = f"[bold]{name}[/]" if name == wanted else name
+            table.add_row(label, f"{row.base:.3f}", f"{row.trained:.3f}", change)
+    return table
+
+
+def _times(outcome: Outcome) -> str:
+    """Seconds of each step's own call, and what was spent around them."""
+    spent = {step.name: f"{step.seconds:.1f}" if step.status == "completed" else "reused" for step in outcome.steps}
+    parts = ", ".join(f"{name} {seconds}" for name, seconds in spent.items())
+    return f"[dim]seconds: {parts}; outside the steps {outcome.overhead:.1f}; in all {outcome.seconds:.1f}[/]"
+
+
+def _pairs(title: str, pairs: Mapping[str, str]) -> Table:
+    table = Table(title=title or None, title_justify="left", show_header=False, box=None, padding=(0, 2))
+    for name, value in pairs.items():
+        table.add_row(f"[bold]{name}[/]", value, style=None)
+    return table

@@ -1,0 +1,270 @@
+#!/usr/bin/env python3
+"""The command line of SRPO: `python run_pipeline.py --help`.
+
+Exit codes: 0 done; 42 it cannot work as it is asked for (a setting, a file, a folder): trying again will not help;
+anything else: it may work when tried again.
+"""
+
+import sys
+import time
+import traceback
+import warnings
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from pipelines.place import here
+from srpo.errors import EXIT_PERMANENT, ConfigError, TrainingStoppedError
+
+if TYPE_CHECKING:
+    from pipelines.runs import RunRecord
+    from srpo.config import RunConfig
+    from srpo.plan import Plan
+
+STARTED = time.monotonic()
+INTERRUPTED = 130
+DEFAULT_CONFIG = Path(__file__).parent / "configs" / "shapes.yaml"
+STEP_NAMES = ("download", "embed", "train", "evaluate", "register")
+
+console = Console()
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help=(
+        "SRPO: align a text-to-image model with what a reward model understands of control words.\n\n"
+        "Start with [bold]run[/]: it trains the small embedded model in a few minutes on two CPU cores. All that a run "
+        "writes lies in [bold].srpo/[/] of the folder you are in. Then [bold]generate[/] draws with the result, "
+        "[bold]ui[/] shows all numbers, and [bold]plan --config YOURS.yaml[/] checks your own model, reward and "
+        "prompts before any work."
+    ),
+)
+
+ConfigOption = Annotated[
+    Path, typer.Option(help="Run file (YAML); configs/ has examples.", show_default="configs/shapes.yaml")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting of the run file; may be repeated."),
+]
+FromOption = Annotated[
+    str | None,
+    typer.Option("--from", metavar="STEP", help="Start here, with the results of the experiment's last run so far."),
+]
+UntilOption = Annotated[str | None, typer.Option("--until", metavar="STEP", help="Stop after this step.")]
+
+
+@app.command()
+def run(
+    config: ConfigOption = DEFAULT_CONFIG,
+    set_: SetOption = None,
+    from_: FromOption = None,
+    until: UntilOption = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Go on with a run that failed or stopped; `status` lists them.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check and show; the same as `plan`.")] = False,
+) -> None:
+    """Run the pipeline: download, embed, train, evaluate, register.
+
+    Without options it aligns the embedded Shapes model. Ctrl-C stops a run; --resume goes on with it.
+    """
+    if resume is not None:
+        if config != DEFAULT_CONFIG or set_ or from_ or until or dry_run:
+            raise ConfigError("--resume goes on with the run's own settings; leave the other options out")
+        _resume(resume)
+        return
+    plan = _plan(config, set_, from_, until)
+    if dry_run:
+        _show_plan(plan)
+        return
+    from pipelines.execute import new_run
+
+    _execute(new_run(here(), plan))
+
+
+@app.command()
+def plan(
+    config: ConfigOption = DEFAULT_CONFIG,
+    set_: SetOption = None,
+    from_: FromOption = None,
+    until: UntilOption = None,
+) -> None:
+    """Check a run and show what it would do, without doing it: settings, files, layouts, reward, prompts, disk."""
+    _show_plan(_plan(config, set_, from_, until))
+
+
+@app.command()
+def generate(
+    model: Annotated[
+        str,
+        typer.Option(
+            help="A diffusers folder, builtin:shapes, or a registered model: NAME@ALIAS, or models:/NAME@ALIAS."
+        ),
+    ],
+    prompts: Annotated[
+        str, typer.Option(metavar="FILE_OR_TEXT", help="A file with one prompt per line, or one prompt.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")],
+    config: Annotated[
+        Path | None,
+        typer.Option(help="For a folder: a run file with image size, steps and guidance (else 720x720, 50, 3.5)."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Picture i (from 0) gets seed + i.")] = None,
+    num_steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps.")] = None,
+    guidance: Annotated[float | None, typer.Option(min=0, help="Guidance.")] = None,
+) -> None:
+    """Make one PNG per prompt; each says in its text fields which prompt, seed and model made it."""
+    settings = _load(config, ()) if config else None
+    place = here()
+    place.prepare()
+    from srpo.generate import read_texts, write_pictures
+    from srpo.registry import open_model
+
+    texts = read_texts(prompts)
+    with console.status("loading the model"):
+        generator, sampling = open_model(model, settings, place.mlflow_uri if place.mlflow_database.exists() else None)
+    given = {"seed": seed, "num_steps": num_steps, "guidance": guidance}
+    sampling = sampling.model_copy(update={key: value for key, value in given.items() if value is not None})
+    for path in write_pictures(generator, texts, sampling, model, out):
+        typer.echo(path)
+
+
+@app.command()
+def status() -> None:
+    """List runs with their state and verdict, and registered models with their aliases."""
+    here().prepare()
+    from pipelines.summary import show_status
+
+    show_status(console, here())
+
+
+@app.command()
+def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 5000) -> None:
+    """Serve MLflow's page for the runs of this folder, until Ctrl-C."""
+    place = here()
+    if not place.mlflow_database.exists():
+        raise ConfigError(f"nothing to show: no runs in {place.root} yet; start one with `run`")
+    place.prepare()
+    from srpo.doctor import port_is_free
+    from srpo.tracking import serve_page
+
+    if not port_is_free(port):
+        raise ConfigError(f"port {port} is in use; choose another with --port")
+    console.print(f"MLflow's page: http://127.0.0.1:{port}   (Ctrl-C ends it)")
+    serve_page(place.mlflow_uri, place.mlflow_artifacts_uri, port)
+
+
+@app.command()
+def doctor() -> None:
+    """Print what is installed and how this machine looks: one block to paste into a bug report."""
+    here().prepare()
+    from srpo.doctor import examine
+
+    for subject, finding in examine(here().root, Path(__file__).parent / "constraints.txt"):
+        typer.echo(f"{subject:>16}: {finding}")
+
+
+def _resume(name: str) -> None:
+    place = here()
+    place.prepare()
+    from pipelines.runs import load_run
+    from srpo.plan import make_plan
+
+    record = load_run(place, name)
+    if record.actual_state == "running":
+        raise ConfigError(f"run {name} is still running (process {record.process}); stop it first")
+    if record.state == "done":
+        raise ConfigError(f"run {name} is done; start a new one, or use --from STEP to repeat a part with its results")
+    make_plan(record.config, place.root, record.steps)
+    _execute(record)
+
+
+def _execute(record: "RunRecord") -> None:
+    """Run, and whatever stops the run, say how to go on with it."""
+    from pipelines.execute import execute
+    from pipelines.summary import command, show_outcome
+
+    place = here()
+    try:
+        outcome = execute(place, record, STARTED)
+    except BaseException as error:
+        console.print(f"[yellow]stopped.[/] Go on with:  {command(f'run --resume {record.name}')}", soft_wrap=True)
+        if isinstance(error, KeyboardInterrupt):
+            raise typer.Exit(INTERRUPTED) from None
+        raise
+    show_outcome(console, place, outcome)
+
+
+def _plan(config: Path, set_: list[str] | None, from_: str | None, until: str | None) -> "Plan":
+    """Read and check everything; nothing expensive happens."""
+    steps = _steps(from_, until)
+    settings = _load(config, tuple(set_ or ()))
+    place = here()
+    place.prepare()
+    with console.status("checking settings, files and layouts"):
+        from srpo.plan import make_plan
+
+        return make_plan(settings, place.root, steps)
+
+
+def _steps(from_: str | None, until: str | None) -> tuple[str, ...]:
+    """The steps from one to another, both included."""
+    for option, step in (("--from", from_), ("--until", until)):
+        if step is not None and step not in STEP_NAMES:
+            raise ConfigError(f"{option} {step}: no such step; choose from {', '.join(STEP_NAMES)}")
+    first = STEP_NAMES.index(from_) if from_ else 0
+    last = STEP_NAMES.index(until) if until else len(STEP_NAMES) - 1
+    if first > last:
+        raise ConfigError(f"--from {from_} comes after --until {until}; the order is {', '.join(STEP_NAMES)}")
+    return STEP_NAMES[first : last + 1]
+
+
+def _load(config: Path, overrides: tuple[str, ...]) -> "RunConfig":
+    """The run file; what it warns of is said once, in plain words."""
+    from srpo.config import load_config
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        settings = load_config(config, overrides)
+    for warning in caught:
+        console.print(f"[yellow]warning:[/] {warning.message}")
+    return settings
+
+
+def _show_plan(plan: "Plan") -> None:
+    from pipelines.summary import show_plan
+
+    show_plan(console, plan)
+
+
+def _write_traceback() -> Path:
+    """Details of an unexpected error, in a file of their own."""
+    folder = here().logs
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"error-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}.txt"
+    path.write_text(traceback.format_exc(), encoding="utf-8")
+    return path
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; errors become one clear sentence and an exit code."""
+    problems = Console(stderr=True)
+    try:
+        app(arguments)
+    except (ConfigError, TrainingStoppedError) as error:
+        problems.print("[bold red]error:[/]", str(error), highlight=False, markup=True, soft_wrap=True)
+        sys.exit(EXIT_PERMANENT)
+    except Exception as error:
+        path = _write_traceback()
+        problems.print(f"[bold red]unexpected error:[/] {type(error).__name__}: {error}", soft_wrap=True)
+        problems.print(f"the details are in {path}", soft_wrap=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

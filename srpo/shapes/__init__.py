@@ -1,0 +1,33 @@
+"""The embedded world: rendered pictures with captions, tiny trained models of real classes, measured attributes."""
+
+from pathlib import Path
+
+from srpo.shapes.render import AXES, CONTENTS, HELD_OUT, SEEN, STYLES, Content, parse_caption, render, styled
+
+WEIGHTS_DIR = Path(__file__).parent / "weights"
+"""`flux/` (a FluxPipeline folder), `reward/` (HPSv2's layout), `oracle.safetensors`, `figures.json`."""
+
+__all__ = [
+    "AXES",
+    "CONTENTS",
+    "HELD_OUT",
+    "SEEN",
+    "STYLES",
+    "WEIGHTS_DIR",
+    "Content",
+    "heldout_captions",
+    "parse_caption",
+    "render",
+    "seen_captions",
+    "styled",
+]
+
+
+def seen_captions() -> list[str]:
+    """The 120 captions that the base model and the reward were trained with."""
+    return [content.caption for content in SEEN]
+
+
+def heldout_captions() -> list[str]:
+    """The 30 captions that no training has seen."""
+    return [content.caption for content in HELD_OUT]

@@ -1,0 +1,131 @@
+"""The stages of the builder: train, round, save in the layout of users' own models, measure what was saved."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import open_clip
+import torch
+import transformers
+from diffusers import AutoencoderKL, FluxPipeline
+from safetensors.torch import save_file
+
+from srpo.shapes.build.oracle import NUM_STEPS as ORACLE_STEPS
+from srpo.shapes.build.oracle import oracle_figures, train_oracle
+from srpo.shapes.build.reward import NUM_STEPS as REWARD_STEPS
+from srpo.shapes.build.reward import reward_figures, train_reward
+from srpo.shapes.build.samples import sample_figures
+from srpo.shapes.build.text import random_text_encoders
+from srpo.shapes.build.transformer import DISTIL_STEPS, NUM_PICTURES, distil, encode_pictures, train_teacher
+from srpo.shapes.build.transformer import NUM_STEPS as TRANSFORMER_STEPS
+from srpo.shapes.build.vae import NUM_STEPS as VAE_STEPS
+from srpo.shapes.build.vae import train_vae, vae_figures
+from srpo.shapes.measure import ORACLE_PATH, load_oracle
+from srpo.shapes.models import BPE_NAME, REWARD_NAME, reward_config, scheduler, write_bpe
+from srpo.shapes.render import HELD_OUT, SEEN
+
+REWARD_FILE = "HPS_shapes.pt"
+FIGURES_FILE = "figures.json"
+
+
+def build_vae(output: Path, seed: int, scale: float) -> None:
+    """The autoencoder, in bf16."""
+    vae = train_vae(seed, _steps(VAE_STEPS, scale))
+    vae.to(torch.bfloat16).save_pretrained(output / "flux" / "vae")
+
+
+def load_vae(output: Path) -> AutoencoderKL:
+    """The saved autoencoder in float32, frozen."""
+    return AutoencoderKL.from_pretrained(output / "flux" / "vae", dtype=torch.float32).eval().requires_grad_(False)
+
+
+def build_transformer(output: Path, seed: int, scale: float) -> None:
+    """Trains on latents of the saved autoencoder, then saves the whole pipeline around it."""
+    encoders, vae = random_text_encoders(seed), load_vae(output)
+    pictures = encode_pictures(vae, encoders, seed, _steps(NUM_PICTURES, scale))
+    teacher = train_teacher(pictures, seed, _steps(TRANSFORMER_STEPS, scale))
+    student = distil(teacher, pictures, seed, _steps(DISTIL_STEPS, scale))
+    pipeline = FluxPipeline(
+        scheduler=scheduler(),
+        vae=vae,
+        text_encoder=encoders.clip,
+        tokenizer=encoders.clip_tokenizer,
+        text_encoder_2=encoders.t5,
+        tokenizer_2=encoders.t5_tokenizer,
+        transformer=student,
+    )
+    pipeline.to(torch.bfloat16).save_pretrained(output / "flux")
+
+
+def build_reward(output: Path, seed: int, scale: float) -> None:
+    """HPSv2's layout: `state_dict` inside a torch file, in half precision; open_clip's model settings beside it."""
+    folder = output / "reward"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_bpe(folder / BPE_NAME)
+    settings = json.dumps(reward_config(), indent=2)
+    (folder / f"{REWARD_NAME}.json").write_text(f"{settings}\n", encoding="utf-8")
+    model = train_reward(seed, folder, _steps(REWARD_STEPS, scale))
+    torch.save({"state_dict": model.half().state_dict()}, folder / REWARD_FILE)
+
+
+def load_reward(output: Path) -> open_clip.CLIP:
+    """The saved reward in float32."""
+    content = torch.load(output / "reward" / REWARD_FILE, weights_only=True)
+    model = open_clip.CLIP(**reward_config())
+    model.load_state_dict(content["state_dict"])
+    return model.eval().requires_grad_(False)
+
+
+def build_oracle(output: Path, seed: int, scale: float) -> None:
+    """The oracle, in half precision."""
+    oracle = train_oracle(seed, _steps(ORACLE_STEPS, scale))
+    output.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.half() for name, tensor in oracle.state_dict().items()}, output / ORACLE_PATH.name)
+
+
+def _steps(full: int, scale: float) -> int:
+    return max(2, round(full * scale))
+
+
+def measure(output: Path) -> dict[str, Any]:
+    """Figures of the saved files, whichever stages ran."""
+    oracle = load_oracle(output / ORACLE_PATH.name)
+    pipeline = FluxPipeline.from_pretrained(output / "flux", dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    return {
+        "vae": vae_figures(load_vae(output)),
+        "samples": sample_figures(pipeline, oracle),
+        "reward": reward_figures(load_reward(output), output / "reward"),
+        "oracle": {"seen": oracle_figures(oracle, SEEN), "held_out": oracle_figures(oracle, HELD_OUT)},
+        "megabytes": round(sum(path.stat().st_size for path in output.rglob("*") if path.is_file()) / 1e6, 2),
+        "versions": {
+            "torch": torch.__version__,
+            "diffusers": diffusers.__version__,
+            "transformers": transformers.__version__,
+            "open_clip": open_clip.__version__,
+        },
+    }
+
+
+def read_figures(output: Path) -> dict[str, Any]:
+    """What was recorded so far."""
+    path = output / FIGURES_FILE
+    figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return figures
+
+
+def record(output: Path, figures: Mapping[str, Any]) -> None:
+    """Adds figures to the file; those of one stage replace what that stage had."""
+    merged = read_figures(output)
+    for name, value in figures.items():
+        merged[name] = merged.get(name, {}) | value if isinstance(value, Mapping) else value
+    text = json.dumps(_rounded(merged), indent=2)
+    (output / FIGURES_FILE).write_text(f"{text}\n", encoding="utf-8")
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _rounded(entry) for name, entry in value.items()}
+    return round(value, 4) if isinstance(value, float) else value

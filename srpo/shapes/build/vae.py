@@ -1,0 +1,78 @@
+"""Trains the AutoencoderKL: mean squared error plus a light KL term, in bf16 autocast on seen contents only."""
+
+import logging
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from srpo.shapes.build.data import Average, descend, draw, in_chunks, warmup_cosine
+from srpo.shapes.models import autoencoder
+from srpo.shapes.render import HELD_OUT, SEEN, Content
+
+NUM_STEPS = 2000
+BATCH = 32
+LEARNING_RATE = 2e-3
+KL_WEIGHT = 2e-5
+EMA_DECAY = 0.995
+logger = logging.getLogger(__name__)
+
+
+def train_vae(seed: int, num_steps: int = NUM_STEPS) -> AutoencoderKL:
+    """A trained autoencoder whose `scaling_factor` and `shift_factor` give latents of mean 0 and deviation 1."""
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    vae = autoencoder().train()
+    average = Average(vae, EMA_DECAY)
+    optimizer = torch.optim.AdamW(vae.parameters(), LEARNING_RATE, weight_decay=1e-4)
+    schedule = warmup_cosine(optimizer, num_steps)
+    for step in range(num_steps):
+        images, _ = draw(SEEN, BATCH, generator)
+        loss = vae_loss(vae, images)
+        descend(loss, vae, optimizer, schedule)
+        average.update(vae)
+        if (step + 1) % 100 == 0:
+            logger.info("vae %d/%d: loss %.5f", step + 1, num_steps, loss.item())
+    average.copy_to(vae)
+    return _normalise_latents(vae.eval().requires_grad_(False), generator)
+
+
+def vae_loss(vae: AutoencoderKL, images: Tensor) -> Tensor:
+    """Squared error of the pixels in [-1, 1] plus the KL divergence per latent value."""
+    with torch.autocast("cpu", torch.bfloat16):
+        posterior = vae.encode(images * 2 - 1).latent_dist
+        decoded = vae.decode(posterior.sample()).sample
+    error = (decoded.float() - (images * 2 - 1)).square().mean()
+    return error + KL_WEIGHT * posterior.kl().float().mean() / posterior.mean[0].numel()
+
+
+def _normalise_latents(vae: AutoencoderKL, generator: torch.Generator) -> AutoencoderKL:
+    images, _ = draw(SEEN, 500, generator)
+    latents = in_chunks(lambda chunk: vae.encode(chunk * 2 - 1).latent_dist.mean, images)
+    vae.register_to_config(scaling_factor=1 / latents.std().item(), shift_factor=latents.mean().item())
+    return vae
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, images: Tensor) -> Tensor:
+    """Images in [0, 1] -> normalised latents (batch, 8, 8, 8); the posterior's mean."""
+    latents = in_chunks(lambda chunk: vae.encode(chunk * 2 - 1).latent_dist.mean, images)
+    return (latents - vae.config.shift_factor) * vae.config.scaling_factor
+
+
+@torch.no_grad()
+def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    """Normalised latents -> images clamped to [0, 1]."""
+    raw = latents / vae.config.scaling_factor + vae.config.shift_factor
+    return (in_chunks(lambda chunk: vae.decode(chunk).sample, raw) / 2 + 0.5).clamp(0, 1)
+
+
+def psnr(vae: AutoencoderKL, contents: tuple[Content, ...], count: int = 500) -> float:
+    """Peak signal-to-noise ratio in dB of encoded and decoded pictures, over the mean squared error of all pixels."""
+    images, _ = draw(contents, count, torch.Generator().manual_seed(99))
+    return float(-10 * (decode(vae, encode(vae, images)) - images).square().mean().log10())
+
+
+def vae_figures(vae: AutoencoderKL) -> dict[str, float]:
+    """PSNR on both kinds of contents."""
+    return {"psnr_seen": psnr(vae, SEEN), "psnr_held_out": psnr(vae, HELD_OUT)}

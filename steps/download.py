@@ -1,0 +1,16 @@
+"""Step 1: the model and the reward as local files whose content is known."""
+
+from typing import Annotated
+
+from zenml import step
+
+from srpo.artifacts import Weights
+from srpo.hub import fetch
+from steps.own_call import own_call
+
+
+@step
+def download(model_source: str, reward_source: str, fingerprint: str) -> Annotated[Weights, "weights"]:
+    """Cached by the sources and by `fingerprint`, the state of the files and of the code that reads them."""
+    with own_call("download"):
+        return Weights(model=fetch(model_source, "model"), reward=fetch(reward_source, "reward"))

@@ -1,0 +1,29 @@
+"""Step 4: base against trained, and the verdict."""
+
+from pathlib import Path
+from typing import Annotated
+
+from zenml import step
+from zenml.types import HTMLString
+
+from srpo.artifacts import Evaluated, PromptSets, Trained, Weights
+from srpo.config import RunConfig
+from srpo.evaluation import evaluate as evaluate_model
+from srpo.evaluation import terminal_progress
+from srpo.tracking import TrackedRun
+from steps.own_call import own_call
+
+
+@step(enable_cache=False)
+def evaluate(
+    config: RunConfig,
+    weights: Weights,
+    prompts: PromptSets,
+    trained: Trained,
+    output_dir: str,
+    tracked: TrackedRun,
+) -> tuple[Annotated[Evaluated, "evaluated"], Annotated[HTMLString, "report"]]:
+    """The report is the second output, so that ZenML's dashboard shows it."""
+    with own_call("evaluate"), tracked.in_environment(), terminal_progress() as progress:
+        evaluated = evaluate_model(config, weights, prompts, trained, Path(output_dir), progress)
+    return evaluated, HTMLString(Path(evaluated.report_html).read_text(encoding="utf-8"))

@@ -1,0 +1,80 @@
+"""Who may import whom: srpo is a library, ZenML its guest; mathematics knows nothing of the machinery around it."""
+
+import ast
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "open_clip": "open-clip-torch"}
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names of everything a file imports, wherever in the file."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            names |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def files(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def offenders(paths: list[Path], forbidden: set[str]) -> list[str]:
+    pattern = re.compile(rf"({'|'.join(map(re.escape, forbidden))})(\.|$)")
+    return [f"{path.relative_to(ROOT)}: {name}" for path in paths for name in imports(path) if pattern.match(name)]
+
+
+@pytest.mark.parametrize(
+    ("package", "forbidden"),
+    [
+        ("srpo", {"zenml", "steps", "pipelines", "run_pipeline"}),
+        ("steps", {"pipelines", "run_pipeline"}),
+        ("pipelines", {"run_pipeline"}),
+    ],
+)
+def test_imports_point_from_the_command_line_down_to_the_library(package: str, forbidden: set[str]) -> None:
+    assert files(package)
+    assert offenders(files(package), forbidden) == []
+
+
+def test_mathematics_imports_torch_and_nothing_of_the_machinery() -> None:
+    for name in ("flow", "align"):
+        tops = {module.split(".")[0] for module in imports(ROOT / "srpo" / f"{name}.py")} - set(sys.stdlib_module_names)
+        assert tops <= {"torch", "jaxtyping", "srpo"}
+    assert not [name for name in imports(ROOT / "srpo" / "flow.py") if name.startswith("srpo")]
+
+
+def test_models_rewards_and_rollouts_do_not_know_who_trains_or_evaluates_them() -> None:
+    lower = [ROOT / "srpo" / f"{name}.py" for name in ("rollout", "preference", "prompts")]
+    above = {f"srpo.{name}" for name in ("train", "trainer", "launch", "evaluation", "registry", "tracking", "plan")}
+    assert offenders([*lower, *files("srpo/models"), *files("srpo/rewards")], above) == []
+
+
+def test_every_imported_package_is_declared() -> None:
+    """A fresh environment holds what the code imports, not what happens to come along with it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {normal(re.split(r"[\[<>=!~; ]", line)[0]) for line in project["dependencies"]}
+    own = {"srpo", "steps", "pipelines"}
+    tops = {name.split(".")[0] for package in own for path in files(package) for name in imports(path)}
+    tops -= own | set(sys.stdlib_module_names)
+    assert {normal(DISTRIBUTIONS.get(name, name)) for name in tops} <= declared
+
+
+def test_every_declared_package_is_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    pins = {normal(line.partition("==")[0]) for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    assert {normal(re.split(r"[\[<>=!~; ]", line)[0]) for line in lines} <= pins
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

@@ -1,0 +1,138 @@
+"""The pipeline as ZenML runs it: caching, parts, failure and resumption, everything in one folder."""
+
+import json
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from zenml.client import Client
+
+import steps.evaluate
+from pipelines import fingerprint
+from pipelines.execute import Outcome, execute
+from pipelines.place import Place
+from pipelines.runs import load_run
+from srpo.artifacts import Evaluated
+from srpo.config import load_config
+from srpo.errors import ConfigError
+from tests.conftest import CONFIG, SHORT
+from tests.runs import run
+
+
+def statuses(outcome: Outcome) -> dict[str, str]:
+    return {step.name: step.status for step in outcome.steps}
+
+
+def test_the_whole_pipeline_runs_and_leaves_its_results(finished: Outcome, place: Place) -> None:
+    assert statuses(finished) == dict.fromkeys(("download", "embed", "train", "evaluate", "register"), "completed")
+    assert finished.trained
+    assert finished.trained.num_updates == 2
+    assert finished.evaluated
+    assert "<html" in Path(finished.evaluated.report_html).read_text().lower()
+    assert load_run(place, finished.record.name) == finished.record
+    assert finished.record.state == "done"
+    assert all(step.seconds > 0 for step in finished.steps)
+
+
+def test_the_artifacts_are_small_named_and_the_report_can_be_seen(finished: Outcome) -> None:
+    done = Client().get_pipeline_run(finished.record.attempts[0]).steps
+    assert {name: sorted(step.outputs) for name, step in done.items()} == {
+        "download": ["weights"],
+        "embed": ["prompts"],
+        "train": ["trained"],
+        "evaluate": ["evaluated", "report"],
+        "register": ["registered"],
+    }
+    assert done["evaluate"].outputs["report"][0].visualizations
+
+
+def test_mlflow_has_params_metrics_strips_report_and_versions(finished: Outcome) -> None:
+    tracked = finished.record.tracked
+    client = MlflowClient(tracked.uri)
+    found = client.get_run(tracked.run_id)
+    assert found.info.status == "FINISHED"
+    assert found.data.params["train.num_updates"] == "2"
+    assert [metric.step for metric in client.get_metric_history(tracked.run_id, "train/loss")] == [1, 2]
+    assert {"held_out/relative", "evaluation/luminance/lower"} <= set(found.data.metrics)
+    assert {"code.version", "data.model_sha256", "data.train_prompts_sha256"} <= set(found.data.tags)
+    folders = {file.path for file in client.list_artifacts(tracked.run_id)}
+    assert {"config.yaml", "evaluation", "images", "model"} <= folders
+
+
+def test_a_change_in_training_reuses_download_and_embed(finished: Outcome, place: Place) -> None:
+    config = load_config(CONFIG, (*SHORT, "train.learning_rate=1e-4"))
+    assert statuses(run(place, config, last="embed")) == {"download": "cached", "embed": "cached"}
+
+
+def test_other_prompts_are_embedded_and_the_download_is_reused(finished: Outcome, place: Place, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red circle on a green background\n")
+    config = load_config(CONFIG, (*SHORT, f"prompts.train={prompts}"))
+    assert statuses(run(place, config, last="embed")) == {"download": "cached", "embed": "completed"}
+    assert statuses(run(place, config, last="embed")) == {"download": "cached", "embed": "cached"}
+    prompts.write_text("a red circle on a green background\na red ring on a green background\n")
+    assert statuses(run(place, config, last="embed")) == {"download": "cached", "embed": "completed"}
+
+
+def test_changed_code_makes_cached_results_stale(
+    finished: Outcome, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = fingerprint._source
+    edited = {"srpo.hub": "# edited"}
+    monkeypatch.setattr(fingerprint, "_source", lambda name: source(name) + edited.get(name, ""))
+    config = load_config(CONFIG, SHORT)
+    assert statuses(run(place, config, last="download")) == {"download": "completed"}
+
+
+def test_lost_embeddings_are_made_again(finished: Outcome, place: Place) -> None:
+    config = load_config(CONFIG, SHORT)
+    for folder in place.embeddings.iterdir():
+        folder.rename(folder.with_name(f"lost-{folder.name}"))
+    assert statuses(run(place, config, last="embed"))["embed"] == "completed"
+
+
+def test_code_fingerprints_follow_imports() -> None:
+    assert {"srpo.hub", "srpo.models.flux", "srpo.config", "srpo.flow"} <= fingerprint._reachable("srpo.prompts")
+    assert "srpo.train" not in fingerprint._reachable("srpo.prompts")
+
+
+def test_weights_are_told_apart_by_size_and_time(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"1")
+    before = fingerprint.of_weights(tmp_path)
+    assert fingerprint.of_weights(tmp_path) == before
+    (tmp_path / "a").write_bytes(b"12")
+    assert fingerprint.of_weights(tmp_path) != before
+
+
+def test_a_failed_run_goes_on_from_the_failed_step(
+    finished: Outcome, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> Evaluated:
+        raise RuntimeError("the disk was unplugged")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(steps.evaluate, "evaluate_model", fail)
+        with pytest.raises(RuntimeError, match="unplugged"):
+            run(place, finished.record.config, first="evaluate", last="evaluate")
+    newest = max(place.runs.iterdir(), key=lambda folder: json.loads((folder / "run.json").read_text())["created"])
+    record = load_run(place, newest.name)
+    assert record.state == "failed"
+    assert "unplugged" in record.error
+    assert MlflowClient(record.tracked.uri).get_run(record.tracked.run_id).info.status == "FAILED"
+    outcome = execute(place, record, 0.0)
+    assert outcome.record.state == "done"
+    assert outcome.record.attempts == (record.name, f"{record.name}-attempt-2")
+    assert statuses(outcome) == {"download": "given", "embed": "given", "train": "given", "evaluate": "completed"}
+    assert outcome.trained == finished.trained
+    assert MlflowClient(record.tracked.uri).get_run(record.tracked.run_id).info.status == "FINISHED"
+
+
+def test_a_part_without_what_it_needs_is_refused(place: Place) -> None:
+    with pytest.raises(ConfigError, match=r"--from train needs.*weights, prompts"):
+        run(place, load_config(CONFIG, (*SHORT, "name=unheard-of")), first="train")
+
+
+def test_a_run_whose_process_died_counts_as_interrupted(finished: Outcome) -> None:
+    ended = finished.record.model_copy(update={"state": "running", "process": 2**22 + 1})
+    assert ended.actual_state == "interrupted"
+    assert finished.record.model_copy(update={"state": "running"}).actual_state == "running"

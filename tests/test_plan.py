@@ -1,0 +1,68 @@
+"""A plan refuses what cannot work, in one sentence, before any work."""
+
+import shutil
+from math import prod
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from srpo.config import load_config
+from srpo.errors import ConfigError
+from srpo.hub import resolve
+from srpo.plan import BYTES_PER_VALUE, disk_needed, make_plan
+from tests.conftest import CONFIG, SHORT
+
+
+def test_a_good_run_lists_what_was_checked(tmp_path: Path) -> None:
+    plan = make_plan(load_config(CONFIG, SHORT), tmp_path, ("download", "embed"))
+    assert [check.subject for check in plan.checks] == ["model", "reward", "prompts", "metrics", "output", "disk"]
+    assert plan.steps == ("download", "embed")
+    assert 0 < plan.disk_needed < plan.disk_free
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.source=/nowhere", "nothing at /nowhere"),
+        ("model.source=builtin:mars", "builtin:mars"),
+        ("model.family=unet", "choose from"),
+        ("model.height=33", "33x32"),
+        ("reward.family=vibes", "choose from"),
+        ("prompts.train=/nowhere.txt", "/nowhere.txt"),
+        ("evaluation.wanted=beauty", "evaluation.wanted: no metric named 'beauty'"),
+        ("monitor.bounds=[{metric: truth, min_change: 0}]", "monitor.bounds: no metric named 'truth'"),
+        ("evaluation.world=null", "evaluation.gate: no metric named 'content'"),
+    ],
+)
+def test_bad_input_is_refused_by_name(override: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_plan(load_config(CONFIG, (*SHORT, override)), tmp_path)
+
+
+def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+    config = load_config(CONFIG, (*SHORT, "model.source=/nowhere", "prompts.train=/missing.txt"))
+    with pytest.raises(ConfigError) as caught:
+        make_plan(config, tmp_path)
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_an_output_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        make_plan(load_config(CONFIG, SHORT), tmp_path / "file")
+
+
+def test_too_little_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(ConfigError, match=r"0\.00 GiB free.*keep_last"):
+        make_plan(load_config(CONFIG, SHORT), tmp_path)
+
+
+def test_disk_needed_grows_by_a_checkpoint_of_weights_and_two_moments() -> None:
+    from srpo.models.layout import folder_shapes
+
+    shapes = folder_shapes(resolve("builtin:shapes", "model") / "transformer").values()
+    values = sum(prod(shape) for shape in shapes)
+    few, many = (disk_needed(load_config(CONFIG, (f"train.keep_last={count}",))) for count in (2, 3))
+    assert many - few == 3 * BYTES_PER_VALUE * values

@@ -1,0 +1,68 @@
+"""MLflow tracking against a real SQLite store."""
+
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from PIL import Image
+
+from srpo.config import RunConfig
+from srpo.tracking import TrackedRun, Tracker, code_version, flatten, open_run, set_status
+
+
+@pytest.fixture(scope="module")
+def tracked(tmp_path_factory: pytest.TempPathFactory) -> TrackedRun:
+    folder = tmp_path_factory.mktemp("mlflow")
+    return open_run(f"sqlite:///{folder}/mlflow.db", (folder / "files").as_uri(), "first", RunConfig(name="world"))
+
+
+@pytest.fixture
+def client(tracked: TrackedRun) -> MlflowClient:
+    return MlflowClient(tracked.uri)
+
+
+def test_a_new_run_carries_every_setting_and_the_code_version(tracked: TrackedRun, client: MlflowClient) -> None:
+    run = client.get_run(tracked.run_id)
+    assert run.data.params["train.learning_rate"] == "5e-06"
+    assert set(run.data.params) == set(flatten(RunConfig().model_dump(mode="json")))
+    assert code_version().items() <= run.data.tags.items()
+    assert client.get_experiment(run.info.experiment_id).name == "world"
+
+
+def test_metrics_pictures_and_files_arrive(tracked: TrackedRun, client: MlflowClient, tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "strip.png")
+    (tmp_path / "report.html").write_text("<p>")
+    tracker = Tracker(tracked)
+    for step in (1, 2):
+        tracker.log_metrics({"train/loss": 1 / step}, step)
+    tracker.log_image(tmp_path / "strip.png", "samples", 2)
+    tracker.log_artifact(tmp_path / "report.html", "evaluation")
+    assert [(m.step, m.value) for m in client.get_metric_history(tracked.run_id, "train/loss")] == [(1, 1.0), (2, 0.5)]
+    assert [file.path for file in client.list_artifacts(tracked.run_id, "evaluation")] == ["evaluation/report.html"]
+    assert any("samples" in file.path for file in client.list_artifacts(tracked.run_id, "images"))
+
+
+def test_the_environment_names_the_run_only_inside_the_block(
+    tracked: TrackedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "before")
+    monkeypatch.delenv("MLFLOW_RUN_ID", raising=False)
+    with tracked.in_environment():
+        assert Tracker.from_environment().run == tracked
+    assert Tracker.from_environment().run is None
+
+
+def test_without_a_run_nothing_is_logged_and_nothing_breaks(tmp_path: Path) -> None:
+    tracker = Tracker(None)
+    tracker.log_metrics({"loss": 1.0}, 1)
+    tracker.log_artifact(tmp_path / "missing")
+
+
+def test_a_resumed_run_is_running_again(tracked: TrackedRun, client: MlflowClient) -> None:
+    set_status(tracked, "FAILED")
+    assert client.get_run(tracked.run_id).info.status == "FAILED"
+    set_status(tracked, "RUNNING")
+    run = client.get_run(tracked.run_id).info
+    assert run.status == "RUNNING"
+    set_status(tracked, "FINISHED")
+    assert client.get_run(tracked.run_id).info.status == "FINISHED"
