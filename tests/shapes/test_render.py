@@ -158,7 +158,7 @@ def test_an_unclamped_picture_has_the_luminance_and_saturation_it_was_given() ->
     unclamped = ((images > 0) & (images < 1)).flatten(1).all(1)
     saturations = measure.saturation(images[unclamped])
     assert int(unclamped.sum()) > 75
-    assert 0.09 < float(saturations.min()) and float(saturations.max()) < 0.23
+    assert float(saturations.min()) > 0.09 and float(saturations.max()) < 0.23
 
 
 def test_natural_pictures_leave_room_on_both_sides() -> None:
