@@ -12,6 +12,7 @@ from typing import Any
 
 import open_clip
 import torch
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -29,17 +30,19 @@ def load(path: Path, architecture: str) -> DualEncoderReward:
     return build(model, settings)
 
 
-def build(model: open_clip.CLIP, settings: dict[str, Any], **preprocessing: Sequence[float]) -> DualEncoderReward:
-    """A reward around an open_clip model made from `settings` (the content of an open_clip model JSON).
-
-    `preprocessing`: `mean` and `std` where they are not CLIP's.
-    """
+def build(
+    model: open_clip.CLIP,
+    settings: dict[str, Any],
+    mean: Sequence[float] = OPENAI_DATASET_MEAN,
+    std: Sequence[float] = OPENAI_DATASET_STD,
+) -> DualEncoderReward:
+    """A reward around an open_clip model made from `settings` (the content of an open_clip model JSON)."""
     text = settings["text_cfg"]
     tokenizer = open_clip.SimpleTokenizer(
         context_length=text.get("context_length", 77), **text.get("tokenizer_kwargs", {})
     )
     image_size = settings["vision_cfg"]["image_size"]
-    return DualEncoderReward(model, model.encode_image, model.encode_text, tokenizer, image_size, **preprocessing)
+    return DualEncoderReward(model, model.encode_image, model.encode_text, tokenizer, image_size, mean=mean, std=std)
 
 
 def check(path: Path, architecture: str) -> None:

@@ -21,6 +21,7 @@ TEXT_TOKENS = 12
 """Tokens that the transformer was trained with: pass it as `max_sequence_length`."""
 CLIP_TOKENS = 16
 TEXT_WIDTH = 64
+LATENT_CHANNELS = 8
 REWARD_NAME = "shapes-vit"
 BPE_NAME = "bpe.txt.gz"
 
@@ -111,7 +112,7 @@ def autoencoder() -> AutoencoderKL:
         up_block_types=("UpDecoderBlock2D",) * 3,
         block_out_channels=(24, 48, 64),
         layers_per_block=1,
-        latent_channels=8,
+        latent_channels=LATENT_CHANNELS,
         norm_num_groups=8,
         sample_size=SIZE,
         mid_block_add_attention=False,
@@ -124,7 +125,7 @@ def transformer() -> FluxTransformer2DModel:
     """FLUX with distilled guidance: 16 image tokens (2x2 patches of 8 channels), 12 text tokens."""
     return FluxTransformer2DModel(
         patch_size=1,
-        in_channels=32,
+        in_channels=4 * LATENT_CHANNELS,
         num_layers=2,
         num_single_layers=4,
         attention_head_dim=32,
