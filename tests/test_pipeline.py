@@ -59,6 +59,42 @@ def test_mlflow_has_params_metrics_strips_report_and_versions(finished: Outcome)
     assert {"config.yaml", "evaluation", "images", "model"} <= folders
 
 
+OWN_RUN = """
+name: own
+model: {{source: {flux}, height: 32, width: 48, max_sequence_length: 16}}
+reward: {{family: {family}, source: {reward}, architecture: tiny.json}}
+prompts: {{train: {train}, held_out: {held_out}}}
+preference: {{positive: [Natural-lighting, Detail], negative: [Painting]}}
+align: {{window: [5, 30]}}
+rollout: {{num_steps: 2, guidance: 2}}
+train: {{num_updates: 2, batch_size: 2, precision: bf16, save_every: 1}}
+monitor: {{every: 1, num_images: 4, strip_images: 2}}
+evaluation: {{num_steps: 2, num_prompts: 6, seeds_per_prompt: 2, num_resamples: 100, num_report_images: 2}}
+registry: {{model_name: own}}
+"""
+
+
+@pytest.mark.parametrize("family", ["hps", "clip"])
+def test_your_own_model_reward_and_a_thousand_prompts(
+    place: Place, flux_folder: Path, hps_folder: Path, clip_folder: Path, tmp_path: Path, family: str
+) -> None:
+    """Nothing of the embedded world: paths, another picture size, words it has never seen, the paper's metrics."""
+    (tmp_path / "train.txt").write_text("\n".join(f"photo {i} of an old harbour, ships and gulls" for i in range(1000)))
+    (tmp_path / "held_out.txt").write_text("\n".join(f"portrait {i} of a sailor" for i in range(8)))
+    reward = hps_folder / "HPS_tiny.pt" if family == "hps" else clip_folder
+    path = tmp_path / "own.yaml"
+    train, held_out = tmp_path / "train.txt", tmp_path / "held_out.txt"
+    path.write_text(OWN_RUN.format(flux=flux_folder, family=family, reward=reward, train=train, held_out=held_out))
+    outcome = run(place, load_config(path))
+    assert outcome.evaluated
+    assert outcome.registered
+    report = json.loads(Path(outcome.evaluated.report_json).read_text())
+    assert report["num_prompts"] == 6
+    assert {"relative", "reward", "saturation", "sharpness", "clipped", "spread"} <= set(report["metrics"])
+    assert "content" not in report["metrics"]
+    assert {check["metric"] for check in report["checks"]} >= {"relative", "saturation", "spread"}
+
+
 def test_a_change_in_training_reuses_download_and_embed(finished: Outcome, place: Place) -> None:
     config = load_config(CONFIG, (*SHORT, "train.learning_rate=1e-4"))
     assert statuses(run(place, config, last="embed")) == {"download": "cached", "embed": "cached"}

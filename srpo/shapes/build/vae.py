@@ -1,4 +1,4 @@
-"""Trains the AutoencoderKL: squared error, details first, and a light KL term, in bf16 autocast on seen contents only."""
+"""Trains the AutoencoderKL: squared error, details first, and a light KL term, on seen contents only."""
 
 import logging
 
