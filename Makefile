@@ -10,7 +10,7 @@ demo: $(INSTALLED)  ## align the embedded Shapes model through the whole pipelin
 	$(BIN)/python run_pipeline.py run --config configs/shapes.yaml
 
 test: $(INSTALLED)  ## every unmarked test, and parity with the published numbers
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(INSTALLED)  ## the long checks
 	$(BIN)/python -m pytest -m slow

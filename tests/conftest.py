@@ -13,7 +13,9 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLO
 if TYPE_CHECKING:
     from pipelines.execute import Outcome
     from pipelines.place import Place
+    from srpo.artifacts import TrainJob
 
+CIRCLES = [f"a {word} circle on a blue background" for word in ("red", "green", "yellow", "cyan", "purple")]
 CONFIG = Path(__file__).parent.parent / "configs" / "shapes.yaml"
 SHORT = (
     "train.num_updates=2",
@@ -120,3 +122,50 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def job(flux_folder: Path, hps_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> "TrainJob":
+    """A training job of six updates; `tests.jobs.place` gives it an output folder."""
+    from srpo.artifacts import TrainJob, Weights
+    from srpo.config import RunConfig
+    from srpo.hub import fetch
+    from srpo.prompts import embed_prompts
+
+    root = tmp_path_factory.mktemp("job")
+    (root / "train.txt").write_text("\n".join(CIRCLES))
+    (root / "held_out.txt").write_text("two cats\na dog\na fox")
+    config = RunConfig.model_validate(
+        {
+            "seed": 7,
+            "model": {"source": str(flux_folder), "height": 32, "width": 32, "max_sequence_length": 12},
+            "reward": {"source": str(hps_folder), "architecture": "tiny.json"},
+            "prompts": {"train": str(root / "train.txt"), "held_out": str(root / "held_out.txt")},
+            "align": {"num_injections": 2},
+            "rollout": {"num_steps": 3},
+            "train": {
+                "num_updates": 6,
+                "batch_size": 2,
+                "accumulation": 2,
+                "precision": "fp32",
+                "learning_rate": 1e-4,
+                "schedule": "cosine",
+                "save_every": 2,
+            },
+            "monitor": {"every": 2, "num_images": 4, "strip_images": 2, "bounds": []},
+            "evaluation": {"num_steps": 3},
+        }
+    )
+    weights = Weights(model=fetch(config.model.source, "model"), reward=fetch(config.reward.source, "reward"))
+    prompts = embed_prompts(config.model, config.prompts, weights, root / "embeddings")
+    return TrainJob(config=config, weights=weights, prompts=prompts, output_dir="")
+
+
+@pytest.fixture(scope="session")
+def whole(job: "TrainJob", tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of the job, run without interruption."""
+    from tests.jobs import place, run
+
+    output_dir = tmp_path_factory.mktemp("whole")
+    run(place(job, output_dir))
+    return output_dir

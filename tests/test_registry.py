@@ -68,13 +68,15 @@ def test_one_line_of_mlflow_makes_the_pictures_that_generate_makes(
     (generated,) = generator.images([PROMPT], sampling)
     assert loaded.tobytes() == generated.tobytes()
     config = finished.record.config
-    (base,) = Generator(config.model, load_manifest(uri, "challenger").base.path).images([PROMPT], sampling_of(config))
+    (base,) = Generator(config.model, load_manifest(uri, "shapes@challenger").base.path).images(
+        [PROMPT], sampling_of(config)
+    )
     assert loaded.size == base.size == (32, 32)
     assert loaded.tobytes() != base.tobytes()
 
 
 def test_a_picture_depends_on_its_own_seed_and_not_on_its_neighbours(finished: Outcome, uri: str) -> None:
-    generator, sampling = open_model("challenger", None, uri)
+    generator, sampling = open_model("shapes@challenger", None, uri)
     _, second = generator.images(["a green ring on a red background", PROMPT], sampling)
     (alone,) = generator.images([PROMPT], sampling.model_copy(update={"seed": sampling.seed + 1}))
     assert second.tobytes() == alone.tobytes()
@@ -94,13 +96,13 @@ def test_a_reference_to_nothing_says_what_there_is(reference: str, finished: Out
 
 
 def test_a_version_whose_weights_have_changed_is_refused(finished: Outcome, uri: str) -> None:
-    manifest = load_manifest(uri, "challenger")
+    manifest = load_manifest(uri, "shapes@challenger")
     path = manifest.transformer.path / "config.json"
     content = path.read_bytes()
     try:
         path.write_bytes(content + b" ")
         with pytest.raises(ConfigError, match="has changed"):
-            open_model("challenger", None, uri)
+            open_model("shapes@challenger", None, uri)
     finally:
         path.write_bytes(content)
     assert os.path.getsize(path) == len(content)

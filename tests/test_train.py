@@ -1,11 +1,5 @@
-"""The loop on real (untrained) models: resuming after a kill is invisible, and what it refuses."""
+"""The loop on real (untrained) models: a stop anywhere is invisible after resuming, and what it refuses."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,79 +8,12 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from srpo.artifacts import Trained, TrainJob, Weights
-from srpo.config import RunConfig
-from srpo.errors import EXIT_PERMANENT, ConfigError, TrainingStoppedError
-from srpo.hub import fetch
-from srpo.launch import launch_command, launch_training
-from srpo.prompts import embed_prompts
+from srpo.artifacts import Trained, TrainJob
+from srpo.errors import ConfigError, TrainingStoppedError
 from srpo.record import read_journal
 from srpo.train import reproducible, train
 from srpo.trainer import Trainer
-
-LINES = [f"a {word} circle on a blue background" for word in ("red", "green", "yellow", "cyan", "purple")]
-
-
-@pytest.fixture(scope="module")
-def job(flux_folder: Path, hps_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainJob:
-    """A job of six updates; `place` gives it an output folder."""
-    root = tmp_path_factory.mktemp("job")
-    (root / "train.txt").write_text("\n".join(LINES))
-    (root / "held_out.txt").write_text("two cats\na dog\na fox")
-    config = RunConfig.model_validate(
-        {
-            "seed": 7,
-            "model": {"source": str(flux_folder), "height": 32, "width": 32, "max_sequence_length": 12},
-            "reward": {"source": str(hps_folder), "architecture": "tiny.json"},
-            "prompts": {"train": str(root / "train.txt"), "held_out": str(root / "held_out.txt")},
-            "align": {"num_injections": 2},
-            "rollout": {"num_steps": 3},
-            "train": {
-                "num_updates": 6,
-                "batch_size": 2,
-                "accumulation": 2,
-                "precision": "fp32",
-                "learning_rate": 1e-4,
-                "schedule": "cosine",
-                "save_every": 2,
-            },
-            "monitor": {"every": 2, "num_images": 4, "strip_images": 2, "bounds": []},
-            "evaluation": {"num_steps": 3},
-        }
-    )
-    weights = Weights(model=fetch(config.model.source, "model"), reward=fetch(config.reward.source, "reward"))
-    prompts = embed_prompts(config.model, config.prompts, weights, root / "embeddings")
-    return TrainJob(config=config, weights=weights, prompts=prompts, output_dir="")
-
-
-def place(job: TrainJob, output_dir: Path, **train_settings: object) -> TrainJob:
-    settings = job.config.train.model_copy(update=train_settings)
-    config = job.config.model_copy(update={"train": settings})
-    output_dir.mkdir(exist_ok=True)
-    return job.model_copy(update={"config": config, "output_dir": str(output_dir)})
-
-
-def run(job: TrainJob) -> Trained:
-    with reproducible(job.config.train):
-        return train(job, Accelerator(cpu=True))
-
-
-def weights_of(output_dir: Path, update: int) -> dict[str, torch.Tensor]:
-    return load_file(output_dir / "checkpoints" / f"update-{update:06d}" / "transformer.safetensors")
-
-
-def assert_same_weights(first: Path, second: Path, update: int) -> None:
-    expected, got = weights_of(first, update), weights_of(second, update)
-    assert expected.keys() == got.keys()
-    assert all(torch.equal(expected[name], got[name]) for name in expected)
-
-
-@pytest.fixture(scope="module")
-def whole(job: TrainJob, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that nothing interrupted."""
-    output_dir = tmp_path_factory.mktemp("whole")
-    run(place(job, output_dir))
-    return output_dir
+from tests.jobs import assert_same_weights, place, run, weights_of
 
 
 def test_a_run_leaves_everything_promised(job: TrainJob, whole: Path, flux_folder: Path) -> None:
@@ -139,57 +66,6 @@ def timeless(journal: Path) -> list[dict[str, object]]:
     return [{k: v for k, v in entry.items() if not k.startswith(clocked)} for entry in read_journal(journal)]
 
 
-def start(job: TrainJob) -> subprocess.Popen[bytes]:
-    """The command that people type and the pipeline starts, in a process group of its own."""
-    path = Path(job.output_dir) / "job.json"
-    path.write_text(job.model_dump_json())
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    return subprocess.Popen(launch_command(job.config.train, path), env=environment, start_new_session=True)
-
-
-def kill_at(job: TrainJob, update: int) -> None:
-    """Start the training and `kill -9` it as soon as an update is in its journal."""
-    process = start(job)
-    journal = Path(job.output_dir) / "metrics.jsonl"
-    while process.poll() is None and not any(entry["update"] >= update for entry in read_journal(journal)):
-        time.sleep(0.02)
-    assert process.poll() is None, "it ended before it could be killed"
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def test_kill_9_and_resume_gives_the_same_weights(job: TrainJob, whole: Path, tmp_path: Path) -> None:
-    """A run killed twice under accelerate launch, beside the whole one of this process."""
-    killed = place(job, tmp_path)
-    kill_at(killed, 1)
-    kill_at(killed, 3)
-    assert start(killed).wait() == 0
-    assert_same_weights(whole, tmp_path, 6)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seconds", [4.0, 6.0, 6.5, 7.0, 7.5, 8.0, 8.5, 9.0, 10.0])
-def test_kill_9_at_any_time(job: TrainJob, tmp_path: Path, seconds: float) -> None:
-    """Wherever the clock happens to strike: start-up, rollout, checkpoint, export."""
-    whole, killed = place(job, tmp_path / "whole"), place(job, tmp_path / "killed")
-    assert start(whole).wait() == 0
-    process = start(killed)
-    time.sleep(seconds)
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert start(killed).wait() == 0
-    assert_same_weights(tmp_path / "whole", tmp_path / "killed", 6)
-
-
-def test_the_launcher_returns_the_result_and_passes_errors_on(job: TrainJob, tmp_path: Path) -> None:
-    result = launch_training(place(job, tmp_path, num_updates=2, save_every=2))
-    assert result.num_updates == 2
-    other = place(job, tmp_path, num_updates=2, save_every=2, learning_rate=1.0)
-    with pytest.raises(ConfigError, match="was made with other settings in train; resume with the same"):
-        launch_training(other)
-
-
 def test_a_non_finite_gradient_stops_before_the_step(
     job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,26 +89,6 @@ def test_more_updates_may_follow_where_the_rate_does_not_depend_on_them(job: Tra
     assert run(place(job, tmp_path, num_updates=4, schedule="constant")).num_updates == 4
     with pytest.raises(ConfigError, match="other settings in train"):
         run(place(job, tmp_path, num_updates=4, schedule="cosine"))
-
-
-def test_the_wrong_number_of_processes_is_refused(job: TrainJob, tmp_path: Path) -> None:
-    path = tmp_path / "job.json"
-    path.write_text(place(job, tmp_path, num_processes=2).model_dump_json())
-    ended = subprocess.run([sys.executable, "-m", "srpo.train", str(path)], capture_output=True, text=True, check=False)
-    assert ended.returncode == EXIT_PERMANENT
-    assert "train.num_processes is 2, but 1 were started" in ended.stderr
-    assert json.loads((tmp_path / "error.json").read_text())["kind"] == "ConfigError"
-
-
-@pytest.mark.slow
-def test_two_processes_train_as_one(job: TrainJob, tmp_path: Path) -> None:
-    """The same global batch on two processes (gloo) and on one: equal to rounding."""
-    one = place(job, tmp_path / "one")
-    two = place(job, tmp_path / "two", num_processes=2, accumulation=1)
-    assert start(one).wait() == 0 and start(two).wait() == 0
-    expected, got = weights_of(tmp_path / "one", 6), weights_of(tmp_path / "two", 6)
-    for name in expected:
-        torch.testing.assert_close(got[name], expected[name], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("settings", [{"precision": "bf16"}, {"gradient_checkpointing": True}])

@@ -17,7 +17,7 @@ PROMPTS = ["a red circle", "two cats", "a dog", "a house"]
 def chain(flux_folder: Path, hps_folder: Path) -> list[Measured]:
     model = load_model(ModelConfig(height=32, width=32), flux_folder, text_encoders=True)
     reward = load_reward(RewardConfig(architecture="tiny.json"), hps_folder)
-    return run(World.make(model, reward, PROMPTS, 12), repeats=1)
+    return run(World.make(model, reward, PROMPTS, 12), repeats=0)
 
 
 def test_every_lever_leaves_the_gradient_alone(chain: list[Measured]) -> None:

@@ -11,10 +11,10 @@ from srpo.shapes import HELD_OUT, SEEN, WEIGHTS_DIR, heldout_captions, seen_capt
 from srpo.shapes.build.reward import reward_figures
 from srpo.shapes.build.samples import generate
 from srpo.shapes.build.stages import load_reward, load_vae
-from srpo.shapes.build.vae import psnr
+from srpo.shapes.build.vae import decode, encode, psnr
 from srpo.shapes.measure import content_correct, luminance, saturation, texture
 from srpo.shapes.models import BPE_NAME, REWARD_NAME
-from srpo.shapes.render import styled
+from srpo.shapes.render import render, styled
 
 FIGURES = json.loads((WEIGHTS_DIR / "figures.json").read_text(encoding="utf-8"))
 
@@ -52,6 +52,19 @@ def test_the_vae_gives_pictures_back_and_standard_latents() -> None:
     vae = load_vae(WEIGHTS_DIR)
     assert psnr(vae, HELD_OUT, 60) > 30
     assert vae.config.scaling_factor != 0.18215
+
+
+@pytest.mark.parametrize(
+    ("measure", "low", "high"),
+    [(luminance, "Dark", "Bright"), (saturation, "Pale", "Vivid"), (texture, "Flat", "Textured")],
+)
+def test_the_vae_keeps_what_the_words_change(measure, low, high) -> None:
+    vae = load_vae(WEIGHTS_DIR)
+    images = render(HELD_OUT * 2, [low] * 30 + [high] * 30, torch.Generator().manual_seed(7))
+    real, kept = (
+        (values[30:] - values[:30]).mean() for values in (measure(images), measure(decode(vae, encode(vae, images))))
+    )
+    assert float(kept / real) == pytest.approx(1, abs=0.15)
 
 
 @pytest.mark.parametrize(("captions", "least"), [(seen_captions(), 0.85), (heldout_captions(), 0.78)])

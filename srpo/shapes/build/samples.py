@@ -1,6 +1,7 @@
 """How well the saved pipeline draws what it is asked for: FluxPipeline at the demo's guidance, one pass a step."""
 
 from collections.abc import Sequence
+from itertools import cycle, islice
 
 import torch
 from diffusers import FluxPipeline
@@ -38,7 +39,7 @@ def content_figures(
     pipeline: FluxPipeline, oracle: Oracle, contents: Sequence[Content], num_steps: int, guidance: float = GUIDANCE
 ) -> dict[str, float]:
     """Share of samples with the right content, and the distribution of their luminance."""
-    captions = [content.caption for content in contents] * (NUM_SAMPLES // len(contents))
+    captions = list(islice(cycle(content.caption for content in contents), NUM_SAMPLES))
     images = generate(pipeline, captions, 97, num_steps, guidance)
     bright = luminance(images)
     return {

@@ -20,8 +20,8 @@ from srpo.shapes.build.vae import encode
 from srpo.shapes.models import TEXT_TOKENS, transformer
 from srpo.shapes.render import SEEN
 
-NUM_STEPS = 5500
-DISTIL_STEPS = 1200
+NUM_STEPS = 4500
+DISTIL_STEPS = 1000
 NUM_PICTURES = 24_000
 BATCH = 32
 CHUNK = 500

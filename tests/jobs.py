@@ -1,0 +1,32 @@
+"""A small training job on untrained models, and ways to run it."""
+
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+
+from srpo.artifacts import Trained, TrainJob
+from srpo.train import reproducible, train
+
+
+def place(job: TrainJob, output_dir: Path, **train_settings: object) -> TrainJob:
+    settings = job.config.train.model_copy(update=train_settings)
+    config = job.config.model_copy(update={"train": settings})
+    output_dir.mkdir(exist_ok=True)
+    return job.model_copy(update={"config": config, "output_dir": str(output_dir)})
+
+
+def run(job: TrainJob) -> Trained:
+    with reproducible(job.config.train):
+        return train(job, Accelerator(cpu=True))
+
+
+def weights_of(output_dir: Path, update: int) -> dict[str, torch.Tensor]:
+    return load_file(output_dir / "checkpoints" / f"update-{update:06d}" / "transformer.safetensors")
+
+
+def assert_same_weights(first: Path, second: Path, update: int) -> None:
+    expected, got = weights_of(first, update), weights_of(second, update)
+    assert expected.keys() == got.keys()
+    assert all(torch.equal(expected[name], got[name]) for name in expected)

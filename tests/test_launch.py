@@ -1,0 +1,87 @@
+"""Training as processes of its own: the command people type, killed, resumed, on one and on two processes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from srpo.artifacts import TrainJob
+from srpo.errors import EXIT_PERMANENT, ConfigError
+from srpo.launch import launch_command, launch_training
+from srpo.record import read_journal
+from tests.jobs import assert_same_weights, place, weights_of
+
+
+def start(job: TrainJob) -> subprocess.Popen[bytes]:
+    """The command that people type and the pipeline starts, in a process group of its own."""
+    path = Path(job.output_dir) / "job.json"
+    path.write_text(job.model_dump_json())
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    return subprocess.Popen(launch_command(job.config.train, path), env=environment, start_new_session=True)
+
+
+def kill_at(job: TrainJob, update: int) -> None:
+    """Start the training and `kill -9` it as soon as an update is in its journal."""
+    process = start(job)
+    journal = Path(job.output_dir) / "metrics.jsonl"
+    while process.poll() is None and not any(entry["update"] >= update for entry in read_journal(journal)):
+        time.sleep(0.02)
+    assert process.poll() is None, "it ended before it could be killed"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_kill_9_and_resume_gives_the_same_weights(job: TrainJob, whole: Path, tmp_path: Path) -> None:
+    """Killed in mid-update under accelerate launch; the whole run is one of this process."""
+    killed = place(job, tmp_path)
+    kill_at(killed, 3)
+    assert launch_training(killed).num_updates == 6
+    assert_same_weights(whole, tmp_path, 6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [4.0, 6.0, 6.5, 7.0, 7.5, 8.0, 8.5, 9.0, 10.0])
+def test_kill_9_at_any_time(job: TrainJob, tmp_path: Path, seconds: float) -> None:
+    """Wherever the clock happens to strike: start-up, rollout, checkpoint, export."""
+    whole, killed = place(job, tmp_path / "whole"), place(job, tmp_path / "killed")
+    assert start(whole).wait() == 0
+    process = start(killed)
+    time.sleep(seconds)
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert start(killed).wait() == 0
+    assert_same_weights(tmp_path / "whole", tmp_path / "killed", 6)
+
+
+def test_the_launcher_passes_errors_on(job: TrainJob, whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    with pytest.raises(ConfigError, match="was made with other settings in train; resume with the same"):
+        launch_training(place(job, tmp_path, learning_rate=1.0))
+
+
+def test_the_wrong_number_of_processes_is_refused(job: TrainJob, tmp_path: Path) -> None:
+    path = tmp_path / "job.json"
+    path.write_text(place(job, tmp_path, num_processes=2).model_dump_json())
+    ended = subprocess.run([sys.executable, "-m", "srpo.train", str(path)], capture_output=True, text=True, check=False)
+    assert ended.returncode == EXIT_PERMANENT
+    assert "train.num_processes is 2, but 1 were started" in ended.stderr
+    assert json.loads((tmp_path / "error.json").read_text())["kind"] == "ConfigError"
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(job: TrainJob, tmp_path: Path) -> None:
+    """The same global batch on two processes (gloo) and on one: equal to rounding."""
+    one = place(job, tmp_path / "one")
+    two = place(job, tmp_path / "two", num_processes=2, accumulation=1)
+    assert start(one).wait() == 0 and start(two).wait() == 0
+    expected, got = weights_of(tmp_path / "one", 6), weights_of(tmp_path / "two", 6)
+    for name in expected:
+        torch.testing.assert_close(got[name], expected[name], atol=1e-5, rtol=0)
