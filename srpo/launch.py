@@ -30,7 +30,7 @@ def launch_training(job: TrainJob) -> Trained:
     output_dir.mkdir(parents=True, exist_ok=True)
     job_path = output_dir / JOB
     write_atomic(job_path, job.model_dump_json(indent=1))
-    code = _run(launch_command(job.config.train, job_path), _environment(job.config.train))
+    code = _run(launch_command(job.config.train, job_path), launch_environment(job.config.train))
     error_path = output_dir / ERROR
     if code != 0 and error_path.exists():
         error = json.loads(error_path.read_text(encoding="utf-8"))
@@ -42,13 +42,13 @@ def launch_training(job: TrainJob) -> Trained:
 
 def launch_command(config: TrainConfig, job_path: Path) -> list[str]:
     """The command line; every option that accelerate would otherwise guess, and warn about, is given."""
-    device = ["--multi_gpu"] if torch.cuda.is_available() and config.num_processes > 1 else []
-    device = device if torch.cuda.is_available() else ["--cpu"]
+    # --multi_gpu is accelerate's name for torchrun, which starts CPU processes as well; --cpu would start only one
+    several = ["--multi_gpu"] if config.num_processes > 1 else []
     return [
         *(sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--quiet"),
         *("--num_processes", str(config.num_processes), "--num_machines", "1", "--dynamo_backend", "no"),
         *("--mixed_precision", "bf16" if config.precision == "bf16" else "no"),
-        *("--num_cpu_threads_per_process", str(_threads(config)), *device),
+        *("--num_cpu_threads_per_process", str(_threads(config)), *several),
         *("-m", "srpo.train", str(job_path)),
     ]
 
@@ -58,9 +58,10 @@ def _threads(config: TrainConfig) -> int:
     return int(os.environ.get("OMP_NUM_THREADS", 0)) or max(1, (os.cpu_count() or 1) // config.num_processes)
 
 
-def _environment(config: TrainConfig) -> dict[str, str]:
-    """This process's environment with the number of threads made explicit, as bit-exact resumption needs it."""
-    return os.environ | {"OMP_NUM_THREADS": str(_threads(config))}
+def launch_environment(config: TrainConfig) -> dict[str, str]:
+    """This process's, with the threads made explicit, as bit-exact resumption needs it, and the CPU where it is all."""
+    device = {} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "true"}
+    return os.environ | {"OMP_NUM_THREADS": str(_threads(config))} | device
 
 
 def _run(command: list[str], environment: dict[str, str]) -> int:
