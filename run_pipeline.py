@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from pipelines.place import here
 from srpo.errors import EXIT_PERMANENT, ConfigError, TrainingStoppedError
@@ -257,11 +258,11 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(arguments)
     except (ConfigError, TrainingStoppedError) as error:
-        problems.print("[bold red]error:[/]", str(error), highlight=False, markup=True, soft_wrap=True)
+        problems.print("[bold red]error:[/]", escape(str(error)), highlight=False, soft_wrap=True)
         sys.exit(EXIT_PERMANENT)
     except Exception as error:
         path = _write_traceback()
-        problems.print(f"[bold red]unexpected error:[/] {type(error).__name__}: {error}", soft_wrap=True)
+        problems.print(f"[bold red]unexpected error:[/] {type(error).__name__}: {escape(str(error))}", soft_wrap=True)
         problems.print(f"the details are in {path}", soft_wrap=True)
         sys.exit(1)
 

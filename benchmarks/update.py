@@ -184,7 +184,7 @@ class Measured:
     seconds: list[float] = field(default_factory=list)
     cpu_seconds: list[float] = field(default_factory=list)
     peak_bytes: int = 0
-    """Growth of the process's resident memory during an update."""
+    """Most that a forward pass keeps for its backward pass, weights left out."""
     stray_gradients: int = 0
     """Parameters of VAE and reward that were left with a gradient."""
     gradient: Tensor | None = None
@@ -203,15 +203,13 @@ def behaving_as(world: World, variant: Variant) -> Iterator[None]:
 
 
 def measure(world: World, measured: Measured) -> None:
-    """Run one update of a variant and note everything about it."""
+    """Run one update of a variant and note its time, its counters and its gradient."""
     with behaving_as(world, measured.variant):
         world.counters = Counters()
-        before = _reset_peak()
         wall, cpu = time.perf_counter(), time.process_time()
         update(world, measured.variant)
         measured.seconds.append(time.perf_counter() - wall)
         measured.cpu_seconds.append(time.process_time() - cpu)
-        measured.peak_bytes = max(measured.peak_bytes, _status("VmHWM") - before)
         measured.counters = world.counters
         frozen = [*world.model.vae.parameters(), *world.reward.parameters()]
         measured.stray_gradients = sum(parameter.grad is not None for parameter in frozen)
@@ -219,16 +217,27 @@ def measure(world: World, measured: Measured) -> None:
         measured.gradient = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
 
 
-def _reset_peak() -> int:
-    """Forget the highest resident memory so far; bytes resident now."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
+def measure_memory(world: World, measured: Measured) -> None:
+    """Run one update of a variant and note what its largest pass keeps for the way back (exact, but slow)."""
+    modules = (world.model.transformer, world.model.vae, world.reward)
+    weights = {p.untyped_storage().data_ptr() for module in modules for p in module.parameters()}
+    kept: dict[int, int] = {}
 
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        measured.peak_bytes = max(measured.peak_bytes, sum(kept.values()))
+        return tensor
 
-def _status(name: str) -> int:
-    """A size from /proc/self/status in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+    def start_pass(*_: object) -> None:
+        if torch.is_grad_enabled():
+            kept.clear()
+
+    handle = world.model.transformer.register_forward_pre_hook(start_pass)
+    with behaving_as(world, measured.variant), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        update(world, measured.variant)
+    handle.remove()
 
 
 def difference(first: Measured, other: Measured) -> float:
@@ -240,11 +249,12 @@ def difference(first: Measured, other: Measured) -> float:
 def run(world: World, repeats: int) -> list[Measured]:
     """All variants, interleaved, after one round to warm up; AssertionError if a gradient differs."""
     chain = [Measured(variant) for variant in variants(len(world.prompts))]
-    for _ in range(repeats + 1):
+    for measured in chain:
+        measure_memory(world, measured)  # the round to warm up
+    for _ in range(repeats):
         for measured in chain:
             measure(world, measured)
     for measured in chain:
-        del measured.seconds[0], measured.cpu_seconds[0]
         assert difference(chain[0], measured) < 1e-4, f"{measured.variant.name}: another gradient"
     return chain
 
@@ -257,7 +267,7 @@ def show(chain: list[Measured], num_prompts: int) -> None:
         "CPU-s / prompt",
         "lever",
         "so far",
-        "peak MiB",
+        "kept MiB",
         "forwards",
         "texts",
         "stray grads",
@@ -272,7 +282,7 @@ def show(chain: list[Measured], num_prompts: int) -> None:
             f"{cpu / num_prompts:.4f}",
             f"{before / seconds:.2f}x",
             f"{first / seconds:.2f}x",
-            f"{measured.peak_bytes / 2**20:.0f}",
+            f"{measured.peak_bytes / 2**20:.1f}",
             f"{measured.counters.forward_equivalents(num_prompts):g}",
             f"{measured.counters.texts_encoded / num_prompts:g}",
             str(measured.stray_gradients),

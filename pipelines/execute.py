@@ -20,6 +20,11 @@ from srpo.plan import STEPS, Plan
 from srpo.tracking import open_run, set_status
 from steps.own_call import SECONDS
 
+MADE_WITH: dict[str, set[str]] = {"weights": {"model", "reward"}, "prompts": {"model", "prompts"}}
+MADE_WITH["trained"] = {"seed", "model", "reward", "prompts", "preference", "align", "rollout", "train", "monitor"}
+MADE_WITH["evaluated"] = MADE_WITH["trained"] | {"evaluation"}
+"""Output -> sections of the config that it depends on."""
+
 MANIFESTS = ("trained", "evaluated", "registered")
 
 
@@ -152,9 +157,15 @@ def _earlier_outputs(place: Place, config: RunConfig, first: str) -> dict[str, s
         return {}
     for record in load_runs(place):
         outputs = record.given | _outputs(record)
-        if record.config.name == config.name and set(needed) <= set(outputs):
+        if _same_origin(record.config, config, needed) and set(needed) <= set(outputs):
             return {name: outputs[name] for name in needed}
     raise ConfigError(
         f"--from {first} needs the results of the steps before it, and no run of experiment {config.name!r} in "
-        f"{place.runs} has them all ({', '.join(needed)}); run without --from"
+        f"{place.runs} made them all with these settings ({', '.join(needed)}); run without --from"
     )
+
+
+def _same_origin(then: RunConfig, now: RunConfig, outputs: list[str]) -> bool:
+    """Whether the settings that made these outputs are the same in both configs."""
+    sections = {"name"}.union(*(MADE_WITH[name] for name in outputs))
+    return then.model_dump(include=sections) == now.model_dump(include=sections)

@@ -66,13 +66,13 @@ def launch_environment(config: TrainConfig) -> dict[str, str]:
 
 def _run(command: list[str], environment: dict[str, str]) -> int:
     """Run to the end; whatever interrupts this process stops the training too."""
-    process = subprocess.Popen(command, env=environment)
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
     try:
         return process.wait()
     except BaseException:
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)  # the launcher does not pass signals on to its own processes
         try:
             process.wait(SECONDS_TO_STOP)
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
         raise

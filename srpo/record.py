@@ -88,8 +88,10 @@ class UpdateRecord:
 
     def metrics(self, accelerator: Accelerator) -> dict[str, float]:
         """Means over all images of the update, over all processes; `loss` and `reward` are means over the branches."""
-        means = torch.stack([torch.cat(tensors).float().mean() for tensors in self.values.values()])
-        reduced = accelerator.reduce(means.to(accelerator.device), "mean").tolist()
+        means = torch.stack(
+            [torch.cat(tensors).float().mean().to(accelerator.device) for tensors in self.values.values()]
+        )
+        reduced = accelerator.reduce(means, "mean").tolist()
         metrics = dict(zip(self.values, reduced, strict=True))
         for key in ("loss", "reward"):
             branches = [value for name, value in metrics.items() if name.endswith(f"/{key}")]
@@ -128,8 +130,12 @@ class Record:
             self.progress.measurement(update, metrics, broken)
 
     def best(self) -> int | None:
-        """The best measured update so far, if any is sound (main process only)."""
-        return best_update([entry for entry in self.measurements.entries if entry["update"] > 0])
+        """The best measured update so far; where all are damaged, the least damaged (main process only)."""
+        measured = [entry for entry in self.measurements.entries if entry["update"] > 0]
+        sound = best_update(measured)
+        if sound is None and measured:
+            return int(min(measured, key=lambda entry: (len(entry["violations"]), entry["update"]))["update"])
+        return sound
 
     def close(self) -> None:
         """Leave the terminal as it was (main process only)."""

@@ -108,13 +108,16 @@ def main(job_path: Path) -> int:
     """Train the job; 0 when done, 42 when trying again cannot help (error.json in the output folder says why)."""
     job = TrainJob.load(job_path)
     error_path = Path(job.output_dir) / ERROR
-    error_path.unlink(missing_ok=True)
+    main_process = os.environ.get("RANK", "0") == "0"
+    if main_process:
+        error_path.unlink(missing_ok=True)
     try:
         accelerator = make_accelerator(job.config.train)
         with alone_in(Path(job.output_dir), accelerator), reproducible(job.config.train):
             train(job, accelerator)
     except (ConfigError, TrainingStoppedError) as error:
-        write_atomic(error_path, json.dumps({"kind": type(error).__name__, "message": str(error)}))
+        if main_process:
+            write_atomic(error_path, json.dumps({"kind": type(error).__name__, "message": str(error)}))
         sys.stderr.write(f"{error}\n")
         return EXIT_PERMANENT
     return 0

@@ -53,6 +53,8 @@ class Flux:
         self.scheduler = scheduler
         self.text = text  # diffusers' pipeline with nothing but tokenizers and text encoders
         self.guided: bool = transformer.config.guidance_embeds
+        self._timestep: Tensor | None = None
+        transformer.time_text_embed.register_forward_pre_hook(self._exact_timestep)
 
     def to(self, device: torch.device) -> "Flux":
         """Move all parts."""
@@ -77,6 +79,7 @@ class Flux:
         tokens = embeddings["prompt_embeds"]
         if self.guided and guidance is None:
             raise ValueError("this FLUX takes a guidance (1 to 5, usually 3.5); got None")
+        self._timestep = 1000 * sigma.to(x)
         output = self.transformer(
             hidden_states=pack(x),
             timestep=sigma.to(x),
@@ -88,6 +91,10 @@ class Flux:
             return_dict=False,
         )[0]
         return unpack(output.to(x.dtype), height, width)
+
+    def _exact_timestep(self, module: torch.nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        """Under bf16 autocast diffusers rounds the timestep to bf16, which moves it by up to 2 of 1000."""
+        return None if self._timestep is None else (self._timestep, *arguments[1:])
 
     def decode(self, x0: Tensor) -> Tensor:
         """Images in [0, 1] of latents (batch, c, h, w); the whole image at once, so that no seam reaches the reward."""

@@ -17,7 +17,7 @@ PROMPTS = ["a red circle", "two cats", "a dog", "a house"]
 def chain(flux_folder: Path, hps_folder: Path) -> list[Measured]:
     model = load_model(ModelConfig(height=32, width=32), flux_folder, text_encoders=True)
     reward = load_reward(RewardConfig(architecture="tiny.json"), hps_folder)
-    return run(World.make(model, reward, PROMPTS, 12), repeats=0)
+    return run(World.make(model, reward, PROMPTS, 12), repeats=1)
 
 
 def test_every_lever_leaves_the_gradient_alone(chain: list[Measured]) -> None:
@@ -37,6 +37,14 @@ def test_what_each_lever_saves(chain: list[Measured]) -> None:
     assert [measured.counters.texts_encoded / len(PROMPTS) for measured in (reference, frozen, cached)] == [4, 4, 2]
     # the plain prompt, which the log shows, is the third text
     assert one_pass.counters.texts_encoded == ours.counters.texts_encoded == 3 * len(PROMPTS)
+
+
+def test_what_a_pass_keeps_grows_with_what_is_in_it(chain: list[Measured]) -> None:
+    """Two branches keep twice what one keeps, four prompts four times as much."""
+    reference, no_anomaly, frozen, cached, one_pass, ours = (measured.peak_bytes for measured in chain)
+    assert reference == no_anomaly == frozen == cached > 0
+    assert one_pass / cached == pytest.approx(2, rel=0.2)
+    assert ours / one_pass == pytest.approx(4, rel=0.2)
 
 
 def test_text_features_are_computed_once_for_all_updates(flux_folder: Path, hps_folder: Path) -> None:

@@ -135,6 +135,45 @@ def test_a_damaged_folder_is_refused_by_name(
         check_model(CONFIG, folder)
 
 
+def _names_of_older_transformers(folder: Path) -> None:
+    path = folder / "text_encoder" / "model.safetensors"
+    tensors = {f"text_model.{name}": tensor for name, tensor in load_file(path).items()}
+    tensors["text_model.embeddings.position_ids"] = torch.arange(16)[None]
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def _t5_embedding_under_its_other_name(folder: Path) -> None:
+    path = folder / "text_encoder_2" / "model.safetensors"
+    tensors = load_file(path)
+    tensors["encoder.embed_tokens.weight"] = tensors.pop("shared.weight")
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("names", [_names_of_older_transformers, _t5_embedding_under_its_other_name])
+def test_names_that_transformers_understands_are_accepted(
+    flux_folder: Path, tmp_path: Path, names: Callable[[Path], None]
+) -> None:
+    folder = tmp_path / "flux"
+    shutil.copytree(flux_folder, folder)
+    names(folder)
+    check_model(CONFIG, folder)
+    old, new = (load_model(CONFIG, place, text_encoders=True) for place in (flux_folder, folder))
+    for name, tensor in new.encode_prompts(PROMPTS, TEXT_TOKENS).items():
+        assert torch.equal(tensor, old.encode_prompts(PROMPTS, TEXT_TOKENS)[name])
+
+
+def test_sigma_reaches_the_transformer_unrounded_under_autocast(flux_folder: Path) -> None:
+    model = load_model(CONFIG, flux_folder, text_encoders=True)
+    seen: list[torch.Tensor] = []
+    model.transformer.time_text_embed.time_proj.register_forward_pre_hook(
+        lambda _, arguments: seen.append(arguments[0])
+    )
+    sigma = torch.tensor([0.8571, 0.7777])
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        model.velocity(torch.randn(2, 8, 8, 8), sigma, model.encode_prompts(PROMPTS[:2], TEXT_TOKENS), 3.5)
+    assert torch.equal(seen[0], 1000 * sigma)
+
+
 def test_unknown_family_and_missing_folder() -> None:
     with pytest.raises(ConfigError, match="no model family named 'sdxl'; choose from"):
         check_model(CONFIG.model_copy(update={"family": "sdxl"}), Path())
