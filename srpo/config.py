@@ -250,7 +250,7 @@ class EvaluationConfig(Settings):
     """Sampling steps; the schedule is the model folder's own."""
     guidance: float | None = Field(default=3.5, ge=0)
     """Guidance of the samples; null for a model without one."""
-    num_prompts: int = Field(default=200, gt=0)
+    num_prompts: int = Field(default=200, gt=1)
     """Held-out prompts used, from the first on; fewer if the file has fewer."""
     seeds_per_prompt: int = Field(default=4, gt=0)
     """Images per prompt; they are averaged within the prompt, which is the unit that is resampled."""
@@ -303,6 +303,11 @@ class RunConfig(Settings):
         if self.monitor.every % self.train.save_every:
             raise ValueError(
                 f"monitor.every ({self.monitor.every}) must be a multiple of train.save_every ({self.train.save_every})"
+            )
+        if self.monitor.num_images < self.train.num_processes:
+            raise ValueError(
+                f"monitor.num_images ({self.monitor.num_images}) must be at least train.num_processes "
+                f"({self.train.num_processes}), so that each process has one"
             )
         return self
 

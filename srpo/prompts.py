@@ -33,6 +33,8 @@ def read_both(config: PromptsConfig) -> tuple[list[str], list[str]]:
     """Training and held-out prompts; held-out ones may not be trained on."""
     train = read_prompts(config.train, "train", config.max_characters)
     held_out = read_prompts(config.held_out, "held_out", config.max_characters)
+    if len(held_out) < 2:
+        raise ConfigError(f"prompts.held_out: {config.held_out} holds one prompt; intervals need at least two")
     if shared := sorted(set(train) & set(held_out)):
         raise ConfigError(
             f"{len(shared)} held-out prompts are also trained on, for instance {shared[0]!r}; remove them from one file"

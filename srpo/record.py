@@ -138,5 +138,6 @@ class Record:
         return sound
 
     def close(self) -> None:
-        """Leave the terminal as it was (main process only)."""
-        self.progress.close()
+        """Leave the terminal as it was."""
+        if self.writes:
+            self.progress.close()

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 
 from srpo.artifacts import Trained, TrainJob
 from srpo.checkpoint import write_atomic
-from srpo.config import TrainConfig
+from srpo.config import RunConfig, TrainConfig
 from srpo.errors import EXIT_PERMANENT, ConfigError, TrainingStoppedError
 from srpo.objective import objective, passes
 from srpo.preference import make_branches
@@ -30,8 +30,15 @@ ERROR = "error.json"
 
 def train(job: TrainJob, accelerator: Accelerator) -> Trained:
     """Train to the end, from the start or from the last checkpoint in the job's output folder."""
-    config = job.config
     run = Trainer(job, accelerator)
+    try:
+        return _train(run, job.config, accelerator)
+    finally:
+        run.record.close()
+
+
+def _train(run: Trainer, config: RunConfig, accelerator: Accelerator) -> Trained:
+    """The loop."""
     if run.update == 0:
         run.watch()
     while run.update < config.train.num_updates:

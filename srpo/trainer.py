@@ -185,7 +185,6 @@ class Trainer:
                 seconds=self.seconds,
             )
             write_atomic(result_path, result.model_dump_json(indent=1))
-            self.record.close()
         self.accelerator.wait_for_everyone()
         return Trained.model_validate_json(result_path.read_text(encoding="utf-8"))
 

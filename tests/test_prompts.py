@@ -53,15 +53,22 @@ def test_held_out_prompts_may_not_be_trained_on(tmp_path: Path) -> None:
         read_both(PromptsConfig(train=str(tmp_path / "a.txt"), held_out=str(tmp_path / "b.txt")))
 
 
+def test_one_held_out_prompt_is_too_few(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a cat\na dog\n")
+    (tmp_path / "b.txt").write_text("a fox\n")
+    with pytest.raises(ConfigError, match="holds one prompt; intervals need at least two"):
+        read_both(PromptsConfig(train=str(tmp_path / "a.txt"), held_out=str(tmp_path / "b.txt")))
+
+
 def test_embeddings_are_the_encoders_in_the_order_of_the_file(flux_folder: Path, tmp_path: Path) -> None:
     lines = [f"prompt number {i}, with words the world has never seen" for i in range(70)]
     (tmp_path / "train.txt").write_text("\n".join(lines))
-    (tmp_path / "held_out.txt").write_text("something else")
+    (tmp_path / "held_out.txt").write_text("something else\nand more")
     model = ModelConfig(source=str(flux_folder), height=32, width=32, max_sequence_length=12)
     prompts = PromptsConfig(train=str(tmp_path / "train.txt"), held_out=str(tmp_path / "held_out.txt"))
     snapshot = fetch(str(flux_folder), "model")
     sets = embed_prompts(model, prompts, Weights(model=snapshot, reward=snapshot), tmp_path / "embeddings")
-    assert (sets.train.num_prompts, sets.held_out.num_prompts) == (70, 1)
+    assert (sets.train.num_prompts, sets.held_out.num_prompts) == (70, 2)
     texts, embeddings = load_prompt_set(sets.train)
     assert texts == lines
     encoder = load_model(model, flux_folder, text_encoders=True)

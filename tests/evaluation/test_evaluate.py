@@ -164,10 +164,11 @@ def test_an_embedded_world_adds_what_its_captions_let_us_measure(
     assert "wrong → " in page(evaluate(*inputs, tmp_path / "evaluation"))
 
 
-def test_a_single_prompt_is_refused(flux_folder: Path, hps_folder: Path, tmp_path: Path) -> None:
-    inputs = make_inputs(tmp_path, flux_folder, hps_folder, ["a red circle"])
+def test_a_single_prompt_is_refused(inputs: Inputs, tmp_path: Path) -> None:
+    config, *others = inputs
+    single = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"num_prompts": 1})})
     with pytest.raises(ConfigError, match="1 held-out prompt cannot show"):
-        evaluate(*inputs, tmp_path / "evaluation")
+        evaluate(single, *others, tmp_path / "evaluation")
 
 
 def test_a_metric_that_is_not_measured_is_refused_before_any_work(inputs: Inputs, tmp_path: Path) -> None:
