@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from srpo.meters import METERS, clipped, luminance, saturation, sharpness
-from srpo.shapes import measure
 
 
 def plain(*rgb: float) -> torch.Tensor:
@@ -50,9 +49,3 @@ def test_an_image_is_measured_alone(name: str) -> None:
     together, alone = METERS[name](images), torch.cat([METERS[name](image[None]) for image in images])
     assert together.shape == (3,)
     torch.testing.assert_close(together, alone)
-
-
-@pytest.mark.parametrize("name", ["luminance", "saturation", "sharpness"])
-def test_the_embedded_world_is_measured_by_the_same_definition(name: str) -> None:
-    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(2))
-    torch.testing.assert_close(METERS[name](images), getattr(measure, name)(images))

@@ -13,21 +13,23 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from srpo.shapes.render import COLOURS, SHAPES, TEXTURE_PERIOD, luma, parse_caption
+from srpo.meters import luma, luminance, saturation, sharpness
+from srpo.shapes.render import COLOURS, SHAPES, TEXTURE_PERIOD, parse_caption
+
+__all__ = [
+    "Oracle",
+    "content_correct",
+    "content_labels",
+    "load_oracle",
+    "luminance",
+    "recognise",
+    "saturation",
+    "sharpness",
+    "texture",
+]
 
 ORACLE_PATH = Path(__file__).parent / "weights" / "oracle.safetensors"
-_LAG = 4  # pixels; longer than a blurred edge is wide, shorter than the smallest shape
 _BATCH = 256
-
-
-def luminance(images: Tensor) -> Tensor:
-    """Mean Rec. 709 luma."""
-    return luma(images).mean((1, 2, 3))
-
-
-def saturation(images: Tensor) -> Tensor:
-    """Mean over the pixels of max - min over RGB, which a change of brightness leaves alone."""
-    return (images.amax(1) - images.amin(1)).mean((1, 2))
 
 
 def texture(images: Tensor) -> Tensor:
@@ -36,17 +38,6 @@ def texture(images: Tensor) -> Tensor:
     spectrum = torch.fft.fft2(brightness, norm="forward").abs()
     rows, columns = (size // TEXTURE_PERIOD for size in brightness.shape[-2:])
     return 2 * (spectrum[:, rows, columns] + spectrum[:, rows, -columns])
-
-
-def sharpness(images: Tensor) -> Tensor:
-    """Change over 1 pixel relative to the change over 4 (rms): 1/2 for a crisp edge, 1/4 for a smooth ramp."""
-    return _change(images, 1) / _change(images, _LAG).clamp(min=1e-6)
-
-
-def _change(images: Tensor, lag: int) -> Tensor:
-    across = (images[..., lag:] - images[..., :-lag]).square().mean((1, 2, 3))
-    down = (images[..., lag:, :] - images[..., :-lag, :]).square().mean((1, 2, 3))
-    return (across + down).sqrt()
 
 
 class Oracle(nn.Module):

@@ -19,12 +19,12 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from srpo.meters import luma
+
 SIZE = 32
 SHAPES = ("circle", "square", "triangle", "cross", "ring")
 COLOURS = {"red": 0, "yellow": 60, "green": 120, "cyan": 180, "blue": 240, "purple": 300}
 """Colour word -> hue in degrees."""
-LUMA = (0.2126, 0.7152, 0.0722)
-"""Rec. 709 weights of red, green and blue."""
 TEXTURE_PERIOD = 8
 """Pixels: two of the VAE's 4x4 cells. Shorter periods, or dots that lie differently in every picture, vanish in it."""
 
@@ -107,11 +107,6 @@ def parse_caption(caption: str) -> Content:
             f"with a shape of {list(SHAPES)} and two different colours of {list(COLOURS)}"
         )
     return content
-
-
-def luma(images: Tensor) -> Tensor:
-    """(batch, 3, height, width) -> (batch, 1, height, width), Rec. 709."""
-    return (images * images.new_tensor(LUMA).reshape(3, 1, 1)).sum(1, keepdim=True)
 
 
 def pure_colour(hue: Tensor) -> Tensor:

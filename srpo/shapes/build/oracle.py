@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from srpo.meters import luma
 from srpo.shapes.build.data import Average, descend, draw, warmup_cosine
 from srpo.shapes.measure import Oracle, content_correct, content_labels
-from srpo.shapes.render import CONTENTS, Content, blur, luma, render, texture_pattern
+from srpo.shapes.render import CONTENTS, Content, blur, render, texture_pattern
 
 NUM_STEPS = 1200
 BATCH = 128
