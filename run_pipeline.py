@@ -5,6 +5,7 @@ Exit codes: 0 done; 42 it cannot work as it is asked for (a setting, a file, a f
 anything else: it may work when tried again.
 """
 
+import signal
 import sys
 import time
 import traceback
@@ -100,6 +101,26 @@ def plan(
 
 
 @app.command()
+def job(
+    out: Annotated[Path, typer.Option(help="Folder for the job and all that training writes.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    set_: SetOption = None,
+) -> None:
+    """Prepare training without the pipeline: fetch, embed, write job.json, and print the command that trains it."""
+    settings = _load(config, tuple(set_ or ()))
+    here().prepare()
+    from srpo.launch import prepare_job
+    from srpo.plan import make_plan
+
+    with console.status("checking settings, files and layouts; encoding the prompts"):
+        make_plan(settings, out, ("embed", "train"))
+        path = prepare_job(settings, out.resolve())
+    processes = settings.train.num_processes
+    several = f"--multi_gpu --num_processes {processes}" if processes > 1 else "--num_processes 1"
+    console.print(f"accelerate launch {several} -m srpo.train {path}", soft_wrap=True, highlight=False)
+
+
+@app.command()
 def generate(
     model: Annotated[
         str,
@@ -181,7 +202,8 @@ def _resume(name: str) -> None:
         raise ConfigError(f"run {name} is still running (process {record.process}); stop it first")
     if record.state == "done":
         raise ConfigError(f"run {name} is done; start a new one, or use --from STEP to repeat a part with its results")
-    make_plan(record.config, place.root, record.steps)
+    written = sum(path.stat().st_size for path in record.path.rglob("*") if path.is_file())
+    make_plan(record.config, place.root, record.steps, written)
     _execute(record)
 
 
@@ -252,9 +274,15 @@ def _write_traceback() -> Path:
     return path
 
 
+def _interrupt(*_: object) -> None:
+    """A request to end (SIGTERM, from a scheduler or a service manager) is treated like Ctrl-C."""
+    raise KeyboardInterrupt
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; errors become one clear sentence and an exit code."""
     problems = Console(stderr=True)
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         app(arguments)
     except (ConfigError, TrainingStoppedError) as error:

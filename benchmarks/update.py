@@ -24,7 +24,7 @@ from srpo.align import SigmaGrid, direct_align
 from srpo.config import AlignConfig, PreferenceConfig, load_config
 from srpo.flow import shifted_sigmas
 from srpo.hub import resolve
-from srpo.models import TextToImage, load_model
+from srpo.models import Embeddings, TextToImage, load_model, load_text_encoder
 from srpo.objective import objective
 from srpo.preference import Branch, hinge, make_branches, relative_preference
 from srpo.prompts import select
@@ -100,18 +100,17 @@ class World:
     num_rollout_steps: int
     rollout_guidance: float | None
     prompts: list[str]
-    embeddings: dict[str, Tensor]
+    embeddings: Embeddings
     noise: Tensor
     positions: Tensor
     counters: Counters = field(default_factory=Counters)
 
     @classmethod
-    def make(cls, model: TextToImage, reward: DualEncoderReward, prompts: list[str], tokens: int) -> "World":
+    def make(cls, model: TextToImage, reward: DualEncoderReward, prompts: list[str], embeddings: Embeddings) -> "World":
         """Draw noise and levels once, and count what passes through transformer and text encoder."""
         align, preference = AlignConfig(), PreferenceConfig(positive=("Bright",), negative=("Dark",))
         noise = seeded_noise(model.latent_shape(32, 32), range(len(prompts)))
         positions = SigmaGrid(align).draw((len(prompts),), torch.Generator().manual_seed(0))
-        embeddings = model.encode_prompts(prompts, tokens)
         world = cls(model, reward, align, preference, 25, 1.0, prompts, embeddings, noise, positions)
         model.transformer.register_forward_pre_hook(world._count_forward, with_kwargs=True)
         encode = reward.encode_texts
@@ -299,12 +298,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="timed rounds over all variants (default 5)")
     options = parser.parse_args()
     config = load_config(CONFIG)
-    model = load_model(config.model, resolve(config.model.source, "model"), text_encoders=True)
+    folder = resolve(config.model.source, "model")
+    model = load_model(config.model, folder)
     reward = load_reward(config.reward, resolve(config.reward.source, "reward"))
     from srpo.shapes import seen_captions
 
     prompts = seen_captions()[: options.prompts]
-    world = World.make(model, reward, prompts, config.model.max_sequence_length)
+    embeddings = load_text_encoder(config.model, folder).encode_prompts(prompts, config.model.max_sequence_length)
+    world = World.make(model, reward, prompts, embeddings)
     show(run(world, options.repeats), len(prompts))
 
 

@@ -104,7 +104,7 @@ def _request(place: Place, record: RunRecord, given: dict[str, str]) -> Request:
     )
     embeddings = fingerprint.combine(
         weights,
-        config.model.model_dump_json(),
+        config.model.model_dump_json(include={"family", "max_sequence_length"}),
         config.prompts.model_dump_json(),
         fingerprint.of_prompts(config.prompts.train),
         fingerprint.of_prompts(config.prompts.held_out),

@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, Self
 
+import psutil
 from pydantic import Field, ValidationError
 
 from pipelines.place import Place
@@ -45,6 +47,8 @@ class RunRecord(Settings):
     state: State = "running"
     process: int = Field(default_factory=os.getpid)
     """The process of the latest attempt."""
+    process_started: float = Field(default_factory=lambda: _started(os.getpid()) or 0.0)
+    """When it began (seconds since the epoch): numbers of processes come round again."""
     attempts: tuple[str, ...] = ()
     """Names of the ZenML runs: one for the start and one for each resumption."""
     error: str = ""
@@ -58,7 +62,9 @@ class RunRecord(Settings):
     @property
     def actual_state(self) -> State:
         """`running` is believed only of a living process."""
-        return "interrupted" if self.state == "running" and not _is_alive(self.process) else self.state
+        return (
+            "interrupted" if self.state == "running" and _started(self.process) != self.process_started else self.state
+        )
 
     def save(self) -> Self:
         """Write the record, whole or not at all."""
@@ -76,7 +82,8 @@ class RunRecord(Settings):
         """One more attempt, by this process."""
         number = len(self.attempts) + 1
         attempt = self.name if number == 1 else f"{self.name}-attempt-{number}"
-        return self.changed(attempts=(*self.attempts, attempt), state="running", process=os.getpid(), error="")
+        process = {"process": os.getpid(), "process_started": _started(os.getpid())}
+        return self.changed(attempts=(*self.attempts, attempt), state="running", error="", **process)
 
 
 def new_folder(place: Place, config: RunConfig) -> Path:
@@ -105,9 +112,18 @@ def load_run(place: Place, name: str) -> RunRecord:
 
 
 def load_runs(place: Place) -> list[RunRecord]:
-    """All runs, newest first."""
-    records = [load_run(place, path.parent.name) for path in place.runs.glob(f"*/{FILE}")]
+    """All runs that this version can read, newest first."""
+    records = []
+    for path in place.runs.glob(f"*/{FILE}"):
+        with suppress(ConfigError):  # of another version, or damaged; `unreadable_runs` names it
+            records.append(load_run(place, path.parent.name))
     return sorted(records, key=lambda record: (record.created, record.name), reverse=True)
+
+
+def unreadable_runs(place: Place) -> list[str]:
+    """Names of the runs whose record this version cannot read."""
+    readable = {record.name for record in load_runs(place)}
+    return sorted(path.parent.name for path in place.runs.glob(f"*/{FILE}") if path.parent.name not in readable)
 
 
 def needed_before(step: str) -> Iterator[str]:
@@ -118,11 +134,9 @@ def needed_before(step: str) -> Iterator[str]:
         yield OUTPUTS[earlier]
 
 
-def _is_alive(process: int) -> bool:
+def _started(process: int) -> float | None:
+    """When a process began; None if there is no such process."""
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        return psutil.Process(process).create_time()
+    except psutil.NoSuchProcess:
+        return None

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from pipelines.execute import Outcome
 from pipelines.place import Place
-from pipelines.runs import load_runs
+from pipelines.runs import load_runs, unreadable_runs
 from pipelines.stacks import CODE_ROOT
 from srpo.artifacts import Evaluated
 from srpo.evaluation.schema import Report
@@ -62,6 +62,8 @@ def show_outcome(console: Console, place: Place, outcome: Outcome) -> None:
 def show_status(console: Console, place: Place) -> None:
     """Runs, newest first, then registered versions."""
     records = load_runs(place)
+    if unreadable := unreadable_runs(place):
+        console.print(f"[yellow]left out:[/] {', '.join(unreadable)}: written by another version of srpo, or damaged")
     if not records:
         console.print(f"no runs in {place.root} yet; start one with:  {command('run')}", soft_wrap=True)
         return

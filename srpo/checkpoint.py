@@ -175,8 +175,9 @@ def load_rng(folder: Path, rank: int, generator: Generator) -> None:
     np.random.set_state(("MT19937", tensors["numpy"].numpy().astype(np.uint32), position, has_gauss, cached))
     version, gauss = scalars["python"]
     random.setstate((version, tuple(tensors["python"].tolist()), gauss))
-    if torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([tensors[f"cuda{i}"] for i in range(torch.cuda.device_count())])
+    for index in range(torch.cuda.device_count()):
+        if f"cuda{index}" in tensors:  # the machine that wrote it may have had fewer
+            torch.cuda.set_rng_state(tensors[f"cuda{index}"], index)
 
 
 def _rng_path(folder: Path, rank: int) -> Path:

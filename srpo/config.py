@@ -318,6 +318,8 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"no config file at {path}; see configs/ for examples") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read as a run file: {error.strerror}; see configs/ for examples") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(data, dict):

@@ -1,6 +1,5 @@
 """Facts about this machine and installation, for a bug report: no secrets, no names of people."""
 
-import os
 import platform
 import shutil
 import socket
@@ -26,7 +25,9 @@ def examine(work_dir: Path, constraints: Path) -> list[Fact]:
 def _machine(work_dir: Path) -> Iterator[Fact]:
     yield "system", f"{platform.system()} {platform.release()} {platform.machine()}"
     yield "python", f"{platform.python_version()} ({sys.executable})"
-    yield "cores", f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()}"
+    from srpo.launch import num_cores
+
+    yield "cores", str(num_cores())
     yield "memory", _memory()
     existing = next(folder for folder in (work_dir, *work_dir.parents) if folder.exists())
     yield "disk", f"{shutil.disk_usage(existing).free / 2**30:.1f} GiB free at {existing}"

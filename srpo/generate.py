@@ -10,7 +10,7 @@ from torch import Tensor
 
 from srpo.config import ModelConfig, PromptsConfig, Settings
 from srpo.errors import ConfigError
-from srpo.models import TextToImage, check_model, load_model
+from srpo.models import TextEncoder, TextToImage, check_model, load_model, load_text_encoder
 from srpo.prompts import read_prompts
 from srpo.rollout import sample, seeded_noise
 
@@ -35,8 +35,8 @@ class Generator:
         check_model(config, folder)
         self.config = config
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model: TextToImage = load_model(config, folder, transformer, text_encoders=True)
-        self.model.to(self.device)
+        self.model: TextToImage = load_model(config, folder, transformer).to(self.device)
+        self.text: TextEncoder = load_text_encoder(config, folder).to(self.device)
 
     def images(self, prompts: Sequence[str], sampling: Sampling) -> Iterator[Image.Image]:
         """One picture after another."""
@@ -49,7 +49,7 @@ class Generator:
         height, width = self.config.height, self.config.width
         noise = seeded_noise(self.model.latent_shape(height, width), [seed]).to(self.device)
         sigmas = self.model.sampling_sigmas(sampling.num_steps, height, width)
-        embeddings = self.model.encode_prompts([prompt], self.config.max_sequence_length)
+        embeddings = self.text.encode_prompts([prompt], self.config.max_sequence_length)
         x0 = sample(self.model, embeddings, noise, sigmas, sampling.guidance)
         return self.model.decode(x0)[0]
 

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import torch
 
-from srpo.artifacts import Trained, TrainJob
+from srpo.artifacts import Trained, TrainJob, Weights
 from srpo.checkpoint import write_atomic
-from srpo.config import TrainConfig
+from srpo.config import RunConfig, TrainConfig
 from srpo.errors import ConfigError, TrainingStoppedError
+from srpo.hub import fetch
+from srpo.prompts import embed_prompts
 from srpo.train import ERROR
 from srpo.trainer import RESULT
 
@@ -21,15 +23,27 @@ SECONDS_TO_STOP = 20
 ERRORS = {error.__name__: error for error in (ConfigError, TrainingStoppedError)}
 
 
+def prepare_job(config: RunConfig, output_dir: Path) -> Path:
+    """What the pipeline does before training, without a pipeline: fetch, embed, write the job file; its path."""
+    weights = Weights(model=fetch(config.model.source, "model"), reward=fetch(config.reward.source, "reward"))
+    prompts = embed_prompts(config.model, config.prompts, weights, output_dir / "embeddings")
+    return write_job(TrainJob(config=config, weights=weights, prompts=prompts, output_dir=str(output_dir)))
+
+
+def write_job(job: TrainJob) -> Path:
+    """The job file in the job's output folder."""
+    path = Path(job.output_dir) / JOB
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, job.model_dump_json(indent=1))
+    return path
+
+
 def launch_training(job: TrainJob) -> Trained:
     """Train in a subprocess, whose progress shows in this terminal, and wait.
 
     Raises ConfigError or TrainingStoppedError as the training raised them, RuntimeError if it died otherwise.
     """
-    output_dir = Path(job.output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    job_path = output_dir / JOB
-    write_atomic(job_path, job.model_dump_json(indent=1))
+    output_dir, job_path = Path(job.output_dir), write_job(job)
     code = _run(launch_command(job.config.train, job_path), launch_environment(job.config.train))
     error_path = output_dir / ERROR
     if code != 0 and error_path.exists():
@@ -55,7 +69,12 @@ def launch_command(config: TrainConfig, job_path: Path) -> list[str]:
 
 def _threads(config: TrainConfig) -> int:
     """Threads per process: as many as OMP_NUM_THREADS says, else the cores shared out."""
-    return int(os.environ.get("OMP_NUM_THREADS", 0)) or max(1, (os.cpu_count() or 1) // config.num_processes)
+    return int(os.environ.get("OMP_NUM_THREADS", 0)) or max(1, num_cores() // config.num_processes)
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def launch_environment(config: TrainConfig) -> dict[str, str]:

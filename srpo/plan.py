@@ -1,6 +1,5 @@
 """What a run would do, and whether it can: everything that can be known before any expensive work."""
 
-import json
 import os
 import shutil
 import tempfile
@@ -11,9 +10,10 @@ from pathlib import Path
 from srpo.config import RunConfig, Settings
 from srpo.errors import ConfigError
 from srpo.evaluation.gate import check_metrics
+from srpo.evaluation.scores import check_captions
 from srpo.hub import resolve
-from srpo.models import check_model
-from srpo.models.layout import folder_shapes
+from srpo.models import check_guidance, check_model
+from srpo.models.layout import folder_shapes, read_json
 from srpo.prompts import read_both
 from srpo.rewards import check_reward
 
@@ -48,8 +48,11 @@ class Plan(Settings):
     """Bytes free where they are written."""
 
 
-def make_plan(config: RunConfig, output_dir: Path, steps: tuple[str, ...] = tuple(STEPS)) -> Plan:
-    """Check the run; ConfigError holds one line for each thing that is wrong."""
+def make_plan(config: RunConfig, output_dir: Path, steps: tuple[str, ...] = tuple(STEPS), written: int = 0) -> Plan:
+    """Check the run; ConfigError holds one line for each thing that is wrong.
+
+    `written`: bytes that an earlier attempt has left, which going on with it need not write again.
+    """
     checks: list[Check] = []
     problems: list[str] = []
 
@@ -57,16 +60,19 @@ def make_plan(config: RunConfig, output_dir: Path, steps: tuple[str, ...] = tupl
         try:
             checks.append(Check(subject=subject, finding=check()))
         except ConfigError as error:
-            problems.append(str(error))
+            if str(error) not in problems:  # a folder that is not there spoils several checks
+                problems.append(str(error))
 
     look("model", lambda: _model(config))
+    look("guidance", lambda: _guidance(config))
     look("reward", lambda: _reward(config))
     look("prompts", lambda: _prompts(config))
     look("metrics", lambda: _metrics(config))
     look("output", lambda: _writable(output_dir))
     if problems:
         raise ConfigError("\n".join(problems))
-    needed, free = disk_needed(config), shutil.disk_usage(output_dir).free
+    needed = max(0, disk_needed(config, steps) - written)
+    free = shutil.disk_usage(output_dir).free
     if needed > free:
         raise ConfigError(
             f"{output_dir} has {gibibytes(free)} free, but checkpoints and embeddings may take {gibibytes(needed)}; "
@@ -76,14 +82,18 @@ def make_plan(config: RunConfig, output_dir: Path, steps: tuple[str, ...] = tupl
     return Plan(config=config, steps=steps, checks=tuple(checks), disk_needed=needed, disk_free=free)
 
 
-def disk_needed(config: RunConfig) -> int:
-    """Bytes written at most: checkpoints (the last K, the best, one being written), one export, all embeddings."""
+def disk_needed(config: RunConfig, steps: tuple[str, ...] = tuple(STEPS)) -> int:
+    """Bytes these steps write at most: embeddings, checkpoints (the last K, the best, one in progress), an export."""
     folder = resolve(config.model.source, "model") / "transformer"
-    values = sum(prod(shape) for shape in folder_shapes(folder).values())
-    checkpoints = config.train.keep_last + 2
-    width = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("joint_attention_dim", 0)
-    tokens = sum(len(prompts) for prompts in read_both(config.prompts)) * config.model.max_sequence_length
-    return BYTES_PER_VALUE * (values * (COPIES_PER_CHECKPOINT * checkpoints + 1) + tokens * width)
+    values = 0
+    if "embed" in steps:
+        tokens = sum(len(prompts) for prompts in read_both(config.prompts)) * config.model.max_sequence_length
+        values += tokens * read_json(folder / "config.json").get("joint_attention_dim", 0)
+    if "train" in steps:
+        checkpoints = config.train.keep_last + 2
+        weights = sum(prod(shape) for shape in folder_shapes(folder).values())
+        values += weights * (COPIES_PER_CHECKPOINT * checkpoints + 1)
+    return BYTES_PER_VALUE * values
 
 
 def gibibytes(size: int) -> str:
@@ -99,6 +109,16 @@ def _model(config: RunConfig) -> str:
     )
 
 
+def _guidance(config: RunConfig) -> str:
+    values = {
+        "align.guidance": config.align.guidance,
+        "rollout.guidance": config.rollout.guidance,
+        "evaluation.guidance": config.evaluation.guidance,
+    }
+    check_guidance(config.model, resolve(config.model.source, "model"), values)
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
 def _reward(config: RunConfig) -> str:
     check_reward(config.reward, resolve(config.reward.source, "reward"))
     return f"{config.reward.source}: a whole {config.reward.family} checkpoint"
@@ -106,6 +126,8 @@ def _reward(config: RunConfig) -> str:
 
 def _prompts(config: RunConfig) -> str:
     train, held_out = read_both(config.prompts)
+    if config.evaluation.world:
+        check_captions(config.evaluation.world, held_out)
     return f"{len(train)} to train on, {len(held_out)} held out"
 
 

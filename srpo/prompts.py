@@ -13,7 +13,7 @@ from srpo.artifacts import PromptSet, PromptSets, Weights
 from srpo.config import ModelConfig, PromptsConfig
 from srpo.errors import ConfigError
 from srpo.hub import snapshot
-from srpo.models import Embeddings, TextToImage, load_model
+from srpo.models import Embeddings, TextEncoder, load_text_encoder
 from srpo.shapes import heldout_captions, seen_captions
 
 Split = Literal["train", "held_out"]
@@ -75,18 +75,20 @@ def _check_lines(path: Path, text: str, max_characters: int) -> list[str]:
 def embed_prompts(model: ModelConfig, prompts: PromptsConfig, weights: Weights, output_dir: Path) -> PromptSets:
     """Encode training and held-out prompts into folders under `output_dir`."""
     train, held_out = read_both(prompts)
-    encoder = load_model(model, weights.model.path, text_encoders=True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    encoder = load_text_encoder(model, weights.model.path).to(device)
     return PromptSets(
         train=_save(encoder, train, model.max_sequence_length, output_dir / "train", prompts.train),
         held_out=_save(encoder, held_out, model.max_sequence_length, output_dir / "held_out", prompts.held_out),
     )
 
 
-def _save(encoder: TextToImage, prompts: list[str], length: int, folder: Path, source: str) -> PromptSet:
+def _save(encoder: TextEncoder, prompts: list[str], length: int, folder: Path, source: str) -> PromptSet:
     folder.mkdir(parents=True, exist_ok=True)
-    batches = [
-        encoder.encode_prompts(prompts[i : i + ENCODE_BATCH], length) for i in range(0, len(prompts), ENCODE_BATCH)
-    ]
+    batches = []
+    for start in range(0, len(prompts), ENCODE_BATCH):
+        encoded = encoder.encode_prompts(prompts[start : start + ENCODE_BATCH], length)
+        batches.append({name: tensor.cpu() for name, tensor in encoded.items()})
     tensors = {name: torch.cat([batch[name] for batch in batches]).contiguous() for name in batches[0]}
     save_file(tensors, folder / "embeddings.safetensors")
     (folder / "prompts.json").write_text(json.dumps(prompts, ensure_ascii=False, indent=1), encoding="utf-8")

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from srpo.artifacts import Evaluated, PromptSets, Registered, Snapshot, Trained, Weights
-from srpo.config import ModelConfig, RunConfig, Settings
+from srpo.config import EvaluationConfig, ModelConfig, RunConfig, Settings
 from srpo.errors import ConfigError
 from srpo.generate import Generator, Sampling
 from srpo.hub import resolve, verify
+from srpo.shapes import SAMPLING_STEPS, SIZE
+from srpo.shapes.models import TEXT_TOKENS
 from srpo.tracking import TrackedRun, code_version, data_version
 
 if TYPE_CHECKING:
@@ -129,7 +131,7 @@ def open_model(reference: str, config: RunConfig | None, uri: str | None) -> tup
     `uri`: the MLflow store to look in; None where there is none yet.
     """
     if reference.startswith("builtin:") or Path(reference).exists():
-        settings = config or RunConfig()
+        settings = config or _default_config(reference)
         return Generator(settings.model, resolve(reference, "model")), sampling_of(settings)
     if uri is None:
         raise ConfigError(
@@ -139,6 +141,14 @@ def open_model(reference: str, config: RunConfig | None, uri: str | None) -> tup
         raise ConfigError(f"--config is for folders; the registered model {reference} brings its own settings")
     manifest = load_manifest(uri, reference)
     return manifest.generator(), manifest.sampling
+
+
+def _default_config(reference: str) -> RunConfig:
+    """Size and sampling of a folder that comes without a run file: FLUX.1-dev's, or the embedded world's."""
+    if not reference.startswith("builtin:"):
+        return RunConfig()
+    model = ModelConfig(source=reference, height=SIZE, width=SIZE, max_sequence_length=TEXT_TOKENS)
+    return RunConfig(model=model, evaluation=EvaluationConfig(num_steps=SAMPLING_STEPS))
 
 
 def sampling_of(config: RunConfig) -> Sampling:

@@ -63,6 +63,7 @@ def test_plan_and_dry_run_show_the_same_and_start_nothing(place: Place, capsys: 
         (["plan", "--set", "preference.positive=[]"], "preference.positive"),
         (["plan", "--set", "schema_version=99"], "schema_version"),
         (["plan", "--config", "nowhere.yaml"], "no config file at nowhere.yaml"),
+        (["plan", "--config", "."], "cannot be read as a run file"),
         (["run", "--until", "trian"], "no such step; choose from download"),
         (["run", "--from", "train", "--until", "embed"], "--from train comes after --until embed"),
         (["run", "--resume", "nobody"], "no run named 'nobody'"),
@@ -78,6 +79,24 @@ def test_what_cannot_work_is_one_sentence_and_exit_code_42(
     problem = capsys.readouterr().err
     assert message in problem
     assert "Traceback" not in problem
+
+
+def test_a_job_trains_without_the_pipeline(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The printed command, typed as it stands; it trains what the pipeline would have trained."""
+    folder = tmp_path / "job"
+    assert call("job", "--config", str(CONFIG), "--out", str(folder), *SETTINGS) == 0
+    command = capsys.readouterr().out.split()
+    assert command[:2] == ["accelerate", "launch"]
+    assert command[-3:] == ["-m", "srpo.train", str(folder / "job.json")]
+    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli"]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    subprocess.run([*launcher, *command[1:]], check=True, env=environment, capture_output=True, timeout=120)
+    assert json.loads((folder / "result.json").read_text())["num_updates"] == 2
+
+
+def test_a_request_to_end_is_an_interrupt(monkeypatch: pytest.MonkeyPatch, place: Place) -> None:
+    monkeypatch.setattr("srpo.doctor.examine", lambda *_: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(5) or [])
+    assert call("doctor") == 130
 
 
 def test_an_unexpected_error_leaves_its_traceback_in_a_log(
@@ -132,7 +151,7 @@ def test_generate_writes_pictures_that_say_how_they_were_made(
     assert pictures[0].text["model"] == "shapes@challenger"
     assert pictures[0].size == (32, 32)
     base = tmp_path / "base"
-    source = ["--model", "builtin:shapes", "--config", str(CONFIG), "--prompts", "a ring", "--out", str(base)]
+    source = ["--model", "builtin:shapes", "--prompts", "a ring", "--out", str(base)]
     assert call("generate", *source) == 0
     assert Image.open(base / "0000.png").size == (32, 32)
 

@@ -11,6 +11,7 @@ from torchvision.transforms import v2
 from srpo.align import Levels, SigmaGrid
 from srpo.models import flux
 from srpo.models.flux import Flux
+from srpo.rewards.preprocessing import Resize
 from tests.parity import SHIPPED_SETS, Golden
 
 
@@ -43,7 +44,7 @@ def k_read_at_the_drawn_position(golden: Golden, patch: pytest.MonkeyPatch) -> N
 def no_antialiasing(golden: Golden, patch: pytest.MonkeyPatch) -> None:
     # the recorded pictures are enlarged for the reward; there antialiasing shows as another cubic filter
     _, crop, normalise = golden.reward.preprocess.transforms
-    resize = v2.Resize(crop.size[0], interpolation=v2.InterpolationMode.BICUBIC, antialias=False)
+    resize = Resize(crop.size[0], antialias=False)
     golden.reward.preprocess = v2.Compose([resize, crop, normalise])
 
 

@@ -8,7 +8,7 @@ import torch
 from srpo.align import SigmaGrid
 from srpo.config import AlignConfig, ModelConfig, PreferenceConfig, RewardConfig
 from srpo.flow import shifted_sigmas
-from srpo.models import TextToImage, load_model
+from srpo.models import TextToImage, load_model, load_text_encoder
 from srpo.objective import Scores, objective, passes
 from srpo.preference import make_branches
 from srpo.rewards import Reward, load_reward
@@ -20,7 +20,7 @@ POSITIONS = torch.tensor([120, 500, 900])
 
 @pytest.fixture(scope="module")
 def model(flux_folder: Path) -> TextToImage:
-    return load_model(ModelConfig(height=32, width=32, max_sequence_length=12), flux_folder, text_encoders=True)
+    return load_model(ModelConfig(height=32, width=32, max_sequence_length=12), flux_folder)
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +29,8 @@ def reward(hps_folder: Path) -> Reward:
 
 
 @pytest.fixture(scope="module")
-def rollout(model: TextToImage) -> Rollout:
-    embeddings = model.encode_prompts(PROMPTS, 12)
+def rollout(model: TextToImage, flux_folder: Path) -> Rollout:
+    embeddings = load_text_encoder(ModelConfig(), flux_folder).encode_prompts(PROMPTS, 12)
     noise = seeded_noise(model.latent_shape(32, 32), range(3))
     return Rollout(sample(model, embeddings, noise, shifted_sigmas(4, 3.0), 1.0), noise, embeddings, PROMPTS)
 

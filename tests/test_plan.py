@@ -16,7 +16,9 @@ from tests.conftest import CONFIG, SHORT
 
 def test_a_good_run_lists_what_was_checked(tmp_path: Path) -> None:
     plan = make_plan(load_config(CONFIG, SHORT), tmp_path, ("download", "embed"))
-    assert [check.subject for check in plan.checks] == ["model", "reward", "prompts", "metrics", "output", "disk"]
+    assert [check.subject for check in plan.checks] == [
+        *("model", "guidance", "reward", "prompts", "metrics", "output", "disk")
+    ]
     assert plan.steps == ("download", "embed")
     assert 0 < plan.disk_needed < plan.disk_free
 
@@ -30,6 +32,7 @@ def test_a_good_run_lists_what_was_checked(tmp_path: Path) -> None:
         ("model.height=33", "33x32"),
         ("reward.family=vibes", "choose from"),
         ("prompts.train=/nowhere.txt", "/nowhere.txt"),
+        ("rollout.guidance=null", "rollout.guidance: the model in .* takes a guidance"),
         ("evaluation.wanted=beauty", "evaluation.wanted: no metric named 'beauty'"),
         ("monitor.bounds=[{metric: truth, min_change: 0}]", "monitor.bounds: no metric named 'truth'"),
         ("evaluation.world=null", "evaluation.gate: no metric named 'content'"),
@@ -64,5 +67,20 @@ def test_disk_needed_grows_by_a_checkpoint_of_weights_and_two_moments() -> None:
 
     shapes = folder_shapes(resolve("builtin:shapes", "model") / "transformer").values()
     values = sum(prod(shape) for shape in shapes)
+    assert disk_needed(load_config(CONFIG), ("evaluate", "register")) == 0
     few, many = (disk_needed(load_config(CONFIG, (f"train.keep_last={count}",))) for count in (2, 3))
     assert many - few == 3 * BYTES_PER_VALUE * values
+
+
+def test_what_an_earlier_attempt_wrote_is_not_needed_again(tmp_path: Path) -> None:
+    config = load_config(CONFIG, SHORT)
+    whole = make_plan(config, tmp_path).disk_needed
+    assert make_plan(config, tmp_path, written=whole // 2).disk_needed == whole - whole // 2
+    assert make_plan(config, tmp_path, written=2 * whole).disk_needed == 0
+
+
+def test_prompts_that_the_world_cannot_read_are_refused(tmp_path: Path) -> None:
+    prompts = tmp_path / "held_out.txt"
+    prompts.write_text("two cats\na red cat on a blue sofa\n")
+    with pytest.raises(ConfigError, match=r"two cats.*set evaluation\.world to null"):
+        make_plan(load_config(CONFIG, (*SHORT, f"prompts.held_out={prompts}")), tmp_path)

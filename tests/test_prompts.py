@@ -9,7 +9,7 @@ from srpo.artifacts import Weights
 from srpo.config import ModelConfig, PromptsConfig
 from srpo.errors import ConfigError
 from srpo.hub import fetch
-from srpo.models import load_model
+from srpo.models import load_text_encoder
 from srpo.prompts import embed_prompts, load_prompt_set, read_both, read_prompts, select
 
 
@@ -71,7 +71,7 @@ def test_embeddings_are_the_encoders_in_the_order_of_the_file(flux_folder: Path,
     assert (sets.train.num_prompts, sets.held_out.num_prompts) == (70, 2)
     texts, embeddings = load_prompt_set(sets.train)
     assert texts == lines
-    encoder = load_model(model, flux_folder, text_encoders=True)
+    encoder = load_text_encoder(model, flux_folder)
     for row in (0, 33, 69):
         alone = encoder.encode_prompts([lines[row]], 12)
         for name, tensor in select(embeddings, [row]).items():

@@ -25,6 +25,9 @@ THUMBNAIL = 512  # pixels of the longer side
 PNG_BELOW = 128  # pixels; small pictures are kept exactly, large ones as JPEG
 JPEG_QUALITY = 88
 
+EVALUATION, MONITOR = 0, 1
+"""What held-out images are drawn for: the verdict, or the choice of the best checkpoint."""
+
 ReportProgress = Callable[[str, int, int], None]
 """(what is being done, how many are done, how many there are)."""
 
@@ -48,9 +51,9 @@ def make_design(num_prompts: int, seeds_per_prompt: int, seed: int) -> list[Cell
     ]
 
 
-def image_seed(seed: int, prompt_index: int, number: int) -> int:
-    """32 well-mixed bits of the three: no noise of the training or of another run is met again but by chance."""
-    return int(np.random.SeedSequence([seed, prompt_index, number]).generate_state(1)[0])
+def image_seed(seed: int, prompt_index: int, number: int, purpose: int = EVALUATION) -> int:
+    """32 well-mixed bits: noise of the training, of another purpose or of another run is met again only by chance."""
+    return int(np.random.SeedSequence([seed, prompt_index, number, purpose]).generate_state(1)[0])
 
 
 class Gallery:

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from srpo.config import PreferenceConfig
+from srpo.errors import ConfigError
 from srpo.meters import METERS
 from srpo.preference import with_word
 from srpo.rewards import Reward
 from srpo.shapes.measure import content_correct, texture
+from srpo.shapes.render import parse_caption
 
 Scores = dict[str, Tensor]
 """Metric -> one value per image, (batch,)."""
@@ -26,6 +28,19 @@ WORLDS: dict[str, dict[str, WorldMeter]] = {
     "shapes": {"content": content_correct, "texture": lambda images, _: texture(images)},
 }
 """Embedded world -> what its captions let us measure exactly."""
+
+
+CAPTIONS: dict[str, Callable[[str], object]] = {"shapes": parse_caption}
+"""Embedded world -> what reads its captions; ValueError for anything else."""
+
+
+def check_captions(world: str, prompts: Sequence[str]) -> None:
+    """Refuse prompts whose truth this world cannot tell."""
+    for prompt in prompts:
+        try:
+            CAPTIONS[world](prompt)
+        except ValueError as error:
+            raise ConfigError(f"prompts.held_out: {error}; or set evaluation.world to null") from None
 
 
 def metric_names(world: str | None) -> list[str]:

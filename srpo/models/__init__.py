@@ -1,6 +1,6 @@
 """Base models: one file each, with the same four verbs (load, encode prompts, velocity, decode)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -17,14 +17,21 @@ Embeddings = dict[str, Tensor]
 """What a model needs to know of its prompts; every tensor is batch-first."""
 
 
+class TextEncoder(Protocol):
+    """What turns prompts into embeddings; it is loaded without the rest of the model."""
+
+    def encode_prompts(self, prompts: Sequence[str], max_sequence_length: int) -> Embeddings:
+        """Embeddings of the prompts on the encoder's device, as the model's own pipeline makes them."""
+
+    def to(self, device: torch.device) -> "TextEncoder":
+        """Move all parts."""
+
+
 class TextToImage(Protocol):
     """A rectified-flow text-to-image model; latents are the VAE's (batch, channels, h, w), not packed."""
 
     transformer: ModelMixin
     """The part that is trained."""
-
-    def encode_prompts(self, prompts: Sequence[str], max_sequence_length: int) -> Embeddings:
-        """Embeddings of the prompts, as the model's own pipeline makes them."""
 
     def velocity(self, x: Tensor, sigma: Tensor, embeddings: Embeddings, guidance: float | None) -> Tensor:
         """`noise - x0` predicted at x (batch, channels, h, w) and sigma (batch,); exact sigma, never rounded."""
@@ -46,13 +53,17 @@ class TextToImage(Protocol):
 class Family:
     """How a model family is loaded and checked."""
 
-    load: Callable[[Path, Path | None, bool], TextToImage]
-    """(folder, folder of another transformer or None, with text encoders?) -> model in float32."""
+    load: Callable[[Path, Path | None], TextToImage]
+    """(folder, folder of another transformer or None) -> model in float32."""
+    load_text: Callable[[Path], TextEncoder]
+    """folder -> its text encoders in float32."""
     check: Callable[[Path, int, int], None]
     """(folder, height, width): layout, names and shapes by file headers alone; ConfigError names what is wrong."""
+    is_guided: Callable[[Path], bool]
+    """folder -> does the transformer take a guidance?"""
 
 
-MODELS: dict[str, Family] = {"flux": Family(flux.load, flux.check)}
+MODELS: dict[str, Family] = {"flux": Family(flux.load, flux.load_text, flux.check, flux.is_guided)}
 
 
 def _family(name: str) -> Family:
@@ -61,13 +72,25 @@ def _family(name: str) -> Family:
     return MODELS[name]
 
 
-def load_model(
-    config: ModelConfig, folder: Path, transformer: Path | None = None, text_encoders: bool = False
-) -> TextToImage:
+def load_model(config: ModelConfig, folder: Path, transformer: Path | None = None) -> TextToImage:
     """The model in a diffusers folder, in float32; `transformer` names the folder of an aligned one to use instead."""
-    return _family(config.family).load(folder, transformer, text_encoders)
+    return _family(config.family).load(folder, transformer)
+
+
+def load_text_encoder(config: ModelConfig, folder: Path) -> TextEncoder:
+    """The text side of the model in a diffusers folder, in float32."""
+    return _family(config.family).load_text(folder)
 
 
 def check_model(config: ModelConfig, folder: Path) -> None:
     """Refuse a folder that would fail later; reads headers only, no weights."""
     _family(config.family).check(folder, config.height, config.width)
+
+
+def check_guidance(config: ModelConfig, folder: Path, guidance: Mapping[str, float | None]) -> None:
+    """Refuse a guidance that the model would miss or ignore; `guidance`: value by the name of its setting."""
+    guided = _family(config.family).is_guided(folder)
+    wrong = [name for name, value in guidance.items() if (value is not None) != guided]
+    if wrong:
+        problem = "takes a guidance (1 to 5, usually 3.5)" if guided else "takes no guidance; set it to null"
+        raise ConfigError(f"{', '.join(wrong)}: the model in {folder} {problem}")

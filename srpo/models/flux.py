@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
 from srpo.errors import ConfigError
-from srpo.models.layout import check_component, require_folder
+from srpo.models.layout import check_component, check_loads, check_tokenizer, read_json, require_folder
 
 Guidance = float | Tensor | None
 """One distilled guidance for all samples, one per sample (batch,), or none for a model without the input."""
@@ -38,6 +38,26 @@ def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
     return patches.permute(0, 3, 1, 4, 2, 5).reshape(batch, channels // 4, height, width)
 
 
+class FluxText:
+    """FLUX's tokenizers and text encoders, in diffusers' own pipeline, which knows how FLUX is prompted."""
+
+    def __init__(self, pipeline: FluxPipeline) -> None:
+        self.pipeline = pipeline
+
+    def to(self, device: torch.device) -> "FluxText":
+        """Move the encoders."""
+        self.pipeline.to(device)
+        return self
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Tensor]:
+        """`prompt_embeds` (batch, tokens, dim) of T5 and `pooled_prompt_embeds` (batch, dim) of CLIP."""
+        prompt_embeds, pooled, _ = self.pipeline.encode_prompt(
+            list(prompts), prompt_2=None, max_sequence_length=max_sequence_length
+        )
+        return {"prompt_embeds": prompt_embeds, "pooled_prompt_embeds": pooled}
+
+
 class Flux:
     """A FLUX model; see `srpo.models.TextToImage` for what each verb promises."""
 
@@ -46,12 +66,10 @@ class Flux:
         transformer: FluxTransformer2DModel,
         vae: AutoencoderKL,
         scheduler: FlowMatchEulerDiscreteScheduler,
-        text: FluxPipeline | None = None,
     ) -> None:
         self.transformer = transformer
         self.vae = vae.requires_grad_(False).eval()
         self.scheduler = scheduler
-        self.text = text  # diffusers' pipeline with nothing but tokenizers and text encoders
         self.guided: bool = transformer.config.guidance_embeds
         self._timestep: Tensor | None = None
         transformer.time_text_embed.register_forward_pre_hook(self._exact_timestep)
@@ -60,25 +78,13 @@ class Flux:
         """Move all parts."""
         self.transformer.to(device)
         self.vae.to(device)
-        if self.text is not None:
-            self.text.to(device)
         return self
-
-    @torch.no_grad()
-    def encode_prompts(self, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Tensor]:
-        """`prompt_embeds` (batch, tokens, dim) of T5 and `pooled_prompt_embeds` (batch, dim) of CLIP."""
-        assert self.text is not None, "load_model(..., text_encoders=True) to encode prompts"
-        prompt_embeds, pooled, _ = self.text.encode_prompt(
-            list(prompts), prompt_2=None, max_sequence_length=max_sequence_length
-        )
-        return {"prompt_embeds": prompt_embeds, "pooled_prompt_embeds": pooled}
 
     def velocity(self, x: Tensor, sigma: Tensor, embeddings: dict[str, Tensor], guidance: Guidance) -> Tensor:
         """One forward of the transformer; x: (batch, c, h, w), sigma: (batch,)."""
         batch, _, height, width = x.shape
         tokens = embeddings["prompt_embeds"]
-        if self.guided and guidance is None:
-            raise ValueError("this FLUX takes a guidance (1 to 5, usually 3.5); got None")
+        assert guidance is not None or not self.guided, "check_guidance refuses this before any work"
         self._timestep = 1000 * sigma.to(x)
         output = self.transformer(
             hidden_states=pack(x),
@@ -143,21 +149,20 @@ def check_image_size(height: int, width: int, factor: int) -> None:
         )
 
 
-def load(folder: Path, transformer: Path | None = None, text_encoders: bool = False) -> Flux:
+def load(folder: Path, transformer: Path | None = None) -> Flux:
     """Load from disk in float32; `transformer` is the folder of an aligned one."""
     options = {"torch_dtype": torch.float32, "local_files_only": True, "use_safetensors": True}
     return Flux(
         FluxTransformer2DModel.from_pretrained(transformer or folder / "transformer", **options),
         AutoencoderKL.from_pretrained(folder / "vae", **options),
-        FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler"),
-        _load_text(folder) if text_encoders else None,
+        FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
     )
 
 
-def _load_text(folder: Path) -> FluxPipeline:
-    """Tokenizers and text encoders in diffusers' own pipeline, which knows how FLUX is prompted."""
+def load_text(folder: Path) -> FluxText:
+    """The text side alone, in float32; neither transformer nor VAE is read."""
     options = {"dtype": torch.float32, "local_files_only": True, "use_safetensors": True}
-    return FluxPipeline(
+    pipeline = FluxPipeline(
         scheduler=None,
         vae=None,
         transformer=None,
@@ -166,6 +171,12 @@ def _load_text(folder: Path) -> FluxPipeline:
         tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
         tokenizer_2=T5TokenizerFast.from_pretrained(folder / "tokenizer_2", local_files_only=True),
     )
+    return FluxText(pipeline)
+
+
+def is_guided(folder: Path) -> bool:
+    """Whether the transformer takes a distilled guidance (FLUX.1-dev does, FLUX.1-schnell does not)."""
+    return bool(read_json(folder / "transformer" / "config.json").get("guidance_embeds", False))
 
 
 def check(folder: Path, height: int, width: int) -> None:
@@ -175,5 +186,8 @@ def check(folder: Path, height: int, width: int) -> None:
     check_component(folder / "vae", AutoencoderKL)
     check_component(folder / "text_encoder", CLIPTextModel)
     check_component(folder / "text_encoder_2", T5EncoderModel)
+    check_loads(folder / "scheduler", FlowMatchEulerDiscreteScheduler)
+    check_tokenizer(folder / "tokenizer", CLIPTokenizer)
+    check_tokenizer(folder / "tokenizer_2", T5TokenizerFast)
     settings = AutoencoderKL.load_config(folder / "vae", local_files_only=True)
     check_image_size(height, width, 2 ** (len(settings["block_out_channels"]) - 1))

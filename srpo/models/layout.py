@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from srpo.errors import ConfigError
 
 Shapes = dict[str, tuple[int, ...]]
+WEIGHT_NAMES = ("diffusion_pytorch_model", "model")  # of diffusers and of transformers
 
 
 def require_folder(folder: Path, parts: Sequence[str]) -> None:
@@ -26,13 +27,7 @@ def require_folder(folder: Path, parts: Sequence[str]) -> None:
 
 def check_component(folder: Path, cls: Any) -> None:
     """The tensors in `folder` are those of `cls` (of diffusers or transformers) built from the folder's config.json."""
-    config_path = folder / "config.json"
-    if not config_path.is_file():
-        raise ConfigError(f"{folder} has no config.json; the folder is not in diffusers layout")
-    try:
-        settings = json.loads(config_path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{config_path} is not valid JSON: {error}") from None
+    settings = read_json(folder / "config.json")
     with torch.device("meta"):
         model = cls.from_config(settings) if hasattr(cls, "load_config") else cls(cls.config_class(**settings))
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -59,17 +54,52 @@ def _buffers(model: torch.nn.Module) -> set[str]:
 
 def folder_shapes(folder: Path) -> Shapes:
     """Names and shapes of all tensors in a folder's safetensors files (several, if it is sharded)."""
-    paths = sorted(folder.glob("*.safetensors"))
-    if not paths:
-        raise ConfigError(f"{folder} holds no .safetensors file; convert the weights to safetensors")
-    for index in folder.glob("*.safetensors.index.json"):
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        if absent := sorted(names - {path.name for path in paths}):
-            raise ConfigError(f"{index} names files that are missing: {_some(absent)}; fetch them again")
     shapes: Shapes = {}
-    for path in paths:
+    for path in weight_files(folder):
         shapes |= file_shapes(path)
     return shapes
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that diffusers or transformers would load: those of the index, or the one of the standard name."""
+    for stem in WEIGHT_NAMES:
+        index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
+        if index.is_file():
+            names = sorted(set(read_json(index)["weight_map"].values()))
+            if absent := [name for name in names if not (folder / name).is_file()]:
+                raise ConfigError(f"{index} names files that are missing: {_some(absent)}; fetch them again")
+            return [folder / name for name in names]
+        if single.is_file():
+            return [single]
+    expected = " or ".join(f"{stem}.safetensors" for stem in WEIGHT_NAMES)
+    raise ConfigError(f"{folder} holds no {expected} (nor an index of one); convert the weights to safetensors")
+
+
+def check_tokenizer(folder: Path, cls: Any) -> None:
+    """The vocabulary is there and loads; transformers makes an empty tokenizer of a folder without one, silently."""
+    whole, *parts = sorted(cls.vocab_files_names.values(), key=lambda name: name != "tokenizer.json")
+    if not (folder / whole).is_file() and not all((folder / part).is_file() for part in parts):
+        raise ConfigError(f"{folder} holds no tokenizer: it has neither {whole} nor {' and '.join(parts)}")
+    check_loads(folder, cls)
+
+
+def check_loads(folder: Path, cls: Any) -> None:
+    """A part without tensors (a tokenizer, a scheduler) is checked by loading it."""
+    try:
+        cls.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # files that are missing or broken fail in many ways, each with a type of its own
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ConfigError(f"{folder} cannot be loaded ({reason}); fetch the folder again") from None
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file of a model folder."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path.parent} has no {path.name}; the folder is not in diffusers layout") from None
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid JSON: {error}") from None
 
 
 def file_shapes(path: Path) -> Shapes:

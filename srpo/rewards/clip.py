@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizerFast
 
 from srpo.errors import ConfigError
-from srpo.models.layout import check_component
+from srpo.models.layout import check_component, check_tokenizer
 from srpo.rewards.dual_encoder import DualEncoderReward
 
 HPS_SCALE = 20
@@ -47,3 +47,4 @@ def check(path: Path, architecture: str) -> None:
     if not path.is_dir():
         raise ConfigError(f"no reward folder at {path}; give the path of a CLIPModel folder in transformers layout")
     check_component(path, CLIPModel)
+    check_tokenizer(path, CLIPTokenizerFast)

@@ -1,8 +1,7 @@
 """What HPSv2.1, PickScore and CLIP share: the scaled cosine between an image's and a text's features.
 
-Preprocessing is CLIP's, on tensors and differentiable: the shorter side resized to the model's size (bicubic,
-antialiased), the centre cropped, OpenAI's mean and std unless told otherwise. Everything runs in float32 even under
-autocast, because the differences a relative preference lives on are smaller than bf16 resolves.
+Preprocessing is CLIP's, differentiable, with OpenAI's mean and std unless told otherwise. Everything runs in float32
+even under autocast, because the differences a relative preference lives on are smaller than bf16 resolves.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +11,8 @@ import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from torchvision.transforms import v2
+
+from srpo.rewards.preprocessing import clip_preprocessing
 
 
 class DualEncoderReward(nn.Module):
@@ -36,13 +36,7 @@ class DualEncoderReward(nn.Module):
         self.tokenize = tokenize
         self.scale = scale
         self.text_cache: dict[str, Tensor] = {}
-        self.preprocess = v2.Compose(
-            [
-                v2.Resize(image_size, interpolation=v2.InterpolationMode.BICUBIC, antialias=True),
-                v2.CenterCrop(image_size),
-                v2.Normalize(list(mean), list(std)),
-            ]
-        )
+        self.preprocess = clip_preprocessing(image_size, mean, std)
 
     def forward(self, images: Tensor, *texts: Sequence[str]) -> tuple[Tensor, ...]:
         """Scores (batch,) for each list of texts; images (batch, 3, h, w) in [0, 1]."""

@@ -7,17 +7,22 @@ import pytest
 
 from benchmarks.update import Measured, World, difference, run, update, variants
 from srpo.config import ModelConfig, RewardConfig
-from srpo.models import load_model
+from srpo.models import load_model, load_text_encoder
 from srpo.rewards import load_reward
 
 PROMPTS = ["a red circle", "two cats", "a dog", "a house"]
 
 
+def make_world(flux_folder: Path, hps_folder: Path) -> World:
+    config = ModelConfig(height=32, width=32)
+    embeddings = load_text_encoder(config, flux_folder).encode_prompts(PROMPTS, 12)
+    reward = load_reward(RewardConfig(architecture="tiny.json"), hps_folder)
+    return World.make(load_model(config, flux_folder), reward, PROMPTS, embeddings)
+
+
 @pytest.fixture(scope="module")
 def chain(flux_folder: Path, hps_folder: Path) -> list[Measured]:
-    model = load_model(ModelConfig(height=32, width=32), flux_folder, text_encoders=True)
-    reward = load_reward(RewardConfig(architecture="tiny.json"), hps_folder)
-    return run(World.make(model, reward, PROMPTS, 12), repeats=1)
+    return run(make_world(flux_folder, hps_folder), repeats=1)
 
 
 def test_every_lever_leaves_the_gradient_alone(chain: list[Measured]) -> None:
@@ -48,9 +53,7 @@ def test_what_a_pass_keeps_grows_with_what_is_in_it(chain: list[Measured]) -> No
 
 
 def test_text_features_are_computed_once_for_all_updates(flux_folder: Path, hps_folder: Path) -> None:
-    model = load_model(ModelConfig(height=32, width=32), flux_folder, text_encoders=True)
-    reward = load_reward(RewardConfig(architecture="tiny.json"), hps_folder)
-    world = World.make(model, reward, PROMPTS, 12)
+    world = make_world(flux_folder, hps_folder)
     ours = variants(len(PROMPTS))[-1]
     update(world, ours)
     seen = world.counters.texts_encoded

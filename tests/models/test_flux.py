@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from srpo.config import ModelConfig
 from srpo.errors import ConfigError
-from srpo.models import check_model, load_model
+from srpo.models import check_guidance, check_model, load_model, load_text_encoder
 from srpo.models.flux import pack, unpack
 from srpo.rollout import sample, seeded_noise
 from srpo.shapes.models import TEXT_TOKENS
@@ -33,10 +33,10 @@ def test_sampler_equals_the_pipeline(flux_folder: Path, tmp_path: Path, num_prom
     folder = tmp_path / "flux"
     shutil.copytree(flux_folder, folder)
     FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=dynamic).save_pretrained(folder / "scheduler")
-    model = load_model(CONFIG, folder, text_encoders=True)
+    model = load_model(CONFIG, folder)
     prompts = PROMPTS[:num_prompts]
     noise = seeded_noise(model.latent_shape(32, 48), range(num_prompts))
-    embeddings = model.encode_prompts(prompts, TEXT_TOKENS)
+    embeddings = load_text_encoder(CONFIG, folder).encode_prompts(prompts, TEXT_TOKENS)
     ours = model.decode(sample(model, embeddings, noise, model.sampling_sigmas(6, 32, 48), 3.5))
 
     pipeline = FluxPipeline.from_pretrained(folder, local_files_only=True)
@@ -106,6 +106,15 @@ def _shard_missing(folder: Path) -> None:
     (folder / "transformer" / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
 
 
+def _tokenizer_empty(folder: Path) -> None:
+    for file in (folder / "tokenizer").iterdir():
+        file.unlink()
+
+
+def _scheduler_empty(folder: Path) -> None:
+    (folder / "scheduler" / "scheduler_config.json").unlink()
+
+
 def _edit(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
     path = folder / "transformer" / "diffusion_pytorch_model.safetensors"
     tensors = load_file(path)
@@ -122,6 +131,8 @@ def _edit(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> 
         (_another_shape, r"another shape in x_embedder.bias \(got \[3\], expected \[128\]\)"),
         (_truncated, "truncated or not a safetensors file"),
         (_no_config, "has no config.json"),
+        (_tokenizer_empty, "holds no tokenizer: it has neither tokenizer.json nor"),
+        (_scheduler_empty, "cannot be loaded"),
         (_shard_missing, "names files that are missing: diffusion_pytorch_model-00002"),
     ],
 )
@@ -149,6 +160,25 @@ def _t5_embedding_under_its_other_name(folder: Path) -> None:
     save_file(tensors, path, metadata={"format": "pt"})
 
 
+def test_a_second_file_that_nobody_loads_is_no_part_of_the_model(flux_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "flux"
+    shutil.copytree(flux_folder, folder)
+    save_file({"other": torch.zeros(1)}, folder / "transformer" / "merged_lora.safetensors")
+    check_model(CONFIG, folder)
+
+
+def test_a_guidance_is_asked_of_a_guided_model_and_refused_by_another(flux_folder: Path, tmp_path: Path) -> None:
+    check_guidance(CONFIG, flux_folder, {"align.guidance": 3.5})
+    with pytest.raises(ConfigError, match=r"align\.guidance: .*takes a guidance"):
+        check_guidance(CONFIG, flux_folder, {"align.guidance": None})
+    folder = tmp_path / "flux"
+    shutil.copytree(flux_folder, folder)
+    config = folder / "transformer" / "config.json"
+    config.write_text(config.read_text().replace('"guidance_embeds": true', '"guidance_embeds": false'))
+    with pytest.raises(ConfigError, match=r"align\.guidance, rollout\.guidance: .*set it to null"):
+        check_guidance(CONFIG, folder, {"align.guidance": 3.5, "rollout.guidance": 1.0, "evaluation.guidance": None})
+
+
 @pytest.mark.parametrize("names", [_names_of_older_transformers, _t5_embedding_under_its_other_name])
 def test_names_that_transformers_understands_are_accepted(
     flux_folder: Path, tmp_path: Path, names: Callable[[Path], None]
@@ -157,20 +187,21 @@ def test_names_that_transformers_understands_are_accepted(
     shutil.copytree(flux_folder, folder)
     names(folder)
     check_model(CONFIG, folder)
-    old, new = (load_model(CONFIG, place, text_encoders=True) for place in (flux_folder, folder))
+    old, new = (load_text_encoder(CONFIG, place) for place in (flux_folder, folder))
     for name, tensor in new.encode_prompts(PROMPTS, TEXT_TOKENS).items():
         assert torch.equal(tensor, old.encode_prompts(PROMPTS, TEXT_TOKENS)[name])
 
 
 def test_sigma_reaches_the_transformer_unrounded_under_autocast(flux_folder: Path) -> None:
-    model = load_model(CONFIG, flux_folder, text_encoders=True)
+    model = load_model(CONFIG, flux_folder)
+    embeddings = load_text_encoder(CONFIG, flux_folder).encode_prompts(PROMPTS[:2], TEXT_TOKENS)
     seen: list[torch.Tensor] = []
     model.transformer.time_text_embed.time_proj.register_forward_pre_hook(
         lambda _, arguments: seen.append(arguments[0])
     )
     sigma = torch.tensor([0.8571, 0.7777])
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        model.velocity(torch.randn(2, 8, 8, 8), sigma, model.encode_prompts(PROMPTS[:2], TEXT_TOKENS), 3.5)
+        model.velocity(torch.randn(2, 8, 8, 8), sigma, embeddings, 3.5)
     assert torch.equal(seen[0], 1000 * sigma)
 
 

@@ -1,0 +1,39 @@
+"""Records of runs: which are believed to be running, and what one damaged record does to the others."""
+
+import os
+from pathlib import Path
+
+from pipelines.place import Place
+from pipelines.runs import FILE, RunRecord, load_runs, unreadable_runs
+from srpo.config import RunConfig
+from srpo.tracking import TrackedRun
+
+
+def record(place: Place, name: str) -> RunRecord:
+    return RunRecord(
+        name=name,
+        config=RunConfig(),
+        created="2026-01-01T00:00:00Z",
+        folder=str(place.runs / name),
+        tracked=TrackedRun(uri="", run_id=""),
+        steps=("train",),
+    ).save()
+
+
+def test_running_is_believed_of_the_very_process_only(tmp_path: Path) -> None:
+    """A container that starts again gives its first process the same number."""
+    mine = record(Place(tmp_path), "mine")
+    assert mine.actual_state == "running"
+    assert mine.changed(process_started=mine.process_started - 60).actual_state == "interrupted"
+    assert mine.changed(process=2**22 + 1).actual_state == "interrupted"
+    assert mine.changed(process_started=1.0).next_attempt().process == os.getpid()
+    assert load_runs(Place(tmp_path))[0].actual_state == "running"
+
+
+def test_one_unreadable_record_hides_no_other(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    record(place, "good")
+    (place.runs / "old").mkdir()
+    (place.runs / "old" / FILE).write_text('{"schema_version": 0}')
+    assert [run.name for run in load_runs(place)] == ["good"]
+    assert unreadable_runs(place) == ["old"]
