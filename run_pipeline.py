@@ -57,6 +57,16 @@ FromOption = Annotated[
     str | None,
     typer.Option("--from", metavar="STEP", help="Start here, with the results of the experiment's last run so far."),
 ]
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        help="A diffusers folder, builtin:shapes, or a registered model (NAME@ALIAS, models:/NAME/VERSION); "
+        "with --base, a transformer's file or folder."
+    ),
+]
+BaseOption = Annotated[
+    str | None, typer.Option(help="Diffusers folder that gives a lone transformer its VAE, text encoders and config.")
+]
 UntilOption = Annotated[str | None, typer.Option("--until", metavar="STEP", help="Stop after this step.")]
 
 
@@ -122,37 +132,45 @@ def job(
 
 @app.command()
 def generate(
-    model: Annotated[
-        str,
-        typer.Option(
-            help="A diffusers folder, builtin:shapes, or a registered model: NAME@ALIAS, or models:/NAME@ALIAS."
-        ),
-    ],
+    model: ModelOption,
     prompts: Annotated[
         str, typer.Option(metavar="FILE_OR_TEXT", help="A file with one prompt per line, or one prompt.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")],
+    base: BaseOption = None,
     config: Annotated[
         Path | None,
-        typer.Option(help="For a folder: a run file with image size, steps and guidance (else 720x720, 50, 3.5)."),
+        typer.Option(help="For a folder: a run file with image size, steps and guidance (else 1024x1024, 50, 3.5)."),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Picture i (from 0) gets seed + i.")] = None,
     num_steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps.")] = None,
     guidance: Annotated[float | None, typer.Option(min=0, help="Guidance.")] = None,
+    height: Annotated[int | None, typer.Option(min=1, help="Pixels.")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="Pixels.")] = None,
+    prefix: Annotated[str | None, typer.Option(help="A control word for every prompt: '<word>. <prompt>'.")] = None,
+    num_processes: Annotated[int | None, typer.Option(min=1, help="Processes; one per GPU if not given.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Draw again what is there already.")] = False,
 ) -> None:
-    """Make one PNG per prompt; each says in its text fields which prompt, seed and model made it."""
+    """Make one PNG per prompt; each says in its text fields which prompt, seed and model made it.
+
+    What an earlier call has drawn with the same settings is kept.
+    """
     settings = _load(config, ()) if config else None
     place = here()
     place.prepare()
-    from srpo.generate import read_texts, write_pictures
-    from srpo.registry import open_model
+    from srpo.generate import read_texts
+    from srpo.pictures import write_pictures
+    from srpo.preference import with_word
+    from srpo.registry import find_model
 
     texts = read_texts(prompts)
-    with console.status("loading the model"):
-        generator, sampling = open_model(model, settings, place.mlflow_uri if place.mlflow_database.exists() else None)
+    with console.status("finding the model"):
+        uri = place.mlflow_uri if place.mlflow_database.exists() else None
+        files = find_model(model, settings, uri, base).resized(height, width)
     given = {"seed": seed, "num_steps": num_steps, "guidance": guidance}
-    sampling = sampling.model_copy(update={key: value for key, value in given.items() if value is not None})
-    for path in write_pictures(generator, texts, sampling, model, out):
+    sampling = files.sampling.model_copy(update={key: value for key, value in given.items() if value is not None})
+    files = files.model_copy(update={"sampling": sampling})
+    for path in write_pictures(files, with_word(prefix, texts) if prefix else texts, out, num_processes, overwrite):
         typer.echo(path)
 
 

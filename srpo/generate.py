@@ -1,11 +1,13 @@
-"""Pictures from prompts: the same prompt, seed and settings give the same pixels, whatever else is in the batch."""
+"""Pictures from prompts: the same prompt, seed and settings give the same pixels, however the work is spread.
+
+Each picture is a forward pass of its own: one of 1024 x 1024 fills a device, and no picture depends on its neighbours.
+"""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from srpo.config import ModelConfig, PromptsConfig, Settings
@@ -31,17 +33,23 @@ class Sampling(Settings):
 class Generator:
     """A loaded model that turns prompts into pictures."""
 
-    def __init__(self, config: ModelConfig, folder: Path, transformer: Path | None = None) -> None:
+    def __init__(
+        self, config: ModelConfig, folder: Path, transformer: Path | None = None, device: str | None = None
+    ) -> None:
         check_model(config, folder)
         self.config = config
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model: TextToImage = load_model(config, folder, transformer).to(self.device)
         self.text: TextEncoder = load_text_encoder(config, folder).to(self.device)
 
     def images(self, prompts: Sequence[str], sampling: Sampling) -> Iterator[Image.Image]:
         """One picture after another."""
         for index, prompt in enumerate(prompts):
-            yield to_picture(self._draw(prompt, sampling.seed + index, sampling))
+            yield self.picture(prompt, sampling.seed + index, sampling)
+
+    def picture(self, prompt: str, seed: int, sampling: Sampling) -> Image.Image:
+        """The picture of one prompt from the noise of one seed."""
+        return to_picture(self._draw(prompt, seed, sampling))
 
     @torch.no_grad()
     def _draw(self, prompt: str, seed: int, sampling: Sampling) -> Tensor:
@@ -52,6 +60,30 @@ class Generator:
         embeddings = self.text.encode_prompts([prompt], self.config.max_sequence_length)
         x0 = sample(self.model, embeddings, noise, sigmas, sampling.guidance)
         return self.model.decode(x0)[0]
+
+
+class ModelFiles(Settings):
+    """A model on disk that has not been loaded yet; it can be handed to other processes."""
+
+    reference: str
+    """What it is: a path, `builtin:shapes`, or `models:/name/version` with the version's number."""
+    model: ModelConfig
+    base: Path
+    """Diffusers folder."""
+    transformer: Path | None = None
+    """Folder or file of the transformer to use instead of the base's."""
+    transformer_sha256: str
+    sampling: Sampling
+
+    def generator(self, device: str | None = None) -> Generator:
+        """Load it."""
+        return Generator(self.model, self.base, self.transformer, device)
+
+    def resized(self, height: int | None, width: int | None) -> "ModelFiles":
+        """The same model for pictures of another size."""
+        given = {"height": height, "width": width}
+        given = {key: value for key, value in given.items() if value is not None}
+        return self.model_copy(update={"model": self.model.model_copy(update=given)})
 
 
 def to_picture(image: Tensor) -> Image.Image:
@@ -70,18 +102,3 @@ def read_texts(prompts: str) -> list[str]:
     if path.suffix == ".txt":
         raise ConfigError(f"--prompts: no file at {path}")
     return [prompts]
-
-
-def write_pictures(
-    generator: Generator, prompts: Sequence[str], sampling: Sampling, model: str, folder: Path
-) -> Iterator[Path]:
-    """One PNG per prompt, named by number; its text fields say how it was made."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for index, picture in enumerate(generator.images(prompts, sampling)):
-        facts = sampling.model_dump() | {"prompt": prompts[index], "seed": sampling.seed + index, "model": model}
-        text = PngInfo()
-        for key, value in facts.items():
-            text.add_itxt(key, str(value))
-        path = folder / f"{index:04d}.png"
-        picture.save(path, pnginfo=text)
-        yield path

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Literal
 from srpo.artifacts import Evaluated, PromptSets, Registered, Snapshot, Trained, Weights
 from srpo.config import EvaluationConfig, ModelConfig, RunConfig, Settings
 from srpo.errors import ConfigError
-from srpo.generate import Generator, Sampling
-from srpo.hub import resolve, verify
+from srpo.evaluation.schema import Report
+from srpo.generate import Generator, ModelFiles, Sampling
+from srpo.hub import resolve, snapshot, verify
 from srpo.shapes import SAMPLING_STEPS, SIZE
 from srpo.shapes.models import TEXT_TOKENS
 from srpo.tracking import TrackedRun, code_version, data_version
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 CHAMPION, CHALLENGER = "champion", "challenger"
 MANIFEST = "manifest.json"
 FOLDER = "model"
+FLUX_SIZE = 1024  # what FLUX.1-dev is sampled at by its own pipeline
 
 
 class Manifest(Settings):
@@ -125,28 +127,82 @@ def load_manifest(uri: str, reference: str) -> Manifest:
         return Manifest.model_validate_json(Path(path).read_text(encoding="utf-8"))
 
 
-def open_model(reference: str, config: RunConfig | None, uri: str | None) -> tuple[Generator, Sampling]:
-    """A folder (sized and sampled as `config` says) or a registered model (which knows that itself), ready to draw.
+def find_model(
+    reference: str, config: RunConfig | None = None, uri: str | None = None, base: str | None = None
+) -> ModelFiles:
+    """The files behind a reference, hashed, before anything is loaded.
 
-    `uri`: the MLflow store to look in; None where there is none yet.
+    A registered model brings its own settings. A folder is sized and sampled as `config` says. With `base`, `reference`
+    is a transformer (file or folder) and the rest comes from the base's folder. `uri`: the MLflow store to look in;
+    None where there is none yet.
     """
+    if base is not None:
+        return _transformer_with_base(Path(reference).expanduser(), base, config or _default_config(base))
     if reference.startswith("builtin:") or Path(reference).exists():
-        settings = config or _default_config(reference)
-        return Generator(settings.model, resolve(reference, "model")), sampling_of(settings)
+        settings, folder = config or _default_config(reference), resolve(reference, "model")
+        if folder.is_file() or not (folder / "transformer").is_dir():
+            raise ConfigError(f"--model {reference} is no whole diffusers folder; if it is a transformer, give --base")
+        return ModelFiles(
+            reference=reference,
+            model=settings.model,
+            base=folder,
+            transformer_sha256=snapshot(folder / "transformer", reference).sha256,
+            sampling=sampling_of(settings),
+        )
     if uri is None:
         raise ConfigError(
             f"--model {reference} is no folder, and nothing is registered here yet; give a folder or `run`"
         )
     if config is not None:
         raise ConfigError(f"--config is for folders; the registered model {reference} brings its own settings")
-    manifest = load_manifest(uri, reference)
-    return manifest.generator(), manifest.sampling
+    name, version = _locate(_client(uri), reference)
+    manifest = load_manifest(uri, f"{name}/{version}")
+    verify(manifest.base)
+    verify(manifest.transformer)
+    return ModelFiles(
+        reference=f"models:/{name}/{version}",
+        model=manifest.model,
+        base=manifest.base.path,
+        transformer=manifest.transformer.path,
+        transformer_sha256=manifest.transformer.sha256,
+        sampling=manifest.sampling,
+    )
+
+
+def _transformer_with_base(transformer: Path, base: str, settings: RunConfig) -> ModelFiles:
+    if not transformer.exists():
+        raise ConfigError(f"--model {transformer}: nothing there; with --base, give a transformer's file or folder")
+    return ModelFiles(
+        reference=str(transformer),
+        model=settings.model,
+        base=resolve(base, "model"),
+        transformer=transformer.resolve(),
+        transformer_sha256=snapshot(transformer, str(transformer)).sha256,
+        sampling=sampling_of(settings),
+    )
+
+
+def load_report(uri: str, reference: str) -> Report:
+    """The evaluation of the run that made a registered version; `reference` as in `find_model`."""
+    client = _client(uri)
+    run_id = client.get_model_version(*_locate(client, reference)).run_id
+    from mlflow.artifacts import download_artifacts
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = download_artifacts(f"runs:/{run_id}/evaluation/report.json", dst_path=folder, tracking_uri=uri)
+        return Report.model_validate_json(Path(path).read_text(encoding="utf-8"))
+
+
+def open_model(reference: str, config: RunConfig | None, uri: str | None) -> tuple[Generator, Sampling]:
+    """What `find_model` finds, loaded and ready to draw."""
+    files = find_model(reference, config, uri)
+    return files.generator(), files.sampling
 
 
 def _default_config(reference: str) -> RunConfig:
     """Size and sampling of a folder that comes without a run file: FLUX.1-dev's, or the embedded world's."""
     if not reference.startswith("builtin:"):
-        return RunConfig()
+        return RunConfig(model=ModelConfig(source=reference, height=FLUX_SIZE, width=FLUX_SIZE))
     model = ModelConfig(source=reference, height=SIZE, width=SIZE, max_sequence_length=TEXT_TOKENS)
     return RunConfig(model=model, evaluation=EvaluationConfig(num_steps=SAMPLING_STEPS))
 

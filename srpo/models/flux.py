@@ -12,11 +12,20 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
 from srpo.errors import ConfigError
-from srpo.models.layout import check_component, check_loads, check_tokenizer, read_json, require_folder
+from srpo.models.layout import (
+    check_component,
+    check_loads,
+    check_tokenizer,
+    compare_shapes,
+    file_shapes,
+    read_json,
+    require_folder,
+)
 
 Guidance = float | Tensor | None
 """One distilled guidance for all samples, one per sample (batch,), or none for a model without the input."""
@@ -150,13 +159,25 @@ def check_image_size(height: int, width: int, factor: int) -> None:
 
 
 def load(folder: Path, transformer: Path | None = None) -> Flux:
-    """Load from disk in float32; `transformer` is the folder of an aligned one."""
+    """Load from disk in float32; `transformer` is the folder of an aligned one, or one file with its state dict."""
     options = {"torch_dtype": torch.float32, "local_files_only": True, "use_safetensors": True}
     return Flux(
-        FluxTransformer2DModel.from_pretrained(transformer or folder / "transformer", **options),
+        load_transformer_file(folder, transformer)
+        if transformer and transformer.is_file()
+        else FluxTransformer2DModel.from_pretrained(transformer or folder / "transformer", **options),
         AutoencoderKL.from_pretrained(folder / "vae", **options),
         FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
     )
+
+
+def load_transformer_file(folder: Path, path: Path) -> FluxTransformer2DModel:
+    """A diffusers-named state dict (the form in which SRPO's own weights are released), by the config of `folder`."""
+    with torch.device("meta"):
+        transformer = FluxTransformer2DModel.from_config(FluxTransformer2DModel.load_config(folder / "transformer"))
+    expected = {name: tuple(tensor.shape) for name, tensor in transformer.state_dict().items()}
+    compare_shapes(str(path), expected, file_shapes(path))
+    transformer.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()}, assign=True)
+    return transformer.eval()
 
 
 def load_text(folder: Path) -> FluxText:

@@ -1,0 +1,126 @@
+"""Pictures as files: each PNG says how it was made, work is shared out over processes, and a stopped run goes on.
+
+A picture is written whole or not at all, and only where none is yet. Picture i depends on its prompt, seed + i and the
+settings alone, so the number of processes changes no pixel.
+"""
+
+import math
+import multiprocessing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from srpo.checkpoint import staging_of
+from srpo.errors import ConfigError
+from srpo.generate import ModelFiles
+
+SHEET = "contact-sheet.jpg"
+SHEET_SIDE = 256  # pixels of a picture's longer side on the sheet
+
+Facts = dict[str, str]
+"""Text fields of a PNG."""
+Task = tuple[str, int, Facts, Path]
+"""(prompt, seed, facts, path)."""
+
+
+def write_pictures(
+    files: ModelFiles, prompts: Sequence[str], folder: Path, num_processes: int | None = None, overwrite: bool = False
+) -> Iterator[Path]:
+    """One PNG per prompt, named by number, and a contact sheet; yields each path as it is there.
+
+    What is there already is kept if its fields are those it would get now, else ConfigError before anything is loaded
+    (`overwrite` draws all anew). `num_processes`: one per GPU, one on a CPU, if None.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tasks = _tasks(files, prompts, folder)
+    missing = [task for task in tasks if overwrite or not _is_there(task)]
+    yield from (task[-1] for task in tasks if task not in missing)
+    yield from _draw_all(files, missing, num_processes or max(1, torch.cuda.device_count()))
+    _write_sheet([task[-1] for task in tasks], folder / SHEET)
+
+
+def facts_of(files: ModelFiles, prompt: str, seed: int) -> Facts:
+    """Everything that decides a picture's pixels."""
+    made = files.model.model_dump(include={"height", "width", "max_sequence_length"})
+    made |= files.sampling.model_dump(exclude={"seed"})
+    made |= {"model": files.reference, "transformer_sha256": files.transformer_sha256, "prompt": prompt, "seed": seed}
+    return {key: str(value) for key, value in made.items()}
+
+
+def save_png(picture: Image.Image, facts: Mapping[str, str], path: Path) -> None:
+    """Write a PNG with its text fields, so that nobody ever sees half of it."""
+    text, staging = PngInfo(), staging_of(path)
+    for key, value in facts.items():
+        text.add_itxt(key, value)
+    picture.save(staging, format="PNG", pnginfo=text)
+    staging.replace(path)
+
+
+def _tasks(files: ModelFiles, prompts: Sequence[str], folder: Path) -> list[Task]:
+    seeds = [files.sampling.seed + index for index in range(len(prompts))]
+    return [
+        (prompt, seed, facts_of(files, prompt, seed), folder / f"{index:04d}.png")
+        for index, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
+    ]
+
+
+def _is_there(task: Task) -> bool:
+    """Whether the picture is on disk; ConfigError if another one is."""
+    *_, facts, path = task
+    if not path.exists():
+        return False
+    with Image.open(path) as picture:
+        found = getattr(picture, "text", {})
+    if other := [name for name, value in facts.items() if found.get(name) != value]:
+        raise ConfigError(
+            f"{path} is another picture: its {other[0]} is {found.get(other[0])!r}, not {facts[other[0]]!r}; "
+            "give another --out, or --overwrite"
+        )
+    return True
+
+
+def _draw_all(files: ModelFiles, tasks: list[Task], num_processes: int) -> Iterator[Path]:
+    """Draw here, or in processes of their own with every n-th task each."""
+    shares = [tasks[rank::num_processes] for rank in range(min(num_processes, len(tasks)))]
+    if len(shares) <= 1:
+        for share in shares:
+            yield from _draw(files, share, None)
+        return
+    with multiprocessing.get_context("spawn").Pool(len(shares)) as pool:
+        arguments = [(files, share, _device(rank)) for rank, share in enumerate(shares)]
+        for paths in pool.imap_unordered(_draw_share, arguments):
+            yield from paths
+
+
+def _draw_share(arguments: tuple[ModelFiles, list[Task], str]) -> list[Path]:
+    """Entry point of a process."""
+    return list(_draw(*arguments))
+
+
+def _draw(files: ModelFiles, tasks: list[Task], device: str | None) -> Iterator[Path]:
+    generator = files.generator(device)
+    for prompt, seed, facts, path in tasks:
+        save_png(generator.picture(prompt, seed, files.sampling), facts, path)
+        yield path
+
+
+def _device(rank: int) -> str:
+    count = torch.cuda.device_count()
+    return f"cuda:{rank % count}" if count else "cpu"
+
+
+def _write_sheet(paths: Sequence[Path], sheet: Path) -> None:
+    """All pictures in a grid that is about as wide as high."""
+    columns = math.ceil(math.sqrt(len(paths)))
+    grid = Image.new("RGB", (columns * SHEET_SIDE, math.ceil(len(paths) / columns) * SHEET_SIDE))
+    for index, path in enumerate(paths):
+        with Image.open(path) as picture:
+            scale = SHEET_SIDE / max(picture.size)
+            size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+            grid.paste(picture.resize(size), (index % columns * SHEET_SIDE, index // columns * SHEET_SIDE))
+    staging = staging_of(sheet)
+    grid.save(staging, format="JPEG")
+    staging.replace(sheet)

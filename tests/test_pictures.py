@@ -1,0 +1,87 @@
+"""Pictures on disk: the same pixels however the work is spread, resumed, and honest about what they are."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from srpo.artifacts import Snapshot
+from srpo.config import ModelConfig, RunConfig
+from srpo.errors import ConfigError
+from srpo.generate import ModelFiles
+from srpo.hub import snapshot
+from srpo.pictures import SHEET, write_pictures
+from srpo.registry import find_model
+
+PROMPTS = ["a red circle", "a green ring: ünïcode", "a blue square"]
+
+
+@pytest.fixture
+def files(flux_folder: Path) -> ModelFiles:
+    model = ModelConfig(source=str(flux_folder), height=32, width=32, max_sequence_length=12)
+    found = find_model(str(flux_folder), RunConfig(model=model))
+    sampling = found.sampling.model_copy(update={"seed": 3, "num_steps": 2})
+    return found.model_copy(update={"sampling": sampling})
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def test_two_processes_draw_what_one_draws(files: ModelFiles, tmp_path: Path) -> None:
+    one = sorted(write_pictures(files, PROMPTS, tmp_path / "one"))
+    two = sorted(write_pictures(files, PROMPTS, tmp_path / "two", num_processes=2))
+    assert [path.name for path in one] == [path.name for path in two] == ["0000.png", "0001.png", "0002.png"]
+    assert all((pixels(first) == pixels(second)).all() for first, second in zip(one, two, strict=True))
+    assert (tmp_path / "two" / SHEET).exists()
+
+
+def test_a_picture_says_what_made_it(files: ModelFiles, tmp_path: Path, flux_folder: Path) -> None:
+    _, second, _ = sorted(write_pictures(files, PROMPTS, tmp_path))
+    text = Image.open(second).text
+    assert (text["prompt"], text["seed"], text["num_steps"]) == (PROMPTS[1], "4", "2")
+    transformer: Snapshot = snapshot(flux_folder / "transformer", "x")
+    assert text["transformer_sha256"] == transformer.sha256
+
+
+def test_what_is_there_is_kept_and_what_is_missing_is_drawn(files: ModelFiles, tmp_path: Path) -> None:
+    first, second, _ = sorted(write_pictures(files, PROMPTS, tmp_path))
+    before, drawn = first.stat().st_mtime_ns, pixels(second)
+    second.unlink()
+    assert len(list(write_pictures(files, PROMPTS, tmp_path))) == 3
+    assert first.stat().st_mtime_ns == before
+    assert (pixels(second) == drawn).all()
+
+
+def test_another_picture_in_its_place_is_refused_unless_overwritten(files: ModelFiles, tmp_path: Path) -> None:
+    list(write_pictures(files, PROMPTS[:1], tmp_path))
+    with pytest.raises(ConfigError, match="its prompt is 'a red circle', not 'a blue square'"):
+        list(write_pictures(files, PROMPTS[2:], tmp_path))
+    (path,) = write_pictures(files, PROMPTS[2:], tmp_path, overwrite=True)
+    assert Image.open(path).text["prompt"] == "a blue square"
+
+
+def test_a_lone_transformer_file_draws_as_its_folder_does(files: ModelFiles, tmp_path: Path, flux_folder: Path) -> None:
+    lone = find_model(str(flux_folder / "transformer" / "diffusion_pytorch_model.safetensors"), base=str(flux_folder))
+    lone = lone.model_copy(update={"model": files.model, "sampling": files.sampling})
+    (drawn,) = write_pictures(lone, PROMPTS[:1], tmp_path / "lone")
+    (expected,) = write_pictures(files, PROMPTS[:1], tmp_path / "folder")
+    assert (pixels(drawn) == pixels(expected)).all()
+
+
+def test_a_file_of_another_architecture_is_refused(files: ModelFiles, tmp_path: Path, flux_folder: Path) -> None:
+    tensors = load_file(flux_folder / "transformer" / "diffusion_pytorch_model.safetensors")
+    tensors["proj_out.bias"] = torch.zeros(1)
+    save_file(tensors, tmp_path / "wrong.safetensors")
+    wrong = files.model_copy(update={"transformer": tmp_path / "wrong.safetensors"})
+    with pytest.raises(ConfigError, match="another shape in proj_out.bias"):
+        list(write_pictures(wrong, PROMPTS[:1], tmp_path / "out"))
+
+
+def test_a_bare_folder_is_drawn_at_the_size_of_flux(flux_folder: Path) -> None:
+    found = find_model(str(flux_folder))
+    assert (found.model.height, found.model.width, found.model.max_sequence_length) == (1024, 1024, 512)
+    assert (found.sampling.num_steps, found.sampling.guidance) == (50, 3.5)
