@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 STARTED = time.monotonic()
 INTERRUPTED = 130
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "shapes.yaml"
+EXPORT_FORMS = ("transformer", "fp8", "folder")
 STEP_NAMES = ("download", "embed", "train", "evaluate", "register")
 
 console = Console()
@@ -172,6 +173,44 @@ def generate(
     files = files.model_copy(update={"sampling": sampling})
     for path in write_pictures(files, with_word(prefix, texts) if prefix else texts, out, num_processes, overwrite):
         typer.echo(path)
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="As --model of `generate`.")],
+    to: Annotated[str, typer.Option(metavar="FOLDER|s3://BUCKET/PREFIX", help="A place where nothing is yet.")],
+    form: Annotated[
+        str, typer.Option("--format", help="transformer (bf16), fp8 (for ComfyUI), or folder (whole, for diffusers).")
+    ] = "transformer",
+    base: BaseOption = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE_OR_TEXT", help="Pictures of the card; two held-out prompts of the run if not given."
+        ),
+    ] = None,
+) -> None:
+    """Write a model for diffusers or ComfyUI, with a model card made from its run; licences are shown first."""
+    if form not in EXPORT_FORMS:
+        raise ConfigError(f"--format {form}: choose from {', '.join(EXPORT_FORMS)}")
+    place = here()
+    place.prepare()
+    from srpo.export import export as export_model
+    from srpo.export.card import find_licences
+    from srpo.generate import read_texts
+    from srpo.registry import find_model, load_report
+
+    uri = place.mlflow_uri if place.mlflow_database.exists() else None
+    files = find_model(model, None, uri, base)
+    report = load_report(uri, files.reference) if uri and files.reference.startswith("models:/") else None
+    licences = find_licences(files, report)
+    for licence in licences:
+        console.print(f"licence of the {licence.subject} ({licence.source}): {licence.terms}", soft_wrap=True)
+    drawn = [image.prompt for image in report.images] if report else []
+    texts = read_texts(prompts) if prompts else list(dict.fromkeys(drawn))[:2]
+    with console.status("exporting"):
+        export_model(files, to, form, licences, report, texts)  # type: ignore[arg-type]
+    typer.echo(to)
 
 
 @app.command()

@@ -54,7 +54,7 @@ def save_png(picture: Image.Image, facts: Mapping[str, str], path: Path) -> None
     """Write a PNG with its text fields, so that nobody ever sees half of it."""
     text, staging = PngInfo(), staging_of(path)
     for key, value in facts.items():
-        text.add_itxt(key, value)
+        text.add_text(key, value)  # becomes iTXt where Latin-1 is not enough
     picture.save(staging, format="PNG", pnginfo=text)
     staging.replace(path)
 

@@ -1,0 +1,100 @@
+"""A model for other programs: its transformer alone in bf16 or fp8, or a whole diffusers folder, with its model card.
+
+Beside the weights lie `README.md` (the card), `workflow.json` and `workflow.png` for ComfyUI, and pictures of both models.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image
+
+from srpo.checkpoint import write_atomic
+from srpo.evaluation.schema import Report
+from srpo.export.card import Licence, render_card
+from srpo.export.comfy import as_workflow, text_to_image
+from srpo.export.target import open_target
+from srpo.export.weights import CONFIG, WEIGHTS, Fp8Error, write_bf16, write_fp8
+from srpo.generate import ModelFiles
+from srpo.models import check_model
+from srpo.models.layout import read_json
+from srpo.pictures import facts_of, save_png, write_pictures
+
+Form = Literal["transformer", "fp8", "folder"]
+
+
+def export(
+    files: ModelFiles,
+    to: str,
+    form: Form,
+    licences: Sequence[Licence],
+    report: Report | None = None,
+    prompts: Sequence[str] = (),
+) -> None:
+    """Write the model to a folder or to `s3://bucket/prefix`; it appears there whole, or with its card last.
+
+    `report`: the evaluation of the run, for the card. `prompts`: what base and model draw for it; they are loaded only
+    if there are any. ConfigError, before any work, if the model is not whole or the target cannot take it.
+    """
+    check_model(files.model, files.base)
+    with open_target(to) as folder:
+        error = _write_weights(files, form, folder)
+        name = WEIGHTS if form != "fp8" else f"{name_of(files)}-fp8.safetensors"
+        _write_pictures(files, prompts, name, folder)
+        card = render_card(files, form, licences, report, prompts, error)
+        write_atomic(folder / "README.md", card)
+
+
+def name_of(files: ModelFiles) -> str:
+    """`models:/shapes/3` -> shapes-3; the last part of a path."""
+    registered = files.reference.removeprefix("models:/")
+    return registered.replace("/", "-") if registered != files.reference else Path(files.reference.split(":")[-1]).stem
+
+
+def _write_weights(files: ModelFiles, form: Form, folder: Path) -> Fp8Error | None:
+    base = files.base / "transformer"
+    transformer = files.transformer or base
+    if form == "fp8":
+        return write_fp8(transformer, folder / f"{name_of(files)}-fp8.safetensors")
+    if form == "transformer":
+        write_bf16(transformer, (base if transformer.is_file() else transformer) / CONFIG, folder)
+        return None
+    for part in ("model_index.json", *read_json(files.base / "model_index.json")):
+        if part != "transformer":
+            _link(files.base / part, folder / part)
+    _link(transformer, folder / "transformer" / WEIGHTS if transformer.is_file() else folder / "transformer")
+    if transformer.is_file():
+        _link(base / CONFIG, folder / "transformer" / CONFIG)
+    return None
+
+
+def _link(source: Path, target: Path) -> None:
+    """A file, or all files of a folder, as hard links where the file system allows it, else as copies."""
+    if source.is_dir():
+        for path in source.iterdir():
+            _link(path, target / path.name)
+    elif source.is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source.resolve(), target)
+        except OSError:
+            shutil.copyfile(source, target)
+
+
+def _write_pictures(files: ModelFiles, prompts: Sequence[str], weights_name: str, folder: Path) -> None:
+    """Before and after, and the graph that draws the first one in ComfyUI."""
+    seed = files.sampling.seed
+    graph = text_to_image(files, prompts[0] if prompts else "a photograph", seed, weights_name)
+    workflow = json.dumps(as_workflow(graph))
+    write_atomic(folder / "workflow.json", workflow)
+    if not prompts:
+        return
+    before = files.model_copy(update={"transformer": None, "reference": str(files.base)})
+    list(write_pictures(before, prompts, folder / "pictures" / "before"))
+    list(write_pictures(files, prompts, folder / "pictures" / "after"))
+    with Image.open(folder / "pictures" / "after" / "0000.png") as picture:
+        facts = facts_of(files, prompts[0], seed) | {"prompt": json.dumps(graph), "workflow": workflow}
+        save_png(picture, facts, folder / "workflow.png")

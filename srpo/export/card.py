@@ -1,0 +1,78 @@
+"""The model card: what the model is, what it was made from and how, what was measured, and under which licences."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from srpo.config import RunConfig, Settings
+from srpo.evaluation.schema import Report
+from srpo.export.weights import Fp8Error
+from srpo.generate import ModelFiles
+
+UNKNOWN = "not stated in its files; ask where it comes from"
+
+
+class Licence(Settings):
+    """What is known of the terms of something the model is made from."""
+
+    subject: str
+    """base model, or reward."""
+    source: str
+    terms: str
+
+
+def find_licences(files: ModelFiles, report: Report | None) -> list[Licence]:
+    """Of the base, and of the reward if the run is known, as their own folders state them."""
+    found = [Licence(subject="base model", source=str(files.base), terms=_terms(files.model.source, files.base))]
+    if report is not None:
+        source = RunConfig.model_validate(report.provenance.config).reward.source
+        found.append(Licence(subject="reward", source=source, terms=_terms(source, Path(source).expanduser())))
+    return found
+
+
+def render_card(
+    files: ModelFiles,
+    form: str,
+    licences: Sequence[Licence],
+    report: Report | None,
+    prompts: Sequence[str],
+    error: Fp8Error | None,
+) -> str:
+    """The card as Markdown, with the front matter that model hubs read."""
+    environment = Environment(
+        loader=PackageLoader("srpo.export", "."),
+        autoescape=False,  # Markdown, of the user's own text
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    recipe = yaml.safe_dump(report.provenance.config, sort_keys=False, allow_unicode=True) if report else ""
+    return environment.get_template("card.md.jinja").render(
+        files=files, form=form, licences=licences, report=report, prompts=prompts, error=error, recipe=recipe
+    )
+
+
+def _terms(source: str, path: Path) -> str:
+    if source.startswith("builtin:"):
+        return "Apache-2.0, as srpo itself"
+    folder = path if path.is_dir() else path.parent
+    stated = _front_matter(folder / "README.md")
+    names = [str(stated[key]) for key in ("license_name", "license", "license_link") if stated.get(key)]
+    names += sorted(file.name for file in folder.glob("LICENSE*"))
+    return ", ".join(names) or UNKNOWN
+
+
+def _front_matter(readme: Path) -> dict[str, Any]:
+    """The YAML between the first two lines of dashes of a card; empty where there is none."""
+    if not readme.is_file():
+        return {}
+    found = re.match(r"---\n(.*?)\n---", readme.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+    try:
+        stated = yaml.safe_load(found[1]) if found else {}
+    except yaml.YAMLError:
+        return {}
+    return stated if isinstance(stated, dict) else {}

@@ -1,0 +1,52 @@
+"""Where an export goes: a new folder, which appears whole, or a place in an S3 bucket."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from srpo.checkpoint import atomic_folder
+from srpo.errors import ConfigError
+
+
+@contextmanager
+def open_target(to: str) -> Iterator[Path]:
+    """A folder to write into; what is in it at the end is at `to`. ConfigError if `to` cannot take it."""
+    if to.startswith("s3://"):
+        with _bucket(to) as folder:
+            yield folder
+        return
+    if "://" in to:
+        raise ConfigError(f"--to {to}: give a folder, or s3://BUCKET/PREFIX")
+    target = Path(to).expanduser().resolve()
+    if target.exists():
+        raise ConfigError(f"--to {to} exists already; give a new folder")
+    with atomic_folder(target) as folder:
+        yield folder
+
+
+@contextmanager
+def _bucket(to: str) -> Iterator[Path]:
+    """Files are uploaded in order of their names, the card last: where it is, all is.
+
+    boto3 finds credentials and endpoint itself (AWS_ENDPOINT_URL for a store that is not Amazon's).
+    """
+    import boto3
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    place = urlsplit(to)
+    bucket, prefix = place.netloc, place.path.strip("/")
+    if not bucket or not prefix:
+        raise ConfigError(f"--to {to}: name a bucket and a prefix, s3://BUCKET/PREFIX")
+    client = boto3.client("s3")
+    try:
+        client.head_bucket(Bucket=bucket)
+    except (BotoCoreError, ClientError) as error:
+        raise ConfigError(f"--to {to}: the bucket cannot be used ({error}); check its name and credentials") from None
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        yield folder
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        for path in sorted(files, key=lambda path: path == folder / "README.md"):
+            client.upload_file(str(path), bucket, f"{prefix}/{path.relative_to(folder).as_posix()}")

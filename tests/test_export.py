@@ -1,0 +1,124 @@
+"""Exports read back: by diffusers' own pipeline, from a real S3 server, and as a card that leaves nothing out."""
+
+import json
+from pathlib import Path
+
+import boto3
+import numpy as np
+import pytest
+import torch
+from diffusers import FluxPipeline
+from moto.server import ThreadedMotoServer
+from PIL import Image
+
+import run_pipeline
+from pipelines.execute import Outcome
+from pipelines.place import Place
+from srpo.config import ModelConfig, RunConfig
+from srpo.errors import ConfigError
+from srpo.export import export
+from srpo.export.card import UNKNOWN, find_licences
+from srpo.export.comfy import OUTPUTS, as_workflow, text_to_image
+from srpo.generate import ModelFiles
+from srpo.registry import find_model, load_report
+
+PROMPT = "a red circle on a blue background"
+
+
+@pytest.fixture
+def files(flux_folder: Path) -> ModelFiles:
+    model = ModelConfig(source=str(flux_folder), height=32, width=32, max_sequence_length=12)
+    found = find_model(str(flux_folder), RunConfig(model=model))
+    return found.model_copy(update={"sampling": found.sampling.model_copy(update={"num_steps": 3})})
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> "str":
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    for name, value in {"ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "x", "DEFAULT_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    boto3.client("s3").create_bucket(Bucket="models")
+    yield "models"
+    server.stop()
+
+
+def test_the_exported_folder_draws_what_generate_draws(files: ModelFiles, tmp_path: Path) -> None:
+    export(files, str(tmp_path / "out"), "folder", [])
+    pipeline = FluxPipeline.from_pretrained(tmp_path / "out", torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    expected = pipeline(
+        PROMPT,
+        height=32,
+        width=32,
+        num_inference_steps=3,
+        guidance_scale=3.5,
+        max_sequence_length=12,
+        generator=torch.Generator().manual_seed(4),
+        output_type="np",
+    ).images[0]
+    drawn = np.asarray(files.generator().picture(PROMPT, 4, files.sampling), dtype=np.float32) / 255
+    assert np.abs(drawn - expected).max() <= 0.5 / 255 + 1e-4  # 8 bits, and float32 arithmetic in another order
+
+
+def test_an_export_to_s3_holds_what_one_to_a_folder_holds(files: ModelFiles, bucket: str, tmp_path: Path) -> None:
+    export(files, str(tmp_path / "out"), "transformer", [])
+    export(files, f"s3://{bucket}/a/b", "transformer", [])
+    client = boto3.client("s3")
+    keys = [entry["Key"] for entry in client.list_objects_v2(Bucket=bucket)["Contents"]]
+    expected = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert sorted(keys) == sorted(f"a/b/{name}" for name in expected)
+    for name, content in expected.items():
+        assert client.get_object(Bucket=bucket, Key=f"a/b/{name}")["Body"].read() == content
+
+
+@pytest.mark.parametrize("to", ["s3://nowhere/x", "s3://models", "gs://models/x", "."])
+def test_a_target_that_cannot_take_it_is_refused(to: str, files: ModelFiles, bucket: str) -> None:
+    with pytest.raises(ConfigError, match="--to"):
+        export(files, to, "transformer", [])
+
+
+def test_the_base_own_card_and_licence_file_state_its_terms(files: ModelFiles, tmp_path: Path) -> None:
+    elsewhere = files.model_copy(update={"base": tmp_path})
+    assert find_licences(elsewhere, None)[0].terms == UNKNOWN
+    (tmp_path / "README.md").write_text("---\nlicense: other\nlicense_name: flux-1-dev\n---\n# FLUX\n")
+    (tmp_path / "LICENSE.md").touch()
+    assert find_licences(elsewhere, None)[0].terms == "flux-1-dev, other, LICENSE.md"
+
+
+def test_every_link_of_the_graph_joins_an_output_to_an_input(files: ModelFiles) -> None:
+    graph = text_to_image(files, PROMPT, 7, "x.safetensors")
+    workflow = as_workflow(graph)
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    assert {node["type"] for node in nodes.values()} == set(OUTPUTS)
+    for link, source, slot, target, entry, kind in workflow["links"]:
+        assert link in nodes[source]["outputs"][slot]["links"]
+        assert nodes[source]["outputs"][slot]["type"] == kind
+        assert nodes[target]["inputs"][entry]["link"] == link
+    sampler = next(node for node in nodes.values() if node["type"] == "KSampler")
+    assert sampler["widgets_values"] == [7, "fixed", 3, 1.0, "euler", "simple", 1.0]
+
+
+def test_a_registered_model_is_exported_with_a_card_that_names_every_metric(
+    finished: Outcome, place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit) as ended:
+        run_pipeline.main(["export", "shapes@challenger", "--to", str(out), "--format", "fp8"])
+    assert not ended.value.code
+    assert "licence of the base model" in capsys.readouterr().out
+    card, report = (out / "README.md").read_text(), load_report(place.mlflow_uri, "shapes@challenger")
+    assert report.metrics
+    for name, row in report.metrics.items():
+        assert f"| {name}" in card
+        assert f"{row.lower:+.4f} to {row.upper:+.4f}" in card
+    assert report.provenance.hashes["transformer"] in card
+    assert "content_anchor: 2.0" in card
+    assert (out / "pictures" / "before" / "0000.png").exists()
+    text = Image.open(out / "workflow.png").text
+    assert json.loads(text["workflow"]) == json.loads((out / "workflow.json").read_text())
+    (weights,) = out.glob("*.safetensors")
+    assert json.loads(text["prompt"])["transformer"]["inputs"]["unet_name"] == weights.name
+    assert json.loads(text["prompt"])["sampler"]["inputs"]["seed"] == 0
