@@ -1,6 +1,7 @@
 """Exports read back: by diffusers' own pipeline, from a real S3 server, and as a card that leaves nothing out."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
@@ -33,7 +34,7 @@ def files(flux_folder: Path) -> ModelFiles:
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> "str":
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

@@ -1,6 +1,6 @@
 """A model for other programs: its transformer alone in bf16 or fp8, or a whole diffusers folder, with its model card.
 
-Beside the weights lie `README.md` (the card), `workflow.json` and `workflow.png` for ComfyUI, and pictures of both models.
+Beside the weights: `README.md` (the card), `workflow.json` and `workflow.png` for ComfyUI, pictures of both models.
 """
 
 import json

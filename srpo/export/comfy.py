@@ -1,6 +1,6 @@
 """A text-to-image graph for ComfyUI that draws with an exported transformer, as a file or inside a picture.
 
-In two forms: `prompt` (node -> class and inputs), which its server takes, and `workflow`, which its page opens. The file
+In two forms: `prompt` (node -> class and inputs), which its server takes, and `workflow`, which its page opens. File
 names of text encoders and VAE are those that ComfyUI's FLUX example uses. Not run in ComfyUI.
 """
 
@@ -60,9 +60,10 @@ def text_to_image(files: ModelFiles, prompt: str, seed: int, file_name: str) -> 
 def as_workflow(graph: Graph) -> dict[str, Any]:
     """The graph as ComfyUI's page saves it: numbered nodes with slots, and links between them."""
     numbers = {name: number for number, name in enumerate(graph, start=1)}
-    nodes, links = [], []
+    nodes: list[dict[str, Any]] = []
+    links: list[list[Any]] = []
     for name, node in graph.items():
-        slots = []
+        slots: list[dict[str, Any]] = []
         for key, value in node["inputs"].items():
             if isinstance(value, list):
                 link, kind = len(links) + 1, OUTPUTS[graph[value[0]]["class_type"]][value[1]]

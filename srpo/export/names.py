@@ -76,7 +76,7 @@ def original_tensors(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tenso
 
 def _layers(tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
     """Name of a layer -> diffusers' names of its parts."""
-    layers = {target: (source,) for source, target in TOP.items()}
+    layers: dict[str, tuple[str, ...]] = {target: (source,) for source, target in TOP.items()}
     for prefix, short, block in (
         ("transformer_blocks", "double_blocks", _double()),
         ("single_transformer_blocks", "single_blocks", SINGLE),
