@@ -19,6 +19,7 @@ from srpo.errors import ConfigError
 from srpo.evaluation.schema import Report
 from srpo.generate import Generator, ModelFiles, Sampling
 from srpo.hub import resolve, snapshot, verify
+from srpo.models.layout import compare_shapes, file_shapes, folder_shapes
 from srpo.shapes import SAMPLING_STEPS, SIZE
 from srpo.shapes.models import TEXT_TOKENS
 from srpo.tracking import TrackedRun, code_version, data_version
@@ -172,10 +173,13 @@ def find_model(
 def _transformer_with_base(transformer: Path, base: str, settings: RunConfig) -> ModelFiles:
     if not transformer.exists():
         raise ConfigError(f"--model {transformer}: nothing there; with --base, give a transformer's file or folder")
+    folder = resolve(base, "model")
+    shapes = file_shapes(transformer) if transformer.is_file() else folder_shapes(transformer)
+    compare_shapes(str(transformer), folder_shapes(folder / "transformer"), shapes)
     return ModelFiles(
         reference=str(transformer),
         model=settings.model,
-        base=resolve(base, "model"),
+        base=folder,
         transformer=transformer.resolve(),
         transformer_sha256=snapshot(transformer, str(transformer)).sha256,
         sampling=sampling_of(settings),
