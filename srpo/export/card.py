@@ -27,7 +27,7 @@ class Licence(Settings):
 
 def find_licences(files: ModelFiles, report: Report | None) -> list[Licence]:
     """Of the base, and of the reward if the run is known, as their own folders state them."""
-    found = [Licence(subject="base model", source=str(files.base), terms=_terms(files.model.source, files.base))]
+    found = [Licence(subject="base model", source=files.model.source, terms=_terms(files.model.source, files.base))]
     if report is not None:
         source = RunConfig.model_validate(report.provenance.config).reward.source
         found.append(Licence(subject="reward", source=source, terms=_terms(source, Path(source).expanduser())))
