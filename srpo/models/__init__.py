@@ -9,7 +9,7 @@ import torch
 from diffusers import ModelMixin
 from torch import Tensor
 
-from srpo.config import ModelConfig
+from srpo.config import ModelConfig, WeightsFormat
 from srpo.errors import ConfigError
 from srpo.models import flux
 
@@ -32,6 +32,8 @@ class TextToImage(Protocol):
 
     transformer: ModelMixin
     """The part that is trained."""
+    vae: ModelMixin
+    """Frozen."""
 
     def velocity(self, x: Tensor, sigma: Tensor, embeddings: Embeddings, guidance: float | None) -> Tensor:
         """`noise - x0` predicted at x (batch, channels, h, w) and sigma (batch,); exact sigma, never rounded."""
@@ -53,8 +55,8 @@ class TextToImage(Protocol):
 class Family:
     """How a model family is loaded and checked."""
 
-    load: Callable[[Path, Path | None], TextToImage]
-    """(folder, folder of another transformer or None) -> model in float32."""
+    load: Callable[[Path, Path | None, WeightsFormat], TextToImage]
+    """(folder, folder of another transformer or of an adapter or None, format of the transformer) -> model."""
     load_text: Callable[[Path], TextEncoder]
     """folder -> its text encoders in float32."""
     check: Callable[[Path, int, int], None]
@@ -73,8 +75,8 @@ def _family(name: str) -> Family:
 
 
 def load_model(config: ModelConfig, folder: Path, transformer: Path | None = None) -> TextToImage:
-    """The model in a diffusers folder, in float32; `transformer` names the folder of an aligned one to use instead."""
-    return _family(config.family).load(folder, transformer)
+    """The model in a diffusers folder; `transformer` names the folder of an aligned one, or of an adapter, to use."""
+    return _family(config.family).load(folder, transformer, config.weights)
 
 
 def load_text_encoder(config: ModelConfig, folder: Path) -> TextEncoder:
