@@ -99,9 +99,18 @@ def plan(
     set_: SetOption = None,
     from_: FromOption = None,
     until: UntilOption = None,
+    gpu: Annotated[str | None, typer.Option(help="Also predict memory and time on this GPU (H100, 4090, ...).")] = None,
 ) -> None:
     """Check a run and show what it would do, without doing it: settings, files, layouts, reward, prompts, disk."""
-    _show_plan(_plan(config, set_, from_, until))
+    checked = _plan(config, set_, from_, until)
+    _show_plan(checked)
+    if gpu is not None:
+        from pipelines.summary import show_prediction
+        from srpo.plan import price
+
+        with console.status("counting operations and bytes of an update"):
+            prediction = price(checked.config, gpu)
+        show_prediction(console, prediction)
 
 
 @app.command()

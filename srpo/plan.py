@@ -8,14 +8,16 @@ from math import prod
 from pathlib import Path
 
 from srpo.config import LoraConfig, RunConfig, Settings
+from srpo.cost import Prediction, count, predict
 from srpo.errors import ConfigError
 from srpo.evaluation.gate import check_metrics
 from srpo.evaluation.scores import check_captions
+from srpo.gpus import find_gpu
 from srpo.hub import resolve
-from srpo.models import check_guidance, check_model
+from srpo.models import check_guidance, check_model, model_skeleton
 from srpo.models.layout import Shapes, folder_shapes, read_json
 from srpo.prompts import read_both
-from srpo.rewards import check_reward
+from srpo.rewards import check_reward, reward_skeleton
 
 STEPS = {
     "download": "find model and reward, hash every file",
@@ -102,6 +104,14 @@ def num_trained(shapes: Shapes, lora: LoraConfig | None) -> int:
         return sum(prod(shape) for shape in shapes.values())
     targets = tuple(f".{name}.weight" for name in lora.target_modules)
     return sum(lora.rank * sum(shape) for name, shape in shapes.items() if f".{name}".endswith(targets))
+
+
+def price(config: RunConfig, gpu: str) -> Prediction:
+    """Memory and time that the run would take on a GPU, counted from the config files of model and reward."""
+    find_gpu(gpu)
+    model = model_skeleton(config.model, resolve(config.model.source, "model"))
+    reward = reward_skeleton(config.reward, resolve(config.reward.source, "reward"))
+    return predict(config, count(config, model, reward), gpu)
 
 
 def gibibytes(size: int) -> str:

@@ -44,6 +44,9 @@ class TextToImage(Protocol):
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """(channels, h, w) of an image's latents; ConfigError for a size that the VAE or the patches cannot take."""
 
+    def blank_embeddings(self, batch: int, max_sequence_length: int) -> Embeddings:
+        """Zeros in the shape of the embeddings of `batch` prompts, to count what a run costs."""
+
     def sampling_sigmas(self, num_steps: int, height: int, width: int) -> Tensor:
         """Descending schedule of `num_steps + 1` sigmas by the model's own scheduler settings."""
 
@@ -61,11 +64,13 @@ class Family:
     """folder -> its text encoders in float32."""
     check: Callable[[Path, int, int], None]
     """(folder, height, width): layout, names and shapes by file headers alone; ConfigError names what is wrong."""
+    skeleton: Callable[[Path], TextToImage]
+    """folder -> the model on the meta device, from its config files alone."""
     is_guided: Callable[[Path], bool]
     """folder -> does the transformer take a guidance?"""
 
 
-MODELS: dict[str, Family] = {"flux": Family(flux.load, flux.load_text, flux.check, flux.is_guided)}
+MODELS: dict[str, Family] = {"flux": Family(flux.load, flux.load_text, flux.check, flux.skeleton, flux.is_guided)}
 
 
 def _family(name: str) -> Family:
@@ -87,6 +92,11 @@ def load_text_encoder(config: ModelConfig, folder: Path) -> TextEncoder:
 def check_model(config: ModelConfig, folder: Path) -> None:
     """Refuse a folder that would fail later; reads headers only, no weights."""
     _family(config.family).check(folder, config.height, config.width)
+
+
+def model_skeleton(config: ModelConfig, folder: Path) -> TextToImage:
+    """The model on the meta device, from the config files in a folder: shapes without weights."""
+    return _family(config.family).skeleton(folder)
 
 
 def check_guidance(config: ModelConfig, folder: Path, guidance: Mapping[str, float | None]) -> None:

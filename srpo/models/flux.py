@@ -117,6 +117,14 @@ class Flux:
         check_image_size(height, width, factor)
         return self.vae.config.latent_channels, height // factor, width // factor
 
+    def blank_embeddings(self, batch: int, max_sequence_length: int) -> dict[str, Tensor]:
+        """Zeros in the shape of what `FluxText` makes of `batch` prompts."""
+        config = self.transformer.config
+        return {
+            "prompt_embeds": torch.zeros(batch, max_sequence_length, config.joint_attention_dim),
+            "pooled_prompt_embeds": torch.zeros(batch, config.pooled_projection_dim),
+        }
+
     def sampling_sigmas(self, num_steps: int, height: int, width: int) -> Tensor:
         """The folder's own schedule (static or resolution-dependent shift), as FluxPipeline computes it."""
         _, rows, columns = self.latent_shape(height, width)
@@ -132,6 +140,15 @@ class Flux:
         sigmas = None if settings.get("use_flow_sigmas") else np.linspace(1.0, 1 / num_steps, num_steps)
         scheduler.set_timesteps(None if sigmas is not None else num_steps, sigmas=sigmas, mu=mu)
         return scheduler.sigmas
+
+
+def skeleton(folder: Path) -> Flux:
+    """The model on the meta device, from the folder's config files alone."""
+    with torch.device("meta"):
+        transformer = FluxTransformer2DModel.from_config(read_json(folder / "transformer" / "config.json"))
+        vae = AutoencoderKL.from_config(read_json(folder / "vae" / "config.json"))
+    settings = read_json(folder / "scheduler" / "scheduler_config.json")
+    return Flux(transformer, vae, FlowMatchEulerDiscreteScheduler.from_config(settings))
 
 
 def image_ids(height: int, width: int, like: Tensor) -> Tensor:

@@ -36,8 +36,14 @@ class Family:
     check: Callable[[Path, str], None]
     """Names and shapes without loading; ConfigError names what is wrong."""
 
+    skeleton: Callable[[Path, str], Reward]
+    """(place of the checkpoint, architecture) -> the reward on the meta device."""
 
-REWARDS: dict[str, Family] = {"hps": Family(hps.load, hps.check), "clip": Family(clip.load, clip.check)}
+
+REWARDS: dict[str, Family] = {
+    "hps": Family(hps.load, hps.check, hps.skeleton),
+    "clip": Family(clip.load, clip.check, clip.skeleton),
+}
 
 
 def _family(name: str) -> Family:
@@ -49,6 +55,11 @@ def _family(name: str) -> Family:
 def load_reward(config: RewardConfig, path: Path) -> Reward:
     """The reward at `path`, frozen, in float32."""
     return _family(config.family).load(path, config.architecture)
+
+
+def reward_skeleton(config: RewardConfig, path: Path) -> Reward:
+    """The reward on the meta device: shapes without weights."""
+    return _family(config.family).skeleton(path, config.architecture)
 
 
 def check_reward(config: RewardConfig, path: Path) -> None:
