@@ -104,7 +104,8 @@ def generate(
     model: Annotated[
         str,
         typer.Option(
-            help="A diffusers folder, builtin:shapes, or a registered model: NAME@ALIAS, or models:/NAME@ALIAS."
+            help="A diffusers folder, hf://OWNER/NAME, s3://BUCKET/PREFIX, builtin:shapes, or a registered model: "
+            "NAME@ALIAS, or models:/NAME@ALIAS."
         ),
     ],
     prompts: Annotated[
@@ -122,7 +123,7 @@ def generate(
     """Make one PNG per prompt; each says in its text fields which prompt, seed and model made it."""
     settings = _load(config, ()) if config else None
     place = here()
-    place.prepare()
+    place.prepare(model)
     from srpo.generate import read_texts, write_pictures
     from srpo.registry import open_model
 
@@ -172,7 +173,7 @@ def doctor() -> None:
 
 def _resume(name: str) -> None:
     place = here()
-    place.prepare()
+    place.prepare(*place.recorded_sources(name))
     from pipelines.runs import load_run
     from srpo.plan import make_plan
 
@@ -206,7 +207,7 @@ def _plan(config: Path, set_: list[str] | None, from_: str | None, until: str | 
     steps = _steps(from_, until)
     settings = _load(config, tuple(set_ or ()))
     place = here()
-    place.prepare()
+    place.prepare(settings.model.source, settings.reward.source)
     with console.status("checking settings, files and layouts"):
         from srpo.plan import make_plan
 

@@ -11,6 +11,9 @@ from steps.own_call import own_call
 
 @step
 def download(model_source: str, reward_source: str, fingerprint: str) -> Annotated[Weights, "weights"]:
-    """Cached by the sources and by `fingerprint`, the state of the files and of the code that reads them."""
+    """Cached by the sources and by `fingerprint`, the state of the files and of the code that reads them.
+
+    What is remote is looked up each time, because only the store knows what it still has; it fetches nothing twice.
+    """
     with own_call("download"):
         return Weights(model=fetch(model_source, "model"), reward=fetch(reward_source, "reward"))
