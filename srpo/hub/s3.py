@@ -36,7 +36,7 @@ class Bucket:
         self.bucket, _, self.prefix = uri.removeprefix(SCHEME).rstrip("/").partition("/")
         if not self.bucket:
             raise ConfigError(f"{uri!r} names no bucket; write s3://bucket/prefix")
-        self.client: Any = boto3.client(
+        self.client: Any = boto3.Session().client(  # a session of its own: clients are made in several threads
             "s3", config=Config(retries={"mode": "standard", "max_attempts": 5}, max_pool_connections=64)
         )
 

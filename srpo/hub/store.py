@@ -128,10 +128,9 @@ class Store:
     def _adopt(self, origin: Origin, file: RemoteFile) -> str:
         """Link to the file where another program keeps it, if its content is the announced one."""
         found = origin.at_hand(file)
-        if found is None or not is_announced(found, file):
-            return ""
-        sha256 = digests.sha256(found)
-        self._link(found, self.root / "files" / sha256)
+        sha256 = checked(found, file) if found else ""
+        if found and sha256:
+            self._link(found, self.root / "files" / sha256)
         return sha256
 
     def _known(self, place: str, file: RemoteFile) -> str:
@@ -143,10 +142,10 @@ class Store:
         """Fetch what is missing; the whole is checked against what the origin announced, then known by its sha256."""
         partial = self.root / "partial" / identity(place, file)
         _continue(lambda start: origin.read(file, start), partial, file, place, progress.advance)
-        if not is_announced(partial, file):
+        sha256 = checked(partial, file)
+        if not sha256:
             partial.unlink()
             raise ConnectionError(f"{place}: {file.path} arrived damaged and was removed; fetch it again")
-        sha256 = digests.sha256(partial)
         self._move(partial, sha256)
         return sha256
 
@@ -161,7 +160,7 @@ class Store:
                 return path
             shared, file = self.shared, RemoteFile(path=sha256, size=size, sha256=sha256)
             _continue(lambda start: shared.read(key, size, "", start), partial, file, shared.uri, lambda _: None)
-            if not is_announced(partial, file):
+            if not checked(partial, file):
                 partial.unlink()
                 return None
             return self._move(partial, sha256)
@@ -196,15 +195,15 @@ class Store:
         return f"{self.shared.prefix}/{name}" if self.shared.prefix else name
 
 
-def is_announced(path: Path, file: RemoteFile) -> bool:
-    """Whether a file has the size, the sha256 or the git blob id that its origin announced."""
+def checked(path: Path, file: RemoteFile) -> str:
+    """The sha256 of a file, if size, sha256 and git blob id are what its origin announced; else nothing."""
     if path.stat().st_size != file.size:
-        return False
-    if file.sha256:
-        return digests.sha256(path) == file.sha256
-    if re.fullmatch(r"[0-9a-f]{40}", file.version):
-        return hashlib.sha1(b"blob %d\0" % file.size + path.read_bytes()).hexdigest() == file.version
-    return True
+        return ""
+    if not file.sha256 and re.fullmatch(r"[0-9a-f]{40}", file.version):
+        blob = hashlib.sha1(b"blob %d\0" % file.size + path.read_bytes()).hexdigest()
+        return digests.sha256(path) if blob == file.version else ""
+    sha256 = digests.sha256(path)
+    return sha256 if sha256 == (file.sha256 or sha256) else ""
 
 
 def _continue(
