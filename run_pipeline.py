@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from pipelines.place import here
-from srpo.errors import EXIT_PERMANENT, ConfigError, TrainingStoppedError
+from srpo.errors import EXIT_PERMANENT, ConfigError, TrainingStoppedError, UnreachableError
 
 if TYPE_CHECKING:
     from pipelines.runs import RunRecord
@@ -261,6 +261,9 @@ def main(arguments: list[str] | None = None) -> None:
     except (ConfigError, TrainingStoppedError) as error:
         problems.print("[bold red]error:[/]", escape(str(error)), highlight=False, soft_wrap=True)
         sys.exit(EXIT_PERMANENT)
+    except UnreachableError as error:
+        problems.print("[bold yellow]unreachable:[/]", escape(str(error)), highlight=False, soft_wrap=True)
+        sys.exit(1)
     except Exception as error:
         path = _write_traceback()
         problems.print(f"[bold red]unexpected error:[/] {type(error).__name__}: {escape(str(error))}", soft_wrap=True)

@@ -6,17 +6,16 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from math import prod
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from srpo import models, rewards
 from srpo.config import RunConfig, Settings
 from srpo.errors import ConfigError
 from srpo.evaluation.gate import check_metrics
 from srpo.hub import Part, fetched, is_remote, missing, resolve, survey
 from srpo.hub.place import store_dir
-from srpo.models import check_model
 from srpo.models.layout import folder_shapes
 from srpo.prompts import read_both
-from srpo.rewards import check_reward
 
 STEPS = {
     "download": "fetch or find model and reward, hash every file",
@@ -133,8 +132,12 @@ def _remote(source: str, part: Part) -> str | None:
         return None
     listing = survey(source, part)
     left = missing(listing)
-    if not left:
+    if not left and fetched(source):
         return None
+    if part == "model" and not any(
+        PurePosixPath(file.path).match("transformer/*.safetensors") for file in listing.files
+    ):
+        raise ConfigError(f"model.source: {source} is no diffusers folder; it has no transformer/*.safetensors")
     facts = [f"{gibibytes(left)} of {gibibytes(listing.size)} in {len(listing.files)} files to fetch"]
     facts += [f"commit {listing.revision[:12]}"] if listing.revision else []
     facts += [f"licence {listing.licence}"] if listing.licence else []
@@ -143,9 +146,10 @@ def _remote(source: str, part: Part) -> str | None:
 
 def _model(config: RunConfig) -> str:
     if found := _remote(config.model.source, "model"):
+        models.find_family(config.model.family)
         return found
     folder = resolve(config.model.source, "model")
-    check_model(config.model, folder)
+    models.check_model(config.model, folder)
     return (
         f"{config.model.source}: a whole {config.model.family} folder; {config.model.height}x{config.model.width} fits"
     )
@@ -153,8 +157,9 @@ def _model(config: RunConfig) -> str:
 
 def _reward(config: RunConfig) -> str:
     if found := _remote(config.reward.source, "reward"):
+        rewards.find_family(config.reward.family)
         return found
-    check_reward(config.reward, resolve(config.reward.source, "reward"))
+    rewards.check_reward(config.reward, resolve(config.reward.source, "reward"))
     return f"{config.reward.source}: a whole {config.reward.family} checkpoint"
 
 

@@ -46,6 +46,25 @@ def test_a_change_since_the_snapshot_is_noticed(tmp_path: Path, change: str) -> 
         verify(recorded)
 
 
+def test_of_a_diffusers_folder_only_what_is_read_counts(tmp_path: Path) -> None:
+    place = folder(tmp_path / "x")
+    (place / "model_index.json").write_text('{"_class_name": "FluxPipeline", "sub": ["diffusers", "AutoencoderKL"]}')
+    (place / "LICENSE.md").write_text("# Terms of use\n")
+    (place / "sub" / "w.safetensors").write_text("weights")
+    (place / "sub" / "w.bin").write_text("the same weights")
+    (place / "flux.safetensors").write_text("all weights once more")
+    recorded = fetch(str(place), "model")
+    assert [file.path for file in recorded.files] == [
+        "LICENSE.md",
+        "model_index.json",
+        "sub/b.txt",
+        "sub/w.safetensors",
+    ]
+    assert recorded.licence == "Terms of use"
+    (place / "flux.safetensors").unlink()
+    verify(recorded)
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [

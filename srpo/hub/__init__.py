@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from srpo.artifacts import FileEntry, Snapshot, Weights
-from srpo.errors import ConfigError
+from srpo.errors import ConfigError, UnreachableError
 from srpo.hub import digests
 from srpo.hub.listing import INDEX, Listing, Origin, RemoteFile, licence_text, needed
 from srpo.hub.progress import FetchProgress
@@ -56,7 +56,7 @@ def survey(source: str, part: Part) -> Listing:
     """
     try:
         return _origin(source, part).listing()
-    except ConnectionError:
+    except UnreachableError:
         if listing := fetched(source):
             return listing
         raise
@@ -165,7 +165,7 @@ def _listing(origin: Origin, earlier: Listing | None) -> Listing:
     """What the origin holds now; while it cannot be reached, what was fetched of it before."""
     try:
         return origin.listing()
-    except ConnectionError:
+    except UnreachableError:
         if earlier is None:
             raise
         return earlier

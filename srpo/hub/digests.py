@@ -7,6 +7,7 @@ again: a second change could fall into the same tick of its clock.
 import hashlib
 import json
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -26,20 +27,33 @@ def sha256(path: Path) -> str:
     facts = path.stat()
     if facts.st_size < REMEMBERED:
         return _read(path)
-    key, state = str(path.resolve()), [facts.st_size, facts.st_mtime_ns, facts.st_ino]
-    known = _memory().get(key)
-    if known and known[:3] == state:
+    known = _memory().get(str(path.resolve()))
+    if known and known[:3] == _state(facts):
         return str(known[3])
     digest = _read(path)
-    if time.time() - facts.st_mtime > SETTLED and path.stat().st_mtime_ns == facts.st_mtime_ns:
-        _remember(key, [*state, digest])
+    if time.time() - facts.st_mtime > SETTLED and _state(path.stat()) == _state(facts):
+        remember(path, digest)
     return digest
+
+
+def remember(path: Path, digest: str) -> None:
+    """Note the hash of a file that nobody writes to any more. Where the store cannot be written, nothing is noted."""
+    facts = path.stat()
+    if facts.st_size < REMEMBERED:
+        return
+    try:
+        _path().parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(_path().with_suffix(".lock")):
+            kept = {name: known for name, known in _memory().items() if Path(name).exists()}
+            write_whole(_path(), json.dumps(kept | {str(path.resolve()): [*_state(facts), digest]}))
+    except OSError:
+        return
 
 
 def write_whole(path: Path, text: str) -> None:
     """Write a text file so that a reader never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
     draft.write_text(text, encoding="utf-8")
     draft.replace(path)
 
@@ -47,6 +61,10 @@ def write_whole(path: Path, text: str) -> None:
 def _read(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _state(facts: os.stat_result) -> list[int]:
+    return [facts.st_size, facts.st_mtime_ns, facts.st_ino]
 
 
 def _path() -> Path:
@@ -58,14 +76,3 @@ def _memory() -> dict[str, list[Any]]:
         return json.loads(_path().read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-
-
-def _remember(key: str, entry: list[Any]) -> None:
-    """Files that are gone are forgotten; where the store cannot be written, nothing is remembered."""
-    try:
-        _path().parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(_path().with_suffix(".lock")):
-            kept = {name: known for name, known in _memory().items() if Path(name).exists()}
-            write_whole(_path(), json.dumps(kept | {key: entry}))
-    except OSError:
-        return

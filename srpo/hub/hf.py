@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import ModelInfo
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
-from srpo.errors import ConfigError
+from srpo.errors import ConfigError, UnreachableError
 from srpo.hub.listing import INDEX, Listing, RemoteFile, needed, safe_path
 
 SCHEME = "hf://"
@@ -105,7 +105,7 @@ class HfOrigin:
         return info
 
     def _explain(self, error: Exception) -> Exception:
-        """One sentence without addresses or tokens: a ConfigError, or a ConnectionError where trying again may help."""
+        """One sentence without addresses or tokens: a ConfigError, or where another try may help UnreachableError."""
         page = f"{self.endpoint}/{self.repo}"
         if isinstance(error, GatedRepoError):
             return ConfigError(
@@ -122,8 +122,8 @@ class HfOrigin:
         if isinstance(error, HfHubHTTPError) and error.response.status_code not in TRANSIENT:
             return ConfigError(f"{self.source}: the hub refuses it with status {error.response.status_code}")
         if isinstance(error, OfflineModeIsEnabled):
-            return ConnectionError(f"{self.source} cannot be reached because HF_HUB_OFFLINE is set; unset it")
-        return ConnectionError(f"{self.source} cannot be reached now ({type(error).__name__}); try again later")
+            return UnreachableError(f"{self.source} cannot be reached because HF_HUB_OFFLINE is set; unset it")
+        return UnreachableError(f"{self.source} cannot be reached now ({type(error).__name__}); try again later")
 
 
 def _licence(info: ModelInfo) -> str:

@@ -56,10 +56,10 @@ class Origin(Protocol):
     """Where the files of a remote source come from."""
 
     def listing(self) -> Listing:
-        """What there is; ConfigError if it cannot be had, ConnectionError if it cannot be reached now."""
+        """What there is; ConfigError if it cannot be had, UnreachableError if it cannot be reached now."""
 
     def read(self, file: RemoteFile, start: int) -> Iterator[bytes]:
-        """The content from byte `start` on; OSError if it breaks off."""
+        """The content from byte `start` on; UnreachableError if it breaks off."""
 
     def at_hand(self, file: RemoteFile) -> Path | None:
         """The file on this machine, if another program has fetched it already."""

@@ -17,7 +17,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 
-from srpo.errors import ConfigError
+from srpo.errors import ConfigError, UnreachableError
 from srpo.hub.listing import INDEX, Listing, RemoteFile, needed, safe_path
 
 SCHEME = "s3://"
@@ -42,7 +42,7 @@ class Bucket:
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Refusals as ConfigError, what may pass as ConnectionError; no keys, no addresses."""
+        """Refusals as ConfigError, what may pass as UnreachableError; no keys, no addresses."""
         try:
             yield
         except (NoCredentialsError, PartialCredentialsError):
@@ -50,13 +50,13 @@ class Bucket:
         except ClientError as error:
             raise self._refusal(error.response["Error"]["Code"]) from None
         except (BotoCoreError, Boto3Error, S3UploadFailedError) as error:
-            raise ConnectionError(f"{self.uri} cannot be reached now ({type(error).__name__}); try again") from None
+            raise UnreachableError(f"{self.uri} cannot be reached now ({type(error).__name__}); try again") from None
 
     def _refusal(self, code: str) -> Exception:
         if code in TRANSIENT:
-            return ConnectionError(f"{self.uri} cannot be read now ({code}); try again later")
+            return UnreachableError(f"{self.uri} cannot be read now ({code}); try again later")
         if code in {"412", "PreconditionFailed"}:
-            return ConnectionError(f"{self.uri} changed while it was being read; try again")
+            return UnreachableError(f"{self.uri} changed while it was being read; try again")
         return ConfigError(f"{self.uri} cannot be used ({code}); check the bucket's name and your rights to it")
 
     def get(self, key: str) -> bytes | None:
@@ -148,7 +148,7 @@ class S3Origin:
     def _file(self, path: str, key: str) -> RemoteFile:
         facts = self.store.head(key)
         if facts is None:
-            raise ConnectionError(f"{self.source}: {path} vanished while it was being listed; try again")
+            raise UnreachableError(f"{self.source}: {path} vanished while it was being listed; try again")
         return RemoteFile(
             path=safe_path(path, self.source), size=facts["ContentLength"], version=facts["ETag"], sha256=_sha256(facts)
         )

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from srpo.artifacts import FileEntry, Snapshot
+from srpo.errors import UnreachableError
 from srpo.hub import digests
 from srpo.hub.listing import Listing, Origin, RemoteFile
 from srpo.hub.place import shared_uri, store_dir
@@ -145,7 +146,7 @@ class Store:
         sha256 = checked(partial, file)
         if not sha256:
             partial.unlink()
-            raise ConnectionError(f"{place}: {file.path} arrived damaged and was removed; fetch it again")
+            raise UnreachableError(f"{place}: {file.path} arrived damaged and was removed; fetch it again")
         self._move(partial, sha256)
         return sha256
 
@@ -169,7 +170,9 @@ class Store:
         """A finished download takes its place; a link that leads nowhere gives way."""
         path = self.root / "files" / sha256
         path.parent.mkdir(parents=True, exist_ok=True)
-        return partial.replace(path)
+        partial.replace(path)
+        digests.remember(path, sha256)
+        return path
 
     def _link(self, target: Path, path: Path) -> None:
         """A link that appears at once, whatever was there before."""
@@ -222,11 +225,11 @@ def _continue(
                     out.write(chunk)
                     have += len(chunk)
                     advance(len(chunk))
-            except ConnectionError as error:
+            except UnreachableError as error:
                 problem = error
             failures = 0 if have > before else failures + 1
             if failures == ATTEMPTS:
-                raise ConnectionError(
+                raise UnreachableError(
                     f"{place}: {file.path} stopped at byte {have} of {file.size}; fetch again to go on from there"
                 ) from problem
             time.sleep(PAUSE * failures)

@@ -55,7 +55,8 @@ class Family:
 MODELS: dict[str, Family] = {"flux": Family(flux.load, flux.check)}
 
 
-def _family(name: str) -> Family:
+def find_family(name: str) -> Family:
+    """A family by its name; ConfigError says which there are."""
     if name not in MODELS:
         raise ConfigError(f"model.family: no model family named {name!r}; choose from {sorted(MODELS)}")
     return MODELS[name]
@@ -65,9 +66,9 @@ def load_model(
     config: ModelConfig, folder: Path, transformer: Path | None = None, text_encoders: bool = False
 ) -> TextToImage:
     """The model in a diffusers folder, in float32; `transformer` names the folder of an aligned one to use instead."""
-    return _family(config.family).load(folder, transformer, text_encoders)
+    return find_family(config.family).load(folder, transformer, text_encoders)
 
 
 def check_model(config: ModelConfig, folder: Path) -> None:
     """Refuse a folder that would fail later; reads headers only, no weights."""
-    _family(config.family).check(folder, config.height, config.width)
+    find_family(config.family).check(folder, config.height, config.width)

@@ -40,7 +40,8 @@ class Family:
 REWARDS: dict[str, Family] = {"hps": Family(hps.load, hps.check), "clip": Family(clip.load, clip.check)}
 
 
-def _family(name: str) -> Family:
+def find_family(name: str) -> Family:
+    """A family by its name; ConfigError says which there are."""
     if name not in REWARDS:
         raise ConfigError(f"reward.family: no reward named {name!r}; choose from {sorted(REWARDS)}")
     return REWARDS[name]
@@ -48,9 +49,9 @@ def _family(name: str) -> Family:
 
 def load_reward(config: RewardConfig, path: Path) -> Reward:
     """The reward at `path`, frozen, in float32."""
-    return _family(config.family).load(path, config.architecture)
+    return find_family(config.family).load(path, config.architecture)
 
 
 def check_reward(config: RewardConfig, path: Path) -> None:
     """Refuse a checkpoint that would fail later."""
-    _family(config.family).check(path, config.architecture)
+    find_family(config.family).check(path, config.architecture)

@@ -8,7 +8,7 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
-from srpo.errors import ConfigError
+from srpo.errors import ConfigError, UnreachableError
 from srpo.hub import fetch, missing, resolve, survey, verify
 from tests.hub.conftest import content
 from tests.hub.hub_server import COMMIT, HubServer, blob_id, sha256
@@ -76,7 +76,7 @@ def test_what_is_here_is_not_fetched_again_even_without_the_hub(repo: HubServer)
 def test_a_broken_download_goes_on_where_it_broke(repo: HubServer) -> None:
     large, size = "vae/model.safetensors", len(PARTS["vae/model.safetensors"])
     repo.breaks_at[large] = 100_000
-    with pytest.raises(ConnectionError, match="stopped at byte 100000 of 300000"):
+    with pytest.raises(UnreachableError, match="stopped at byte 100000 of 300000"):
         fetch(SOURCE, "model")
     assert repo.sent[large] == 100_000
     del repo.breaks_at[large]
@@ -89,7 +89,7 @@ def test_a_broken_download_goes_on_where_it_broke(repo: HubServer) -> None:
 @pytest.mark.parametrize("path", ["vae/model.safetensors", "vae/config.json"])
 def test_what_arrives_damaged_is_not_kept(repo: HubServer, path: str) -> None:
     repo.garbled.add(path)
-    with pytest.raises(ConnectionError, match=f"{path} arrived damaged"):
+    with pytest.raises(UnreachableError, match=f"{path} arrived damaged"):
         fetch(SOURCE, "model")
     repo.garbled.clear()
     assert (fetch(SOURCE, "model").path / path).read_bytes() == PARTS[path]
@@ -165,7 +165,7 @@ def test_what_is_not_there_is_one_sentence(repo: HubServer, source: str, message
 
 def test_a_hub_that_cannot_be_reached_may_be_tried_again(repo: HubServer) -> None:
     repo.close()
-    with pytest.raises(ConnectionError, match="cannot be reached now"):
+    with pytest.raises(UnreachableError, match="cannot be reached now"):
         survey(SOURCE, "model")
 
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import run_pipeline
 from pipelines import fingerprint
 from pipelines.place import Place
 from srpo.config import load_config
@@ -16,6 +17,7 @@ from srpo.errors import ConfigError
 from srpo.hub import fetch
 from srpo.plan import make_plan
 from srpo.shapes import WEIGHTS_DIR
+from srpo.weights import fetch_weights
 from tests.conftest import CONFIG, SHORT
 from tests.hub.hub_server import HubServer
 
@@ -67,6 +69,36 @@ def test_the_fingerprint_of_a_remote_source_follows_it(shapes: HubServer) -> Non
     assert fingerprint.of_source(MODEL, "model") != before
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (f"model.source={REWARD}", "no diffusers folder"),
+        ("model.family=unet", "no model family named 'unet'"),
+        ("reward.family=vibes", "no reward named 'vibes'"),
+    ],
+)
+def test_a_plan_refuses_what_no_download_would_mend(
+    shapes: HubServer, tmp_path: Path, setting: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_plan(load_config(CONFIG, (*SETTINGS, setting)), tmp_path)
+
+
+def test_another_name_of_what_is_here_needs_nothing(shapes: HubServer, tmp_path: Path) -> None:
+    fetch(MODEL, "model")
+    shapes.sent.clear()
+    make_plan(load_config(CONFIG, (*SETTINGS, f"model.source={MODEL}@main")), tmp_path)
+    assert fetch(f"{MODEL}@main", "model").sha256 == fetch(MODEL, "model").sha256
+    assert set(shapes.sent) == {"model_index.json"}
+
+
+def test_what_arrives_is_checked_before_it_is_used(shapes: HubServer) -> None:
+    del shapes.repos["shapes/flux"]["vae/diffusion_pytorch_model.safetensors"]
+    config = load_config(CONFIG, SETTINGS)
+    with pytest.raises(ConfigError, match=r"holds no \.safetensors file"):
+        fetch_weights(config.model, config.reward)
+
+
 @pytest.mark.parametrize(("source", "online"), [("builtin:shapes", False), ("s3://b/x", False), (MODEL, True)])
 def test_the_hub_is_open_only_to_runs_that_name_it(
     source: str, online: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -75,6 +107,20 @@ def test_the_hub_is_open_only_to_runs_that_name_it(
     Place(tmp_path).prepare(source)
     assert ("HF_HUB_OFFLINE" not in os.environ) == online
     assert ("HF_HOME" not in os.environ) == online
+
+
+def test_a_hub_that_does_not_answer_is_one_sentence_and_worth_another_try(
+    shapes: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shapes.close()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    with pytest.raises(SystemExit) as ended:
+        run_pipeline.main(["plan", "--set", f"model.source={MODEL}"])
+    problem = capsys.readouterr().err
+    assert ended.value.code == 1
+    assert f"{MODEL} cannot be reached now" in problem
+    assert len(problem.splitlines()) == 1
 
 
 def test_the_command_line_fetches_by_the_users_own_token(shapes: HubServer, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from srpo.errors import ConfigError
+from srpo.errors import ConfigError, UnreachableError
 from srpo.hub import at_hand, fetch, missing, resolve, s3, survey, verify
 from srpo.hub.s3 import Bucket
 from tests.hub.conftest import BUCKET, content
@@ -83,7 +83,7 @@ def test_a_broken_download_goes_on_by_ranges(model: Any, monkeypatch: pytest.Mon
         bucket.client.get_object = get_object
 
     monkeypatch.setattr(Bucket, "__init__", unreliable)
-    with pytest.raises(ConnectionError, match=r"vae/a\.safetensors stopped at byte 90000 of 200000"):
+    with pytest.raises(UnreachableError, match=r"vae/a\.safetensors stopped at byte 90000 of 200000"):
         fetch(SOURCE, "model")
     assert sorted(asked) == list(range(0, 90_000, 10_000))
     asked.clear()
