@@ -65,6 +65,19 @@ def test_of_a_diffusers_folder_only_what_is_read_counts(tmp_path: Path) -> None:
     verify(recorded)
 
 
+@pytest.mark.parametrize("index", ["{", "[]"])
+def test_an_index_that_cannot_be_read_is_refused(tmp_path: Path, index: str) -> None:
+    (tmp_path / "model_index.json").write_text(index)
+    with pytest.raises(ConfigError, match=r"model_index\.json (is not valid JSON|must hold a mapping)"):
+        fetch(str(tmp_path), "model")
+
+
+def test_a_store_of_an_unknown_kind_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SRPO_STORE", "gs://bucket")
+    with pytest.raises(ConfigError, match="SRPO_STORE is 'gs://bucket'"):
+        resolve("s3://bucket/x", "model")
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [

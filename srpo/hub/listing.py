@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from pydantic import Field
+
 from srpo.config import Settings
 from srpo.errors import ConfigError
 
@@ -23,7 +25,7 @@ class RemoteFile(Settings):
     """Bytes."""
     version: str = ""
     """Changes with the content: git's blob id, or an ETag."""
-    sha256: str = ""
+    sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
     """Of the content; empty until it is known."""
 
 
@@ -72,8 +74,7 @@ def needed(paths: Iterable[str], read_index: Callable[[], bytes]) -> set[str]:
     """
     paths = set(paths)
     if INDEX in paths:
-        index = json.loads(read_index())
-        parts = {name for name, value in index.items() if isinstance(value, list)}
+        parts = _parts(read_index())
         paths = {path for path in paths if path == INDEX or is_licence(path) or path.split("/")[0] in parts}
     folders = {str(PurePosixPath(path).parent) for path in paths if path.endswith(".safetensors")}
     return {path for path in paths if not _second_form(PurePosixPath(path), folders)}
@@ -100,6 +101,17 @@ def safe_path(path: str, source: str) -> str:
     if path.startswith("/") or "\\" in path or {"", ".", ".."} & set(path.split("/")):
         raise ConfigError(f"{source} holds a file named {path!r}, which would be written outside its folder")
     return path
+
+
+def _parts(index: bytes) -> set[str]:
+    """The parts that a diffusers index names; each is a folder."""
+    try:
+        content = json.loads(index)
+    except ValueError as error:
+        raise ConfigError(f"{INDEX} is not valid JSON ({error}); fetch the folder again") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{INDEX} must hold a mapping of parts, got {type(content).__name__}")
+    return {name for name, value in content.items() if isinstance(value, list)}
 
 
 def _second_form(path: PurePosixPath, folders: set[str]) -> bool:

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from srpo.errors import ConfigError
+
 VARIABLE = "SRPO_STORE"
 
 
@@ -15,4 +17,6 @@ def store_dir() -> Path:
 def shared_uri() -> str | None:
     """The S3 prefix that nodes share, if there is one."""
     place = os.environ.get(VARIABLE, "")
+    if "://" in place and not place.startswith("s3://"):
+        raise ConfigError(f"{VARIABLE} is {place!r}; give a folder, or s3://bucket/prefix")
     return place if "://" in place else None

@@ -36,9 +36,11 @@ class Bucket:
         self.bucket, _, self.prefix = uri.removeprefix(SCHEME).rstrip("/").partition("/")
         if not self.bucket:
             raise ConfigError(f"{uri!r} names no bucket; write s3://bucket/prefix")
-        self.client: Any = boto3.Session().client(  # a session of its own: clients are made in several threads
-            "s3", config=Config(retries={"mode": "standard", "max_attempts": 5}, max_pool_connections=64)
-        )
+        settings = Config(retries={"mode": "standard", "max_attempts": 5}, max_pool_connections=64)
+        try:  # a session of its own, because clients are made in several threads
+            self.client: Any = boto3.Session().client("s3", config=settings)
+        except (ValueError, BotoCoreError) as error:
+            raise ConfigError(f"{uri}: the AWS settings of this machine cannot be used ({error})") from None
 
     @contextmanager
     def explained(self) -> Iterator[None]:

@@ -24,7 +24,7 @@ from filelock import FileLock
 from srpo.artifacts import FileEntry, Snapshot
 from srpo.errors import UnreachableError
 from srpo.hub import digests
-from srpo.hub.listing import Listing, Origin, RemoteFile
+from srpo.hub.listing import Listing, Origin, RemoteFile, safe_path
 from srpo.hub.place import shared_uri, store_dir
 from srpo.hub.progress import FetchProgress
 
@@ -50,9 +50,9 @@ class Store:
         self.shared = _bucket(shared_uri())
 
     @contextmanager
-    def lock(self, source: str) -> Iterator[None]:
-        """One process at a time fetches a source; the others wait, then find it fetched."""
-        path = self.root / "locks" / _name(source)
+    def lock(self, name: str) -> Iterator[None]:
+        """One process at a time fetches what has this name; the others wait, then find it fetched."""
+        path = self.root / "locks" / _name(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path):
             yield
@@ -94,13 +94,14 @@ class Store:
     def obtain(self, origin: Origin, place: str, file: RemoteFile, progress: FetchProgress) -> RemoteFile:
         """The file in the store, with its sha256: found here, in the shared store or another cache, or else fetched."""
         name = identity(place, file)
-        sha256 = self._known(place, file)
-        if sha256 and (self.whole(sha256) or self._copy_shared(sha256, file.size)):
-            progress.advance(file.size)
-        else:
-            sha256 = self._adopt(origin, file) or self._download(origin, place, file, progress)
-            progress.done(file.path, file.size)
-        digests.write_whole(self.root / "known" / name, sha256)
+        with self.lock(name):
+            sha256 = self._known(place, file)
+            if sha256 and (self.whole(sha256) or self._copy_shared(sha256, file.size)):
+                progress.advance(file.size)
+            else:
+                sha256 = self._adopt(origin, file) or self._download(origin, place, file, progress)
+                progress.done(file.path, file.size)
+            digests.write_whole(self.root / "known" / name, sha256)
         return file.model_copy(update={"sha256": sha256})
 
     def take(self, entry: FileEntry) -> bool:
@@ -123,7 +124,7 @@ class Store:
         """Links to all files of a snapshot; `within`: the one file of a source that is no folder."""
         tree = self.root / "trees" / snapshot.sha256[:16]
         for file in snapshot.files:
-            self._link(self.root / "files" / file.sha256, tree / file.path)
+            self._link(self.root / "files" / file.sha256, tree / safe_path(file.path, snapshot.source))
         return snapshot.model_copy(update={"uri": str(tree / within)})
 
     def _adopt(self, origin: Origin, file: RemoteFile) -> str:

@@ -126,13 +126,14 @@ def test_the_hugging_face_cache_is_used_where_it_lies(
     verify(fetched)
 
 
-def test_two_processes_fetch_every_file_once(repo: HubServer, store: Path) -> None:
+def test_processes_that_want_the_same_fetch_every_file_once(repo: HubServer, store: Path) -> None:
     code = (
         "import huggingface_hub.constants as c; c.HF_HUB_OFFLINE = False\n"
-        f"from srpo.hub import fetch, verify; verify(fetch({SOURCE!r}, 'model'))"
+        "import sys; from srpo.hub import fetch, verify; verify(fetch(sys.argv[1], 'model'))"
     )
-    processes = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT) for _ in range(2)]
-    assert [process.wait(60) for process in processes] == [0, 0]
+    names = (SOURCE, SOURCE, f"{SOURCE}@main")
+    processes = [subprocess.Popen([sys.executable, "-c", code, name], cwd=ROOT) for name in names]
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
     assert {path: repo.sent[path] for path in PARTS if path != "model_index.json"} == {
         path: len(data) for path, data in PARTS.items() if path != "model_index.json"
     }

@@ -123,6 +123,7 @@ def test_a_hub_that_does_not_answer_is_one_sentence_and_worth_another_try(
     assert len(problem.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_the_command_line_fetches_by_the_users_own_token(shapes: HubServer, tmp_path: Path) -> None:
     settings = [argument for setting in SETTINGS for argument in ("--set", setting)]
     command = [sys.executable, str(ROOT / "run_pipeline.py"), "run", "--until", "download", *settings]

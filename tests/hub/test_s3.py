@@ -136,6 +136,12 @@ def test_without_credentials_it_says_so(model: Any, monkeypatch: pytest.MonkeyPa
         survey(SOURCE, "model")
 
 
+def test_settings_that_cannot_work_are_one_sentence(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(ConfigError, match=r"AWS settings .* cannot be used .*nobody"):
+        survey(SOURCE, "model")
+
+
 @pytest.fixture
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Move to another node: an empty disk, the same shared store."""
