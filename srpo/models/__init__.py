@@ -73,7 +73,8 @@ class Family:
 MODELS: dict[str, Family] = {"flux": Family(flux.load, flux.load_text, flux.check, flux.skeleton, flux.is_guided)}
 
 
-def _family(name: str) -> Family:
+def find_family(name: str) -> Family:
+    """A family by its name; ConfigError says which there are."""
     if name not in MODELS:
         raise ConfigError(f"model.family: no model family named {name!r}; choose from {sorted(MODELS)}")
     return MODELS[name]
@@ -81,27 +82,27 @@ def _family(name: str) -> Family:
 
 def load_model(config: ModelConfig, folder: Path, transformer: Path | None = None) -> TextToImage:
     """The model in a diffusers folder; `transformer` names the folder of an aligned one, or of an adapter, to use."""
-    return _family(config.family).load(folder, transformer, config.weights)
+    return find_family(config.family).load(folder, transformer, config.weights)
 
 
 def load_text_encoder(config: ModelConfig, folder: Path) -> TextEncoder:
     """The text side of the model in a diffusers folder, in float32."""
-    return _family(config.family).load_text(folder)
+    return find_family(config.family).load_text(folder)
 
 
 def check_model(config: ModelConfig, folder: Path) -> None:
     """Refuse a folder that would fail later; reads headers only, no weights."""
-    _family(config.family).check(folder, config.height, config.width)
+    find_family(config.family).check(folder, config.height, config.width)
 
 
 def model_skeleton(config: ModelConfig, folder: Path) -> TextToImage:
     """The model on the meta device, from the config files in a folder: shapes without weights."""
-    return _family(config.family).skeleton(folder)
+    return find_family(config.family).skeleton(folder)
 
 
 def check_guidance(config: ModelConfig, folder: Path, guidance: Mapping[str, float | None]) -> None:
     """Refuse a guidance that the model would miss or ignore; `guidance`: value by the name of its setting."""
-    guided = _family(config.family).is_guided(folder)
+    guided = find_family(config.family).is_guided(folder)
     wrong = [name for name, value in guidance.items() if (value is not None) != guided]
     if wrong:
         problem = "takes a guidance (1 to 5, usually 3.5)" if guided else "takes no guidance; set it to null"

@@ -86,7 +86,8 @@ class Flux:
         """One forward of the transformer; x: (batch, c, h, w), sigma: (batch,)."""
         batch, _, height, width = x.shape
         tokens = embeddings["prompt_embeds"]
-        assert guidance is not None or not self.guided, "check_guidance refuses this before any work"
+        if self.guided and guidance is None:
+            raise ConfigError("this FLUX takes a guidance (1 to 5, usually 3.5); got null")
         self._timestep = 1000 * sigma.to(x)
         dtype = self.transformer.dtype
         output = self.transformer(
