@@ -37,7 +37,7 @@ EIGHT_BIT = 1 + 4 / 256
 
 
 class Cost(Settings):
-    """One update of one process: floating-point operations and bytes."""
+    """One update of one process: floating-point operations and bytes (of its slice, where the weights are sharded)."""
 
     rollout: float
     """Operations of the rollouts."""
@@ -129,7 +129,7 @@ class LiveBytes(TorchDispatchMode):
 
 def count(config: RunConfig, model: TextToImage, reward: Reward) -> Cost:
     """The cost of one update of one process; `model` and `reward` lie on the meta device and are used up."""
-    parameters = trainable(model.transformer, config.train.lora)
+    trainable(model.transformer, config.train.lora)
     save_memory(model.transformer, model.vae, config.train)
     images = config.train.batch_size * config.train.accumulation
     branches = _branches(config)
@@ -140,19 +140,23 @@ def count(config: RunConfig, model: TextToImage, reward: Reward) -> Cost:
             model.velocity(rollout.noise, levels, rollout.embeddings, config.rollout.guidance)
         with torch.no_grad():  # the reward's texts are encoded once, in the first of many updates
             reward(torch.zeros(1, 3, 8, 8), *([text] for text in _texts(branches)))
+        parameters = [value for value in model.transformer.parameters() if value.requires_grad]
         with LiveBytes(_tensors(model, reward)) as live:
             _gradient(config, model, reward, rollout, branches)
         model.transformer.zero_grad()
         with FlopCounterMode(display=False) as gradient:  # apart: its hooks keep tensors alive
             _gradient(config, model, reward, rollout, branches)
     one = forward.get_total_flops() / config.train.batch_size
+    trained = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+    processes = config.train.num_processes if config.train.sharding != "none" else 1
+    elsewhere = 1 - 1 / processes
     return Cost(
         rollout=one * images * config.rollout.num_steps,
         gradient=gradient.get_total_flops() * config.train.accumulation * config.align.num_injections,
         forward=one,
-        weights=_weights(model, reward, config),
-        optimizer=_moments(parameters, config),
-        working=live.peak,
+        weights=_weights(model, reward, config) - int(trained * elsewhere),
+        optimizer=_moments(parameters, config) // processes,
+        working=live.peak - int(trained * elsewhere),  # at the peak, when all gradients are there
     )
 
 
