@@ -1,7 +1,7 @@
 """Work and memory of an update at FLUX.1-dev's size, counted without weights: `python benchmarks/counts.py`.
 
-Every hardware preset on the HPSv2.1 recipe, beside the figures of the recipe as published, counted by hand. Operations and
-forwards of the transformer are per image, GiB per process.
+Every hardware preset on the HPSv2.1 recipe, beside the figures of the recipe as published, counted by hand. Operations
+and forwards of the transformer are per image, GiB per process.
 """
 
 from pathlib import Path
