@@ -10,6 +10,8 @@ import importlib.util
 from functools import cache
 from pathlib import Path
 
+from srpo.prompts.files import Split, prompt_file
+
 
 def combine(*parts: str) -> str:
     """One short hash of several texts."""
@@ -23,9 +25,9 @@ def of_weights(path: Path) -> str:
     return combine(repr(facts))
 
 
-def of_prompts(source: str) -> str:
+def of_prompts(source: str, split: Split) -> str:
     """Content of a prompt file; the captions of an embedded world are code."""
-    path = Path(source).expanduser()
+    path = prompt_file(source, split)
     return combine(path.read_text(encoding="utf-8")) if path.is_file() else combine(source)
 
 

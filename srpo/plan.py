@@ -14,7 +14,8 @@ from srpo.evaluation.scores import check_captions
 from srpo.hub import resolve
 from srpo.models import check_guidance, check_model
 from srpo.models.layout import folder_shapes, read_json
-from srpo.prompts import read_both
+from srpo.prompts import Prompt, read_both
+from srpo.prompts.encode import DTYPES
 from srpo.rewards import check_reward
 
 STEPS = {
@@ -25,6 +26,7 @@ STEPS = {
     "register": "a version in the model registry; champion if it passed",
 }
 BYTES_PER_VALUE = 4
+BYTES_PER_ENTRY = 200  # a hash in a shard's header, the numbers of shard and row, quotes, a share of names
 COPIES_PER_CHECKPOINT = 3  # fp32 master weights and AdamW's two moments
 
 
@@ -85,15 +87,26 @@ def make_plan(config: RunConfig, output_dir: Path, steps: tuple[str, ...] = tupl
 def disk_needed(config: RunConfig, steps: tuple[str, ...] = tuple(STEPS)) -> int:
     """Bytes these steps write at most: embeddings, checkpoints (the last K, the best, one in progress), an export."""
     folder = resolve(config.model.source, "model") / "transformer"
-    values = 0
+    size = values = 0
     if "embed" in steps:
-        tokens = sum(len(prompts) for prompts in read_both(config.prompts)) * config.model.max_sequence_length
-        values += tokens * read_json(folder / "config.json").get("joint_attention_dim", 0)
+        size = sum(embedding_size(config) + _listed(prompt) for part in read_both(config.prompts) for prompt in part)
     if "train" in steps:
         checkpoints = config.train.keep_last + 2
         weights = sum(prod(shape) for shape in folder_shapes(folder).values())
         values += weights * (COPIES_PER_CHECKPOINT * checkpoints + 1)
-    return BYTES_PER_VALUE * values
+    return size + BYTES_PER_VALUE * values
+
+
+def embedding_size(config: RunConfig) -> int:
+    """Bytes of one prompt's embeddings on disk."""
+    shape = read_json(resolve(config.model.source, "model") / "transformer" / "config.json")
+    tokens = config.model.max_sequence_length * shape.get("joint_attention_dim", 0)
+    return (tokens + shape.get("pooled_projection_dim", 0)) * DTYPES[config.prompts.dtype].itemsize
+
+
+def _listed(prompt: Prompt) -> int:
+    """Bytes that the list of a prompt set and the header of a shard spend on a prompt."""
+    return len(prompt.text.encode()) + len(prompt.category.encode()) + BYTES_PER_ENTRY
 
 
 def gibibytes(size: int) -> str:
@@ -127,8 +140,9 @@ def _reward(config: RunConfig) -> str:
 def _prompts(config: RunConfig) -> str:
     train, held_out = read_both(config.prompts)
     if config.evaluation.world:
-        check_captions(config.evaluation.world, held_out)
-    return f"{len(train)} to train on, {len(held_out)} held out"
+        check_captions(config.evaluation.world, [prompt.text for prompt in held_out])
+    size = embedding_size(config) / 2**20
+    return f"{len(train)} to train on, {len(held_out)} held out; embeddings of {size:.3g} MiB each"
 
 
 def _metrics(config: RunConfig) -> str:
