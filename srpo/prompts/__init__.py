@@ -17,7 +17,7 @@ from srpo.config import ModelConfig, PromptsConfig
 from srpo.hub import snapshot
 from srpo.models import Embeddings
 from srpo.prompts.encode import encode_missing
-from srpo.prompts.files import Prompt, prompt_file, read_both, read_prompts
+from srpo.prompts.files import Prompt, read_both, read_prompts
 from srpo.prompts.store import Row, StoredEmbeddings, encoded_rows, key_of, sole_writer
 
 __all__ = [
@@ -27,7 +27,6 @@ __all__ = [
     "encoder_hash",
     "load_categories",
     "load_prompt_set",
-    "prompt_file",
     "read_both",
     "read_prompts",
     "select",
@@ -40,9 +39,9 @@ TEXT_PARTS = ("text_encoder", "tokenizer")
 def embed_prompts(model: ModelConfig, prompts: PromptsConfig, weights: Weights, output_dir: Path) -> PromptSets:
     """Encode training and held-out prompts into the encoder's store under `output_dir`.
 
-    A text that is there is not encoded again, whatever set or run it came with. Two things encoded in other company (a
-    batch of other texts) may differ in the last bits, as any matrix product may; one and the same prompt file in an
-    empty folder always forms the same batches, interrupted or not.
+    A text that is there is not encoded again, whatever set or run it came with. In a batch with other texts its
+    embedding may differ in the last bits, as any matrix product may; the same two prompt files in an empty folder
+    always form the same batches, interrupted or not.
     """
     train, held_out = read_both(prompts)
     store = output_dir / encoder_hash(model, prompts, weights.model)

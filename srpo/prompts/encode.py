@@ -10,6 +10,7 @@ from srpo.config import ModelConfig, PromptsConfig
 from srpo.models import Embeddings, TextEncoder, load_text_encoder
 from srpo.prompts.store import encoded_rows, key_of, write_shard
 
+CPU = torch.device("cpu")
 BATCH = 32
 SHARD = 4 * BATCH
 """Prompts of a shard: 1 GiB for T5-XXL at 512 tokens in float32, which is what a kill can lose."""
@@ -31,8 +32,8 @@ class Work:
 
     def share(self, rank: int) -> None:
         """Encode this process's shards, one after the other; no more than one is in memory."""
-        device = torch.device("cuda", rank % torch.cuda.device_count()) if torch.cuda.is_available() else "cpu"
-        encoder = load_text_encoder(self.model, self.model_folder).to(torch.device(device))
+        device = torch.device("cuda", rank % torch.cuda.device_count()) if torch.cuda.is_available() else CPU
+        encoder = load_text_encoder(self.model, self.model_folder).to(device)
         for texts in self.shards[rank :: self.num_processes]:
             write_shard(self.store, texts, self._encode(encoder, texts))
 

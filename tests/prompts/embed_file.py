@@ -1,6 +1,6 @@
 """Embed the prompts of two files in a process of its own, to be killed or measured: prints its peak memory in MiB.
 
-Arguments: model folder, training file, held-out file, output folder, number of processes, updates to read.
+Arguments: model folder, training file, held-out file, output folder, number of processes, batches to read.
 """
 
 import resource
@@ -14,12 +14,14 @@ from srpo.config import ModelConfig, PromptsConfig
 from srpo.hub import fetch
 from srpo.prompts import embed_prompts, load_prompt_set, select
 
+LENGTH = 32  # tokens
+
 
 def main() -> None:
     folder, train, held_out, output_dir, num_processes, num_reads = sys.argv[1:]
     weights = fetch(folder, "model")
     prompts = PromptsConfig(train=train, held_out=held_out, num_processes=int(num_processes))
-    model = ModelConfig(source=folder, height=32, width=32, max_sequence_length=12)
+    model = ModelConfig(source=folder, height=32, width=32, max_sequence_length=LENGTH)
     sets = embed_prompts(model, prompts, Weights(model=weights, reward=weights), Path(output_dir))
     texts, embeddings = load_prompt_set(sets.train)
     generator = torch.Generator().manual_seed(0)

@@ -36,7 +36,7 @@ def test_no_two_prompts_are_nearly_the_same(both: tuple[list[Prompt], list[Promp
 
 def test_each_reads_as_a_line_of_its_own(both: tuple[list[Prompt], list[Prompt]]) -> None:
     for text, category in (*both[0], *both[1]):
-        assert 20 <= len(text) <= 120 and 4 <= len(text.split()) <= 25, text
+        assert 20 <= len(text) <= 240 and 4 <= len(text.split()) <= 40, text
         assert re.fullmatch(r"[ -~]+", text) and "  " not in text and text[-1] not in ".,;:", text
         if category == "text":
             assert '"' in text or re.search(r"\d|letters|number", text), f"no words to write in {text!r}"
