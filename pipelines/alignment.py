@@ -23,7 +23,9 @@ class Request(Settings):
 
     run_dir: str
     embeddings_dir: str
-    """Named after everything the embeddings depend on."""
+    """Named after everything the embeddings depend on, besides the prompts."""
+    prompts: str
+    """Content of the prompt files."""
     fingerprint: str
     """State of the weights' files and of the code that reads them."""
     tracked: TrackedRun
@@ -43,7 +45,9 @@ def alignment(config: RunConfig, request: Request) -> None:
     if request.until == "download":
         return
     embed_once = embed.with_options(enable_cache=Path(request.embeddings_dir).exists())
-    prompts = _given(request, "prompts") or embed_once(config.model, config.prompts, weights, request.embeddings_dir)
+    prompts = _given(request, "prompts") or embed_once(
+        config.model, config.prompts, weights, request.embeddings_dir, request.prompts
+    )
     if request.until == "embed":
         return
     trained = _given(request, "trained") or train(config, weights, prompts, f"{run_dir}/train", tracked)

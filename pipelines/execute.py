@@ -103,14 +103,16 @@ def _request(place: Place, record: RunRecord, given: dict[str, str]) -> Request:
     embeddings = fingerprint.combine(
         weights,
         config.model.model_dump_json(include={"family", "max_sequence_length"}),
-        config.prompts.model_dump_json(),
-        fingerprint.of_prompts(config.prompts.train),
-        fingerprint.of_prompts(config.prompts.held_out),
         fingerprint.of_code("srpo.prompts"),
+    )
+    prompts = fingerprint.combine(
+        fingerprint.of_prompts(config.prompts.train, "train"),
+        fingerprint.of_prompts(config.prompts.held_out, "held_out"),
     )
     return Request(
         run_dir=record.folder,
         embeddings_dir=str(place.embeddings / embeddings),
+        prompts=prompts,
         fingerprint=fingerprint.combine(weights, fingerprint.of_code("srpo.hub")),
         tracked=record.tracked,
         until=record.steps[-1],

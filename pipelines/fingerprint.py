@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from srpo.hub import Part, is_remote, local_files, resolve, survey
+from srpo.prompts.files import Split, prompt_file
 
 
 def combine(*parts: str) -> str:
@@ -30,9 +31,9 @@ def of_weights(path: Path) -> str:
     return combine(repr([(str(file), facts.st_size, facts.st_mtime_ns) for file, facts in files]))
 
 
-def of_prompts(source: str) -> str:
+def of_prompts(source: str, split: Split) -> str:
     """Content of a prompt file; the captions of an embedded world are code."""
-    path = Path(source).expanduser()
+    path = prompt_file(source, split)
     return combine(path.read_text(encoding="utf-8")) if path.is_file() else combine(source)
 
 

@@ -57,10 +57,15 @@ class Weights(Settings):
 
 
 class PromptSet(Settings):
-    """Prompts with their embeddings: a folder with `prompts.json` and `embeddings.safetensors`."""
+    """Prompts with their embeddings, in the store of an encoder that other sets share."""
 
     snapshot: Snapshot
+    """The store, with those of its files that this set needs."""
+    index: str
+    """The file among them that lists the prompts, their categories and the places of their embeddings."""
     num_prompts: int
+    bytes_per_prompt: int
+    """On disk, averaged over the shards that hold the set."""
 
 
 class PromptSets(Settings):

@@ -59,14 +59,20 @@ class RewardConfig(Settings):
 
 
 class PromptsConfig(Settings):
-    """What is drawn: one prompt per line."""
+    """What is drawn, and how its embeddings are made."""
 
     train: str = "builtin:shapes"
-    """Prompts to train on: a text file, or `builtin:shapes`."""
+    """Prompts to train on: a file (.txt, .csv, .jsonl; see `srpo.prompts.files`), `builtin:shapes`: the captions of the
+    embedded world, or `builtin:photos`: 640 prompts in ten categories for a real model."""
     held_out: str = "builtin:shapes"
-    """Prompts that are only measured on, during training and at the end; none may be among the training prompts."""
+    """Prompts that are only measured on, during training and at the end; none may be among the training prompts.
+    `builtin:photos` holds 200 of them, in the same categories."""
     max_characters: int = Field(default=2000, gt=0)
-    """Longest line accepted."""
+    """Longest prompt accepted."""
+    dtype: Literal["fp32", "bf16"] = "fp32"
+    """How embeddings are stored. `fp32`: exactly; `bf16`: half the space, rounded to 8 bits of mantissa (lossy)."""
+    num_processes: int | None = Field(default=None, gt=0)
+    """Processes that encode; null: one per GPU, or one on the CPU."""
 
 
 class PreferenceConfig(Settings):

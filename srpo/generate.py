@@ -64,10 +64,10 @@ def read_texts(prompts: str) -> list[str]:
     """The lines of a file, or the text itself; ConfigError if there is nothing to draw."""
     path = Path(prompts)
     if len(prompts) < MAX_PATH and path.is_file():
-        return read_prompts(prompts, "held_out", PromptsConfig().max_characters)
+        return [prompt.text for prompt in read_prompts(prompts, "held_out", PromptsConfig().max_characters)]
     if not prompts.strip():
         raise ConfigError("--prompts is empty; give a text, or a file with one prompt per line")
-    if path.suffix == ".txt":
+    if path.suffix in {".txt", ".csv", ".jsonl"}:
         raise ConfigError(f"--prompts: no file at {path}")
     return [prompts]
 

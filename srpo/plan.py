@@ -17,7 +17,8 @@ from srpo.gpus import find_gpu
 from srpo.hub import Part, fetched, is_remote, missing, resolve, survey
 from srpo.hub.place import store_dir
 from srpo.models.layout import Shapes, folder_shapes, read_json
-from srpo.prompts import read_both
+from srpo.prompts import Prompt, read_both
+from srpo.prompts.encode import DTYPES
 
 STEPS = {
     "download": "fetch or find model and reward, hash every file",
@@ -27,6 +28,7 @@ STEPS = {
     "register": "a version in the model registry; champion if it passed",
 }
 BYTES_PER_VALUE = 4
+BYTES_PER_ENTRY = 200  # a hash in a shard's header, the numbers of shard and row, quotes, a share of names
 COPIES_PER_CHECKPOINT = 3  # fp32 master weights and AdamW's two moments
 BYTES_STORED = 2  # published transformers are bf16 or wider
 ADAPTER_SHARE = 20  # an adapter is less than this part of the transformer
@@ -90,12 +92,18 @@ def make_plan(config: RunConfig, output_dir: Path, steps: tuple[str, ...] = tupl
 def disk_needed(config: RunConfig, steps: tuple[str, ...] = tuple(STEPS)) -> int:
     """Bytes these steps write at most: embeddings, checkpoints (the last K, the best, one in progress), an export."""
     trained, width = _sizes(config)
-    values = 0
+    size = values = 0
     if "embed" in steps:
-        values += sum(map(len, read_both(config.prompts))) * config.model.max_sequence_length * width
+        each = width * DTYPES[config.prompts.dtype].itemsize
+        size = sum(each + _listed(prompt) for part in read_both(config.prompts) for prompt in part)
     if "train" in steps:
-        values += trained * (COPIES_PER_CHECKPOINT * (config.train.keep_last + 2) + 1)
-    return BYTES_PER_VALUE * values
+        values = trained * (COPIES_PER_CHECKPOINT * (config.train.keep_last + 2) + 1)
+    return size + BYTES_PER_VALUE * values
+
+
+def _listed(prompt: Prompt) -> int:
+    """Bytes that the list of a prompt set and the header of a shard spend on a prompt."""
+    return len(prompt.text.encode()) + len(prompt.category.encode()) + BYTES_PER_ENTRY
 
 
 def num_trained(shapes: Shapes, lora: LoraConfig | None) -> int:
@@ -120,14 +128,15 @@ def gibibytes(size: int) -> str:
 
 
 def _sizes(config: RunConfig) -> tuple[int, int]:
-    """Values that are trained, and numbers per embedded token; bounds for what is not here yet."""
-    source = config.model.source
+    """Values that are trained, and numbers in a prompt's embeddings; bounds for what is not here yet."""
+    source, tokens = config.model.source, config.model.max_sequence_length
     if is_remote(source) and fetched(source) is None:
         files = survey(source, "model").files
         weights = sum(file.size for file in files if file.path.startswith("transformer/")) // BYTES_STORED
-        return weights // (ADAPTER_SHARE if config.train.lora else 1), T5_WIDTH
+        return weights // (ADAPTER_SHARE if config.train.lora else 1), (tokens + 1) * T5_WIDTH
     folder = resolve(source, "model") / "transformer"
-    width = read_json(folder / "config.json").get("joint_attention_dim", 0)
+    shape = read_json(folder / "config.json")
+    width = tokens * shape.get("joint_attention_dim", 0) + shape.get("pooled_projection_dim", 0)
     return num_trained(folder_shapes(folder), config.train.lora), width
 
 
@@ -206,8 +215,9 @@ def _reward(config: RunConfig) -> str:
 def _prompts(config: RunConfig) -> str:
     train, held_out = read_both(config.prompts)
     if config.evaluation.world:
-        check_captions(config.evaluation.world, held_out)
-    return f"{len(train)} to train on, {len(held_out)} held out"
+        check_captions(config.evaluation.world, [prompt.text for prompt in held_out])
+    size = _sizes(config)[1] * DTYPES[config.prompts.dtype].itemsize / 2**20
+    return f"{len(train)} to train on, {len(held_out)} held out; embeddings of {size:.3g} MiB each"
 
 
 def _metrics(config: RunConfig) -> str:
