@@ -18,6 +18,7 @@ from srpo.config import EvaluationConfig, ModelConfig, RunConfig, Settings
 from srpo.errors import ConfigError
 from srpo.generate import Generator, Sampling
 from srpo.hub import resolve, verify
+from srpo.models import family_of
 from srpo.shapes import SAMPLING_STEPS, SIZE
 from srpo.shapes.models import TEXT_TOKENS
 from srpo.tracking import TrackedRun, code_version, data_version
@@ -144,9 +145,9 @@ def open_model(reference: str, config: RunConfig | None, uri: str | None) -> tup
 
 
 def _default_config(reference: str) -> RunConfig:
-    """Size and sampling of a folder that comes without a run file: FLUX.1-dev's, or the embedded world's."""
+    """Size and sampling of a folder that comes without a run file: the defaults, or the embedded world's."""
     if not reference.startswith("builtin:"):
-        return RunConfig()
+        return RunConfig(model=ModelConfig(family=family_of(Path(reference)) or ModelConfig().family))
     model = ModelConfig(source=reference, height=SIZE, width=SIZE, max_sequence_length=TEXT_TOKENS)
     return RunConfig(model=model, evaluation=EvaluationConfig(num_steps=SAMPLING_STEPS))
 
