@@ -80,6 +80,9 @@ class PreferenceConfig(Settings):
     """Strength of the inversion branch, likewise."""
     margin: float = 0.7
     """Hinge: an image whose relative preference has reached the margin is no longer pushed."""
+    discount_shift: float | None = Field(default=None, gt=0)
+    """The relative preference is multiplied by a factor that rises from 0 at the clean end of the grid to 1 at the
+    noisy one, bent by this shift (3 in the reference's recipe for Qwen-Image); null: it counts fully everywhere."""
     content_anchor: float = Field(default=0.0, ge=0)
     """Weight of the plain reward r(image, prompt) beside the hinge; 0 is the reference's loss."""
 
