@@ -47,7 +47,11 @@ app = typer.Typer(
 )
 
 ConfigOption = Annotated[
-    Path, typer.Option(help="Run file (YAML); configs/ has examples.", show_default="configs/shapes.yaml")
+    list[Path] | None,
+    typer.Option(
+        help="Run file (YAML); configs/ has examples. Further ones change it: --config configs/hardware/24gb.yaml.",
+        show_default="configs/shapes.yaml",
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -62,7 +66,7 @@ UntilOption = Annotated[str | None, typer.Option("--until", metavar="STEP", help
 
 @app.command()
 def run(
-    config: ConfigOption = DEFAULT_CONFIG,
+    config: ConfigOption = None,
     set_: SetOption = None,
     from_: FromOption = None,
     until: UntilOption = None,
@@ -76,7 +80,7 @@ def run(
     Without options it aligns the embedded Shapes model. Ctrl-C stops a run; --resume goes on with it.
     """
     if resume is not None:
-        if config != DEFAULT_CONFIG or set_ or from_ or until or dry_run:
+        if config or set_ or from_ or until or dry_run:
             raise ConfigError("--resume goes on with the run's own settings; leave the other options out")
         _resume(resume)
         return
@@ -91,7 +95,7 @@ def run(
 
 @app.command()
 def plan(
-    config: ConfigOption = DEFAULT_CONFIG,
+    config: ConfigOption = None,
     set_: SetOption = None,
     from_: FromOption = None,
     until: UntilOption = None,
@@ -103,7 +107,7 @@ def plan(
 @app.command()
 def job(
     out: Annotated[Path, typer.Option(help="Folder for the job and all that training writes.")],
-    config: ConfigOption = DEFAULT_CONFIG,
+    config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
     """Prepare training without the pipeline: fetch, embed, write job.json, and print the command that trains it."""
@@ -141,7 +145,7 @@ def generate(
     guidance: Annotated[float | None, typer.Option(min=0, help="Guidance.")] = None,
 ) -> None:
     """Make one PNG per prompt; each says in its text fields which prompt, seed and model made it."""
-    settings = _load(config, ()) if config else None
+    settings = _load([config], ()) if config else None
     place = here()
     place.prepare()
     from srpo.generate import read_texts, write_pictures
@@ -223,7 +227,7 @@ def _execute(record: "RunRecord") -> None:
     show_outcome(console, place, outcome)
 
 
-def _plan(config: Path, set_: list[str] | None, from_: str | None, until: str | None) -> "Plan":
+def _plan(config: list[Path] | None, set_: list[str] | None, from_: str | None, until: str | None) -> "Plan":
     """Read and check everything; nothing expensive happens."""
     steps = _steps(from_, until)
     settings = _load(config, tuple(set_ or ()))
@@ -247,13 +251,13 @@ def _steps(from_: str | None, until: str | None) -> tuple[str, ...]:
     return STEP_NAMES[first : last + 1]
 
 
-def _load(config: Path, overrides: tuple[str, ...]) -> "RunConfig":
-    """The run file; what it warns of is said once, in plain words."""
+def _load(config: list[Path] | None, overrides: tuple[str, ...]) -> "RunConfig":
+    """The run files, the demo's if there are none; what they warn of is said once, in plain words."""
     from srpo.config import load_config
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        settings = load_config(config, overrides)
+        settings = load_config(config or [DEFAULT_CONFIG], overrides)
     for warning in caught:
         console.print(f"[yellow]warning:[/] {warning.message}")
     return settings

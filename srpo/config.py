@@ -5,6 +5,7 @@ file in `configs/` says what a run does differently.
 """
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -18,6 +19,9 @@ SCHEMA_VERSION = 1
 """Form of the run files that this version reads."""
 
 Range = tuple[float, float]
+WeightsFormat = Literal["fp32", "bf16", "int8", "nf4"]
+QUANTISED: tuple[WeightsFormat, ...] = ("int8", "nf4")
+FLUX_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 
 
 class Settings(BaseModel):
@@ -38,7 +42,9 @@ class ModelConfig(Settings):
     width: int = Field(default=720, gt=0)
     """Width of the training images in pixels."""
     max_sequence_length: int = Field(default=512, gt=0)
-    """Tokens of the long text encoder (T5 for FLUX)."""
+    """Tokens of the long text encoder (T5 for FLUX, Qwen2.5-VL for Qwen-Image)."""
+    weights: WeightsFormat = "fp32"
+    """How the transformer's weights are kept: fp32, bf16, or quantised and frozen under LoRA: int8, nf4 (4 bits)."""
 
 
 class RewardConfig(Settings):
@@ -103,7 +109,7 @@ class AlignConfig(Settings):
     together: bool = True
     """Run the branches as one batch (faster) or one after the other (less memory); the gradients are the same."""
     guidance: float | None = Field(default=3.5, ge=0)
-    """Guidance input of the trained step; null for a model without one."""
+    """Guidance of the trained step, as the model's family means it; null for none."""
     shift: float = Field(default=3.0, gt=0)
     """Schedule shift of the sigma grid."""
     grid_steps: int = Field(default=50, gt=0)
@@ -147,9 +153,20 @@ class RolloutConfig(Settings):
     shift: float = Field(default=3.0, gt=0)
     """Schedule shift of the rollout."""
     guidance: float | None = Field(default=1.0, ge=0)
-    """Guidance input of the rollout; null for a model without one."""
+    """Guidance of the rollout; null for none."""
     noise: Literal["shared", "per_sample"] = "shared"
     """`shared`: one noise for all images of an update on all ranks, as in the reference; `per_sample`: one for each."""
+
+
+class LoraConfig(Settings):
+    """A low-rank adapter instead of the transformer's own weights."""
+
+    rank: int = Field(default=16, gt=0)
+    """Rank of the change of each layer."""
+    alpha: int = Field(default=16, gt=0)
+    """The change counts alpha / rank."""
+    target_modules: tuple[str, ...] = Field(default=FLUX_ATTENTION, min_length=1)
+    """Names of the linear layers that get an adapter, by their last parts."""
 
 
 class TrainConfig(Settings):
@@ -179,8 +196,22 @@ class TrainConfig(Settings):
     """Updates of linear warm-up, for the schedules that have one."""
     precision: Literal["fp32", "bf16"] = "bf16"
     """bf16: autocast over fp32 master weights; fp32: no autocast."""
-    gradient_checkpointing: bool = True
-    """Recompute the transformer's activations instead of keeping them."""
+    lora: LoraConfig | None = None
+    """Train an adapter; null trains every weight of the transformer."""
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    """adamw_8bit keeps the moments in blocks of 8-bit values: a quarter of their memory."""
+    rounding: Literal["nearest", "stochastic"] = "nearest"
+    """How an update is rounded into bf16 weights; stochastic keeps in the mean what nearest would drop."""
+    sharding: Literal["none", "fsdp2"] = "none"
+    """fsdp2: each process keeps a slice of weights, gradients and moments; none: each keeps them all."""
+    gradient_checkpointing: Literal["none", "selective", "full"] = "full"
+    """What of the transformer the backward pass computes again: all, all but matmuls and attention, or nothing."""
+    vae_checkpointing: bool = False
+    """Recompute the VAE's activations too."""
+    attention: str | None = None
+    """Attention kernel by diffusers' name (`native`, `_native_cudnn`, `flash`, `_flash_3`); null is torch's choice."""
+    compile: bool = False
+    """Compile the repeated blocks of the transformer (exact to rounding; a minute once, then faster)."""
     deterministic: bool = True
     """Deterministic algorithms only, so that a resumed run equals an uninterrupted one bit for bit."""
     save_every: int = Field(default=5, gt=0)
@@ -192,6 +223,19 @@ class TrainConfig(Settings):
     def images_per_update(self) -> int:
         """Rollouts of one update over all processes."""
         return self.num_processes * self.batch_size * self.accumulation
+
+    @model_validator(mode="after")
+    def sharding_has_something_to_shard(self) -> Self:
+        """Say what sharding does not go with."""
+        if self.sharding == "none":
+            return self
+        if self.num_processes == 1:
+            raise ValueError("sharding 'fsdp2' needs more than one process; set num_processes, or sharding to 'none'")
+        if self.lora or self.optimizer != "adamw" or self.rounding != "nearest":
+            raise ValueError(
+                "sharding 'fsdp2' trains every weight in fp32 by plain AdamW; LoRA and 8-bit moments fit without it"
+            )
+        return self
 
     @model_validator(mode="after")
     def warmup_is_read(self) -> Self:
@@ -252,7 +296,7 @@ class EvaluationConfig(Settings):
     num_steps: int = Field(default=50, gt=0)
     """Sampling steps; the schedule is the model folder's own."""
     guidance: float | None = Field(default=3.5, ge=0)
-    """Guidance of the samples; null for a model without one."""
+    """Guidance of the samples; null for none."""
     num_prompts: int = Field(default=200, gt=1)
     """Held-out prompts used, from the first on; fewer if the file has fewer."""
     seeds_per_prompt: int = Field(default=4, gt=0)
@@ -301,6 +345,26 @@ class RunConfig(Settings):
     registry: RegistryConfig = RegistryConfig()
 
     @model_validator(mode="after")
+    def weights_can_learn(self) -> Self:
+        """What is trained must be able to hold an update."""
+        weights, train = self.model.weights, self.train
+        if weights in QUANTISED and train.lora is None:
+            raise ValueError(f"model.weights {weights!r} is frozen; set train.lora, or train bf16 or fp32 weights")
+        if weights == "bf16" and train.lora is None and train.rounding == "nearest":
+            raise ValueError(
+                "plain AdamW on bf16 weights loses nine tenths of what 20 updates of 5e-6 would change, because each "
+                "is below half a unit of bf16; set train.rounding to 'stochastic', or model.weights to 'fp32'"
+            )
+        if train.rounding == "stochastic" and (weights != "bf16" or train.lora is not None):
+            raise ValueError("train.rounding 'stochastic' acts on bf16 weights that are trained; here it does nothing")
+        if train.sharding != "none" and self.monitor.num_images % train.num_processes:
+            raise ValueError(
+                f"monitor.num_images ({self.monitor.num_images}) must be a multiple of train.num_processes "
+                f"({train.num_processes}) when the model is sharded: every process takes part in each forward pass"
+            )
+        return self
+
+    @model_validator(mode="after")
     def measurements_have_checkpoints(self) -> Self:
         """The best checkpoint is chosen among the measured ones, so each must exist."""
         if self.monitor.every % self.train.save_every:
@@ -315,8 +379,28 @@ class RunConfig(Settings):
         return self
 
 
-def load_config(path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:
-    """Read a YAML run file, apply `a.b=value` overrides, and check everything; ConfigError names each wrong key."""
+def load_config(paths: Path | Sequence[Path], overrides: tuple[str, ...] = ()) -> RunConfig:
+    """Read a YAML run file, and others that change it in the order given, apply `a.b=value` overrides, and check all.
+
+    ConfigError names each wrong key.
+    """
+    files = [paths] if isinstance(paths, Path) else list(paths)
+    data: dict[str, Any] = {}
+    for path in files:
+        data = _merged(data, _read(path))
+    for override in overrides:
+        _set(data, override)
+    return parse_config(data, " + ".join(map(str, files)))
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Sections are merged key by key; any other value of `above` replaces that of `below`."""
+    both = {key for key in below.keys() & above.keys() if isinstance(below[key], dict) and isinstance(above[key], dict)}
+    return below | above | {key: _merged(below[key], above[key]) for key in both}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The settings of one file."""
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -327,9 +411,7 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path} must hold a mapping of settings, got {type(data).__name__}")
-    for override in overrides:
-        _set(data, override)
-    return parse_config(data, str(path))
+    return data
 
 
 def parse_config(data: dict[str, Any], origin: str) -> RunConfig:

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from math import prod
 from pathlib import Path
 
-from srpo.config import RunConfig, Settings
+from srpo.config import LoraConfig, RunConfig, Settings
 from srpo.errors import ConfigError
 from srpo.evaluation.gate import check_metrics
 from srpo.evaluation.scores import check_captions
 from srpo.hub import resolve
 from srpo.models import check_guidance, check_model
-from srpo.models.layout import folder_shapes, read_json
+from srpo.models.layout import Shapes, folder_shapes, read_json
 from srpo.prompts import read_both
 from srpo.rewards import check_reward
 
@@ -91,9 +91,17 @@ def disk_needed(config: RunConfig, steps: tuple[str, ...] = tuple(STEPS)) -> int
         values += tokens * read_json(folder / "config.json").get("joint_attention_dim", 0)
     if "train" in steps:
         checkpoints = config.train.keep_last + 2
-        weights = sum(prod(shape) for shape in folder_shapes(folder).values())
+        weights = num_trained(folder_shapes(folder), config.train.lora)
         values += weights * (COPIES_PER_CHECKPOINT * checkpoints + 1)
     return BYTES_PER_VALUE * values
+
+
+def num_trained(shapes: Shapes, lora: LoraConfig | None) -> int:
+    """Values that training changes, of a transformer with tensors of these shapes."""
+    if lora is None:
+        return sum(prod(shape) for shape in shapes.values())
+    targets = tuple(f".{name}.weight" for name in lora.target_modules)
+    return sum(lora.rank * sum(shape) for name, shape in shapes.items() if f".{name}".endswith(targets))
 
 
 def gibibytes(size: int) -> str:

@@ -104,6 +104,7 @@ QWEN_RUN = (
     "model.max_sequence_length=64",
     "rollout.num_steps=2",
     "train.num_updates=2",
+    "train.accumulation=2",
     "train.save_every=1",
     "monitor.every=1",
     "monitor.num_images=2",

@@ -91,11 +91,11 @@ def test_more_updates_may_follow_where_the_rate_does_not_depend_on_them(job: Tra
         run(place(job, tmp_path, num_updates=4, schedule="cosine"))
 
 
-@pytest.mark.parametrize("settings", [{"precision": "bf16"}, {"gradient_checkpointing": True}])
+@pytest.mark.parametrize("settings", [{"precision": "bf16"}, {"gradient_checkpointing": "full"}])
 def test_bf16_and_recomputation_train_the_same_way(
     job: TrainJob, whole: Path, tmp_path: Path, settings: dict[str, object]
 ) -> None:
-    job = place(job, tmp_path, num_updates=2, schedule="constant", gradient_checkpointing=False)
+    job = place(job, tmp_path, num_updates=2, schedule="constant", gradient_checkpointing="none")
     plain, changed = place(job, tmp_path / "plain"), place(job, tmp_path / "changed", **settings)
     for each in (plain, changed):
         AcceleratorState._reset_state(reset_partial_state=True)  # precision is fixed once per process

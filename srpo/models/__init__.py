@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from diffusers import ModelMixin
+from diffusers import DiffusionPipeline, FluxPipeline, ModelMixin, QwenImagePipeline
 from torch import Tensor
 
-from srpo.config import ModelConfig
+from srpo.config import ModelConfig, WeightsFormat
 from srpo.errors import ConfigError
 from srpo.models import flux, qwen_image
 from srpo.models.layout import read_json
@@ -34,6 +34,8 @@ class TextToImage(Protocol):
 
     transformer: ModelMixin
     """The part that is trained."""
+    vae: ModelMixin
+    """Frozen."""
 
     def velocity(self, x: Tensor, sigma: Tensor, embeddings: Embeddings, guidance: float | None) -> Tensor:
         """`noise - x0` predicted at x (batch, channels, h, w) and sigma (batch,); exact sigma, never rounded.
@@ -59,22 +61,22 @@ class TextToImage(Protocol):
 class Family:
     """How a model family is loaded and checked."""
 
-    load: Callable[[Path, Path | None], TextToImage]
-    """(folder, folder of another transformer or None) -> model in float32."""
+    load: Callable[[Path, Path | None, WeightsFormat], TextToImage]
+    """(folder, folder of another transformer or of an adapter or None, format of the transformer) -> model."""
     load_text: Callable[[Path], TextEncoder]
     """folder -> its text encoders in float32."""
     check: Callable[[Path, int, int], None]
     """(folder, height, width): layout, names and shapes by file headers alone; ConfigError names what is wrong."""
     guidance_problem: Callable[[Path, float | None], str]
     """(folder, guidance) -> the end of a sentence that begins with "the model": why not this one; empty if it fits."""
-    pipeline: str
-    """diffusers' name for the folder's layout, in its model_index.json."""
+    pipeline: type[DiffusionPipeline]
+    """Its pipeline in diffusers: the name that a folder's model_index.json has, and the form that adapters have."""
 
 
 MODELS: dict[str, Family] = {
-    "flux": Family(flux.load, flux.load_text, flux.check, flux.guidance_problem, "FluxPipeline"),
+    "flux": Family(flux.load, flux.load_text, flux.check, flux.guidance_problem, FluxPipeline),
     "qwen_image": Family(
-        qwen_image.load, qwen_image.load_text, qwen_image.check, qwen_image.guidance_problem, "QwenImagePipeline"
+        qwen_image.load, qwen_image.load_text, qwen_image.check, qwen_image.guidance_problem, QwenImagePipeline
     ),
 }
 
@@ -86,8 +88,8 @@ def _family(name: str) -> Family:
 
 
 def load_model(config: ModelConfig, folder: Path, transformer: Path | None = None) -> TextToImage:
-    """The model in a diffusers folder, in float32; `transformer` names the folder of an aligned one to use instead."""
-    return _family(config.family).load(folder, transformer)
+    """The model in a diffusers folder; `transformer` names the folder of an aligned one, or of an adapter, to use."""
+    return _family(config.family).load(folder, transformer, config.weights)
 
 
 def load_text_encoder(config: ModelConfig, folder: Path) -> TextEncoder:
@@ -99,7 +101,12 @@ def family_of(folder: Path) -> str | None:
     """The family whose layout a folder says it has; None if it does not say, or names one that is not here."""
     index = folder / "model_index.json"
     pipeline = read_json(index).get("_class_name") if index.is_file() else None
-    return next((name for name, family in MODELS.items() if family.pipeline == pipeline), None)
+    return next((name for name, family in MODELS.items() if family.pipeline.__name__ == pipeline), None)
+
+
+def pipeline_of(config: ModelConfig) -> type[DiffusionPipeline]:
+    """The pipeline in diffusers of the model's family."""
+    return _family(config.family).pipeline
 
 
 def check_model(config: ModelConfig, folder: Path) -> None:

@@ -13,8 +13,10 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeli
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
+from srpo.config import WeightsFormat
 from srpo.models.layout import check_component, check_loads, check_tokenizer, read_json, require_folder
 from srpo.models.shared import ExactTimestep, check_image_size, folder_sigmas, pack, unpack
+from srpo.models.weights import load_transformer
 
 Guidance = float | Tensor | None
 """One distilled guidance for all samples, one per sample (batch,), or none for a model without the input."""
@@ -69,12 +71,13 @@ class Flux:
         tokens = embeddings["prompt_embeds"]
         assert guidance is not None or not self.guided, "check_guidance refuses this before any work"
         self._timestep.value = 1000 * sigma.to(x)
+        dtype = self.transformer.dtype
         output = self.transformer(
-            hidden_states=pack(x),
+            hidden_states=pack(x).to(dtype),
             timestep=sigma.to(x),
             guidance=torch.as_tensor(guidance, device=x.device).expand(batch) if self.guided else None,
-            pooled_projections=embeddings["pooled_prompt_embeds"],
-            encoder_hidden_states=tokens,
+            pooled_projections=embeddings["pooled_prompt_embeds"].to(dtype),
+            encoder_hidden_states=tokens.to(dtype),
             txt_ids=torch.zeros(tokens.shape[1], 3, device=x.device, dtype=x.dtype),
             img_ids=image_ids(height, width, x),
             return_dict=False,
@@ -107,12 +110,11 @@ def image_ids(height: int, width: int, like: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(grid[:, :1]), grid], dim=1)
 
 
-def load(folder: Path, transformer: Path | None = None) -> Flux:
-    """Load from disk in float32; `transformer` is the folder of an aligned one."""
-    options = {"torch_dtype": torch.float32, "local_files_only": True, "use_safetensors": True}
+def load(folder: Path, transformer: Path | None = None, weights: WeightsFormat = "fp32") -> Flux:
+    """Load from disk, the VAE in float32; `transformer` is the folder of an aligned one, or of its adapter."""
     return Flux(
-        FluxTransformer2DModel.from_pretrained(transformer or folder / "transformer", **options),
-        AutoencoderKL.from_pretrained(folder / "vae", **options),
+        load_transformer(FluxTransformer2DModel, folder / "transformer", transformer, weights),
+        AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32, local_files_only=True, use_safetensors=True),
         FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
     )
 

@@ -21,9 +21,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
+from srpo.config import WeightsFormat
 from srpo.errors import ConfigError
 from srpo.models.layout import check_component, check_loads, check_tokenizer, read_json, require_folder
 from srpo.models.shared import ExactTimestep, check_image_size, folder_sigmas, pack, unpack
+from srpo.models.weights import load_transformer
 
 PARTS = ("scheduler", "text_encoder", "tokenizer", "transformer", "vae")
 NEGATIVE_PROMPT = " "
@@ -92,10 +94,11 @@ class QwenImage:
         """The velocity of packed latents (batch, tokens, 4c)."""
         batch, _, height, width = x.shape
         self._timestep.value = sigma.to(x)
+        dtype = self.transformer.dtype
         output = self.transformer(
-            hidden_states=pack(x),
+            hidden_states=pack(x).to(dtype),
             timestep=sigma.to(x),
-            encoder_hidden_states=prompts,
+            encoder_hidden_states=prompts.to(dtype),
             encoder_hidden_states_mask=mask,
             img_shapes=[[(1, height // 2, width // 2)]] * batch,
             return_dict=False,
@@ -136,11 +139,11 @@ def guide(velocity: Tensor, negative: Tensor, guidance: float) -> Tensor:
     return guided * (velocity.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True))
 
 
-def load(folder: Path, transformer: Path | None = None) -> QwenImage:
-    """Load from disk in float32; `transformer` is the folder of an aligned one."""
-    options = {"torch_dtype": torch.float32, "local_files_only": True, "use_safetensors": True}
+def load(folder: Path, transformer: Path | None = None, weights: WeightsFormat = "fp32") -> QwenImage:
+    """Load from disk, the VAE in float32; `transformer` is the folder of an aligned one, or of its adapter."""
+    options = {"dtype": torch.float32, "local_files_only": True, "use_safetensors": True}
     return QwenImage(
-        QwenImageTransformer2DModel.from_pretrained(transformer or folder / "transformer", **options),
+        load_transformer(QwenImageTransformer2DModel, folder / "transformer", transformer, weights),
         AutoencoderKLQwenImage.from_pretrained(folder / "vae", **options),
         FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
     )

@@ -9,17 +9,21 @@ from diffusers import QwenImagePipeline
 from safetensors.torch import load_file, save_file
 
 from srpo.align import SigmaGrid, direct_align
-from srpo.config import ModelConfig, PreferenceConfig, RewardConfig, load_config
+from srpo.artifacts import TrainJob, Weights
+from srpo.config import ModelConfig, PreferenceConfig, RewardConfig, TrainConfig, load_config
 from srpo.errors import ConfigError
 from srpo.flow import shifted_sigmas
+from srpo.hub import fetch
 from srpo.models import Embeddings, TextToImage, check_guidance, check_model, load_model, load_text_encoder
 from srpo.models.shared import pack
 from srpo.objective import objective
 from srpo.preference import make_branches
-from srpo.prompts import select
+from srpo.prompts import embed_prompts, select
 from srpo.rewards import load_reward
 from srpo.rollout import Rollout, sample, seeded_noise
+from srpo.tuning import save_memory
 from tests.conftest import CONFIG as SHAPES
+from tests.jobs import run
 
 PROMPTS = ["a red circle on a blue background", "two cats", "Real. an old harbour, with ships and gulls"]
 CONFIG = ModelConfig(family="qwen_image", height=32, width=48, max_sequence_length=64)
@@ -149,7 +153,7 @@ def test_sigma_reaches_the_transformer_unrounded_under_autocast(model: TextToIma
 
 
 def test_the_recipe_is_the_references() -> None:
-    """Method section 5, third column."""
+    """Its public configuration of 2026-02."""
     recipe = load_config(RECIPE)
     train, align, rollout = recipe.train, recipe.align, recipe.rollout
     assert (train.learning_rate, train.weight_decay, train.max_grad_norm, train.num_updates) == (3e-6, 1e-4, 50, 50)
@@ -157,7 +161,8 @@ def test_the_recipe_is_the_references() -> None:
     assert (recipe.model.height, recipe.model.width, train.batch_size) == (720, 720, 1)
     assert (rollout.num_steps, rollout.shift, rollout.guidance, align.guidance) == (26, 1, 4, None)
     assert (align.window, align.grid_steps, align.num_levels, align.branches) == ((5, 40), 50, 100, ("denoise",))
-    assert recipe.preference.discount_shift == 3
+    assert (align.shift, align.groundtruth_ratio, align.num_injections) == (1, 0.6, 2)
+    assert (recipe.preference.k_denoise, recipe.preference.discount_shift) == ((0, 0), 3)
     assert recipe.reward.family == "clip"
 
 
@@ -224,6 +229,47 @@ def test_no_guidance_or_one_above_one(qwen_folder: Path) -> None:
     check_guidance(CONFIG, qwen_folder, {"align.guidance": None, "rollout.guidance": 4.0})
     with pytest.raises(ConfigError, match=r"rollout\.guidance: .*above 1 .*null for none"):
         check_guidance(CONFIG, qwen_folder, {"align.guidance": None, "rollout.guidance": 1.0})
+
+
+def test_an_adapter_is_trained_and_loaded_again(
+    qwen_folder: Path, clip_folder: Path, embeddings: Embeddings, model: TextToImage, tmp_path: Path
+) -> None:
+    """LoRA under selective recomputation, on the layers that Qwen-Image and FLUX have in common."""
+    (tmp_path / "train.txt").write_text("\n".join(PROMPTS))
+    (tmp_path / "held_out.txt").write_text("a dog\na very old fox")
+    settings = {
+        "model.source": qwen_folder,
+        "model.height": 32,
+        "model.width": 48,
+        "model.max_sequence_length": 64,
+        "reward.source": clip_folder,
+        "prompts.train": tmp_path / "train.txt",
+        "prompts.held_out": tmp_path / "held_out.txt",
+        "rollout.num_steps": 2,
+        "evaluation.num_steps": 2,
+        "monitor.num_images": 2,
+        "train.num_updates": 2,
+        "train.learning_rate": 0.001,
+        "train.batch_size": 2,
+        "train.accumulation": 1,
+        "train.lora": "{rank: 4, alpha: 4}",
+        "train.gradient_checkpointing": "selective",
+        "train.precision": "fp32",
+    }
+    config = load_config(RECIPE, tuple(f"{key}={value}" for key, value in settings.items()))
+    weights = Weights(model=fetch(config.model.source, "model"), reward=fetch(config.reward.source, "reward"))
+    prompts = embed_prompts(config.model, config.prompts, weights, tmp_path / "embeddings")
+    trained = run(TrainJob(config=config, weights=weights, prompts=prompts, output_dir=str(tmp_path)))
+    aligned = load_model(CONFIG, qwen_folder, trained.transformer.path)
+    x, sigma = torch.randn(3, 4, 8, 12, generator=torch.Generator().manual_seed(0)), torch.full((3,), 0.7)
+    with torch.no_grad():
+        base, changed = (each.velocity(x, sigma, embeddings, None) for each in (model, aligned))
+    assert (changed - base).norm() > 1e-4 * base.norm()
+
+
+def test_a_vae_that_cannot_recompute_says_so(model: TextToImage) -> None:
+    with pytest.raises(ConfigError, match=r"train\.vae_checkpointing: AutoencoderKLQwenImage cannot recompute"):
+        save_memory(model.transformer, model.vae, TrainConfig(vae_checkpointing=True, gradient_checkpointing="none"))
 
 
 def test_discount_of_the_recipe() -> None:

@@ -1,0 +1,69 @@
+"""How the transformer's weights are kept in memory: as they were trained, in bf16, or quantised once and frozen.
+
+Quantised are the linear layers of the repeated blocks, which hold nearly all of the weights; what stands around them
+stays in bf16. int8: one scale per output channel (torchao). nf4: blocks of 64 values on a grid of normal quantiles
+(QLoRA, arXiv:2305.14314; bitsandbytes). Both are lossy, which only a base that is not trained can bear.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE as ADAPTER
+from torch import nn
+
+from srpo.config import WeightsFormat
+
+
+def load_dtype(weights: WeightsFormat) -> torch.dtype:
+    """What the file's tensors are read as."""
+    return torch.float32 if weights == "fp32" else torch.bfloat16
+
+
+def load_transformer(cls: Any, base: Path, aligned: Path | None, weights: WeightsFormat) -> Any:
+    """A transformer of `cls` in the given format: the base's, an aligned one's, or the base's under an adapter."""
+    adapter = aligned is not None and (aligned / ADAPTER).is_file()
+    source = base if adapter or aligned is None else aligned
+    options = {"dtype": load_dtype(weights), "local_files_only": True, "use_safetensors": True}
+    transformer = cls.from_pretrained(source, **options)
+    quantise(transformer, weights)
+    if adapter:
+        transformer.load_lora_adapter(aligned, prefix="transformer", weight_name=ADAPTER, local_files_only=True)
+    return transformer
+
+
+def quantise(transformer: nn.Module, weights: WeightsFormat) -> None:
+    """Replace the linear layers of the blocks in place; nothing to do for fp32 and bf16."""
+    if weights == "int8":
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+        quantize_(transformer, Int8WeightOnlyConfig(), filter_fn=_in_blocks)
+    elif weights == "nf4":
+        for name, module in list(transformer.named_modules()):
+            if _in_blocks(module, name):
+                parent, _, attribute = name.rpartition(".")
+                setattr(transformer.get_submodule(parent), attribute, _nf4(module))
+
+
+def _in_blocks(module: nn.Module, name: str) -> bool:
+    """A linear layer of one of the repeated blocks (`transformer_blocks.3.attn.to_q`)."""
+    return isinstance(module, nn.Linear) and any(part.isdigit() for part in name.split(".")[:2])
+
+
+def _nf4(linear: nn.Module) -> nn.Module:
+    """The layer with its weight in NF4; it computes in bf16 whatever comes in."""
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    assert isinstance(linear, nn.Linear)
+    quantised = Linear4bit(
+        linear.in_features,
+        linear.out_features,
+        bias=linear.bias is not None,
+        compute_dtype=torch.bfloat16,
+        quant_type="nf4",
+        device="meta",
+    )
+    weight = Params4bit(linear.weight.data, requires_grad=False, quant_type="nf4")
+    quantised.weight = weight.to(device=linear.weight.device)  # moving is what quantises
+    quantised.bias = linear.bias
+    return quantised
