@@ -132,8 +132,9 @@ def open_model(reference: str, config: RunConfig | None, uri: str | None) -> tup
     `uri`: the MLflow store to look in; None where there is none yet.
     """
     if reference.startswith("builtin:") or Path(reference).exists():
-        settings = config or _default_config(reference)
-        return Generator(settings.model, resolve(reference, "model")), sampling_of(settings)
+        folder = resolve(reference, "model")
+        settings = config or _default_config(reference, folder)
+        return Generator(settings.model, folder), sampling_of(settings)
     if uri is None:
         raise ConfigError(
             f"--model {reference} is no folder, and nothing is registered here yet; give a folder or `run`"
@@ -144,10 +145,10 @@ def open_model(reference: str, config: RunConfig | None, uri: str | None) -> tup
     return manifest.generator(), manifest.sampling
 
 
-def _default_config(reference: str) -> RunConfig:
+def _default_config(reference: str, folder: Path) -> RunConfig:
     """Size and sampling of a folder that comes without a run file: the defaults, or the embedded world's."""
     if not reference.startswith("builtin:"):
-        return RunConfig(model=ModelConfig(family=family_of(Path(reference)) or ModelConfig().family))
+        return RunConfig(model=ModelConfig(family=family_of(folder) or ModelConfig().family))
     model = ModelConfig(source=reference, height=SIZE, width=SIZE, max_sequence_length=TEXT_TOKENS)
     return RunConfig(model=model, evaluation=EvaluationConfig(num_steps=SAMPLING_STEPS))
 

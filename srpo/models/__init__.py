@@ -81,7 +81,8 @@ MODELS: dict[str, Family] = {
 }
 
 
-def _family(name: str) -> Family:
+def find_family(name: str) -> Family:
+    """A family by its name; ConfigError says which there are."""
     if name not in MODELS:
         raise ConfigError(f"model.family: no model family named {name!r}; choose from {sorted(MODELS)}")
     return MODELS[name]
@@ -89,12 +90,12 @@ def _family(name: str) -> Family:
 
 def load_model(config: ModelConfig, folder: Path, transformer: Path | None = None) -> TextToImage:
     """The model in a diffusers folder; `transformer` names the folder of an aligned one, or of an adapter, to use."""
-    return _family(config.family).load(folder, transformer, config.weights)
+    return find_family(config.family).load(folder, transformer, config.weights)
 
 
 def load_text_encoder(config: ModelConfig, folder: Path) -> TextEncoder:
     """The text side of the model in a diffusers folder, in float32."""
-    return _family(config.family).load_text(folder)
+    return find_family(config.family).load_text(folder)
 
 
 def family_of(folder: Path) -> str | None:
@@ -104,14 +105,9 @@ def family_of(folder: Path) -> str | None:
     return next((name for name, family in MODELS.items() if family.pipeline.__name__ == pipeline), None)
 
 
-def pipeline_of(config: ModelConfig) -> type[DiffusionPipeline]:
-    """The pipeline in diffusers of the model's family."""
-    return _family(config.family).pipeline
-
-
 def check_model(config: ModelConfig, folder: Path) -> None:
     """Refuse a folder that would fail later; reads headers only, no weights."""
-    family = _family(config.family)
+    family = find_family(config.family)
     if (found := family_of(folder) or config.family) != config.family:
         raise ConfigError(f"model.family is {config.family!r}, but the model in {folder} is {found!r}; set it to that")
     family.check(folder, config.height, config.width)
@@ -119,9 +115,10 @@ def check_model(config: ModelConfig, folder: Path) -> None:
 
 def check_guidance(config: ModelConfig, folder: Path, guidance: Mapping[str, float | None]) -> None:
     """Refuse a guidance that the model would miss or ignore; `guidance`: value by the name of its setting."""
+    family = find_family(config.family)
     problems: dict[str, list[str]] = {}
     for name, value in guidance.items():
-        if problem := _family(config.family).guidance_problem(folder, value):
+        if problem := family.guidance_problem(folder, value):
             problems.setdefault(problem, []).append(name)
     if problems:
         lines = (f"{', '.join(names)}: the model in {folder} {problem}" for problem, names in problems.items())

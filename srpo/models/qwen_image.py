@@ -29,9 +29,9 @@ from srpo.models.weights import load_transformer
 
 PARTS = ("scheduler", "text_encoder", "tokenizer", "transformer", "vae")
 NEGATIVE_PROMPT = " "
-"""The published negative prompt: a space, since the empty text is no prompt for the tokenizer."""
-OTHER_MODELS = ("guidance_embeds", "use_additional_t_cond", "use_layer3d_rope", "zero_cond_t")
-"""Settings of transformers that edit or layer pictures; none of them draws from a text alone."""
+"""What the published pipeline's users are told to pass for an empty one."""
+OTHER_MODELS = ("use_additional_t_cond", "use_layer3d_rope", "zero_cond_t")
+"""Settings of its siblings, which edit pictures or draw them in layers."""
 
 
 class QwenImageText:
@@ -134,7 +134,7 @@ def without_padding(embeds: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None
 
 
 def guide(velocity: Tensor, negative: Tensor, guidance: float) -> Tensor:
-    """Classifier-free guidance on packed latents (batch, tokens, 4c): away from `negative`, at the old length."""
+    """Classifier-free guidance of velocities (batch, tokens, 4c): away from `negative`, tokens as long as before."""
     guided = negative + guidance * (velocity - negative)
     return guided * (velocity.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True))
 
@@ -173,7 +173,7 @@ def check(folder: Path, height: int, width: int) -> None:
     require_folder(folder, PARTS)
     settings = read_json(folder / "transformer" / "config.json")
     if other := [name for name in OTHER_MODELS if settings.get(name)]:
-        raise ConfigError(f"the transformer in {folder} does not draw from text alone (it has {', '.join(other)})")
+        raise ConfigError(f"the transformer in {folder} does not draw from text alone ({', '.join(other)}: true)")
     check_component(folder / "transformer", QwenImageTransformer2DModel)
     check_component(folder / "vae", AutoencoderKLQwenImage)
     check_component(folder / "text_encoder", Qwen2_5_VLForConditionalGeneration)

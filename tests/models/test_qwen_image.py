@@ -19,6 +19,7 @@ from srpo.models.shared import pack
 from srpo.objective import objective
 from srpo.preference import make_branches
 from srpo.prompts import embed_prompts, select
+from srpo.registry import open_model
 from srpo.rewards import load_reward
 from srpo.rollout import Rollout, sample, seeded_noise
 from srpo.tuning import save_memory
@@ -223,6 +224,12 @@ def test_a_folder_of_another_family_is_refused(qwen_folder: Path, flux_folder: P
         check_model(CONFIG.model_copy(update={"family": "flux"}), qwen_folder)
     with pytest.raises(ConfigError, match="model.family is 'qwen_image', but the model in .* is 'flux'"):
         check_model(CONFIG, flux_folder)
+
+
+def test_a_folder_says_itself_which_family_it_is(qwen_folder: Path) -> None:
+    generator, sampling = open_model(str(qwen_folder), None, None)
+    assert generator.config.family == "qwen_image"
+    assert sampling.guidance == 3.5
 
 
 def test_no_guidance_or_one_above_one(qwen_folder: Path) -> None:
