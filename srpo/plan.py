@@ -12,7 +12,7 @@ from srpo.errors import ConfigError
 from srpo.evaluation.gate import check_metrics
 from srpo.evaluation.scores import check_captions
 from srpo.hub import resolve
-from srpo.models import check_guidance, check_model
+from srpo.models import check_guidance, check_model, check_vae_checkpointing
 from srpo.models.layout import Shapes, folder_shapes, read_json
 from srpo.prompts import read_both
 from srpo.rewards import check_reward
@@ -112,6 +112,8 @@ def gibibytes(size: int) -> str:
 def _model(config: RunConfig) -> str:
     folder = resolve(config.model.source, "model")
     check_model(config.model, folder)
+    if config.train.vae_checkpointing:
+        check_vae_checkpointing(folder)
     return (
         f"{config.model.source}: a whole {config.model.family} folder; {config.model.height}x{config.model.width} fits"
     )

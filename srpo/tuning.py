@@ -49,14 +49,12 @@ def add_lora(transformer: nn.Module, lora: LoraConfig) -> None:
 
 
 def save_memory(transformer: ModelMixin, vae: ModelMixin, config: TrainConfig) -> None:
-    """Recompute in the backward pass what the config says is not kept; ConfigError for a VAE that cannot."""
+    """Recompute in the backward pass what the config says is not kept."""
     if config.gradient_checkpointing == "full":
         transformer.enable_gradient_checkpointing()
     elif config.gradient_checkpointing == "selective":
         transformer.enable_gradient_checkpointing(_selectively)
     if config.vae_checkpointing:
-        if not vae._supports_gradient_checkpointing:
-            raise ConfigError(f"train.vae_checkpointing: {type(vae).__name__} cannot recompute; set it to false")
         vae.enable_gradient_checkpointing()
 
 

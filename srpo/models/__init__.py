@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import diffusers
 import torch
 from diffusers import DiffusionPipeline, FluxPipeline, ModelMixin, QwenImagePipeline
 from torch import Tensor
@@ -111,6 +112,13 @@ def check_model(config: ModelConfig, folder: Path) -> None:
     if (found := family_of(folder) or config.family) != config.family:
         raise ConfigError(f"model.family is {config.family!r}, but the model in {folder} is {found!r}; set it to that")
     family.check(folder, config.height, config.width)
+
+
+def check_vae_checkpointing(folder: Path) -> None:
+    """Refuse to recompute a VAE whose class cannot be (a video's, which remembers frames)."""
+    name = read_json(folder / "vae" / "config.json").get("_class_name", "")
+    if not getattr(getattr(diffusers, name, None), "_supports_gradient_checkpointing", True):
+        raise ConfigError(f"train.vae_checkpointing: {name} cannot be computed again; set it to false")
 
 
 def check_guidance(config: ModelConfig, folder: Path, guidance: Mapping[str, float | None]) -> None:

@@ -10,11 +10,19 @@ from safetensors.torch import load_file, save_file
 
 from srpo.align import SigmaGrid, direct_align
 from srpo.artifacts import TrainJob, Weights
-from srpo.config import ModelConfig, PreferenceConfig, RewardConfig, TrainConfig, load_config
+from srpo.config import ModelConfig, PreferenceConfig, RewardConfig, load_config
 from srpo.errors import ConfigError
 from srpo.flow import shifted_sigmas
 from srpo.hub import fetch
-from srpo.models import Embeddings, TextToImage, check_guidance, check_model, load_model, load_text_encoder
+from srpo.models import (
+    Embeddings,
+    TextToImage,
+    check_guidance,
+    check_model,
+    check_vae_checkpointing,
+    load_model,
+    load_text_encoder,
+)
 from srpo.models.shared import pack
 from srpo.objective import objective
 from srpo.preference import make_branches
@@ -22,7 +30,6 @@ from srpo.prompts import embed_prompts, select
 from srpo.registry import open_model
 from srpo.rewards import load_reward
 from srpo.rollout import Rollout, sample, seeded_noise
-from srpo.tuning import save_memory
 from tests.conftest import CONFIG as SHAPES
 from tests.jobs import run
 
@@ -274,9 +281,10 @@ def test_an_adapter_is_trained_and_loaded_again(
     assert (changed - base).norm() > 1e-4 * base.norm()
 
 
-def test_a_vae_that_cannot_recompute_says_so(model: TextToImage) -> None:
-    with pytest.raises(ConfigError, match=r"train\.vae_checkpointing: AutoencoderKLQwenImage cannot recompute"):
-        save_memory(model.transformer, model.vae, TrainConfig(vae_checkpointing=True, gradient_checkpointing="none"))
+def test_a_vae_that_cannot_be_recomputed_is_refused_before_anything_runs(qwen_folder: Path, flux_folder: Path) -> None:
+    check_vae_checkpointing(flux_folder)
+    with pytest.raises(ConfigError, match=r"train\.vae_checkpointing: AutoencoderKLQwenImage cannot be computed again"):
+        check_vae_checkpointing(qwen_folder)
 
 
 def test_discount_of_the_recipe() -> None:
