@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from pipelines.place import here
-from srpo.errors import EXIT_PERMANENT, ConfigError, TrainingStoppedError
+from srpo.errors import EXIT_PERMANENT, ConfigError, TrainingStoppedError, UnreachableError
 
 if TYPE_CHECKING:
     from pipelines.runs import RunRecord
@@ -99,9 +99,18 @@ def plan(
     set_: SetOption = None,
     from_: FromOption = None,
     until: UntilOption = None,
+    gpu: Annotated[str | None, typer.Option(help="Also predict memory and time on this GPU (H100, 4090, ...).")] = None,
 ) -> None:
     """Check a run and show what it would do, without doing it: settings, files, layouts, reward, prompts, disk."""
-    _show_plan(_plan(config, set_, from_, until))
+    checked = _plan(config, set_, from_, until)
+    _show_plan(checked)
+    if gpu is not None:
+        from pipelines.summary import show_prediction
+        from srpo.plan import price
+
+        with console.status("counting operations and bytes of an update"):
+            prediction = price(checked.config, gpu)
+        show_prediction(console, prediction)
 
 
 @app.command()
@@ -129,7 +138,8 @@ def generate(
     model: Annotated[
         str,
         typer.Option(
-            help="A diffusers folder, builtin:shapes, or a registered model: NAME@ALIAS, or models:/NAME@ALIAS."
+            help="A diffusers folder, hf://OWNER/NAME, s3://BUCKET/PREFIX, builtin:shapes, or a registered model: "
+            "NAME@ALIAS, or models:/NAME@ALIAS."
         ),
     ],
     prompts: Annotated[
@@ -147,7 +157,7 @@ def generate(
     """Make one PNG per prompt; each says in its text fields which prompt, seed and model made it."""
     settings = _load([config], ()) if config else None
     place = here()
-    place.prepare()
+    place.prepare(model)
     from srpo.generate import read_texts, write_pictures
     from srpo.registry import open_model
 
@@ -197,7 +207,7 @@ def doctor() -> None:
 
 def _resume(name: str) -> None:
     place = here()
-    place.prepare()
+    place.prepare(*place.recorded_sources(name))
     from pipelines.runs import load_run
     from srpo.plan import make_plan
 
@@ -232,7 +242,7 @@ def _plan(config: list[Path] | None, set_: list[str] | None, from_: str | None, 
     steps = _steps(from_, until)
     settings = _load(config, tuple(set_ or ()))
     place = here()
-    place.prepare()
+    place.prepare(settings.model.source, settings.reward.source)
     with console.status("checking settings, files and layouts"):
         from srpo.plan import make_plan
 
@@ -292,6 +302,9 @@ def main(arguments: list[str] | None = None) -> None:
     except (ConfigError, TrainingStoppedError) as error:
         problems.print("[bold red]error:[/]", escape(str(error)), highlight=False, soft_wrap=True)
         sys.exit(EXIT_PERMANENT)
+    except UnreachableError as error:
+        problems.print("[bold yellow]unreachable:[/]", escape(str(error)), highlight=False, soft_wrap=True)
+        sys.exit(1)
     except Exception as error:
         path = _write_traceback()
         problems.print(f"[bold red]unexpected error:[/] {type(error).__name__}: {escape(str(error))}", soft_wrap=True)

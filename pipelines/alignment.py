@@ -9,6 +9,7 @@ from zenml.client import Client
 from zenml.enums import ExecutionMode
 
 from srpo.config import RunConfig, Settings
+from srpo.hub import is_remote
 from srpo.tracking import TrackedRun
 from steps.download import download
 from steps.embed import embed
@@ -36,7 +37,9 @@ class Request(Settings):
 def alignment(config: RunConfig, request: Request) -> None:
     """Each output feeds the next; `given` outputs take the place of their steps."""
     tracked, run_dir = request.tracked, request.run_dir
-    weights = _given(request, "weights") or download(config.model.source, config.reward.source, request.fingerprint)
+    remote = is_remote(config.model.source) or is_remote(config.reward.source)
+    fetch_once = download.with_options(enable_cache=not remote)
+    weights = _given(request, "weights") or fetch_once(config.model, config.reward, request.fingerprint)
     if request.until == "download":
         return
     embed_once = embed.with_options(enable_cache=Path(request.embeddings_dir).exists())

@@ -15,7 +15,6 @@ from pipelines.stacks import activate_local_stack, log_to_file
 from srpo.artifacts import Evaluated, Registered, Trained
 from srpo.config import RunConfig, Settings
 from srpo.errors import ConfigError
-from srpo.hub import resolve
 from srpo.plan import STEPS, Plan
 from srpo.tracking import open_run, set_status
 from steps.own_call import SECONDS
@@ -99,8 +98,7 @@ def execute(place: Place, record: RunRecord, started: float) -> Outcome:
 def _request(place: Place, record: RunRecord, given: dict[str, str]) -> Request:
     config = record.config
     weights = fingerprint.combine(
-        fingerprint.of_weights(resolve(config.model.source, "model")),
-        fingerprint.of_weights(resolve(config.reward.source, "reward")),
+        fingerprint.of_source(config.model.source, "model"), fingerprint.of_source(config.reward.source, "reward")
     )
     embeddings = fingerprint.combine(
         weights,

@@ -16,7 +16,9 @@ from pipelines.place import Place
 from pipelines.runs import load_runs, unreadable_runs
 from pipelines.stacks import CODE_ROOT
 from srpo.artifacts import Evaluated
+from srpo.cost import Prediction
 from srpo.evaluation.schema import Report
+from srpo.gpus import find_gpu
 from srpo.plan import STEPS, Plan
 from srpo.registry import versions
 
@@ -30,6 +32,21 @@ def show_plan(console: Console, plan: Plan) -> None:
     console.print(Syntax(text, "yaml", background_color="default"))
     console.print(_pairs("steps", {name: STEPS[name] for name in plan.steps}))
     console.print(_pairs("checked", {check.subject: check.finding for check in plan.checks}))
+
+
+def show_prediction(console: Console, prediction: Prediction) -> None:
+    """What a run asks of one GPU."""
+    room = find_gpu(prediction.gpu).memory
+    verdict = "[green]fits[/]" if prediction.fits else "[red]does not fit[/]; see configs/hardware/ for smaller ones"
+    work = f"{prediction.forward_equivalents:.1f} forwards of the transformer per image"
+    seconds = f"{prediction.seconds_per_update:.3g} s expected, {prediction.floor_per_update:.3g} s at the least"
+    facts = {
+        "memory": f"{prediction.memory:.1f} GiB at the peak, {room:.1f} there: {verdict}",
+        "work": work,
+        "update": seconds,
+        "training": f"{prediction.hours:.2g} hours for all updates, without measurements and evaluation",
+    }
+    console.print(_pairs(f"on one {prediction.gpu} (predicted, not measured)", facts))
 
 
 def show_outcome(console: Console, place: Place, outcome: Outcome) -> None:

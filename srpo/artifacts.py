@@ -23,10 +23,14 @@ class Snapshot(Settings):
     """Files at one place, known by their content."""
 
     source: str
-    """What was asked for: a path, or `builtin:shapes`."""
+    """What was asked for: a path, `hf://...`, `s3://...`, or `builtin:shapes`."""
     uri: str
     """Where the files lie: a folder, or one file."""
     files: tuple[FileEntry, ...]
+    revision: str = ""
+    """The commit that the files are of, where the source has commits."""
+    licence: str = ""
+    """Its name, or its first line, where the source says it."""
 
     @property
     def path(self) -> Path:

@@ -36,7 +36,7 @@ class ModelConfig(Settings):
     family: str = "flux"
     """Architecture: a key of `srpo.models.MODELS`."""
     source: str = "builtin:shapes"
-    """Where the diffusers folder lies: a path, or `builtin:shapes`."""
+    """Where the diffusers folder lies: a path, hf://owner/name[@revision], s3://bucket/prefix, or `builtin:shapes`."""
     height: int = Field(default=720, gt=0)
     """Height of the training images in pixels; a multiple of what the VAE and the 2x2 patches need."""
     width: int = Field(default=720, gt=0)
@@ -53,7 +53,7 @@ class RewardConfig(Settings):
     family: str = "hps"
     """Key of `srpo.rewards.REWARDS`. `hps`: an open_clip state dict; `clip`: a transformers CLIPModel folder."""
     source: str = "builtin:shapes"
-    """Where the checkpoint lies: a file, a folder, or `builtin:shapes`."""
+    """Where the checkpoint lies: a file, a folder, hf://owner/name[@revision][/file], s3://..., or `builtin:shapes`."""
     architecture: str = "ViT-H-14"
     """For `hps`: an open_clip model name, or the path of an open_clip model JSON."""
 

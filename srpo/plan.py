@@ -5,20 +5,22 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from math import prod
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from srpo import models, rewards
 from srpo.config import LoraConfig, RunConfig, Settings
+from srpo.cost import Prediction, count, predict
 from srpo.errors import ConfigError
 from srpo.evaluation.gate import check_metrics
 from srpo.evaluation.scores import check_captions
-from srpo.hub import resolve
-from srpo.models import check_guidance, check_model, check_vae_checkpointing
+from srpo.gpus import find_gpu
+from srpo.hub import Part, fetched, is_remote, missing, resolve, survey
+from srpo.hub.place import store_dir
 from srpo.models.layout import Shapes, folder_shapes, read_json
 from srpo.prompts import read_both
-from srpo.rewards import check_reward
 
 STEPS = {
-    "download": "find model and reward, hash every file",
+    "download": "fetch or find model and reward, hash every file",
     "embed": "text embeddings of all prompts",
     "train": "the updates, with checkpoints and held-out scores",
     "evaluate": "base against trained on held-out prompts: report and verdict",
@@ -26,6 +28,9 @@ STEPS = {
 }
 BYTES_PER_VALUE = 4
 COPIES_PER_CHECKPOINT = 3  # fp32 master weights and AdamW's two moments
+BYTES_STORED = 2  # published transformers are bf16 or wider
+ADAPTER_SHARE = 20  # an adapter is less than this part of the transformer
+T5_WIDTH = 4096  # of T5-XXL, FLUX's long text encoder
 
 
 class Check(Settings):
@@ -43,7 +48,7 @@ class Plan(Settings):
     """Names of the steps that will run, in order."""
     checks: tuple[Check, ...]
     disk_needed: int
-    """Bytes that checkpoints, the aligned transformer and embeddings will take at most."""
+    """Bytes that downloads, checkpoints, the aligned transformer and embeddings will take at most."""
     disk_free: int
     """Bytes free where they are written."""
 
@@ -71,12 +76,12 @@ def make_plan(config: RunConfig, output_dir: Path, steps: tuple[str, ...] = tupl
     look("output", lambda: _writable(output_dir))
     if problems:
         raise ConfigError("\n".join(problems))
-    needed = max(0, disk_needed(config, steps) - written)
+    needed = max(0, disk_needed(config, steps) - written) + _space_for_downloads(config, output_dir)
     free = shutil.disk_usage(output_dir).free
     if needed > free:
         raise ConfigError(
-            f"{output_dir} has {gibibytes(free)} free, but checkpoints and embeddings may take {gibibytes(needed)}; "
-            "free some space, run in another folder, or lower train.keep_last"
+            f"{output_dir} has {gibibytes(free)} free, but downloads, checkpoints and embeddings may take "
+            f"{gibibytes(needed)}; free some space, run in another folder, or lower train.keep_last"
         )
     checks.append(Check(subject="disk", finding=f"at most {gibibytes(needed)} needed, {gibibytes(free)} free"))
     return Plan(config=config, steps=steps, checks=tuple(checks), disk_needed=needed, disk_free=free)
@@ -84,15 +89,12 @@ def make_plan(config: RunConfig, output_dir: Path, steps: tuple[str, ...] = tupl
 
 def disk_needed(config: RunConfig, steps: tuple[str, ...] = tuple(STEPS)) -> int:
     """Bytes these steps write at most: embeddings, checkpoints (the last K, the best, one in progress), an export."""
-    folder = resolve(config.model.source, "model") / "transformer"
+    trained, width = _sizes(config)
     values = 0
     if "embed" in steps:
-        tokens = sum(len(prompts) for prompts in read_both(config.prompts)) * config.model.max_sequence_length
-        values += tokens * read_json(folder / "config.json").get("joint_attention_dim", 0)
+        values += sum(map(len, read_both(config.prompts))) * config.model.max_sequence_length * width
     if "train" in steps:
-        checkpoints = config.train.keep_last + 2
-        weights = num_trained(folder_shapes(folder), config.train.lora)
-        values += weights * (COPIES_PER_CHECKPOINT * checkpoints + 1)
+        values += trained * (COPIES_PER_CHECKPOINT * (config.train.keep_last + 2) + 1)
     return BYTES_PER_VALUE * values
 
 
@@ -104,16 +106,80 @@ def num_trained(shapes: Shapes, lora: LoraConfig | None) -> int:
     return sum(lora.rank * sum(shape) for name, shape in shapes.items() if f".{name}".endswith(targets))
 
 
+def price(config: RunConfig, gpu: str) -> Prediction:
+    """Memory and time that the run would take on a GPU, counted from the config files of model and reward."""
+    find_gpu(gpu)
+    model = models.model_skeleton(config.model, resolve(config.model.source, "model"))
+    reward = rewards.reward_skeleton(config.reward, resolve(config.reward.source, "reward"))
+    return predict(config, count(config, model, reward), gpu)
+
+
 def gibibytes(size: int) -> str:
     """A size for people."""
     return f"{size / 2**30:.2f} GiB"
 
 
+def _sizes(config: RunConfig) -> tuple[int, int]:
+    """Values that are trained, and numbers per embedded token; bounds for what is not here yet."""
+    source = config.model.source
+    if is_remote(source) and fetched(source) is None:
+        files = survey(source, "model").files
+        weights = sum(file.size for file in files if file.path.startswith("transformer/")) // BYTES_STORED
+        return weights // (ADAPTER_SHARE if config.train.lora else 1), T5_WIDTH
+    folder = resolve(source, "model") / "transformer"
+    width = read_json(folder / "config.json").get("joint_attention_dim", 0)
+    return num_trained(folder_shapes(folder), config.train.lora), width
+
+
+def _to_fetch(config: RunConfig) -> int:
+    """Bytes that will be downloaded."""
+    return _left(config.model.source, "model") + _left(config.reward.source, "reward")
+
+
+def _left(source: str, part: Part) -> int:
+    return missing(survey(source, part)) if is_remote(source) else 0
+
+
+def _space_for_downloads(config: RunConfig, output_dir: Path) -> int:
+    """Bytes of downloads that go to the disk of the output folder; ConfigError if another disk cannot take them."""
+    needed = _to_fetch(config)
+    disk = next(folder for folder in (store_dir(), *store_dir().parents) if folder.exists())
+    if not needed or disk.stat().st_dev == output_dir.stat().st_dev:
+        return needed
+    if (free := shutil.disk_usage(disk).free) < needed:
+        raise ConfigError(
+            f"{disk} has {gibibytes(free)} free, but {gibibytes(needed)} are to be fetched into it; "
+            "free some space, or let SRPO_STORE name another place"
+        )
+    return 0
+
+
+def _remote(source: str, part: Part) -> str | None:
+    """What a remote source holds, if it still has to be fetched: its layout can only be checked after that."""
+    if not is_remote(source):
+        return None
+    listing = survey(source, part)
+    left = missing(listing)
+    if not left and fetched(source):
+        return None
+    if part == "model" and not any(
+        PurePosixPath(file.path).match("transformer/*.safetensors") for file in listing.files
+    ):
+        raise ConfigError(f"model.source: {source} is no diffusers folder; it has no transformer/*.safetensors")
+    facts = [f"{gibibytes(left)} of {gibibytes(listing.size)} in {len(listing.files)} files to fetch"]
+    facts += [f"commit {listing.revision[:12]}"] if listing.revision else []
+    facts += [f"licence {listing.licence}"] if listing.licence else []
+    return f"{source}: {', '.join(facts)}; tensors are checked when they are here"
+
+
 def _model(config: RunConfig) -> str:
+    if found := _remote(config.model.source, "model"):
+        models.find_family(config.model.family)
+        return found
     folder = resolve(config.model.source, "model")
-    check_model(config.model, folder)
+    models.check_model(config.model, folder)
     if config.train.vae_checkpointing:
-        check_vae_checkpointing(folder)
+        models.check_vae_checkpointing(folder)
     return (
         f"{config.model.source}: a whole {config.model.family} folder; {config.model.height}x{config.model.width} fits"
     )
@@ -125,12 +191,17 @@ def _guidance(config: RunConfig) -> str:
         "rollout.guidance": config.rollout.guidance,
         "evaluation.guidance": config.evaluation.guidance,
     }
-    check_guidance(config.model, resolve(config.model.source, "model"), values)
+    if is_remote(config.model.source) and fetched(config.model.source) is None:
+        return "checked when the model is here"
+    models.check_guidance(config.model, resolve(config.model.source, "model"), values)
     return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
 def _reward(config: RunConfig) -> str:
-    check_reward(config.reward, resolve(config.reward.source, "reward"))
+    if found := _remote(config.reward.source, "reward"):
+        rewards.find_family(config.reward.family)
+        return found
+    rewards.check_reward(config.reward, resolve(config.reward.source, "reward"))
     return f"{config.reward.source}: a whole {config.reward.family} checkpoint"
 
 

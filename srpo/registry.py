@@ -17,7 +17,7 @@ from srpo.artifacts import Evaluated, PromptSets, Registered, Snapshot, Trained,
 from srpo.config import EvaluationConfig, ModelConfig, RunConfig, Settings
 from srpo.errors import ConfigError
 from srpo.generate import Generator, Sampling
-from srpo.hub import resolve, verify
+from srpo.hub import at_hand, fetch, is_remote, resolve, verify
 from srpo.models import family_of
 from srpo.shapes import SAMPLING_STEPS, SIZE
 from srpo.shapes.models import TEXT_TOKENS
@@ -46,9 +46,10 @@ class Manifest(Settings):
 
     def generator(self) -> Generator:
         """Load the model; ConfigError if a file it names has moved or changed."""
-        verify(self.base)
+        base = at_hand(self.base)
+        verify(base)
         verify(self.transformer)
-        return Generator(self.model, self.base.path, self.transformer.path)
+        return Generator(self.model, base.path, self.transformer.path)
 
 
 class Version(Settings):
@@ -131,8 +132,8 @@ def open_model(reference: str, config: RunConfig | None, uri: str | None) -> tup
 
     `uri`: the MLflow store to look in; None where there is none yet.
     """
-    if reference.startswith("builtin:") or Path(reference).exists():
-        folder = resolve(reference, "model")
+    if is_remote(reference) or reference.startswith("builtin:") or Path(reference).exists():
+        folder = fetch(reference, "model").path if is_remote(reference) else resolve(reference, "model")
         settings = config or _default_config(reference, folder)
         return Generator(settings.model, folder), sampling_of(settings)
     if uri is None:

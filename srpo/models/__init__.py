@@ -51,6 +51,9 @@ class TextToImage(Protocol):
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """(channels, h, w) of an image's latents; ConfigError for a size that the VAE or the patches cannot take."""
 
+    def blank_embeddings(self, batch: int, max_sequence_length: int) -> Embeddings:
+        """Zeros in the shape of the embeddings of `batch` prompts, to count what a run costs."""
+
     def sampling_sigmas(self, num_steps: int, height: int, width: int) -> Tensor:
         """Descending schedule of `num_steps + 1` sigmas by the model's own scheduler settings."""
 
@@ -68,6 +71,8 @@ class Family:
     """folder -> its text encoders in float32."""
     check: Callable[[Path, int, int], None]
     """(folder, height, width): layout, names and shapes by file headers alone; ConfigError names what is wrong."""
+    skeleton: Callable[[Path], TextToImage]
+    """folder -> the model on the meta device, from its config files alone."""
     guidance_problem: Callable[[Path, float | None], str]
     """(folder, guidance) -> the end of a sentence that begins with "the model": why not this one; empty if it fits."""
     pipeline: type[DiffusionPipeline]
@@ -75,9 +80,14 @@ class Family:
 
 
 MODELS: dict[str, Family] = {
-    "flux": Family(flux.load, flux.load_text, flux.check, flux.guidance_problem, FluxPipeline),
+    "flux": Family(flux.load, flux.load_text, flux.check, flux.skeleton, flux.guidance_problem, FluxPipeline),
     "qwen_image": Family(
-        qwen_image.load, qwen_image.load_text, qwen_image.check, qwen_image.guidance_problem, QwenImagePipeline
+        qwen_image.load,
+        qwen_image.load_text,
+        qwen_image.check,
+        qwen_image.skeleton,
+        qwen_image.guidance_problem,
+        QwenImagePipeline,
     ),
 }
 
@@ -119,6 +129,11 @@ def check_vae_checkpointing(folder: Path) -> None:
     name = read_json(folder / "vae" / "config.json").get("_class_name", "")
     if not getattr(getattr(diffusers, name, None), "_supports_gradient_checkpointing", True):
         raise ConfigError(f"train.vae_checkpointing: {name} cannot be computed again; set it to false")
+
+
+def model_skeleton(config: ModelConfig, folder: Path) -> TextToImage:
+    """The model on the meta device, from the config files in a folder: shapes without weights."""
+    return find_family(config.family).skeleton(folder)
 
 
 def check_guidance(config: ModelConfig, folder: Path, guidance: Mapping[str, float | None]) -> None:

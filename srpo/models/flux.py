@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
 from srpo.config import WeightsFormat
+from srpo.errors import ConfigError
 from srpo.models.layout import check_component, check_loads, check_tokenizer, read_json, require_folder
 from srpo.models.shared import ExactTimestep, check_image_size, folder_sigmas, pack, unpack
 from srpo.models.weights import load_transformer
@@ -69,7 +70,8 @@ class Flux:
         """One forward of the transformer; x: (batch, c, h, w), sigma: (batch,)."""
         batch, _, height, width = x.shape
         tokens = embeddings["prompt_embeds"]
-        assert guidance is not None or not self.guided, "check_guidance refuses this before any work"
+        if self.guided and guidance is None:
+            raise ConfigError("this FLUX takes a guidance (1 to 5, usually 3.5); got null")
         self._timestep.value = 1000 * sigma.to(x)
         dtype = self.transformer.dtype
         output = self.transformer(
@@ -96,10 +98,27 @@ class Flux:
         check_image_size(height, width, factor)
         return self.vae.config.latent_channels, height // factor, width // factor
 
+    def blank_embeddings(self, batch: int, max_sequence_length: int) -> dict[str, Tensor]:
+        """Zeros in the shape of what `FluxText` makes of `batch` prompts."""
+        config = self.transformer.config
+        return {
+            "prompt_embeds": torch.zeros(batch, max_sequence_length, config.joint_attention_dim),
+            "pooled_prompt_embeds": torch.zeros(batch, config.pooled_projection_dim),
+        }
+
     def sampling_sigmas(self, num_steps: int, height: int, width: int) -> Tensor:
         """The folder's own schedule (static or resolution-dependent shift), as FluxPipeline computes it."""
         _, rows, columns = self.latent_shape(height, width)
         return folder_sigmas(self.scheduler, rows * columns // 4, num_steps)
+
+
+def skeleton(folder: Path) -> Flux:
+    """The model on the meta device, from the folder's config files alone."""
+    with torch.device("meta"):
+        transformer = FluxTransformer2DModel.from_config(read_json(folder / "transformer" / "config.json"))
+        vae = AutoencoderKL.from_config(read_json(folder / "vae" / "config.json"))
+    settings = read_json(folder / "scheduler" / "scheduler_config.json")
+    return Flux(transformer, vae, FlowMatchEulerDiscreteScheduler.from_config(settings))
 
 
 def image_ids(height: int, width: int, like: Tensor) -> Tensor:

@@ -30,6 +30,8 @@ from srpo.models.weights import load_transformer
 PARTS = ("scheduler", "text_encoder", "tokenizer", "transformer", "vae")
 NEGATIVE_PROMPT = " "
 """What the published pipeline's users are told to pass for an empty one."""
+NEGATIVE_TOKENS = 6
+"""What is left of it in the prompt template: itself, and five tokens that end the turn."""
 OTHER_MODELS = ("use_additional_t_cond", "use_layer3d_rope", "zero_cond_t")
 """Settings of its siblings, which edit pictures or draw them in layers."""
 
@@ -83,7 +85,7 @@ class QwenImage:
 
     def velocity(self, x: Tensor, sigma: Tensor, embeddings: dict[str, Tensor], guidance: float | None) -> Tensor:
         """One forward of the transformer, two with a guidance; x: (batch, c, h, w), sigma: (batch,)."""
-        prompts, mask = without_padding(embeddings["prompt_embeds"], embeddings["prompt_embeds_mask"])
+        prompts, mask = without_padding(embeddings["prompt_embeds"], embeddings.get("prompt_embeds_mask"))
         velocity = self._forward(x, sigma, prompts, mask)
         if guidance is not None:
             negative = self._forward(x, sigma, embeddings["negative_prompt_embeds"], None)
@@ -120,14 +122,24 @@ class QwenImage:
         check_image_size(height, width, factor)
         return self.vae.config.z_dim, height // factor, width // factor
 
+    def blank_embeddings(self, batch: int, max_sequence_length: int) -> dict[str, Tensor]:
+        """Zeros in the shape of what `QwenImageText` makes of `batch` prompts that are as long as they may be."""
+        width = self.transformer.config.joint_attention_dim
+        return {
+            "prompt_embeds": torch.zeros(batch, max_sequence_length, width),
+            "negative_prompt_embeds": torch.zeros(batch, NEGATIVE_TOKENS, width),
+        }
+
     def sampling_sigmas(self, num_steps: int, height: int, width: int) -> Tensor:
         """The folder's own schedule (resolution-dependent shift, stretched to its terminal), as the pipeline has it."""
         _, rows, columns = self.latent_shape(height, width)
         return folder_sigmas(self.scheduler, rows * columns // 4, num_steps)
 
 
-def without_padding(embeds: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
+def without_padding(embeds: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Prompts cut to the longest of the batch; no mask where all are as long, which attention is faster without."""
+    if mask is None:
+        return embeds, None
     lengths = mask.sum(dim=1).tolist()
     longest = max(lengths)
     return embeds[:, :longest], None if min(lengths) == longest else mask[:, :longest]
@@ -147,6 +159,15 @@ def load(folder: Path, transformer: Path | None = None, weights: WeightsFormat =
         AutoencoderKLQwenImage.from_pretrained(folder / "vae", **options),
         FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
     )
+
+
+def skeleton(folder: Path) -> QwenImage:
+    """The model on the meta device, from the folder's config files alone."""
+    with torch.device("meta"):
+        transformer = QwenImageTransformer2DModel.from_config(read_json(folder / "transformer" / "config.json"))
+        vae = AutoencoderKLQwenImage.from_config(read_json(folder / "vae" / "config.json"))
+    settings = read_json(folder / "scheduler" / "scheduler_config.json")
+    return QwenImage(transformer, vae, FlowMatchEulerDiscreteScheduler.from_config(settings))
 
 
 def load_text(folder: Path) -> QwenImageText:

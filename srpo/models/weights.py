@@ -37,15 +37,15 @@ def quantise(transformer: nn.Module, weights: WeightsFormat) -> None:
     if weights == "int8":
         from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
-        quantize_(transformer, Int8WeightOnlyConfig(), filter_fn=_in_blocks)
+        quantize_(transformer, Int8WeightOnlyConfig(), filter_fn=in_blocks)
     elif weights == "nf4":
         for name, module in list(transformer.named_modules()):
-            if _in_blocks(module, name):
+            if in_blocks(module, name):
                 parent, _, attribute = name.rpartition(".")
                 setattr(transformer.get_submodule(parent), attribute, _nf4(module))
 
 
-def _in_blocks(module: nn.Module, name: str) -> bool:
+def in_blocks(module: nn.Module, name: str) -> bool:
     """A linear layer of one of the repeated blocks (`transformer_blocks.3.attn.to_q`)."""
     return isinstance(module, nn.Linear) and any(part.isdigit() for part in name.split(".")[:2])
 
