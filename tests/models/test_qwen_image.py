@@ -25,6 +25,7 @@ from srpo.models import (
 )
 from srpo.models.shared import pack
 from srpo.objective import objective
+from srpo.plan import price
 from srpo.preference import make_branches
 from srpo.prompts import embed_prompts, select
 from srpo.registry import open_model
@@ -279,6 +280,23 @@ def test_an_adapter_is_trained_and_loaded_again(
     with torch.no_grad():
         base, changed = (each.velocity(x, sigma, embeddings, None) for each in (model, aligned))
     assert (changed - base).norm() > 1e-4 * base.norm()
+
+
+def test_blank_embeddings_are_those_of_prompts_as_long_as_they_may_be(
+    model: TextToImage, embeddings: Embeddings
+) -> None:
+    for name, tensor in model.blank_embeddings(3, CONFIG.max_sequence_length).items():
+        assert tensor.shape == embeddings[name].shape
+
+
+def test_guidance_is_priced_as_the_second_forward_that_it_is(qwen_folder: Path, clip_folder: Path) -> None:
+    """The negative prompt is shorter than the prompt, so that its forward costs less."""
+    sizes = ("model.height=32", "model.width=48", "model.max_sequence_length=64", f"reward.source={clip_folder}")
+    plain, guided = (
+        price(load_config(RECIPE, (*sizes, f"model.source={qwen_folder}", f"rollout.guidance={guidance}")), "H200")
+        for guidance in ("null", 4)
+    )
+    assert plain.seconds_per_update < guided.seconds_per_update < 2 * plain.seconds_per_update
 
 
 def test_a_vae_that_cannot_be_recomputed_is_refused_before_anything_runs(qwen_folder: Path, flux_folder: Path) -> None:
