@@ -42,7 +42,7 @@ class ModelConfig(Settings):
     width: int = Field(default=720, gt=0)
     """Width of the training images in pixels."""
     max_sequence_length: int = Field(default=512, gt=0)
-    """Tokens of the long text encoder (T5 for FLUX)."""
+    """Tokens of the long text encoder (T5 for FLUX, Qwen2.5-VL for Qwen-Image)."""
     weights: WeightsFormat = "fp32"
     """How the transformer's weights are kept: fp32, bf16, or quantised and frozen under LoRA: int8, nf4 (4 bits)."""
 
@@ -92,6 +92,9 @@ class PreferenceConfig(Settings):
     """Strength of the inversion branch, likewise."""
     margin: float = 0.7
     """Hinge: an image whose relative preference has reached the margin is no longer pushed."""
+    discount_shift: float | None = Field(default=None, gt=0)
+    """The relative preference is multiplied by a factor that rises from 0 at the clean end of the grid to 1 at the
+    noisy one, bent by this shift (3 in the reference's recipe for Qwen-Image); null: it counts fully everywhere."""
     content_anchor: float = Field(default=0.0, ge=0)
     """Weight of the plain reward r(image, prompt) beside the hinge; 0 is the reference's loss."""
 
@@ -112,7 +115,7 @@ class AlignConfig(Settings):
     together: bool = True
     """Run the branches as one batch (faster) or one after the other (less memory); the gradients are the same."""
     guidance: float | None = Field(default=3.5, ge=0)
-    """Guidance input of the trained step; null for a model without one."""
+    """Guidance of the trained step, as the model's family means it; null for none."""
     shift: float = Field(default=3.0, gt=0)
     """Schedule shift of the sigma grid."""
     grid_steps: int = Field(default=50, gt=0)
@@ -156,7 +159,7 @@ class RolloutConfig(Settings):
     shift: float = Field(default=3.0, gt=0)
     """Schedule shift of the rollout."""
     guidance: float | None = Field(default=1.0, ge=0)
-    """Guidance input of the rollout; null for a model without one."""
+    """Guidance of the rollout; null for none."""
     noise: Literal["shared", "per_sample"] = "shared"
     """`shared`: one noise for all images of an update on all ranks, as in the reference; `per_sample`: one for each."""
 
@@ -299,7 +302,7 @@ class EvaluationConfig(Settings):
     num_steps: int = Field(default=50, gt=0)
     """Sampling steps; the schedule is the model folder's own."""
     guidance: float | None = Field(default=3.5, ge=0)
-    """Guidance of the samples; null for a model without one."""
+    """Guidance of the samples; null for none."""
     num_prompts: int = Field(default=200, gt=1)
     """Held-out prompts used, from the first on; fewer if the file has fewer."""
     seeds_per_prompt: int = Field(default=4, gt=0)

@@ -25,7 +25,7 @@ class Sampling(Settings):
     num_steps: int = 50
     """Steps of the model's own schedule."""
     guidance: float | None = 3.5
-    """Distilled guidance; None for a model without one."""
+    """Guidance, as the model's family means it; None for none."""
 
 
 class Generator:

@@ -187,6 +187,8 @@ def _model(config: RunConfig) -> str:
         return found
     folder = resolve(config.model.source, "model")
     models.check_model(config.model, folder)
+    if config.train.vae_checkpointing:
+        models.check_vae_checkpointing(folder)
     return (
         f"{config.model.source}: a whole {config.model.family} folder; {config.model.height}x{config.model.width} fits"
     )

@@ -18,6 +18,7 @@ from srpo.config import EvaluationConfig, ModelConfig, RunConfig, Settings
 from srpo.errors import ConfigError
 from srpo.generate import Generator, Sampling
 from srpo.hub import at_hand, fetch, is_remote, resolve, verify
+from srpo.models import family_of
 from srpo.shapes import SAMPLING_STEPS, SIZE
 from srpo.shapes.models import TEXT_TOKENS
 from srpo.tracking import TrackedRun, code_version, data_version
@@ -132,8 +133,8 @@ def open_model(reference: str, config: RunConfig | None, uri: str | None) -> tup
     `uri`: the MLflow store to look in; None where there is none yet.
     """
     if is_remote(reference) or reference.startswith("builtin:") or Path(reference).exists():
-        settings = config or _default_config(reference)
         folder = fetch(reference, "model").path if is_remote(reference) else resolve(reference, "model")
+        settings = config or _default_config(reference, folder)
         return Generator(settings.model, folder), sampling_of(settings)
     if uri is None:
         raise ConfigError(
@@ -145,10 +146,10 @@ def open_model(reference: str, config: RunConfig | None, uri: str | None) -> tup
     return manifest.generator(), manifest.sampling
 
 
-def _default_config(reference: str) -> RunConfig:
-    """Size and sampling of a folder that comes without a run file: FLUX.1-dev's, or the embedded world's."""
+def _default_config(reference: str, folder: Path) -> RunConfig:
+    """Size and sampling of a folder that comes without a run file: the defaults, or the embedded world's."""
     if not reference.startswith("builtin:"):
-        return RunConfig()
+        return RunConfig(model=ModelConfig(family=family_of(folder) or ModelConfig().family))
     model = ModelConfig(source=reference, height=SIZE, width=SIZE, max_sequence_length=TEXT_TOKENS)
     return RunConfig(model=model, evaluation=EvaluationConfig(num_steps=SAMPLING_STEPS))
 

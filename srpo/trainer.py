@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from diffusers import FluxPipeline
 from diffusers.optimization import get_scheduler
 from peft import get_peft_model_state_dict
 from torch import Tensor, nn
@@ -33,7 +32,7 @@ from srpo.evaluation.scores import Scorer
 from srpo.flow import shifted_sigmas
 from srpo.held_out import HeldOut
 from srpo.hub import snapshot
-from srpo.models import load_model
+from srpo.models import find_family, load_model
 from srpo.prompts import load_prompt_set, select
 from srpo.record import Clock, Record
 from srpo.rewards import load_reward
@@ -199,7 +198,7 @@ class Trainer:
         """The trained weights as diffusers reads them: a transformer's folder, or a LoRA file."""
         transformer = self.model.transformer
         if self.config.train.lora is not None:
-            FluxPipeline.save_lora_weights(
+            find_family(self.config.model.family).pipeline.save_lora_weights(
                 folder,
                 transformer_lora_layers=get_peft_model_state_dict(transformer, state_dict=tensors),
                 transformer_lora_adapter_metadata=transformer.peft_config["default"].to_dict(),
