@@ -8,6 +8,7 @@ from math import prod
 from pathlib import Path
 
 from srpo.config import RunConfig, Settings
+from srpo.control_words import check_prompts, control_words
 from srpo.errors import ConfigError
 from srpo.evaluation.gate import check_metrics
 from srpo.evaluation.scores import check_captions
@@ -67,6 +68,7 @@ def make_plan(config: RunConfig, output_dir: Path, steps: tuple[str, ...] = tupl
     look("guidance", lambda: _guidance(config))
     look("reward", lambda: _reward(config))
     look("prompts", lambda: _prompts(config))
+    look("words", lambda: _words(config))
     look("metrics", lambda: _metrics(config))
     look("output", lambda: _writable(output_dir))
     if problems:
@@ -129,6 +131,14 @@ def _prompts(config: RunConfig) -> str:
     if config.evaluation.world:
         check_captions(config.evaluation.world, held_out)
     return f"{len(train)} to train on, {len(held_out)} held out"
+
+
+def _words(config: RunConfig) -> str:
+    words = control_words(config.preference)
+    if words.digest:
+        check_prompts(words, read_both(config.prompts)[0])
+    finding = f"{', '.join(words.positive)} against {', '.join(words.negative)}"
+    return finding + (f"; {len(words.prompts)} prompts and {len(words.ranges)} ranges differ" if words.digest else "")
 
 
 def _metrics(config: RunConfig) -> str:
