@@ -87,17 +87,15 @@ def show_status(console: Console, place: Place) -> None:
 
 def show_words(console: Console, reports: Sequence[WordReport], num_wanted: int) -> None:
     """What the reward makes of each control word; the first `num_wanted` are the wanted ones."""
-    table = _table("", "word", "shift", "AUC", "interval", "pictures", "distance", "verdict")
-    table.caption = "+ wanted, - unwanted; distance: of the text features"
+    table = _table("word", "shift", "AUC", "interval", "distance", "verdict")
+    table.caption = "+ wanted, - unwanted; distance: of the text features; *: told on pictures that the model drew"
     for index, report in enumerate(reports):
         colour = WORD_COLOURS[report.verdict]
         table.add_row(
-            "+" if index < num_wanted else "-",
-            escape(report.word),
+            f"{'+' if index < num_wanted else '-'} {escape(report.word)}",
             f"{report.shift:+.3f}",
-            f"{report.separation:.2f}",
+            f"{report.separation:.2f}" + ("*" if report.images == "drawn" else ""),
             f"{report.lower:.2f}-{report.upper:.2f}",
-            report.images,
             "-" if report.distance is None else f"{report.distance:.3f}",
             f"[bold {colour}]{report.verdict}[/]",
         )

@@ -78,7 +78,10 @@ class PreferenceConfig(Settings):
     )
     """Unwanted words, cycled the same way."""
     words_file: str | None = None
-    """CSV or JSON lines with other words for some prompts or updates (`srpo.control_words`); null: the same for all."""
+    """CSV or JSON lines with other words for some prompts or updates (`srpo.control_words`); null: the same for all.
+
+    Only training reads it: held-out scores and the evaluation are measured with the words above.
+    """
     prefix: str | None = Field(default=None, pattern=r"\S")
     """Word that the aligned model draws with (`"<prefix>. <prompt>"`) in `generate`; evaluation goes without it."""
     k_denoise: Range = (0.1, 0.25)
