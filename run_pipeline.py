@@ -5,6 +5,7 @@ Exit codes: 0 done; 42 it cannot work as it is asked for (a setting, a file, a f
 anything else: it may work when tried again.
 """
 
+import contextlib
 import json
 import signal
 import sys
@@ -182,11 +183,10 @@ def words(
     names = [word.strip() for word in (*wanted, *unwanted)]
     if not all(names) or len(set(names)) < len(names):
         raise ConfigError(f"control words must be different and not blank, got {', '.join(map(repr, names))}")
-    from pipelines.summary import show_words
-    from srpo.evaluation.words import measure_words
+    with contextlib.redirect_stdout(sys.stderr):  # what libraries say as they load is no part of the JSON
+        from pipelines.summary import show_words
+        from srpo.evaluation.words import measure_words
 
-    problems = Console(stderr=True)
-    with problems.status("drawing pictures and scoring them"):
         reports = measure_words(settings, names, num_prompts)
     if json_:
         typer.echo(json.dumps([report.model_dump() for report in reports], indent=1))
