@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from srpo.errors import ConfigError
 from srpo.flow import shifted_sigmas
+from srpo.presets import PRESETS
 
 SCHEMA_VERSION = 1
 """Form of the run files that this version reads."""
@@ -78,6 +79,8 @@ class PromptsConfig(Settings):
 class PreferenceConfig(Settings):
     """Semantic relative preference: wanted control words against unwanted (method section 3)."""
 
+    preset: str | None = None
+    """Name of words in `srpo.presets`; `positive`, `negative` and `prefix` that are given here come before its own."""
     positive: tuple[str, ...] = Field(
         default=("Natural-lighting", "Detail", "Detailed", "Real"), min_length=1, validate_default=True
     )
@@ -86,6 +89,13 @@ class PreferenceConfig(Settings):
         default=("Concept art", "Painting", "Anime", "Flat", "Oil"), min_length=1, validate_default=True
     )
     """Unwanted words, cycled the same way."""
+    words_file: str | None = None
+    """CSV or JSON lines with other words for some prompts or updates (`srpo.control_words`); null: the same for all.
+
+    Only training reads it: held-out scores and the evaluation are measured with the words above.
+    """
+    prefix: str | None = Field(default=None, pattern=r"\S")
+    """Word that the aligned model draws with (`"<prefix>. <prompt>"`) in `generate`; evaluation goes without it."""
     k_denoise: Range = (0.1, 0.25)
     """Strength of the denoise branch, from the first (clean end) to the last level of the grid."""
     k_inversion: Range = (0.3, 0.01)
@@ -97,6 +107,27 @@ class PreferenceConfig(Settings):
     noisy one, bent by this shift (3 in the reference's recipe for Qwen-Image); null: it counts fully everywhere."""
     content_anchor: float = Field(default=0.0, ge=0)
     """Weight of the plain reward r(image, prompt) beside the hinge; 0 is the reference's loss."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def preset_fills_what_is_left_out(cls, data: Any) -> Any:
+        """The words of a preset, resolved here so that a run file shows them."""
+        name = data.get("preset") if isinstance(data, dict) else None
+        if not isinstance(name, str):
+            return data
+        if name not in PRESETS:
+            raise ValueError(f"no preset named {name!r}; choose from {sorted(PRESETS)}")
+        return PRESETS[name]._asdict() | data
+
+    @model_validator(mode="after")
+    def preset_is_used(self) -> Self:
+        """A preset beside words that replace all of its own would say nothing."""
+        preset = PRESETS[self.preset] if self.preset else None
+        if preset and preset.positive != self.positive and preset.negative != self.negative:
+            warnings.warn(
+                f"preference.preset {self.preset} has no effect: positive and negative are given as well", stacklevel=2
+            )
+        return self
 
     @model_validator(mode="after")
     def words_are_not_blank(self) -> Self:

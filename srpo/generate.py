@@ -11,6 +11,7 @@ from torch import Tensor
 from srpo.config import ModelConfig, PromptsConfig, Settings
 from srpo.errors import ConfigError
 from srpo.models import TextEncoder, TextToImage, check_model, load_model, load_text_encoder
+from srpo.preference import with_word
 from srpo.prompts import read_prompts
 from srpo.rollout import sample, seeded_noise
 
@@ -26,6 +27,8 @@ class Sampling(Settings):
     """Steps of the model's own schedule."""
     guidance: float | None = 3.5
     """Guidance, as the model's family means it; None for none."""
+    prefix: str | None = None
+    """Control word in front of every prompt; None or empty: the prompts as they are."""
 
 
 class Generator:
@@ -40,8 +43,13 @@ class Generator:
 
     def images(self, prompts: Sequence[str], sampling: Sampling) -> Iterator[Image.Image]:
         """One picture after another."""
-        for index, prompt in enumerate(prompts):
-            yield to_picture(self._draw(prompt, sampling.seed + index, sampling))
+        for image in self.tensors(prompts, sampling):
+            yield to_picture(image)
+
+    def tensors(self, prompts: Sequence[str], sampling: Sampling) -> Iterator[Tensor]:
+        """The same as (3, height, width) in [0, 1], before they are rounded to 8 bits."""
+        for index, prompt in enumerate(with_word(sampling.prefix, prompts) if sampling.prefix else prompts):
+            yield self._draw(prompt, sampling.seed + index, sampling)
 
     @torch.no_grad()
     def _draw(self, prompt: str, seed: int, sampling: Sampling) -> Tensor:

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from srpo import models, rewards
 from srpo.config import LoraConfig, RunConfig, Settings
+from srpo.control_words import check_prompts, control_words
 from srpo.cost import Prediction, count, predict
 from srpo.errors import ConfigError
 from srpo.evaluation.gate import check_metrics
@@ -74,6 +75,7 @@ def make_plan(config: RunConfig, output_dir: Path, steps: tuple[str, ...] = tupl
     look("guidance", lambda: _guidance(config))
     look("reward", lambda: _reward(config))
     look("prompts", lambda: _prompts(config))
+    look("words", lambda: _words(config))
     look("metrics", lambda: _metrics(config))
     look("output", lambda: _writable(output_dir))
     if problems:
@@ -220,6 +222,14 @@ def _prompts(config: RunConfig) -> str:
         check_captions(config.evaluation.world, [prompt.text for prompt in held_out])
     size = _sizes(config)[1] * DTYPES[config.prompts.dtype].itemsize / 2**20
     return f"{len(train)} to train on, {len(held_out)} held out; embeddings of {size:.3g} MiB each"
+
+
+def _words(config: RunConfig) -> str:
+    words = control_words(config.preference)
+    if words.digest:
+        check_prompts(words, [prompt.text for prompt in read_both(config.prompts)[0]])
+    finding = f"{', '.join(words.positive)} against {', '.join(words.negative)}"
+    return finding + (f"; {len(words.prompts)} prompts and {len(words.ranges)} ranges differ" if words.digest else "")
 
 
 def _metrics(config: RunConfig) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from srpo.align import SigmaGrid
 from srpo.config import AlignConfig, PreferenceConfig, Range
+from srpo.control_words import ControlWords, control_words
 from srpo.flow import shift_sigma
 
 
@@ -72,10 +73,13 @@ def make_branches(
     positions: Tensor,
     prompts: Sequence[str],
     update: int,
+    words: ControlWords | None = None,
 ) -> list[Branch]:
-    """The branches of update `update` (from 1) for prompts (batch) at grid positions (batch,)."""
-    positive = with_word(control_word(preference.positive, update), prompts)
-    negative = with_word(control_word(preference.negative, update), prompts)
+    """The branches of update `update` (from 1) for prompts (batch) at grid positions (batch,).
+
+    `words`: what the preference says, read once; None reads its words file here.
+    """
+    positive, negative = _texts(words or control_words(preference), prompts, update)
     roles = {
         "denoise": (positive, negative, preference.k_denoise),
         "inversion": (negative, positive, preference.k_inversion),
@@ -88,3 +92,13 @@ def make_branches(
         weight = discount(preference.discount_shift, levels.index, grid.num_levels)
         branches.append(Branch(name, levels.sigma_from, levels.sigma_to, k, target, other, weight))
     return branches
+
+
+def _texts(words: ControlWords, prompts: Sequence[str], update: int) -> tuple[list[str], list[str]]:
+    """The prompts with their wanted word, and with their unwanted one."""
+    positive, negative = [], []
+    for prompt in prompts:
+        wanted, unwanted = words.of(prompt, update)
+        positive += with_word(control_word(wanted, update), [prompt])
+        negative += with_word(control_word(unwanted, update), [prompt])
+    return positive, negative

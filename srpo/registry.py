@@ -155,8 +155,13 @@ def _default_config(reference: str, folder: Path) -> RunConfig:
 
 
 def sampling_of(config: RunConfig) -> Sampling:
-    """Pictures as the run's evaluation samples them."""
-    return Sampling(seed=config.seed, num_steps=config.evaluation.num_steps, guidance=config.evaluation.guidance)
+    """Pictures as the run's evaluation samples them, with the prefix that its preference asks for."""
+    return Sampling(
+        seed=config.seed,
+        num_steps=config.evaluation.num_steps,
+        guidance=config.evaluation.guidance,
+        prefix=config.preference.prefix,
+    )
 
 
 def versions(uri: str) -> list[Version]:

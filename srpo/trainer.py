@@ -26,6 +26,7 @@ from srpo.checkpoint import (
     write_atomic,
 )
 from srpo.config import RunConfig
+from srpo.control_words import control_words
 from srpo.draws import Draw, Draws
 from srpo.errors import ConfigError, TrainingStoppedError
 from srpo.evaluation.scores import Scorer
@@ -55,6 +56,7 @@ class Trainer:
         self.parameters = self._prepare()
         self.reward = load_reward(config.reward, job.weights.reward.path).to(accelerator.device)
         self.prompts, self.embeddings = load_prompt_set(job.prompts.train)
+        self.words = control_words(config.preference)
         self.optimizer = make_optimizer(self.parameters, config.train)
         self.scheduler = get_scheduler(
             config.train.schedule,
@@ -152,6 +154,7 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint, then drop those no longer kept."""
         state = {"update": self.update, "seconds": self.seconds, "config": self.config.model_dump(mode="json")}
+        state["words"] = self.words.digest
         with self.store.writing(self.update, self.accelerator) as folder:
             save_weights(folder, self.model.transformer, self.optimizer, self.accelerator.is_main_process)
             if self.accelerator.is_main_process:
@@ -168,6 +171,10 @@ class Trainer:
         folder = self.store.path(updates[-1])
         state = load_state(folder)
         refuse_other_settings(folder, self.config, RunConfig.model_validate(state["config"]))
+        if state.get("words") != self.words.digest:
+            raise ConfigError(
+                f"{folder} was made with another content of preference.words_file; bring it back, or start a new run"
+            )
         load_weights(folder, self.model.transformer, self.optimizer)
         self.scheduler.load_state_dict(state["scheduler"])
         for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
