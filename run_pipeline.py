@@ -5,6 +5,8 @@ Exit codes: 0 done; 42 it cannot work as it is asked for (a setting, a file, a f
 anything else: it may work when tried again.
 """
 
+import contextlib
+import json
 import signal
 import sys
 import time
@@ -19,7 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from pipelines.place import here
-from srpo.errors import EXIT_PERMANENT, ConfigError, TrainingStoppedError
+from srpo.errors import EXIT_PERMANENT, ConfigError, TrainingStoppedError, UnreachableError
 
 if TYPE_CHECKING:
     from pipelines.runs import RunRecord
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 STARTED = time.monotonic()
 INTERRUPTED = 130
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "shapes.yaml"
-EXPORT_FORMS = ("transformer", "fp8", "folder")
+EXPORT_FORMS = ("transformer", "lora", "fp8", "folder")
 STEP_NAMES = ("download", "embed", "train", "evaluate", "register")
 
 console = Console()
@@ -48,7 +50,11 @@ app = typer.Typer(
 )
 
 ConfigOption = Annotated[
-    Path, typer.Option(help="Run file (YAML); configs/ has examples.", show_default="configs/shapes.yaml")
+    list[Path] | None,
+    typer.Option(
+        help="Run file (YAML); configs/ has examples. Further ones change it: --config configs/hardware/24gb.yaml.",
+        show_default="configs/shapes.yaml",
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -61,8 +67,8 @@ FromOption = Annotated[
 ModelOption = Annotated[
     str,
     typer.Option(
-        help="A diffusers folder, builtin:shapes, or a registered model (NAME@ALIAS, models:/NAME/VERSION); "
-        "with --base, a transformer's file or folder."
+        help="A diffusers folder, hf://OWNER/NAME, s3://BUCKET/PREFIX, builtin:shapes, or a registered model "
+        "(NAME@ALIAS, models:/NAME/VERSION); with --base, a transformer's file or folder."
     ),
 ]
 BaseOption = Annotated[
@@ -73,7 +79,7 @@ UntilOption = Annotated[str | None, typer.Option("--until", metavar="STEP", help
 
 @app.command()
 def run(
-    config: ConfigOption = DEFAULT_CONFIG,
+    config: ConfigOption = None,
     set_: SetOption = None,
     from_: FromOption = None,
     until: UntilOption = None,
@@ -87,7 +93,7 @@ def run(
     Without options it aligns the embedded Shapes model. Ctrl-C stops a run; --resume goes on with it.
     """
     if resume is not None:
-        if config != DEFAULT_CONFIG or set_ or from_ or until or dry_run:
+        if config or set_ or from_ or until or dry_run:
             raise ConfigError("--resume goes on with the run's own settings; leave the other options out")
         _resume(resume)
         return
@@ -102,19 +108,28 @@ def run(
 
 @app.command()
 def plan(
-    config: ConfigOption = DEFAULT_CONFIG,
+    config: ConfigOption = None,
     set_: SetOption = None,
     from_: FromOption = None,
     until: UntilOption = None,
+    gpu: Annotated[str | None, typer.Option(help="Also predict memory and time on this GPU (H100, 4090, ...).")] = None,
 ) -> None:
     """Check a run and show what it would do, without doing it: settings, files, layouts, reward, prompts, disk."""
-    _show_plan(_plan(config, set_, from_, until))
+    checked = _plan(config, set_, from_, until)
+    _show_plan(checked)
+    if gpu is not None:
+        from pipelines.summary import show_prediction
+        from srpo.plan import price
+
+        with console.status("counting operations and bytes of an update"):
+            prediction = price(checked.config, gpu)
+        show_prediction(console, prediction)
 
 
 @app.command()
 def job(
     out: Annotated[Path, typer.Option(help="Folder for the job and all that training writes.")],
-    config: ConfigOption = DEFAULT_CONFIG,
+    config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
     """Prepare training without the pipeline: fetch, embed, write job.json, and print the command that trains it."""
@@ -148,7 +163,7 @@ def generate(
     guidance: Annotated[float | None, typer.Option(min=0, help="Guidance.")] = None,
     height: Annotated[int | None, typer.Option(min=1, help="Pixels.")] = None,
     width: Annotated[int | None, typer.Option(min=1, help="Pixels.")] = None,
-    prefix: Annotated[str | None, typer.Option(help="A control word for every prompt: '<word>. <prompt>'.")] = None,
+    prefix: Annotated[str | None, typer.Option(help="Control word in front of each prompt; '' for none.")] = None,
     num_processes: Annotated[int | None, typer.Option(min=1, help="Processes; one per GPU if not given.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Draw again what is there already.")] = False,
 ) -> None:
@@ -156,9 +171,9 @@ def generate(
 
     What an earlier call has drawn with the same settings is kept.
     """
-    settings = _load(config, ()) if config else None
+    settings = _load([config], ()) if config else None
     place = here()
-    place.prepare()
+    place.prepare(model, base or "")
     from srpo.generate import read_texts
     from srpo.pictures import write_pictures
     from srpo.preference import with_word
@@ -168,11 +183,47 @@ def generate(
     with console.status("finding the model"):
         uri = place.mlflow_uri if place.mlflow_database.exists() else None
         files = find_model(model, settings, uri, base).resized(height, width)
-    given = {"seed": seed, "num_steps": num_steps, "guidance": guidance}
+    given = {"seed": seed, "num_steps": num_steps, "guidance": guidance, "prefix": prefix}
     sampling = files.sampling.model_copy(update={key: value for key, value in given.items() if value is not None})
     files = files.model_copy(update={"sampling": sampling})
-    for path in write_pictures(files, with_word(prefix, texts) if prefix else texts, out, num_processes, overwrite):
+    texts = with_word(sampling.prefix, texts) if sampling.prefix else texts
+    for path in write_pictures(files, texts, out, num_processes, overwrite):
         typer.echo(path)
+
+
+@app.command()
+def words(
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    words_: Annotated[
+        str | None, typer.Option("--words", metavar="A,B", help="Wanted words instead of the run file's.")
+    ] = None,
+    against: Annotated[str | None, typer.Option(metavar="C,D", help="Unwanted words, likewise.")] = None,
+    num_prompts: Annotated[int, typer.Option(min=2, help="Held-out prompts to measure on.")] = 30,
+    json_: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+) -> None:
+    """Tell how well the reward knows control words: a word that it does not know does nothing in training.
+
+    Known: pictures that show the word score higher with it than pictures that lack it (the interval of that share
+    from 0.75 on); weak: above chance; unknown: not told apart. Shapes renders its style words truly; otherwise the
+    model draws the pictures, with the word and without.
+    """
+    settings = _load(config, tuple(set_ or ()))
+    here().prepare(settings.model.source, settings.reward.source)
+    chosen = [text.split(",") if text else [] for text in (words_, against)]
+    wanted, unwanted = chosen if any(chosen) else (settings.preference.positive, settings.preference.negative)
+    names = [word.strip() for word in (*wanted, *unwanted)]
+    if not all(names) or len(set(names)) < len(names):
+        raise ConfigError(f"control words must be different and not blank, got {', '.join(map(repr, names))}")
+    with contextlib.redirect_stdout(sys.stderr):  # what libraries say as they load is no part of the JSON
+        from pipelines.summary import show_words
+        from srpo.evaluation.words import measure_words
+
+        reports = measure_words(settings, names, num_prompts)
+    if json_:
+        typer.echo(json.dumps([report.model_dump() for report in reports], indent=1))
+    else:
+        show_words(console, reports, len(wanted))
 
 
 @app.command()
@@ -180,7 +231,10 @@ def export(
     model: Annotated[str, typer.Argument(help="As --model of `generate`.")],
     to: Annotated[str, typer.Option(metavar="FOLDER|s3://BUCKET/PREFIX", help="A place where nothing is yet.")],
     form: Annotated[
-        str, typer.Option("--format", help="transformer (bf16), fp8 (for ComfyUI), or folder (whole, for diffusers).")
+        str,
+        typer.Option(
+            "--format", help="transformer (bf16), lora (the adapter), fp8 (for ComfyUI), folder (for diffusers)."
+        ),
     ] = "transformer",
     base: BaseOption = None,
     prompts: Annotated[
@@ -194,7 +248,7 @@ def export(
     if form not in EXPORT_FORMS:
         raise ConfigError(f"--format {form}: choose from {', '.join(EXPORT_FORMS)}")
     place = here()
-    place.prepare()
+    place.prepare(model, base or "")
     from srpo.export import export as export_model
     from srpo.export.card import find_licences
     from srpo.generate import read_texts
@@ -250,7 +304,7 @@ def doctor() -> None:
 
 def _resume(name: str) -> None:
     place = here()
-    place.prepare()
+    place.prepare(*place.recorded_sources(name))
     from pipelines.runs import load_run
     from srpo.plan import make_plan
 
@@ -280,12 +334,12 @@ def _execute(record: "RunRecord") -> None:
     show_outcome(console, place, outcome)
 
 
-def _plan(config: Path, set_: list[str] | None, from_: str | None, until: str | None) -> "Plan":
+def _plan(config: list[Path] | None, set_: list[str] | None, from_: str | None, until: str | None) -> "Plan":
     """Read and check everything; nothing expensive happens."""
     steps = _steps(from_, until)
     settings = _load(config, tuple(set_ or ()))
     place = here()
-    place.prepare()
+    place.prepare(settings.model.source, settings.reward.source)
     with console.status("checking settings, files and layouts"):
         from srpo.plan import make_plan
 
@@ -304,13 +358,13 @@ def _steps(from_: str | None, until: str | None) -> tuple[str, ...]:
     return STEP_NAMES[first : last + 1]
 
 
-def _load(config: Path, overrides: tuple[str, ...]) -> "RunConfig":
-    """The run file; what it warns of is said once, in plain words."""
+def _load(config: list[Path] | None, overrides: tuple[str, ...]) -> "RunConfig":
+    """The run files, the demo's if there are none; what they warn of is said once, in plain words."""
     from srpo.config import load_config
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        settings = load_config(config, overrides)
+        settings = load_config(config or [DEFAULT_CONFIG], overrides)
     for warning in caught:
         console.print(f"[yellow]warning:[/] {warning.message}")
     return settings
@@ -345,6 +399,9 @@ def main(arguments: list[str] | None = None) -> None:
     except (ConfigError, TrainingStoppedError) as error:
         problems.print("[bold red]error:[/]", escape(str(error)), highlight=False, soft_wrap=True)
         sys.exit(EXIT_PERMANENT)
+    except UnreachableError as error:
+        problems.print("[bold yellow]unreachable:[/]", escape(str(error)), highlight=False, soft_wrap=True)
+        sys.exit(1)
     except Exception as error:
         path = _write_traceback()
         problems.print(f"[bold red]unexpected error:[/] {type(error).__name__}: {escape(str(error))}", soft_wrap=True)

@@ -9,6 +9,7 @@ from zenml.client import Client
 from zenml.enums import ExecutionMode
 
 from srpo.config import RunConfig, Settings
+from srpo.hub import is_remote
 from srpo.tracking import TrackedRun
 from steps.download import download
 from steps.embed import embed
@@ -22,7 +23,9 @@ class Request(Settings):
 
     run_dir: str
     embeddings_dir: str
-    """Named after everything the embeddings depend on."""
+    """Named after everything the embeddings depend on, besides the prompts."""
+    prompts: str
+    """Content of the prompt files."""
     fingerprint: str
     """State of the weights' files and of the code that reads them."""
     tracked: TrackedRun
@@ -36,11 +39,15 @@ class Request(Settings):
 def alignment(config: RunConfig, request: Request) -> None:
     """Each output feeds the next; `given` outputs take the place of their steps."""
     tracked, run_dir = request.tracked, request.run_dir
-    weights = _given(request, "weights") or download(config.model.source, config.reward.source, request.fingerprint)
+    remote = is_remote(config.model.source) or is_remote(config.reward.source)
+    fetch_once = download.with_options(enable_cache=not remote)
+    weights = _given(request, "weights") or fetch_once(config.model, config.reward, request.fingerprint)
     if request.until == "download":
         return
     embed_once = embed.with_options(enable_cache=Path(request.embeddings_dir).exists())
-    prompts = _given(request, "prompts") or embed_once(config.model, config.prompts, weights, request.embeddings_dir)
+    prompts = _given(request, "prompts") or embed_once(
+        config.model, config.prompts, weights, request.embeddings_dir, request.prompts
+    )
     if request.until == "embed":
         return
     trained = _given(request, "trained") or train(config, weights, prompts, f"{run_dir}/train", tracked)

@@ -15,7 +15,6 @@ from pipelines.stacks import activate_local_stack, log_to_file
 from srpo.artifacts import Evaluated, Registered, Trained
 from srpo.config import RunConfig, Settings
 from srpo.errors import ConfigError
-from srpo.hub import resolve
 from srpo.plan import STEPS, Plan
 from srpo.tracking import open_run, set_status
 from steps.own_call import SECONDS
@@ -99,20 +98,21 @@ def execute(place: Place, record: RunRecord, started: float) -> Outcome:
 def _request(place: Place, record: RunRecord, given: dict[str, str]) -> Request:
     config = record.config
     weights = fingerprint.combine(
-        fingerprint.of_weights(resolve(config.model.source, "model")),
-        fingerprint.of_weights(resolve(config.reward.source, "reward")),
+        fingerprint.of_source(config.model.source, "model"), fingerprint.of_source(config.reward.source, "reward")
     )
     embeddings = fingerprint.combine(
         weights,
         config.model.model_dump_json(include={"family", "max_sequence_length"}),
-        config.prompts.model_dump_json(),
-        fingerprint.of_prompts(config.prompts.train),
-        fingerprint.of_prompts(config.prompts.held_out),
         fingerprint.of_code("srpo.prompts"),
+    )
+    prompts = fingerprint.combine(
+        fingerprint.of_prompts(config.prompts.train, "train"),
+        fingerprint.of_prompts(config.prompts.held_out, "held_out"),
     )
     return Request(
         run_dir=record.folder,
         embeddings_dir=str(place.embeddings / embeddings),
+        prompts=prompts,
         fingerprint=fingerprint.combine(weights, fingerprint.of_code("srpo.hub")),
         tracked=record.tracked,
         until=record.steps[-1],

@@ -10,22 +10,30 @@ import importlib.util
 from functools import cache
 from pathlib import Path
 
+from srpo.hub import Part, is_remote, local_files, resolve, survey
+from srpo.prompts.files import Split, prompt_file
+
 
 def combine(*parts: str) -> str:
     """One short hash of several texts."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
+def of_source(source: str, part: Part) -> str:
+    """State of weights wherever they lie; of remote ones what their origin says now."""
+    return combine(survey(source, part).state) if is_remote(source) else of_weights(resolve(source, part))
+
+
 def of_weights(path: Path) -> str:
-    """Name, size and time of change of a file, or of all files of a folder."""
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    facts = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return combine(repr(facts))
+    """Name, size and time of change of a file, or of all files that are read from a folder."""
+    root = path.parent if path.is_file() else path
+    files = [(root / name, (root / name).stat()) for name in local_files(path)]
+    return combine(repr([(str(file), facts.st_size, facts.st_mtime_ns) for file, facts in files]))
 
 
-def of_prompts(source: str) -> str:
+def of_prompts(source: str, split: Split) -> str:
     """Content of a prompt file; the captions of an embedded world are code."""
-    path = Path(source).expanduser()
+    path = prompt_file(source, split)
     return combine(path.read_text(encoding="utf-8")) if path.is_file() else combine(source)
 
 

@@ -1,5 +1,6 @@
 """The working folder `.srpo/`: every file that a run writes lies in it, and nothing outside it is touched."""
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,12 +47,28 @@ class Place:
         """Where MLflow keeps files."""
         return (self.root / "mlartifacts").as_uri()
 
-    def prepare(self) -> None:
-        """Point ZenML, MLflow and Hugging Face into the folder; call it before importing any of them."""
-        os.environ.update(self.environment())
+    def prepare(self, *sources: str) -> None:
+        """Point ZenML, MLflow and Hugging Face into the folder; call it before importing any of them.
+
+        `sources`: where weights come from. Only `hf://` opens the hub, with the user's own cache and login.
+        """
+        online = any(source.startswith("hf://") for source in sources)
+        os.environ.update(self.environment() | ({} if online else self.offline()))
+
+    def recorded_sources(self, run: str) -> tuple[str, ...]:
+        """Sources of a recorded run, read without importing what `prepare` must come before; none if unreadable."""
+        try:
+            config = json.loads((self.runs / run / "run.json").read_text(encoding="utf-8"))["config"]
+            return str(config["model"]["source"]), str(config["reward"]["source"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return ()
+
+    def offline(self) -> dict[str, str]:
+        """Nothing of Hugging Face reaches the network or leaves the folder."""
+        return {"HF_HOME": str(self.root / "huggingface"), "HF_HUB_OFFLINE": "1"}
 
     def environment(self) -> dict[str, str]:
-        """Stores inside the folder, no analytics, no network, quiet logs."""
+        """Stores inside the folder, no analytics, quiet logs."""
         return {
             "ZENML_CONFIG_PATH": str(self.root / "zenml"),
             "ZENML_ANALYTICS_OPT_IN": "false",
@@ -64,8 +81,6 @@ class Place:
             "MLFLOW_LOGGING_LEVEL": "WARNING",
             "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
             "DO_NOT_TRACK": "1",
-            "HF_HOME": str(self.root / "huggingface"),
-            "HF_HUB_OFFLINE": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "GIT_PYTHON_REFRESH": "quiet",

@@ -1,12 +1,13 @@
 """What the command line shows: a plan before a run, its outcome after it, and the state of all runs."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.panel import Panel
 from rich.syntax import Syntax
 from rich.table import Table
@@ -16,11 +17,15 @@ from pipelines.place import Place
 from pipelines.runs import load_runs, unreadable_runs
 from pipelines.stacks import CODE_ROOT
 from srpo.artifacts import Evaluated
+from srpo.cost import Prediction
 from srpo.evaluation.schema import Report
+from srpo.evaluation.words import WordReport
+from srpo.gpus import find_gpu
 from srpo.plan import STEPS, Plan
 from srpo.registry import versions
 
 STATE_COLOURS = {"done": "green", "running": "cyan", "failed": "red", "interrupted": "yellow"}
+WORD_COLOURS = {"known": "green", "weak": "yellow", "unknown": "red"}
 VERDICT_COLOURS = {"promote": "green", "keep": "yellow", "collapsed": "red"}
 
 
@@ -30,6 +35,21 @@ def show_plan(console: Console, plan: Plan) -> None:
     console.print(Syntax(text, "yaml", background_color="default"))
     console.print(_pairs("steps", {name: STEPS[name] for name in plan.steps}))
     console.print(_pairs("checked", {check.subject: check.finding for check in plan.checks}))
+
+
+def show_prediction(console: Console, prediction: Prediction) -> None:
+    """What a run asks of one GPU."""
+    room = find_gpu(prediction.gpu).memory
+    verdict = "[green]fits[/]" if prediction.fits else "[red]does not fit[/]; see configs/hardware/ for smaller ones"
+    work = f"{prediction.forward_equivalents:.1f} forwards of the transformer per image"
+    seconds = f"{prediction.seconds_per_update:.3g} s expected, {prediction.floor_per_update:.3g} s at the least"
+    facts = {
+        "memory": f"{prediction.memory:.1f} GiB at the peak, {room:.1f} there: {verdict}",
+        "work": work,
+        "update": seconds,
+        "training": f"{prediction.hours:.2g} hours for all updates, without measurements and evaluation",
+    }
+    console.print(_pairs(f"on one {prediction.gpu} (predicted, not measured)", facts))
 
 
 def show_outcome(console: Console, place: Place, outcome: Outcome) -> None:
@@ -80,6 +100,23 @@ def show_status(console: Console, place: Place) -> None:
     for entry in versions(place.mlflow_uri):
         models.add_row(entry.name, entry.version, ", ".join(entry.aliases), entry.verdict, entry.run_name)
     console.print(models if models.row_count else "no registered models yet")
+
+
+def show_words(console: Console, reports: Sequence[WordReport], num_wanted: int) -> None:
+    """What the reward makes of each control word; the first `num_wanted` are the wanted ones."""
+    table = _table("word", "shift", "AUC", "interval", "distance", "verdict")
+    table.caption = "+ wanted, - unwanted; distance: of the text features; *: told on pictures that the model drew"
+    for index, report in enumerate(reports):
+        colour = WORD_COLOURS[report.verdict]
+        table.add_row(
+            f"{'+' if index < num_wanted else '-'} {escape(report.word)}",
+            f"{report.shift:+.3f}",
+            f"{report.separation:.2f}" + ("*" if report.images == "drawn" else ""),
+            f"{report.lower:.2f}-{report.upper:.2f}",
+            "-" if report.distance is None else f"{report.distance:.3f}",
+            f"[bold {colour}]{report.verdict}[/]",
+        )
+    console.print(table)
 
 
 def command(arguments: str) -> str:

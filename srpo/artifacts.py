@@ -23,10 +23,14 @@ class Snapshot(Settings):
     """Files at one place, known by their content."""
 
     source: str
-    """What was asked for: a path, or `builtin:shapes`."""
+    """What was asked for: a path, `hf://...`, `s3://...`, or `builtin:shapes`."""
     uri: str
     """Where the files lie: a folder, or one file."""
     files: tuple[FileEntry, ...]
+    revision: str = ""
+    """The commit that the files are of, where the source has commits."""
+    licence: str = ""
+    """Its name, or its first line, where the source says it."""
 
     @property
     def path(self) -> Path:
@@ -53,10 +57,15 @@ class Weights(Settings):
 
 
 class PromptSet(Settings):
-    """Prompts with their embeddings: a folder with `prompts.json` and `embeddings.safetensors`."""
+    """Prompts with their embeddings, in the store of an encoder that other sets share."""
 
     snapshot: Snapshot
+    """The store, with those of its files that this set needs."""
+    index: str
+    """The file among them that lists the prompts, their categories and the places of their embeddings."""
     num_prompts: int
+    bytes_per_prompt: int
+    """On disk, averaged over the shards that hold the set."""
 
 
 class PromptSets(Settings):

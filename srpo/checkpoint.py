@@ -20,11 +20,15 @@ from accelerate import Accelerator
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from srpo.errors import ConfigError
+from srpo.sharding import put, whole
+from srpo.tuning import set_learning_rate, stepping
 
 SCHEMA_VERSION = 1
+WEIGHTS, OPTIMIZER = "transformer.safetensors", "optimizer.safetensors"
 
 
 class CheckpointStore:
@@ -110,38 +114,72 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def save_weights(folder: Path, transformer: nn.Module, optimizer: Optimizer) -> None:
-    """Master weights and optimizer state."""
-    save_file(
-        {name: tensor.contiguous() for name, tensor in transformer.state_dict().items()},
-        folder / "transformer.safetensors",
-    )
-    save_file(_optimizer_tensors(transformer, optimizer), folder / "optimizer.safetensors")
+def save_weights(folder: Path, transformer: nn.Module, optimizer: Optimizer, writes: bool = True) -> None:
+    """Trained weights and optimizer state, whole; where they are sharded every process must call, one `writes`."""
+    for name, tensors in (
+        (WEIGHTS, trained_parameters(transformer)),
+        (OPTIMIZER, _optimizer_tensors(transformer, optimizer)),
+    ):
+        gathered = {key: _on_cpu(tensor, writes) for key, tensor in tensors.items()}
+        if writes:
+            save_file({key: tensor for key, tensor in gathered.items() if tensor is not None}, folder / name)
 
 
 def load_weights(folder: Path, transformer: nn.Module, optimizer: Optimizer) -> None:
     """Put back what `save_weights` wrote."""
-    load_transformer(folder, transformer)
-    by_name = dict(transformer.named_parameters())
-    for key, tensor in load_file(folder / "optimizer.safetensors").items():
-        name, _, entry = key.partition(":")
-        parameter = by_name[name]
-        # AdamW keeps its step counter on the CPU, its moments beside the parameter
-        optimizer.state[parameter][entry] = tensor if tensor.ndim == 0 else tensor.to(parameter.device)
+    _make_state(optimizer)
+    for name, tensors in (
+        (WEIGHTS, trained_parameters(transformer)),
+        (OPTIMIZER, _optimizer_tensors(transformer, optimizer)),
+    ):
+        saved = load_file(folder / name)
+        if saved.keys() != tensors.keys():
+            raise ConfigError(f"{folder / name} does not hold what is trained here; start a new run")
+        with torch.no_grad():
+            for key, tensor in tensors.items():
+                put(tensor, saved[key])
 
 
-def load_transformer(folder: Path, transformer: nn.Module) -> None:
-    """The master weights alone."""
-    transformer.load_state_dict(load_file(folder / "transformer.safetensors"))
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The trained weights of a checkpoint: parameter -> whole tensor on the CPU."""
+    return load_file(folder / WEIGHTS)
+
+
+def trained_parameters(transformer: nn.Module) -> dict[str, Tensor]:
+    """What is trained, by name."""
+    return {name: value.detach() for name, value in transformer.named_parameters() if value.requires_grad}
+
+
+def _make_state(optimizer: Optimizer) -> None:
+    """Let the optimizer make its tensors, which it does in its first step: one without a gradient or a rate."""
+    for group in optimizer.param_groups:
+        rate = float(group["lr"])
+        set_learning_rate(group, 0.0)
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+        with stepping(group["params"]):
+            optimizer.step()
+        set_learning_rate(group, rate)
+    optimizer.zero_grad(set_to_none=True)
 
 
 def _optimizer_tensors(transformer: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """The optimizer's tensors as `<parameter>:<entry>`."""
-    return {
-        f"{name}:{entry}": value.contiguous()
-        for name, parameter in transformer.named_parameters()
-        for entry, value in optimizer.state[parameter].items()
-    }
+    """The optimizer's tensors as `<parameter>:<entry>`; 8-bit moments are made of several, `<entry>.<part>`."""
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in transformer.named_parameters():
+        for entry, value in optimizer.state.get(parameter, {}).items():
+            if hasattr(value, "__tensor_flatten__") and not isinstance(value, DTensor):
+                parts, _ = value.__tensor_flatten__()
+                tensors |= {f"{name}:{entry}.{part}": getattr(value, part) for part in parts}
+            else:
+                tensors[f"{name}:{entry}"] = value
+    return tensors
+
+
+def _on_cpu(tensor: Tensor, keep: bool) -> Tensor | None:
+    """The whole tensor on the CPU; None where it only helped to gather it."""
+    gathered = whole(tensor)
+    return gathered.cpu().contiguous() if keep else None
 
 
 def save_rng(folder: Path, rank: int, generator: Generator) -> None:
@@ -187,7 +225,8 @@ def _rng_path(folder: Path, rank: int) -> Path:
 def save_state(folder: Path, state: dict[str, Any]) -> None:
     """Everything that is not a tensor, with the schema version."""
     content = {"schema_version": SCHEMA_VERSION, **state}
-    (folder / "state.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    # torchao keeps its learning rates in tensors, and so does their schedule
+    (folder / "state.json").write_text(json.dumps(content, indent=1, default=float), encoding="utf-8")
 
 
 def load_state(folder: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ file in `configs/` says what a run does differently.
 """
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -13,11 +14,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from srpo.errors import ConfigError
 from srpo.flow import shifted_sigmas
+from srpo.presets import PRESETS
 
 SCHEMA_VERSION = 1
 """Form of the run files that this version reads."""
 
 Range = tuple[float, float]
+WeightsFormat = Literal["fp32", "bf16", "int8", "nf4"]
+QUANTISED: tuple[WeightsFormat, ...] = ("int8", "nf4")
+FLUX_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 
 
 class Settings(BaseModel):
@@ -32,13 +37,15 @@ class ModelConfig(Settings):
     family: str = "flux"
     """Architecture: a key of `srpo.models.MODELS`."""
     source: str = "builtin:shapes"
-    """Where the diffusers folder lies: a path, or `builtin:shapes`."""
+    """Where the diffusers folder lies: a path, hf://owner/name[@revision], s3://bucket/prefix, or `builtin:shapes`."""
     height: int = Field(default=720, gt=0)
     """Height of the training images in pixels; a multiple of what the VAE and the 2x2 patches need."""
     width: int = Field(default=720, gt=0)
     """Width of the training images in pixels."""
     max_sequence_length: int = Field(default=512, gt=0)
-    """Tokens of the long text encoder (T5 for FLUX)."""
+    """Tokens of the long text encoder (T5 for FLUX, Qwen2.5-VL for Qwen-Image)."""
+    weights: WeightsFormat = "fp32"
+    """How the transformer's weights are kept: fp32, bf16, or quantised and frozen under LoRA: int8, nf4 (4 bits)."""
 
 
 class RewardConfig(Settings):
@@ -47,25 +54,33 @@ class RewardConfig(Settings):
     family: str = "hps"
     """Key of `srpo.rewards.REWARDS`. `hps`: an open_clip state dict; `clip`: a transformers CLIPModel folder."""
     source: str = "builtin:shapes"
-    """Where the checkpoint lies: a file, a folder, or `builtin:shapes`."""
+    """Where the checkpoint lies: a file, a folder, hf://owner/name[@revision][/file], s3://..., or `builtin:shapes`."""
     architecture: str = "ViT-H-14"
     """For `hps`: an open_clip model name, or the path of an open_clip model JSON."""
 
 
 class PromptsConfig(Settings):
-    """What is drawn: one prompt per line."""
+    """What is drawn, and how its embeddings are made."""
 
     train: str = "builtin:shapes"
-    """Prompts to train on: a text file, or `builtin:shapes`."""
+    """Prompts to train on: a file (.txt, .csv, .jsonl; see `srpo.prompts.files`), `builtin:shapes`: the captions of the
+    embedded world, or `builtin:photos`: 640 prompts in ten categories for a real model."""
     held_out: str = "builtin:shapes"
-    """Prompts that are only measured on, during training and at the end; none may be among the training prompts."""
+    """Prompts that are only measured on, during training and at the end; none may be among the training prompts.
+    `builtin:photos` holds 200 of them, in the same categories."""
     max_characters: int = Field(default=2000, gt=0)
-    """Longest line accepted."""
+    """Longest prompt accepted."""
+    dtype: Literal["fp32", "bf16"] = "fp32"
+    """How embeddings are stored. `fp32`: exactly; `bf16`: half the space, rounded to 8 bits of mantissa (lossy)."""
+    num_processes: int | None = Field(default=None, gt=0)
+    """Processes that encode; null: one per GPU, or one on the CPU."""
 
 
 class PreferenceConfig(Settings):
     """Semantic relative preference: wanted control words against unwanted (method section 3)."""
 
+    preset: str | None = None
+    """Name of words in `srpo.presets`; `positive`, `negative` and `prefix` that are given here come before its own."""
     positive: tuple[str, ...] = Field(
         default=("Natural-lighting", "Detail", "Detailed", "Real"), min_length=1, validate_default=True
     )
@@ -74,14 +89,45 @@ class PreferenceConfig(Settings):
         default=("Concept art", "Painting", "Anime", "Flat", "Oil"), min_length=1, validate_default=True
     )
     """Unwanted words, cycled the same way."""
+    words_file: str | None = None
+    """CSV or JSON lines with other words for some prompts or updates (`srpo.control_words`); null: the same for all.
+
+    Only training reads it: held-out scores and the evaluation are measured with the words above.
+    """
+    prefix: str | None = Field(default=None, pattern=r"\S")
+    """Word that the aligned model draws with (`"<prefix>. <prompt>"`) in `generate`; evaluation goes without it."""
     k_denoise: Range = (0.1, 0.25)
     """Strength of the denoise branch, from the first (clean end) to the last level of the grid."""
     k_inversion: Range = (0.3, 0.01)
     """Strength of the inversion branch, likewise."""
     margin: float = 0.7
     """Hinge: an image whose relative preference has reached the margin is no longer pushed."""
+    discount_shift: float | None = Field(default=None, gt=0)
+    """The relative preference is multiplied by a factor that rises from 0 at the clean end of the grid to 1 at the
+    noisy one, bent by this shift (3 in the reference's recipe for Qwen-Image); null: it counts fully everywhere."""
     content_anchor: float = Field(default=0.0, ge=0)
     """Weight of the plain reward r(image, prompt) beside the hinge; 0 is the reference's loss."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def preset_fills_what_is_left_out(cls, data: Any) -> Any:
+        """The words of a preset, resolved here so that a run file shows them."""
+        name = data.get("preset") if isinstance(data, dict) else None
+        if not isinstance(name, str):
+            return data
+        if name not in PRESETS:
+            raise ValueError(f"no preset named {name!r}; choose from {sorted(PRESETS)}")
+        return PRESETS[name]._asdict() | data
+
+    @model_validator(mode="after")
+    def preset_is_used(self) -> Self:
+        """A preset beside words that replace all of its own would say nothing."""
+        preset = PRESETS[self.preset] if self.preset else None
+        if preset and preset.positive != self.positive and preset.negative != self.negative:
+            warnings.warn(
+                f"preference.preset {self.preset} has no effect: positive and negative are given as well", stacklevel=2
+            )
+        return self
 
     @model_validator(mode="after")
     def words_are_not_blank(self) -> Self:
@@ -100,7 +146,7 @@ class AlignConfig(Settings):
     together: bool = True
     """Run the branches as one batch (faster) or one after the other (less memory); the gradients are the same."""
     guidance: float | None = Field(default=3.5, ge=0)
-    """Guidance input of the trained step; null for a model without one."""
+    """Guidance of the trained step, as the model's family means it; null for none."""
     shift: float = Field(default=3.0, gt=0)
     """Schedule shift of the sigma grid."""
     grid_steps: int = Field(default=50, gt=0)
@@ -144,9 +190,20 @@ class RolloutConfig(Settings):
     shift: float = Field(default=3.0, gt=0)
     """Schedule shift of the rollout."""
     guidance: float | None = Field(default=1.0, ge=0)
-    """Guidance input of the rollout; null for a model without one."""
+    """Guidance of the rollout; null for none."""
     noise: Literal["shared", "per_sample"] = "shared"
     """`shared`: one noise for all images of an update on all ranks, as in the reference; `per_sample`: one for each."""
+
+
+class LoraConfig(Settings):
+    """A low-rank adapter instead of the transformer's own weights."""
+
+    rank: int = Field(default=16, gt=0)
+    """Rank of the change of each layer."""
+    alpha: int = Field(default=16, gt=0)
+    """The change counts alpha / rank."""
+    target_modules: tuple[str, ...] = Field(default=FLUX_ATTENTION, min_length=1)
+    """Names of the linear layers that get an adapter, by their last parts."""
 
 
 class TrainConfig(Settings):
@@ -176,8 +233,22 @@ class TrainConfig(Settings):
     """Updates of linear warm-up, for the schedules that have one."""
     precision: Literal["fp32", "bf16"] = "bf16"
     """bf16: autocast over fp32 master weights; fp32: no autocast."""
-    gradient_checkpointing: bool = True
-    """Recompute the transformer's activations instead of keeping them."""
+    lora: LoraConfig | None = None
+    """Train an adapter; null trains every weight of the transformer."""
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    """adamw_8bit keeps the moments in blocks of 8-bit values: a quarter of their memory."""
+    rounding: Literal["nearest", "stochastic"] = "nearest"
+    """How an update is rounded into bf16 weights; stochastic keeps in the mean what nearest would drop."""
+    sharding: Literal["none", "fsdp2"] = "none"
+    """fsdp2: each process keeps a slice of weights, gradients and moments; none: each keeps them all."""
+    gradient_checkpointing: Literal["none", "selective", "full"] = "full"
+    """What of the transformer the backward pass computes again: all, all but matmuls and attention, or nothing."""
+    vae_checkpointing: bool = False
+    """Recompute the VAE's activations too."""
+    attention: str | None = None
+    """Attention kernel by diffusers' name (`native`, `_native_cudnn`, `flash`, `_flash_3`); null is torch's choice."""
+    compile: bool = False
+    """Compile the repeated blocks of the transformer (exact to rounding; a minute once, then faster)."""
     deterministic: bool = True
     """Deterministic algorithms only, so that a resumed run equals an uninterrupted one bit for bit."""
     save_every: int = Field(default=5, gt=0)
@@ -189,6 +260,19 @@ class TrainConfig(Settings):
     def images_per_update(self) -> int:
         """Rollouts of one update over all processes."""
         return self.num_processes * self.batch_size * self.accumulation
+
+    @model_validator(mode="after")
+    def sharding_has_something_to_shard(self) -> Self:
+        """Say what sharding does not go with."""
+        if self.sharding == "none":
+            return self
+        if self.num_processes == 1:
+            raise ValueError("sharding 'fsdp2' needs more than one process; set num_processes, or sharding to 'none'")
+        if self.lora or self.optimizer != "adamw" or self.rounding != "nearest":
+            raise ValueError(
+                "sharding 'fsdp2' trains every weight in fp32 by plain AdamW; LoRA and 8-bit moments fit without it"
+            )
+        return self
 
     @model_validator(mode="after")
     def warmup_is_read(self) -> Self:
@@ -249,7 +333,7 @@ class EvaluationConfig(Settings):
     num_steps: int = Field(default=50, gt=0)
     """Sampling steps; the schedule is the model folder's own."""
     guidance: float | None = Field(default=3.5, ge=0)
-    """Guidance of the samples; null for a model without one."""
+    """Guidance of the samples; null for none."""
     num_prompts: int = Field(default=200, gt=1)
     """Held-out prompts used, from the first on; fewer if the file has fewer."""
     seeds_per_prompt: int = Field(default=4, gt=0)
@@ -298,6 +382,26 @@ class RunConfig(Settings):
     registry: RegistryConfig = RegistryConfig()
 
     @model_validator(mode="after")
+    def weights_can_learn(self) -> Self:
+        """What is trained must be able to hold an update."""
+        weights, train = self.model.weights, self.train
+        if weights in QUANTISED and train.lora is None:
+            raise ValueError(f"model.weights {weights!r} is frozen; set train.lora, or train bf16 or fp32 weights")
+        if weights == "bf16" and train.lora is None and train.rounding == "nearest":
+            raise ValueError(
+                "plain AdamW on bf16 weights loses nine tenths of what 20 updates of 5e-6 would change, because each "
+                "is below half a unit of bf16; set train.rounding to 'stochastic', or model.weights to 'fp32'"
+            )
+        if train.rounding == "stochastic" and (weights != "bf16" or train.lora is not None):
+            raise ValueError("train.rounding 'stochastic' acts on bf16 weights that are trained; here it does nothing")
+        if train.sharding != "none" and self.monitor.num_images % train.num_processes:
+            raise ValueError(
+                f"monitor.num_images ({self.monitor.num_images}) must be a multiple of train.num_processes "
+                f"({train.num_processes}) when the model is sharded: every process takes part in each forward pass"
+            )
+        return self
+
+    @model_validator(mode="after")
     def measurements_have_checkpoints(self) -> Self:
         """The best checkpoint is chosen among the measured ones, so each must exist."""
         if self.monitor.every % self.train.save_every:
@@ -312,8 +416,28 @@ class RunConfig(Settings):
         return self
 
 
-def load_config(path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:
-    """Read a YAML run file, apply `a.b=value` overrides, and check everything; ConfigError names each wrong key."""
+def load_config(paths: Path | Sequence[Path], overrides: tuple[str, ...] = ()) -> RunConfig:
+    """Read a YAML run file, and others that change it in the order given, apply `a.b=value` overrides, and check all.
+
+    ConfigError names each wrong key.
+    """
+    files = [paths] if isinstance(paths, Path) else list(paths)
+    data: dict[str, Any] = {}
+    for path in files:
+        data = _merged(data, _read(path))
+    for override in overrides:
+        _set(data, override)
+    return parse_config(data, " + ".join(map(str, files)))
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Sections are merged key by key; any other value of `above` replaces that of `below`."""
+    both = {key for key in below.keys() & above.keys() if isinstance(below[key], dict) and isinstance(above[key], dict)}
+    return below | above | {key: _merged(below[key], above[key]) for key in both}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The settings of one file."""
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -324,9 +448,7 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path} must hold a mapping of settings, got {type(data).__name__}")
-    for override in overrides:
-        _set(data, override)
-    return parse_config(data, str(path))
+    return data
 
 
 def parse_config(data: dict[str, Any], origin: str) -> RunConfig:

@@ -12,7 +12,7 @@ from pathlib import Path
 Fact = tuple[str, str]
 PACKAGES = (
     "srpo", "torch", "torchvision", "diffusers", "transformers", "accelerate", "open_clip_torch", "safetensors",
-    "zenml", "mlflow", "pydantic", "numpy",
+    "zenml", "mlflow", "pydantic", "numpy", "huggingface_hub", "boto3",
 )  # fmt: skip
 MLFLOW_PORT = 5000
 

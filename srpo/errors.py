@@ -9,5 +9,9 @@ class TrainingStoppedError(RuntimeError):
     """Training stopped itself before it could do damage; the last good checkpoint is kept."""
 
 
+class UnreachableError(ConnectionError):
+    """A hub or bucket does not answer, or stopped in the middle. Trying again may help, and loses nothing."""
+
+
 EXIT_PERMANENT = 42
 """Exit code of what trying again cannot mend; schedulers are told not to retry it."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from srpo.config import ModelConfig, PromptsConfig, Settings
 from srpo.errors import ConfigError
 from srpo.models import TextEncoder, TextToImage, check_model, load_model, load_text_encoder
+from srpo.preference import with_word
 from srpo.prompts import read_prompts
 from srpo.rollout import sample, seeded_noise
 
@@ -27,7 +28,9 @@ class Sampling(Settings):
     num_steps: int = 50
     """Steps of the model's own schedule."""
     guidance: float | None = 3.5
-    """Distilled guidance; None for a model without one."""
+    """Guidance, as the model's family means it; None for none."""
+    prefix: str | None = None
+    """Control word in front of every prompt; None or empty: the prompts as they are."""
 
 
 class Generator:
@@ -44,11 +47,16 @@ class Generator:
 
     def images(self, prompts: Sequence[str], sampling: Sampling) -> Iterator[Image.Image]:
         """One picture after another."""
-        for index, prompt in enumerate(prompts):
-            yield self.picture(prompt, sampling.seed + index, sampling)
+        for image in self.tensors(prompts, sampling):
+            yield to_picture(image)
+
+    def tensors(self, prompts: Sequence[str], sampling: Sampling) -> Iterator[Tensor]:
+        """The same as (3, height, width) in [0, 1], before they are rounded to 8 bits."""
+        for index, prompt in enumerate(with_word(sampling.prefix, prompts) if sampling.prefix else prompts):
+            yield self._draw(prompt, sampling.seed + index, sampling)
 
     def picture(self, prompt: str, seed: int, sampling: Sampling) -> Image.Image:
-        """The picture of one prompt from the noise of one seed."""
+        """The picture of one prompt, as it is, from the noise of one seed."""
         return to_picture(self._draw(prompt, seed, sampling))
 
     @torch.no_grad()
@@ -96,9 +104,9 @@ def read_texts(prompts: str) -> list[str]:
     """The lines of a file, or the text itself; ConfigError if there is nothing to draw."""
     path = Path(prompts)
     if len(prompts) < MAX_PATH and path.is_file():
-        return read_prompts(prompts, "held_out", PromptsConfig().max_characters)
+        return [prompt.text for prompt in read_prompts(prompts, "held_out", PromptsConfig().max_characters)]
     if not prompts.strip():
         raise ConfigError("--prompts is empty; give a text, or a file with one prompt per line")
-    if path.suffix == ".txt":
+    if path.suffix in {".txt", ".csv", ".jsonl"}:
         raise ConfigError(f"--prompts: no file at {path}")
     return [prompts]

@@ -12,8 +12,8 @@ from torchvision.utils import make_grid, save_image
 from srpo.config import RunConfig
 from srpo.evaluation.images import MONITOR, image_seed
 from srpo.evaluation.scores import Scorer, summarise
-from srpo.models import Embeddings, TextToImage
-from srpo.prompts import select
+from srpo.models import TextToImage
+from srpo.prompts import StoredEmbeddings, select
 from srpo.rollout import sample, seeded_noise
 
 
@@ -21,7 +21,12 @@ class HeldOut:
     """A fixed set of held-out images, shared out over the processes."""
 
     def __init__(
-        self, config: RunConfig, prompts: list[str], embeddings: Embeddings, scorer: Scorer, accelerator: Accelerator
+        self,
+        config: RunConfig,
+        prompts: list[str],
+        embeddings: StoredEmbeddings,
+        scorer: Scorer,
+        accelerator: Accelerator,
     ) -> None:
         self.config = config
         self.prompts = prompts

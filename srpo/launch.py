@@ -9,14 +9,14 @@ from pathlib import Path
 
 import torch
 
-from srpo.artifacts import Trained, TrainJob, Weights
+from srpo.artifacts import Trained, TrainJob
 from srpo.checkpoint import write_atomic
 from srpo.config import RunConfig, TrainConfig
 from srpo.errors import ConfigError, TrainingStoppedError
-from srpo.hub import fetch
 from srpo.prompts import embed_prompts
 from srpo.train import ERROR
 from srpo.trainer import RESULT
+from srpo.weights import fetch_weights
 
 JOB = "job.json"
 SECONDS_TO_STOP = 20
@@ -25,7 +25,7 @@ ERRORS = {error.__name__: error for error in (ConfigError, TrainingStoppedError)
 
 def prepare_job(config: RunConfig, output_dir: Path) -> Path:
     """What the pipeline does before training, without a pipeline: fetch, embed, write the job file; its path."""
-    weights = Weights(model=fetch(config.model.source, "model"), reward=fetch(config.reward.source, "reward"))
+    weights = fetch_weights(config.model, config.reward)
     prompts = embed_prompts(config.model, config.prompts, weights, output_dir / "embeddings")
     return write_job(TrainJob(config=config, weights=weights, prompts=prompts, output_dir=str(output_dir)))
 

@@ -1,6 +1,6 @@
 """The SRPO objective of one injection: Direct-Align, decode, score by relative preference, hinge.
 
-    loss = sum over branches of (mean(relu(margin - relative)) - a * mean(r(image, prompt))) / num_branches
+    loss = sum over branches of (mean(relu(margin - d * relative)) - a * mean(r(image, prompt))) / num_branches
 
 The content anchor `a` (0 in the reference recipes) acts in the denoise branch alone: inversion turns the gradient
 around, so that there it would push away from the prompt.
@@ -55,13 +55,19 @@ def objective(
     others = [text for branch in branches for text in branch.other]
     target, other, plain = reward(images, targets, others, rollout.prompts * len(branches))
     relative = relative_preference(target, other, torch.cat([branch.k for branch in branches]).to(target))
-    loss = hinge(relative, preference.margin) - _anchor(branches, preference.content_anchor).to(plain) * plain
+    loss = hinge(_discount(branches).to(relative) * relative, preference.margin)
+    loss = loss - _anchor(branches, preference.content_anchor).to(plain) * plain
     return loss.sum() / (len(rollout.prompts) * num_branches), _scores(branches, images, relative, plain, loss)
 
 
 def _anchor(branches: Sequence[Branch], weight: float) -> Tensor:
     """Weight of the content anchor per sample, branch after branch."""
     return torch.cat([torch.full_like(branch.k, weight if branch.name == "denoise" else 0.0) for branch in branches])
+
+
+def _discount(branches: Sequence[Branch]) -> Tensor:
+    """Factor of the relative preference per sample, branch after branch."""
+    return torch.cat([torch.as_tensor(branch.discount).expand_as(branch.k) for branch in branches])
 
 
 def _recover(model: TextToImage, rollout: Rollout, branches: Sequence[Branch], guidance: float | None) -> Tensor:

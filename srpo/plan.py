@@ -5,27 +5,35 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from math import prod
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from srpo.config import RunConfig, Settings
+from srpo import models, rewards
+from srpo.config import LoraConfig, RunConfig, Settings
+from srpo.control_words import check_prompts, control_words
+from srpo.cost import Prediction, count, predict
 from srpo.errors import ConfigError
 from srpo.evaluation.gate import check_metrics
 from srpo.evaluation.scores import check_captions
-from srpo.hub import resolve
-from srpo.models import check_guidance, check_model
-from srpo.models.layout import folder_shapes, read_json
-from srpo.prompts import read_both
-from srpo.rewards import check_reward
+from srpo.gpus import find_gpu
+from srpo.hub import Part, fetched, is_remote, missing, resolve, survey
+from srpo.hub.place import store_dir
+from srpo.models.layout import Shapes, folder_shapes, read_json
+from srpo.prompts import Prompt, read_both
+from srpo.prompts.encode import DTYPES
 
 STEPS = {
-    "download": "find model and reward, hash every file",
+    "download": "fetch or find model and reward, hash every file",
     "embed": "text embeddings of all prompts",
     "train": "the updates, with checkpoints and held-out scores",
     "evaluate": "base against trained on held-out prompts: report and verdict",
     "register": "a version in the model registry; champion if it passed",
 }
 BYTES_PER_VALUE = 4
+BYTES_PER_ENTRY = 200  # a hash in a shard's header, the numbers of shard and row, quotes, a share of names
 COPIES_PER_CHECKPOINT = 3  # fp32 master weights and AdamW's two moments
+BYTES_STORED = 2  # published transformers are bf16 or wider
+ADAPTER_SHARE = 20  # an adapter is less than this part of the transformer
+T5_WIDTH = 4096  # of T5-XXL, FLUX's long text encoder
 
 
 class Check(Settings):
@@ -43,7 +51,7 @@ class Plan(Settings):
     """Names of the steps that will run, in order."""
     checks: tuple[Check, ...]
     disk_needed: int
-    """Bytes that checkpoints, the aligned transformer and embeddings will take at most."""
+    """Bytes that downloads, checkpoints, the aligned transformer and embeddings will take at most."""
     disk_free: int
     """Bytes free where they are written."""
 
@@ -67,16 +75,17 @@ def make_plan(config: RunConfig, output_dir: Path, steps: tuple[str, ...] = tupl
     look("guidance", lambda: _guidance(config))
     look("reward", lambda: _reward(config))
     look("prompts", lambda: _prompts(config))
+    look("words", lambda: _words(config))
     look("metrics", lambda: _metrics(config))
     look("output", lambda: _writable(output_dir))
     if problems:
         raise ConfigError("\n".join(problems))
-    needed = max(0, disk_needed(config, steps) - written)
+    needed = max(0, disk_needed(config, steps) - written) + _space_for_downloads(config, output_dir)
     free = shutil.disk_usage(output_dir).free
     if needed > free:
         raise ConfigError(
-            f"{output_dir} has {gibibytes(free)} free, but checkpoints and embeddings may take {gibibytes(needed)}; "
-            "free some space, run in another folder, or lower train.keep_last"
+            f"{output_dir} has {gibibytes(free)} free, but downloads, checkpoints and embeddings may take "
+            f"{gibibytes(needed)}; free some space, run in another folder, or lower train.keep_last"
         )
     checks.append(Check(subject="disk", finding=f"at most {gibibytes(needed)} needed, {gibibytes(free)} free"))
     return Plan(config=config, steps=steps, checks=tuple(checks), disk_needed=needed, disk_free=free)
@@ -84,16 +93,35 @@ def make_plan(config: RunConfig, output_dir: Path, steps: tuple[str, ...] = tupl
 
 def disk_needed(config: RunConfig, steps: tuple[str, ...] = tuple(STEPS)) -> int:
     """Bytes these steps write at most: embeddings, checkpoints (the last K, the best, one in progress), an export."""
-    folder = resolve(config.model.source, "model") / "transformer"
-    values = 0
+    trained, width = _sizes(config)
+    size = values = 0
     if "embed" in steps:
-        tokens = sum(len(prompts) for prompts in read_both(config.prompts)) * config.model.max_sequence_length
-        values += tokens * read_json(folder / "config.json").get("joint_attention_dim", 0)
+        each = width * DTYPES[config.prompts.dtype].itemsize
+        size = sum(each + _listed(prompt) for part in read_both(config.prompts) for prompt in part)
     if "train" in steps:
-        checkpoints = config.train.keep_last + 2
-        weights = sum(prod(shape) for shape in folder_shapes(folder).values())
-        values += weights * (COPIES_PER_CHECKPOINT * checkpoints + 1)
-    return BYTES_PER_VALUE * values
+        values = trained * (COPIES_PER_CHECKPOINT * (config.train.keep_last + 2) + 1)
+    return size + BYTES_PER_VALUE * values
+
+
+def _listed(prompt: Prompt) -> int:
+    """Bytes that the list of a prompt set and the header of a shard spend on a prompt."""
+    return len(prompt.text.encode()) + len(prompt.category.encode()) + BYTES_PER_ENTRY
+
+
+def num_trained(shapes: Shapes, lora: LoraConfig | None) -> int:
+    """Values that training changes, of a transformer with tensors of these shapes."""
+    if lora is None:
+        return sum(prod(shape) for shape in shapes.values())
+    targets = tuple(f".{name}.weight" for name in lora.target_modules)
+    return sum(lora.rank * sum(shape) for name, shape in shapes.items() if f".{name}".endswith(targets))
+
+
+def price(config: RunConfig, gpu: str) -> Prediction:
+    """Memory and time that the run would take on a GPU, counted from the config files of model and reward."""
+    find_gpu(gpu)
+    model = models.model_skeleton(config.model, resolve(config.model.source, "model"))
+    reward = rewards.reward_skeleton(config.reward, resolve(config.reward.source, "reward"))
+    return predict(config, count(config, model, reward), gpu)
 
 
 def gibibytes(size: int) -> str:
@@ -101,9 +129,68 @@ def gibibytes(size: int) -> str:
     return f"{size / 2**30:.2f} GiB"
 
 
+def _sizes(config: RunConfig) -> tuple[int, int]:
+    """Values that are trained, and numbers in a prompt's embeddings; bounds for what is not here yet."""
+    source, tokens = config.model.source, config.model.max_sequence_length
+    if is_remote(source) and fetched(source) is None:
+        files = survey(source, "model").files
+        weights = sum(file.size for file in files if file.path.startswith("transformer/")) // BYTES_STORED
+        return weights // (ADAPTER_SHARE if config.train.lora else 1), (tokens + 1) * T5_WIDTH
+    folder = resolve(source, "model") / "transformer"
+    shape = read_json(folder / "config.json")
+    width = tokens * shape.get("joint_attention_dim", 0) + shape.get("pooled_projection_dim", 0)
+    return num_trained(folder_shapes(folder), config.train.lora), width
+
+
+def _to_fetch(config: RunConfig) -> int:
+    """Bytes that will be downloaded."""
+    return _left(config.model.source, "model") + _left(config.reward.source, "reward")
+
+
+def _left(source: str, part: Part) -> int:
+    return missing(survey(source, part)) if is_remote(source) else 0
+
+
+def _space_for_downloads(config: RunConfig, output_dir: Path) -> int:
+    """Bytes of downloads that go to the disk of the output folder; ConfigError if another disk cannot take them."""
+    needed = _to_fetch(config)
+    disk = next(folder for folder in (store_dir(), *store_dir().parents) if folder.exists())
+    if not needed or disk.stat().st_dev == output_dir.stat().st_dev:
+        return needed
+    if (free := shutil.disk_usage(disk).free) < needed:
+        raise ConfigError(
+            f"{disk} has {gibibytes(free)} free, but {gibibytes(needed)} are to be fetched into it; "
+            "free some space, or let SRPO_STORE name another place"
+        )
+    return 0
+
+
+def _remote(source: str, part: Part) -> str | None:
+    """What a remote source holds, if it still has to be fetched: its layout can only be checked after that."""
+    if not is_remote(source):
+        return None
+    listing = survey(source, part)
+    left = missing(listing)
+    if not left and fetched(source):
+        return None
+    if part == "model" and not any(
+        PurePosixPath(file.path).match("transformer/*.safetensors") for file in listing.files
+    ):
+        raise ConfigError(f"model.source: {source} is no diffusers folder; it has no transformer/*.safetensors")
+    facts = [f"{gibibytes(left)} of {gibibytes(listing.size)} in {len(listing.files)} files to fetch"]
+    facts += [f"commit {listing.revision[:12]}"] if listing.revision else []
+    facts += [f"licence {listing.licence}"] if listing.licence else []
+    return f"{source}: {', '.join(facts)}; tensors are checked when they are here"
+
+
 def _model(config: RunConfig) -> str:
+    if found := _remote(config.model.source, "model"):
+        models.find_family(config.model.family)
+        return found
     folder = resolve(config.model.source, "model")
-    check_model(config.model, folder)
+    models.check_model(config.model, folder)
+    if config.train.vae_checkpointing:
+        models.check_vae_checkpointing(folder)
     return (
         f"{config.model.source}: a whole {config.model.family} folder; {config.model.height}x{config.model.width} fits"
     )
@@ -115,20 +202,34 @@ def _guidance(config: RunConfig) -> str:
         "rollout.guidance": config.rollout.guidance,
         "evaluation.guidance": config.evaluation.guidance,
     }
-    check_guidance(config.model, resolve(config.model.source, "model"), values)
+    if is_remote(config.model.source) and fetched(config.model.source) is None:
+        return "checked when the model is here"
+    models.check_guidance(config.model, resolve(config.model.source, "model"), values)
     return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
 def _reward(config: RunConfig) -> str:
-    check_reward(config.reward, resolve(config.reward.source, "reward"))
+    if found := _remote(config.reward.source, "reward"):
+        rewards.find_family(config.reward.family)
+        return found
+    rewards.check_reward(config.reward, resolve(config.reward.source, "reward"))
     return f"{config.reward.source}: a whole {config.reward.family} checkpoint"
 
 
 def _prompts(config: RunConfig) -> str:
     train, held_out = read_both(config.prompts)
     if config.evaluation.world:
-        check_captions(config.evaluation.world, held_out)
-    return f"{len(train)} to train on, {len(held_out)} held out"
+        check_captions(config.evaluation.world, [prompt.text for prompt in held_out])
+    size = _sizes(config)[1] * DTYPES[config.prompts.dtype].itemsize / 2**20
+    return f"{len(train)} to train on, {len(held_out)} held out; embeddings of {size:.3g} MiB each"
+
+
+def _words(config: RunConfig) -> str:
+    words = control_words(config.preference)
+    if words.digest:
+        check_prompts(words, [prompt.text for prompt in read_both(config.prompts)[0]])
+    finding = f"{', '.join(words.positive)} against {', '.join(words.negative)}"
+    return finding + (f"; {len(words.prompts)} prompts and {len(words.ranges)} ranges differ" if words.digest else "")
 
 
 def _metrics(config: RunConfig) -> str:

@@ -1,7 +1,7 @@
 """Semantic relative preference (arXiv:2509.06942, section 3.3): one reward, used twice, wanted words against unwanted.
 
     relative(image) = (1 + k) * r(image, target) - r(image, other)
-    loss            = mean(relu(margin - relative))
+    loss            = mean(relu(margin - discount * relative))
 
 Denoise branch: target = positive words, other = negative. Inversion branch: exchanged, because inversion turns the
 gradient around, so that rewarding the negative words pushes away from them. (The paper's (1 - k), k form was found
@@ -16,6 +16,8 @@ from torch import Tensor
 
 from srpo.align import SigmaGrid
 from srpo.config import AlignConfig, PreferenceConfig, Range
+from srpo.control_words import ControlWords, control_words
+from srpo.flow import shift_sigma
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Branch:
     """Prompts with the control word that the image shall agree with."""
     other: list[str]
     """Prompts with the control word to move away from."""
+    discount: Tensor | float = 1.0
+    """Factor of the relative preference."""
 
 
 def control_word(words: Sequence[str], update: int) -> str:
@@ -45,6 +49,11 @@ def with_word(word: str, prompts: Sequence[str]) -> list[str]:
 def strength(ends: Range, index: Tensor, num_levels: int) -> Tensor:
     """K at positions of the grid: linear between its ends."""
     return torch.linspace(*ends, num_levels)[index]
+
+
+def discount(shift: float | None, index: Tensor, num_levels: int) -> Tensor | float:
+    """How much positions of the grid count: `shift * t / (1 + (shift - 1) * t)` at t = m / L; all fully without."""
+    return 1.0 if shift is None else shift_sigma(shift, index / num_levels)
 
 
 def relative_preference(target: Tensor, other: Tensor, k: Tensor | float) -> Tensor:
@@ -64,10 +73,13 @@ def make_branches(
     positions: Tensor,
     prompts: Sequence[str],
     update: int,
+    words: ControlWords | None = None,
 ) -> list[Branch]:
-    """The branches of update `update` (from 1) for prompts (batch) at grid positions (batch,)."""
-    positive = with_word(control_word(preference.positive, update), prompts)
-    negative = with_word(control_word(preference.negative, update), prompts)
+    """The branches of update `update` (from 1) for prompts (batch) at grid positions (batch,).
+
+    `words`: what the preference says, read once; None reads its words file here.
+    """
+    positive, negative = _texts(words or control_words(preference), prompts, update)
     roles = {
         "denoise": (positive, negative, preference.k_denoise),
         "inversion": (negative, positive, preference.k_inversion),
@@ -77,5 +89,16 @@ def make_branches(
         target, other, ends = roles[name]
         levels = grid.levels(name, positions)
         k = strength(ends, levels.index, grid.num_levels)
-        branches.append(Branch(name, levels.sigma_from, levels.sigma_to, k, target, other))
+        weight = discount(preference.discount_shift, levels.index, grid.num_levels)
+        branches.append(Branch(name, levels.sigma_from, levels.sigma_to, k, target, other, weight))
     return branches
+
+
+def _texts(words: ControlWords, prompts: Sequence[str], update: int) -> tuple[list[str], list[str]]:
+    """The prompts with their wanted word, and with their unwanted one."""
+    positive, negative = [], []
+    for prompt in prompts:
+        wanted, unwanted = words.of(prompt, update)
+        positive += with_word(control_word(wanted, update), [prompt])
+        negative += with_word(control_word(unwanted, update), [prompt])
+    return positive, negative

@@ -18,7 +18,8 @@ from srpo.config import EvaluationConfig, ModelConfig, RunConfig, Settings
 from srpo.errors import ConfigError
 from srpo.evaluation.schema import Report
 from srpo.generate import Generator, ModelFiles, Sampling
-from srpo.hub import resolve, snapshot, verify
+from srpo.hub import at_hand, fetch, is_remote, resolve, snapshot, verify
+from srpo.models import family_of
 from srpo.models.layout import compare_shapes, file_shapes, folder_shapes
 from srpo.shapes import SAMPLING_STEPS, SIZE
 from srpo.shapes.models import TEXT_TOKENS
@@ -48,9 +49,10 @@ class Manifest(Settings):
 
     def generator(self) -> Generator:
         """Load the model; ConfigError if a file it names has moved or changed."""
-        verify(self.base)
+        base = at_hand(self.base)
+        verify(base)
         verify(self.transformer)
-        return Generator(self.model, self.base.path, self.transformer.path)
+        return Generator(self.model, base.path, self.transformer.path)
 
 
 class Version(Settings):
@@ -138,9 +140,10 @@ def find_model(
     None where there is none yet.
     """
     if base is not None:
-        return _transformer_with_base(Path(reference).expanduser(), base, config or _default_config(base))
-    if reference.startswith("builtin:") or Path(reference).exists():
-        settings, folder = config or _default_config(reference), resolve(reference, "model")
+        return _transformer_with_base(Path(reference).expanduser(), base, config)
+    if is_remote(reference) or reference.startswith("builtin:") or Path(reference).exists():
+        folder = _folder(reference)
+        settings = config or _default_config(reference, folder)
         if folder.is_file() or not (folder / "transformer").is_dir():
             raise ConfigError(f"--model {reference} is no whole diffusers folder; if it is a transformer, give --base")
         return ModelFiles(
@@ -158,22 +161,29 @@ def find_model(
         raise ConfigError(f"--config is for folders; the registered model {reference} brings its own settings")
     name, version = _locate(_client(uri), reference)
     manifest = load_manifest(uri, f"{name}/{version}")
-    verify(manifest.base)
+    whole = at_hand(manifest.base)
+    verify(whole)
     verify(manifest.transformer)
     return ModelFiles(
         reference=f"models:/{name}/{version}",
         model=manifest.model,
-        base=manifest.base.path,
+        base=whole.path,
         transformer=manifest.transformer.path,
         transformer_sha256=manifest.transformer.sha256,
         sampling=manifest.sampling,
     )
 
 
-def _transformer_with_base(transformer: Path, base: str, settings: RunConfig) -> ModelFiles:
+def _folder(reference: str) -> Path:
+    """A model folder on this machine; what is remote is fetched."""
+    return fetch(reference, "model").path if is_remote(reference) else resolve(reference, "model")
+
+
+def _transformer_with_base(transformer: Path, base: str, config: RunConfig | None) -> ModelFiles:
     if not transformer.exists():
         raise ConfigError(f"--model {transformer}: nothing there; with --base, give a transformer's file or folder")
-    folder = resolve(base, "model")
+    folder = _folder(base)
+    settings = config or _default_config(base, folder)
     shapes = file_shapes(transformer) if transformer.is_file() else folder_shapes(transformer)
     compare_shapes(str(transformer), folder_shapes(folder / "transformer"), shapes)
     return ModelFiles(
@@ -203,17 +213,23 @@ def open_model(reference: str, config: RunConfig | None, uri: str | None) -> tup
     return files.generator(), files.sampling
 
 
-def _default_config(reference: str) -> RunConfig:
-    """Size and sampling of a folder that comes without a run file: FLUX.1-dev's, or the embedded world's."""
+def _default_config(reference: str, folder: Path) -> RunConfig:
+    """Size and sampling of a folder that comes without a run file: the defaults, or the embedded world's."""
     if not reference.startswith("builtin:"):
-        return RunConfig(model=ModelConfig(source=reference, height=FLUX_SIZE, width=FLUX_SIZE))
+        family = family_of(folder) or ModelConfig().family
+        return RunConfig(model=ModelConfig(family=family, source=reference, height=FLUX_SIZE, width=FLUX_SIZE))
     model = ModelConfig(source=reference, height=SIZE, width=SIZE, max_sequence_length=TEXT_TOKENS)
     return RunConfig(model=model, evaluation=EvaluationConfig(num_steps=SAMPLING_STEPS))
 
 
 def sampling_of(config: RunConfig) -> Sampling:
-    """Pictures as the run's evaluation samples them."""
-    return Sampling(seed=config.seed, num_steps=config.evaluation.num_steps, guidance=config.evaluation.guidance)
+    """Pictures as the run's evaluation samples them, with the prefix that its preference asks for."""
+    return Sampling(
+        seed=config.seed,
+        num_steps=config.evaluation.num_steps,
+        guidance=config.evaluation.guidance,
+        prefix=config.preference.prefix,
+    )
 
 
 def versions(uri: str) -> list[Version]:

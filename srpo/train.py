@@ -50,7 +50,7 @@ def _train(run: Trainer, config: RunConfig, accelerator: Accelerator) -> Trained
             with clock("gradient"):
                 for positions in part.positions:
                     branches = make_branches(
-                        config.align, config.preference, run.grid, positions, rollout.prompts, run.update
+                        config.align, config.preference, run.grid, positions, rollout.prompts, run.update, run.words
                     )
                     for group in passes(branches, config.align.together):
                         with accelerator.autocast():

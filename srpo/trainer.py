@@ -8,6 +8,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from diffusers.optimization import get_scheduler
+from peft import get_peft_model_state_dict
+from torch import Tensor, nn
 
 from srpo.align import SigmaGrid
 from srpo.artifacts import Trained, TrainJob
@@ -16,25 +18,28 @@ from srpo.checkpoint import (
     atomic_folder,
     load_rng,
     load_state,
-    load_transformer,
     load_weights,
+    read_weights,
     save_rng,
     save_state,
     save_weights,
     write_atomic,
 )
 from srpo.config import RunConfig
+from srpo.control_words import control_words
 from srpo.draws import Draw, Draws
 from srpo.errors import ConfigError, TrainingStoppedError
 from srpo.evaluation.scores import Scorer
 from srpo.flow import shifted_sigmas
 from srpo.held_out import HeldOut
 from srpo.hub import snapshot
-from srpo.models import load_model
+from srpo.models import find_family, load_model
 from srpo.prompts import load_prompt_set, select
 from srpo.record import Clock, Record
 from srpo.rewards import load_reward
 from srpo.rollout import Rollout, sample
+from srpo.sharding import is_sharded, shard, whole
+from srpo.tuning import make_optimizer, save_memory, set_learning_rate, speed_up, stepping, trainable
 
 RESULT = "result.json"
 
@@ -46,25 +51,19 @@ class Trainer:
         self.config = config = job.config
         self.accelerator = accelerator
         self.output_dir = Path(job.output_dir)
+        set_seed(config.seed)
         self.model = load_model(config.model, job.weights.model.path).to(accelerator.device)
+        self.parameters = self._prepare()
         self.reward = load_reward(config.reward, job.weights.reward.path).to(accelerator.device)
         self.prompts, self.embeddings = load_prompt_set(job.prompts.train)
-        self.parameters = list(self.model.transformer.parameters())
-        self.optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=config.train.learning_rate,
-            betas=config.train.betas,
-            eps=config.train.eps,
-            weight_decay=config.train.weight_decay,
-        )
+        self.words = control_words(config.preference)
+        self.optimizer = make_optimizer(self.parameters, config.train)
         self.scheduler = get_scheduler(
             config.train.schedule,
             self.optimizer,
             num_warmup_steps=config.train.num_warmup_updates,
             num_training_steps=config.train.num_updates,
         )
-        if config.train.gradient_checkpointing:
-            self.model.transformer.enable_gradient_checkpointing()
         self.grid = SigmaGrid(config.align)
         size = config.model.height, config.model.width
         self.draws = Draws(config, self.grid, self.model.latent_shape(*size), len(self.prompts))
@@ -75,6 +74,16 @@ class Trainer:
         self.record = Record(self.output_dir, self.update, config, accelerator.is_main_process)
         scorer = Scorer(self.reward, config.preference, config.evaluation.world)
         self.held_out = HeldOut(config, *load_prompt_set(job.prompts.held_out), scorer, accelerator)
+
+    def _prepare(self) -> list[nn.Parameter]:
+        """Make the transformer ready to be trained as the config says; the parameters that are."""
+        transformer, train = self.model.transformer, self.config.train
+        trainable(transformer, train.lora)
+        save_memory(transformer, self.model.vae, train)
+        speed_up(transformer, train)
+        if train.sharding == "fsdp2":
+            shard(transformer, self.accelerator)
+        return [parameter for parameter in transformer.parameters() if parameter.requires_grad]
 
     @property
     def num_injections(self) -> int:
@@ -103,11 +112,11 @@ class Trainer:
 
     def reduce_and_clip(self) -> float:
         """Average the gradients over processes, scale them down to `max_grad_norm`; the norm before that."""
-        if self.accelerator.num_processes > 1:
+        if self.accelerator.num_processes > 1 and not is_sharded(self.model.transformer):
             for parameter in self.parameters:
                 if parameter.grad is not None:
                     parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
-        return float(self.accelerator.clip_grad_norm_(self.parameters, self.config.train.max_grad_norm))
+        return float(whole(nn.utils.clip_grad_norm_(self.parameters, self.config.train.max_grad_norm)))
 
     def refuse_non_finite(self, metrics: dict[str, float]) -> None:
         """Stop before the step; the checkpoints stay as they are."""
@@ -122,7 +131,8 @@ class Trainer:
 
     def step(self) -> None:
         """One optimizer step."""
-        self.optimizer.step()
+        with stepping(self.parameters):
+            self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -132,7 +142,7 @@ class Trainer:
         self.seconds += sum(seconds.values())
         metrics |= {f"seconds/{part}": value for part, value in seconds.items()}
         metrics["images_per_second"] = self.config.train.images_per_update / sum(seconds.values())
-        metrics["learning_rate"] = self.scheduler.get_last_lr()[0]
+        metrics["learning_rate"] = float(self.scheduler.get_last_lr()[0])
         self.record.update(self.update, metrics)
 
     def watch(self) -> None:
@@ -144,9 +154,10 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint, then drop those no longer kept."""
         state = {"update": self.update, "seconds": self.seconds, "config": self.config.model_dump(mode="json")}
+        state["words"] = self.words.digest
         with self.store.writing(self.update, self.accelerator) as folder:
+            save_weights(folder, self.model.transformer, self.optimizer, self.accelerator.is_main_process)
             if self.accelerator.is_main_process:
-                save_weights(folder, self.model.transformer, self.optimizer)
                 save_state(folder, state | {"scheduler": self.scheduler.state_dict()})
             save_rng(folder, self.accelerator.process_index, self.draws.generator)
         if self.accelerator.is_main_process:
@@ -156,15 +167,18 @@ class Trainer:
         """Go on from the last checkpoint, if there is one; ConfigError if it was made with other settings."""
         updates = self.store.updates()
         if not updates:
-            set_seed(self.config.seed)
             return
         folder = self.store.path(updates[-1])
         state = load_state(folder)
         refuse_other_settings(folder, self.config, RunConfig.model_validate(state["config"]))
+        if state.get("words") != self.words.digest:
+            raise ConfigError(
+                f"{folder} was made with another content of preference.words_file; bring it back, or start a new run"
+            )
         load_weights(folder, self.model.transformer, self.optimizer)
         self.scheduler.load_state_dict(state["scheduler"])
         for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
-            group["lr"] = rate
+            set_learning_rate(group, float(rate))
         self.update, self.seconds = state["update"], state["seconds"]
         load_rng(folder, self.accelerator.process_index, self.draws.generator)
 
@@ -174,9 +188,8 @@ class Trainer:
         if self.accelerator.is_main_process:
             best = self.record.best() or self.update
             exported = self.output_dir / "transformer"
-            load_transformer(self.store.path(best), self.model.transformer)
             with atomic_folder(exported) as folder:
-                self.model.transformer.save_pretrained(folder)
+                self._export(read_weights(self.store.path(best)), folder)
             result = Trained(
                 output_dir=str(self.output_dir),
                 transformer=snapshot(exported, f"update {best} of {self.output_dir.name}"),
@@ -187,6 +200,21 @@ class Trainer:
             write_atomic(result_path, result.model_dump_json(indent=1))
         self.accelerator.wait_for_everyone()
         return Trained.model_validate_json(result_path.read_text(encoding="utf-8"))
+
+    def _export(self, tensors: dict[str, Tensor], folder: Path) -> None:
+        """The trained weights as diffusers reads them: a transformer's folder, or a LoRA file."""
+        transformer = self.model.transformer
+        if self.config.train.lora is not None:
+            find_family(self.config.model.family).pipeline.save_lora_weights(
+                folder,
+                transformer_lora_layers=get_peft_model_state_dict(transformer, state_dict=tensors),
+                transformer_lora_adapter_metadata=transformer.peft_config["default"].to_dict(),
+            )
+            return
+        with torch.device("meta"):
+            bare = type(transformer).from_config(transformer.config)
+        bare.load_state_dict(tensors, assign=True)
+        bare.save_pretrained(folder)
 
 
 def refuse_other_settings(folder: Path, now: RunConfig, then: RunConfig) -> None:

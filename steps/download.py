@@ -5,12 +5,16 @@ from typing import Annotated
 from zenml import step
 
 from srpo.artifacts import Weights
-from srpo.hub import fetch
+from srpo.config import ModelConfig, RewardConfig
+from srpo.weights import fetch_weights
 from steps.own_call import own_call
 
 
 @step
-def download(model_source: str, reward_source: str, fingerprint: str) -> Annotated[Weights, "weights"]:
-    """Cached by the sources and by `fingerprint`, the state of the files and of the code that reads them."""
+def download(model: ModelConfig, reward: RewardConfig, fingerprint: str) -> Annotated[Weights, "weights"]:
+    """Cached by the settings and by `fingerprint`, the state of the files and of the code that reads them.
+
+    What is remote is looked up each time, because only the store knows what it still has; it fetches nothing twice.
+    """
     with own_call("download"):
-        return Weights(model=fetch(model_source, "model"), reward=fetch(reward_source, "reward"))
+        return fetch_weights(model, reward)

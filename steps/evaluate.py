@@ -10,6 +10,7 @@ from srpo.artifacts import Evaluated, PromptSets, Trained, Weights
 from srpo.config import RunConfig
 from srpo.evaluation import evaluate as evaluate_model
 from srpo.evaluation import terminal_progress
+from srpo.hub import bring
 from srpo.tracking import TrackedRun
 from steps.own_call import own_call
 
@@ -25,5 +26,5 @@ def evaluate(
 ) -> tuple[Annotated[Evaluated, "evaluated"], Annotated[HTMLString, "report"]]:
     """The report is the second output, so that ZenML's dashboard shows it."""
     with own_call("evaluate"), tracked.in_environment(), terminal_progress() as progress:
-        evaluated = evaluate_model(config, weights, prompts, trained, Path(output_dir), progress)
+        evaluated = evaluate_model(config, bring(weights), prompts, trained, Path(output_dir), progress)
     return evaluated, HTMLString(Path(evaluated.report_html).read_text(encoding="utf-8"))

@@ -6,6 +6,7 @@ from zenml import step
 
 from srpo.artifacts import PromptSets, Trained, TrainJob, Weights
 from srpo.config import RunConfig
+from srpo.hub import bring
 from srpo.launch import launch_training
 from srpo.tracking import TrackedRun, Tracker, data_version
 from steps.own_call import own_call
@@ -16,7 +17,7 @@ def train(
     config: RunConfig, weights: Weights, prompts: PromptSets, output_dir: str, tracked: TrackedRun
 ) -> Annotated[Trained, "trained"]:
     """Goes on from the last checkpoint in `output_dir`, if there is one."""
-    job = TrainJob(config=config, weights=weights, prompts=prompts, output_dir=output_dir)
     Tracker(tracked).set_tags(data_version(weights, prompts))
     with own_call("train"), tracked.in_environment():
+        job = TrainJob(config=config, weights=bring(weights), prompts=prompts, output_dir=output_dir)
         return launch_training(job)

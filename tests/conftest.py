@@ -83,6 +83,14 @@ def flux_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def qwen_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained Qwen-Image, saved by QwenImagePipeline."""
+    from tests import qwen
+
+    return qwen.save(tmp_path_factory.mktemp("models") / "qwen")
+
+
+@pytest.fixture(scope="session")
 def hps_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained open_clip model in HPSv2's file layout, its architecture and vocabulary beside it."""
     import open_clip

@@ -31,7 +31,7 @@ def call(*arguments: str) -> int:
 def test_help_names_every_command_and_loads_nothing_heavy(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("--help") == 0
     shown = capsys.readouterr().out
-    assert all(command in shown for command in ("run", "plan", "generate", "status", "ui", "doctor"))
+    assert all(command in shown for command in ("run", "plan", "generate", "words", "status", "ui", "doctor"))
     code = "import run_pipeline, sys; sys.exit(bool({'torch', 'zenml', 'mlflow'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
@@ -62,6 +62,7 @@ def test_plan_and_dry_run_show_the_same_and_start_nothing(place: Place, capsys: 
         (["plan", "--set", "align.window=[0,25]"], "sigma 1"),
         (["plan", "--set", "preference.positive=[]"], "preference.positive"),
         (["plan", "--set", "schema_version=99"], "schema_version"),
+        (["plan", "--set", "preference.words_file=gone.csv"], "gone.csv cannot be read"),
         (["plan", "--config", "nowhere.yaml"], "no config file at nowhere.yaml"),
         (["plan", "--config", "."], "cannot be read as a run file"),
         (["run", "--until", "trian"], "no such step; choose from download"),
@@ -124,6 +125,19 @@ def test_doctor_reports_machine_packages_and_stores_in_one_block(
     assert facts["ZenML store"].startswith("ok")
 
 
+def test_words_tells_a_word_of_the_embedded_reward_from_a_made_up_one(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--words", "Bright", "--against", "Zorvex", "--num-prompts", "8", "--config", str(CONFIG)]
+    assert call("words", *options, "--json") == 0
+    reports = json.loads(capsys.readouterr().out)
+    assert {report["word"]: report["verdict"] for report in reports} == {"Bright": "known", "Zorvex": "unknown"}
+    assert [report["images"] for report in reports] == ["rendered", "drawn"]
+    assert all(0 < report["distance"] < 2 for report in reports)
+    assert call("words", "--words", "Bright,", "--config", str(CONFIG)) == 42
+    assert "different and not blank" in capsys.readouterr().err
+
+
 def test_status_lists_runs_and_versions(finished: Outcome, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("status") == 0
     shown = capsys.readouterr().out
@@ -154,6 +168,19 @@ def test_generate_writes_pictures_that_say_how_they_were_made(
     source = ["--model", "builtin:shapes", "--prompts", "a ring", "--out", str(base)]
     assert call("generate", *source) == 0
     assert Image.open(base / "0000.png").size == (32, 32)
+
+
+def test_a_prefix_draws_what_the_prompt_with_the_word_draws(place: Place, tmp_path: Path) -> None:
+    caption = "a red ring on a blue background"
+    for name, options in {
+        "prefix": [caption, "--prefix", "Dark"],
+        "typed": [f"Dark. {caption}"],
+        "plain": [caption],
+    }.items():
+        assert call("generate", "--model", "builtin:shapes", "--out", str(tmp_path / name), "--prompts", *options) == 0
+    prefixed, typed, plain = (Image.open(tmp_path / name / "0000.png") for name in ("prefix", "typed", "plain"))
+    assert prefixed.tobytes() == typed.tobytes() != plain.tobytes()
+    assert (prefixed.text["prompt"], prefixed.text["prefix"]) == (caption, "Dark")
 
 
 def test_ctrl_c_leaves_a_run_that_goes_on_where_it_was_and_nothing_in_the_home(tmp_path: Path) -> None:

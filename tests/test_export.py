@@ -15,13 +15,17 @@ from PIL import Image
 import run_pipeline
 from pipelines.execute import Outcome
 from pipelines.place import Place
-from srpo.config import ModelConfig, RunConfig
+from srpo.artifacts import TrainJob
+from srpo.config import LoraConfig, ModelConfig, RunConfig
 from srpo.errors import ConfigError
 from srpo.export import export
 from srpo.export.card import UNKNOWN, find_licences
 from srpo.export.comfy import OUTPUTS, as_workflow, text_to_image
-from srpo.generate import ModelFiles
+from srpo.generate import ModelFiles, Sampling
+from srpo.models import load_model
+from srpo.models.weights import ADAPTER
 from srpo.registry import find_model, load_report
+from tests.jobs import run
 
 PROMPT = "a red circle on a blue background"
 
@@ -123,3 +127,32 @@ def test_a_registered_model_is_exported_with_a_card_that_names_every_metric(
     (weights,) = out.glob("*.safetensors")
     assert json.loads(text["prompt"])["transformer"]["inputs"]["unet_name"] == weights.name
     assert json.loads(text["prompt"])["sampler"]["inputs"]["seed"] == 0
+
+
+def test_an_adapter_is_exported_as_it_is_or_merged(job: TrainJob, tmp_path: Path) -> None:
+    """The merged transformer computes what base and adapter compute together."""
+    train = job.config.train.model_copy(update={"lora": LoraConfig(rank=4), "learning_rate": 1e-2, "num_updates": 2})
+    config = job.config.model_copy(update={"train": train})
+    trained = run(job.model_copy(update={"config": config, "output_dir": str(tmp_path / "run")}))
+    files = ModelFiles(
+        reference="models:/tiny/1",
+        model=job.config.model,
+        base=job.weights.model.path,
+        transformer=trained.transformer.path,
+        transformer_sha256=trained.transformer.sha256,
+        sampling=Sampling(num_steps=2),
+    )
+    export(files, str(tmp_path / "lora"), "lora", [])
+    assert (tmp_path / "lora" / ADAPTER).read_bytes() == (files.transformer / ADAPTER).read_bytes()
+    export(files, str(tmp_path / "folder"), "folder", [])
+    pipeline = FluxPipeline.from_pretrained(tmp_path / "folder", torch_dtype=torch.float32)
+    merged, adapted = pipeline.transformer.state_dict(), load_model(files.model, files.base, files.transformer)
+    base = load_model(files.model, files.base).transformer.state_dict()
+    assert merged.keys() == base.keys()
+    layer = adapted.transformer.transformer_blocks[0].attn.to_q
+    difference = layer.lora_B["default_0"].weight @ layer.lora_A["default_0"].weight * layer.scaling["default_0"]
+    name = "transformer_blocks.0.attn.to_q.weight"
+    torch.testing.assert_close(merged[name], base[name] + difference.detach())
+    assert difference.abs().max() > 1e-4
+    with pytest.raises(ConfigError, match="was trained without an adapter"):
+        export(files.model_copy(update={"transformer": None}), str(tmp_path / "none"), "lora", [])

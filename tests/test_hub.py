@@ -46,6 +46,38 @@ def test_a_change_since_the_snapshot_is_noticed(tmp_path: Path, change: str) -> 
         verify(recorded)
 
 
+def test_of_a_diffusers_folder_only_what_is_read_counts(tmp_path: Path) -> None:
+    place = folder(tmp_path / "x")
+    (place / "model_index.json").write_text('{"_class_name": "FluxPipeline", "sub": ["diffusers", "AutoencoderKL"]}')
+    (place / "LICENSE.md").write_text("# Terms of use\n")
+    (place / "sub" / "w.safetensors").write_text("weights")
+    (place / "sub" / "w.bin").write_text("the same weights")
+    (place / "flux.safetensors").write_text("all weights once more")
+    recorded = fetch(str(place), "model")
+    assert [file.path for file in recorded.files] == [
+        "LICENSE.md",
+        "model_index.json",
+        "sub/b.txt",
+        "sub/w.safetensors",
+    ]
+    assert recorded.licence == "Terms of use"
+    (place / "flux.safetensors").unlink()
+    verify(recorded)
+
+
+@pytest.mark.parametrize("index", ["{", "[]"])
+def test_an_index_that_cannot_be_read_is_refused(tmp_path: Path, index: str) -> None:
+    (tmp_path / "model_index.json").write_text(index)
+    with pytest.raises(ConfigError, match=r"model_index\.json (is not valid JSON|must hold a mapping)"):
+        fetch(str(tmp_path), "model")
+
+
+def test_a_store_of_an_unknown_kind_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SRPO_STORE", "gs://bucket")
+    with pytest.raises(ConfigError, match="SRPO_STORE is 'gs://bucket'"):
+        resolve("s3://bucket/x", "model")
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [

@@ -38,6 +38,13 @@ def kill_at(job: TrainJob, update: int) -> None:
     process.wait()
 
 
+def assert_close_weights(first: Path, second: Path, update: int, tolerance: float) -> None:
+    expected, got = weights_of(first, update), weights_of(second, update)
+    assert expected.keys() == got.keys()
+    for name in expected:
+        torch.testing.assert_close(got[name], expected[name], atol=tolerance, rtol=0)
+
+
 def test_kill_9_and_resume_gives_the_same_weights(job: TrainJob, whole: Path, tmp_path: Path) -> None:
     """Killed in mid-update under accelerate launch; the whole run is one of this process."""
     killed = place(job, tmp_path)
@@ -81,6 +88,22 @@ def test_two_processes_train_as_one(job: TrainJob, tmp_path: Path) -> None:
     one = place(job, tmp_path / "one")
     two = place(job, tmp_path / "two", num_processes=2, accumulation=1)
     assert start(one).wait() == 0 and start(two).wait() == 0
-    expected, got = weights_of(tmp_path / "one", 6), weights_of(tmp_path / "two", 6)
-    for name in expected:
-        torch.testing.assert_close(got[name], expected[name], atol=1e-5, rtol=0)
+    assert_close_weights(tmp_path / "one", tmp_path / "two", 6, 1e-5)
+
+
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
+def test_sharded_over_two_processes_trains_as_one_which_resumes_its_checkpoint(
+    job: TrainJob, tmp_path: Path, precision: str
+) -> None:
+    """FSDP2 (gloo) against one process with the same global batch, then on from its checkpoint with one process."""
+    one = place(job, tmp_path / "one", num_updates=4, schedule="constant", precision=precision)
+    two = place(one, tmp_path / "two", num_processes=2, accumulation=1, sharding="fsdp2", num_updates=2)
+    assert start(one).wait() == 0
+    assert start(two).wait() == 0
+    assert_close_weights(tmp_path / "one", tmp_path / "two", 2, 1e-5 if precision == "fp32" else 5e-4)
+    if precision == "fp32":
+        state = tmp_path / "two" / "checkpoints" / "update-000002" / "state.json"
+        config = one.config.model_dump(mode="json")
+        state.write_text(json.dumps(json.loads(state.read_text()) | {"config": config}))
+        assert start(place(one, tmp_path / "two")).wait() == 0
+        assert_close_weights(tmp_path / "one", tmp_path / "two", 4, 1e-5)

@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from mlflow import MlflowClient
+from safetensors.torch import load_file
 from zenml.client import Client
 
 import steps.evaluate
@@ -15,6 +17,7 @@ from pipelines.runs import load_run
 from srpo.artifacts import Evaluated
 from srpo.config import load_config
 from srpo.errors import ConfigError
+from srpo.registry import open_model
 from tests.conftest import CONFIG, SHORT
 from tests.runs import run
 
@@ -93,6 +96,51 @@ def test_your_own_model_reward_and_a_thousand_prompts(
     assert {"relative", "reward", "saturation", "sharpness", "clipped", "spread"} <= set(report["metrics"])
     assert "content" not in report["metrics"]
     assert {check["metric"] for check in report["checks"]} >= {"relative", "saturation", "spread"}
+
+
+QWEN_RUN = (
+    "model.height=32",
+    "model.width=48",
+    "model.max_sequence_length=64",
+    "rollout.num_steps=2",
+    "train.num_updates=2",
+    "train.accumulation=2",
+    "train.save_every=1",
+    "monitor.every=1",
+    "monitor.num_images=2",
+    "evaluation.num_steps=2",
+    "evaluation.num_prompts=4",
+    "evaluation.seeds_per_prompt=2",
+    "evaluation.num_resamples=100",
+)
+
+
+def test_another_base_model_goes_all_the_way_and_is_drawn_again_from_the_registry(
+    place: Place, qwen_folder: Path, clip_folder: Path, tmp_path: Path
+) -> None:
+    """The recipe of Qwen-Image as it is, but for sizes and counts; prompts of many lengths."""
+    (tmp_path / "train.txt").write_text("\n".join(f"photo of {'old ' * i}ships" for i in range(40)))
+    (tmp_path / "held_out.txt").write_text("\n".join(f"portrait of {'very ' * i}old sailors" for i in range(4)))
+    sources = {
+        "model.source": qwen_folder,
+        "reward.source": clip_folder,
+        "prompts.train": tmp_path / "train.txt",
+        "prompts.held_out": tmp_path / "held_out.txt",
+    }
+    overrides = (*QWEN_RUN, *(f"{key}={value}" for key, value in sources.items()))
+    outcome = run(place, load_config(CONFIG.parent / "qwen_image_pickscore.yaml", overrides))
+    assert statuses(outcome) == dict.fromkeys(("download", "embed", "train", "evaluate", "register"), "completed")
+    assert outcome.trained and outcome.registered
+    base, aligned = (
+        load_file(next(folder.glob("*.safetensors")))
+        for folder in (qwen_folder / "transformer", outcome.trained.transformer.path)
+    )
+    assert any(not torch.equal(base[name], aligned[name]) for name in base)
+    generator, sampling = open_model(outcome.registered.uri, None, place.mlflow_uri)
+    assert sampling.guidance == 4
+    first, again = (list(generator.images(["old ships", "a sailor"], sampling)) for _ in range(2))
+    assert first[0].size == (48, 32)
+    assert first[0].tobytes() == again[0].tobytes() != first[1].tobytes()
 
 
 def test_a_change_in_training_reuses_download_and_embed(finished: Outcome, place: Place) -> None:

@@ -1,5 +1,7 @@
 """Semantic relative preference (method section 3)."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -48,3 +50,35 @@ def test_strength_ends() -> None:
 def test_empty_words_are_refused(words: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match=r"at least 1 item|blank control word"):
         PreferenceConfig(positive=words)
+
+
+def test_a_preset_gives_the_words_that_are_left_out() -> None:
+    comic = PreferenceConfig(preset="comic", negative=("Oil",))
+    assert (comic.positive, comic.negative, comic.prefix) == (("Comic", "Comic book"), ("Oil",), "Comic")
+    assert PreferenceConfig(preset="comic", prefix=None).prefix is None
+    assert PreferenceConfig.model_validate(comic.model_dump()) == comic
+    realism = PreferenceConfig(preset="realism")
+    assert (realism.positive, realism.negative) == (PREFERENCE.positive, PREFERENCE.negative)
+
+
+def test_a_preset_that_does_not_exist_or_does_nothing_is_named() -> None:
+    with pytest.raises(ValueError, match="no preset named 'reality'; choose from"):
+        PreferenceConfig(preset="reality")
+    with pytest.warns(UserWarning, match="comic has no effect"):
+        PreferenceConfig(preset="comic", positive=("Bright",), negative=("Dark",))
+
+
+def test_words_of_a_file_reach_the_branches_of_their_prompt_and_update(tmp_path: Path) -> None:
+    path = tmp_path / "words.jsonl"
+    path.write_text(
+        '{"prompt": "a dog", "positive": ["Loud", "Big"]}\n{"first_update": 4, "last_update": 5, "negative": "Dim"}'
+    )
+    preference = PreferenceConfig(words_file=str(path))
+
+    def texts(update: int) -> tuple[list[str], list[str]]:
+        positions = torch.tensor([200, 900])
+        denoise, _ = make_branches(ALIGN, preference, SigmaGrid(ALIGN), positions, ["a cat", "a dog"], update)
+        return denoise.target, denoise.other
+
+    assert texts(1) == (["Detail. a cat", "Big. a dog"], ["Painting. a cat", "Painting. a dog"])
+    assert texts(4) == (["Natural-lighting. a cat", "Loud. a dog"], ["Dim. a cat", "Dim. a dog"])

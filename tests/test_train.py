@@ -91,11 +91,11 @@ def test_more_updates_may_follow_where_the_rate_does_not_depend_on_them(job: Tra
         run(place(job, tmp_path, num_updates=4, schedule="cosine"))
 
 
-@pytest.mark.parametrize("settings", [{"precision": "bf16"}, {"gradient_checkpointing": True}])
+@pytest.mark.parametrize("settings", [{"precision": "bf16"}, {"gradient_checkpointing": "full"}])
 def test_bf16_and_recomputation_train_the_same_way(
     job: TrainJob, whole: Path, tmp_path: Path, settings: dict[str, object]
 ) -> None:
-    job = place(job, tmp_path, num_updates=2, schedule="constant", gradient_checkpointing=False)
+    job = place(job, tmp_path, num_updates=2, schedule="constant", gradient_checkpointing="none")
     plain, changed = place(job, tmp_path / "plain"), place(job, tmp_path / "changed", **settings)
     for each in (plain, changed):
         AcceleratorState._reset_state(reset_partial_state=True)  # precision is fixed once per process
@@ -108,3 +108,14 @@ def test_bf16_and_recomputation_train_the_same_way(
     tolerance = 0.05 if "precision" in settings else 1e-4
     assert second["grad_norm"] == pytest.approx(first["grad_norm"], rel=tolerance)
     assert all(tensor.dtype == torch.float32 for tensor in weights_of(tmp_path / "changed", 2).values())
+
+
+def test_a_run_goes_on_only_with_the_words_file_it_began_with(job: TrainJob, tmp_path: Path) -> None:
+    words = tmp_path / "words.csv"
+    words.write_text("first_update,last_update,positive\n1,2,Bright\n")
+    preference = job.config.preference.model_copy(update={"words_file": str(words)})
+    worded = job.model_copy(update={"config": job.config.model_copy(update={"preference": preference})})
+    run(place(worded, tmp_path / "run", num_updates=2, schedule="constant"))
+    words.write_text("first_update,last_update,positive\n1,2,Dark\n")
+    with pytest.raises(ConfigError, match=r"another content of preference.words_file"):
+        run(place(worded, tmp_path / "run", num_updates=4, schedule="constant"))

@@ -18,7 +18,7 @@ from srpo.evaluation.scores import Scorer
 from srpo.evaluation.statistics import Array
 from srpo.generate import to_picture
 from srpo.models import Embeddings, TextToImage
-from srpo.prompts import select
+from srpo.prompts import StoredEmbeddings, select
 from srpo.rollout import sample, seeded_noise
 
 THUMBNAIL = 512  # pixels of the longer side
@@ -81,7 +81,11 @@ class Gallery:
 
 
 def draw(
-    model: TextToImage, config: RunConfig, embeddings: Embeddings, design: list[Cell], device: torch.device
+    model: TextToImage,
+    config: RunConfig,
+    embeddings: Embeddings | StoredEmbeddings,
+    design: list[Cell],
+    device: torch.device,
 ) -> Iterator[tuple[list[Cell], Tensor]]:
     """Batches of the design with their images (batch, 3, height, width) in [0, 1], in float32 like `srpo.generate`."""
     size = config.evaluation.batch_size

@@ -6,24 +6,28 @@ Beside the weights: `README.md` (the card), `workflow.json` and `workflow.png` f
 import json
 import os
 import shutil
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 from PIL import Image
 
 from srpo.checkpoint import write_atomic
+from srpo.errors import ConfigError
 from srpo.evaluation.schema import Report
 from srpo.export.card import Licence, render_card
 from srpo.export.comfy import as_workflow, text_to_image
 from srpo.export.target import open_target
 from srpo.export.weights import CONFIG, WEIGHTS, Fp8Error, write_bf16, write_fp8
 from srpo.generate import ModelFiles
-from srpo.models import check_model
+from srpo.models import check_model, load_model
 from srpo.models.layout import read_json
+from srpo.models.weights import ADAPTER
 from srpo.pictures import facts_of, save_png, write_pictures
 
-Form = Literal["transformer", "fp8", "folder"]
+Form = Literal["transformer", "lora", "fp8", "folder"]
 
 
 def export(
@@ -40,10 +44,13 @@ def export(
     if there are any. ConfigError, before any work, if the model is not whole or the target cannot take it.
     """
     check_model(files.model, files.base)
-    with open_target(to) as folder:
-        error = _write_weights(files, form, folder)
+    adapter = files.transformer is not None and (files.transformer / ADAPTER).is_file()
+    if form == "lora" and not adapter:
+        raise ConfigError(f"{files.reference} was trained without an adapter; export it as transformer, fp8 or folder")
+    with open_target(to) as folder, _merged(files, form != "lora" and adapter) as whole:
+        error = _write_weights(whole, form, folder)
         name = WEIGHTS if form != "fp8" else f"{name_of(files)}-fp8.safetensors"
-        _write_pictures(files, prompts, name, folder)
+        _write_pictures(files, prompts, None if form == "lora" else name, folder)
         card = render_card(files, form, licences, report, prompts, error)
         write_atomic(folder / "README.md", card)
 
@@ -54,9 +61,27 @@ def name_of(files: ModelFiles) -> str:
     return registered.replace("/", "-") if registered != files.reference else Path(files.reference.split(":")[-1]).stem
 
 
+@contextmanager
+def _merged(files: ModelFiles, adapter: bool) -> Iterator[ModelFiles]:
+    """The model with its adapter added to the base's weights in float32; as it is, if there is none to add."""
+    if not adapter:
+        yield files
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        exact = files.model.model_copy(update={"weights": "fp32"})
+        transformer = load_model(exact, files.base, files.transformer).transformer
+        transformer.fuse_lora()
+        transformer.unload_lora()
+        transformer.save_pretrained(folder)
+        yield files.model_copy(update={"transformer": Path(folder)})
+
+
 def _write_weights(files: ModelFiles, form: Form, folder: Path) -> Fp8Error | None:
     base = files.base / "transformer"
     transformer = files.transformer or base
+    if form == "lora":
+        _link(transformer / ADAPTER, folder / ADAPTER)
+        return None
     if form == "fp8":
         return write_fp8(transformer, folder / f"{name_of(files)}-fp8.safetensors")
     if form == "transformer":
@@ -84,17 +109,20 @@ def _link(source: Path, target: Path) -> None:
             shutil.copyfile(source, target)
 
 
-def _write_pictures(files: ModelFiles, prompts: Sequence[str], weights_name: str, folder: Path) -> None:
-    """Before and after, and the graph that draws the first one in ComfyUI."""
+def _write_pictures(files: ModelFiles, prompts: Sequence[str], weights_name: str | None, folder: Path) -> None:
+    """Before and after, and the graph that draws the first one in ComfyUI from the weights of that name, if any."""
+    pictures = folder / "pictures"
+    if prompts:
+        before = files.model_copy(update={"transformer": None, "reference": str(files.base)})
+        list(write_pictures(before, prompts, pictures / "before"))
+        list(write_pictures(files, prompts, pictures / "after"))
+    if weights_name is None:
+        return
     seed = files.sampling.seed
     graph = text_to_image(files, prompts[0] if prompts else "a photograph", seed, weights_name)
     workflow = json.dumps(as_workflow(graph))
     write_atomic(folder / "workflow.json", workflow)
-    if not prompts:
-        return
-    before = files.model_copy(update={"transformer": None, "reference": str(files.base)})
-    list(write_pictures(before, prompts, folder / "pictures" / "before"))
-    list(write_pictures(files, prompts, folder / "pictures" / "after"))
-    with Image.open(folder / "pictures" / "after" / "0000.png") as picture:
-        facts = facts_of(files, prompts[0], seed) | {"prompt": json.dumps(graph), "workflow": workflow}
-        save_png(picture, facts, folder / "workflow.png")
+    if prompts:
+        with Image.open(pictures / "after" / "0000.png") as picture:
+            facts = facts_of(files, prompts[0], seed) | {"prompt": json.dumps(graph), "workflow": workflow}
+            save_png(picture, facts, folder / "workflow.png")

@@ -5,16 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import diffusers
 import torch
-from diffusers import ModelMixin
+from diffusers import DiffusionPipeline, FluxPipeline, ModelMixin, QwenImagePipeline
 from torch import Tensor
 
-from srpo.config import ModelConfig
+from srpo.config import ModelConfig, WeightsFormat
 from srpo.errors import ConfigError
-from srpo.models import flux
+from srpo.models import flux, qwen_image
+from srpo.models.layout import read_json
 
 Embeddings = dict[str, Tensor]
-"""What a model needs to know of its prompts; every tensor is batch-first."""
+"""What a model needs to know of its prompts; every tensor is batch-first, and as long for one prompt as for another:
+families whose prompts differ in length pad them and keep a mask."""
 
 
 class TextEncoder(Protocol):
@@ -32,15 +35,24 @@ class TextToImage(Protocol):
 
     transformer: ModelMixin
     """The part that is trained."""
+    vae: ModelMixin
+    """Frozen."""
 
     def velocity(self, x: Tensor, sigma: Tensor, embeddings: Embeddings, guidance: float | None) -> Tensor:
-        """`noise - x0` predicted at x (batch, channels, h, w) and sigma (batch,); exact sigma, never rounded."""
+        """`noise - x0` predicted at x (batch, channels, h, w) and sigma (batch,); exact sigma, never rounded.
+
+        `guidance` means what the family's own pipeline makes of it: an input of the transformer (FLUX), or classifier-
+        free guidance by a second forward (Qwen-Image); None is none.
+        """
 
     def decode(self, x0: Tensor) -> Tensor:
         """Images (batch, 3, height, width), clamped to [0, 1]: the gradient is zero where a pixel is clamped."""
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """(channels, h, w) of an image's latents; ConfigError for a size that the VAE or the patches cannot take."""
+
+    def blank_embeddings(self, batch: int, max_sequence_length: int) -> Embeddings:
+        """Zeros in the shape of the embeddings of `batch` prompts, to count what a run costs."""
 
     def sampling_sigmas(self, num_steps: int, height: int, width: int) -> Tensor:
         """Descending schedule of `num_steps + 1` sigmas by the model's own scheduler settings."""
@@ -53,44 +65,84 @@ class TextToImage(Protocol):
 class Family:
     """How a model family is loaded and checked."""
 
-    load: Callable[[Path, Path | None], TextToImage]
-    """(folder, folder of another transformer or None) -> model in float32."""
+    load: Callable[[Path, Path | None, WeightsFormat], TextToImage]
+    """(folder, folder of another transformer or of an adapter or None, format of the transformer) -> model."""
     load_text: Callable[[Path], TextEncoder]
     """folder -> its text encoders in float32."""
     check: Callable[[Path, int, int], None]
     """(folder, height, width): layout, names and shapes by file headers alone; ConfigError names what is wrong."""
-    is_guided: Callable[[Path], bool]
-    """folder -> does the transformer take a guidance?"""
+    skeleton: Callable[[Path], TextToImage]
+    """folder -> the model on the meta device, from its config files alone."""
+    guidance_problem: Callable[[Path, float | None], str]
+    """(folder, guidance) -> the end of a sentence that begins with "the model": why not this one; empty if it fits."""
+    pipeline: type[DiffusionPipeline]
+    """Its pipeline in diffusers: the name that a folder's model_index.json has, and the form that adapters have."""
 
 
-MODELS: dict[str, Family] = {"flux": Family(flux.load, flux.load_text, flux.check, flux.is_guided)}
+MODELS: dict[str, Family] = {
+    "flux": Family(flux.load, flux.load_text, flux.check, flux.skeleton, flux.guidance_problem, FluxPipeline),
+    "qwen_image": Family(
+        qwen_image.load,
+        qwen_image.load_text,
+        qwen_image.check,
+        qwen_image.skeleton,
+        qwen_image.guidance_problem,
+        QwenImagePipeline,
+    ),
+}
 
 
-def _family(name: str) -> Family:
+def find_family(name: str) -> Family:
+    """A family by its name; ConfigError says which there are."""
     if name not in MODELS:
         raise ConfigError(f"model.family: no model family named {name!r}; choose from {sorted(MODELS)}")
     return MODELS[name]
 
 
 def load_model(config: ModelConfig, folder: Path, transformer: Path | None = None) -> TextToImage:
-    """The model in a diffusers folder, in float32; `transformer` names the folder of an aligned one to use instead."""
-    return _family(config.family).load(folder, transformer)
+    """The model in a diffusers folder; `transformer` names the folder of an aligned one, or of an adapter, to use."""
+    return find_family(config.family).load(folder, transformer, config.weights)
 
 
 def load_text_encoder(config: ModelConfig, folder: Path) -> TextEncoder:
     """The text side of the model in a diffusers folder, in float32."""
-    return _family(config.family).load_text(folder)
+    return find_family(config.family).load_text(folder)
+
+
+def family_of(folder: Path) -> str | None:
+    """The family whose layout a folder says it has; None if it does not say, or names one that is not here."""
+    index = folder / "model_index.json"
+    pipeline = read_json(index).get("_class_name") if index.is_file() else None
+    return next((name for name, family in MODELS.items() if family.pipeline.__name__ == pipeline), None)
 
 
 def check_model(config: ModelConfig, folder: Path) -> None:
     """Refuse a folder that would fail later; reads headers only, no weights."""
-    _family(config.family).check(folder, config.height, config.width)
+    family = find_family(config.family)
+    if (found := family_of(folder) or config.family) != config.family:
+        raise ConfigError(f"model.family is {config.family!r}, but the model in {folder} is {found!r}; set it to that")
+    family.check(folder, config.height, config.width)
+
+
+def check_vae_checkpointing(folder: Path) -> None:
+    """Refuse to recompute a VAE whose class cannot be (a video's, which remembers frames)."""
+    name = read_json(folder / "vae" / "config.json").get("_class_name", "")
+    if not getattr(getattr(diffusers, name, None), "_supports_gradient_checkpointing", True):
+        raise ConfigError(f"train.vae_checkpointing: {name} cannot be computed again; set it to false")
+
+
+def model_skeleton(config: ModelConfig, folder: Path) -> TextToImage:
+    """The model on the meta device, from the config files in a folder: shapes without weights."""
+    return find_family(config.family).skeleton(folder)
 
 
 def check_guidance(config: ModelConfig, folder: Path, guidance: Mapping[str, float | None]) -> None:
     """Refuse a guidance that the model would miss or ignore; `guidance`: value by the name of its setting."""
-    guided = _family(config.family).is_guided(folder)
-    wrong = [name for name, value in guidance.items() if (value is not None) != guided]
-    if wrong:
-        problem = "takes a guidance (1 to 5, usually 3.5)" if guided else "takes no guidance; set it to null"
-        raise ConfigError(f"{', '.join(wrong)}: the model in {folder} {problem}")
+    family = find_family(config.family)
+    problems: dict[str, list[str]] = {}
+    for name, value in guidance.items():
+        if problem := family.guidance_problem(folder, value):
+            problems.setdefault(problem, []).append(name)
+    if problems:
+        lines = (f"{', '.join(names)}: the model in {folder} {problem}" for problem, names in problems.items())
+        raise ConfigError("\n".join(lines))

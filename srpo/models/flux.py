@@ -8,41 +8,21 @@ its config: decoded latents are `x0 / scaling_factor + shift_factor`.
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
-from diffusers.pipelines.flux.pipeline_flux import calculate_shift
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
+from srpo.config import WeightsFormat
 from srpo.errors import ConfigError
-from srpo.models.layout import (
-    check_component,
-    check_loads,
-    check_tokenizer,
-    read_json,
-    require_folder,
-)
+from srpo.models.layout import check_component, check_loads, check_tokenizer, read_json, require_folder
+from srpo.models.shared import ExactTimestep, check_image_size, folder_sigmas, pack, unpack
+from srpo.models.weights import load_transformer
 
 Guidance = float | Tensor | None
 """One distilled guidance for all samples, one per sample (batch,), or none for a model without the input."""
 
 PARTS = ("scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "transformer", "vae")
-
-
-def pack(latents: Tensor) -> Tensor:
-    """2x2 patches as tokens: (batch, c, h, w) -> (batch, h/2 * w/2, 4c)."""
-    batch, channels, height, width = latents.shape
-    patches = latents.reshape(batch, channels, height // 2, 2, width // 2, 2)
-    return patches.permute(0, 2, 4, 1, 3, 5).reshape(batch, (height // 2) * (width // 2), channels * 4)
-
-
-def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
-    """Inverse of `pack`; height and width are those of the latents."""
-    batch, _, channels = tokens.shape
-    patches = tokens.reshape(batch, height // 2, width // 2, channels // 4, 2, 2)
-    return patches.permute(0, 3, 1, 4, 2, 5).reshape(batch, channels // 4, height, width)
 
 
 class FluxText:
@@ -78,8 +58,7 @@ class Flux:
         self.vae = vae.requires_grad_(False).eval()
         self.scheduler = scheduler
         self.guided: bool = transformer.config.guidance_embeds
-        self._timestep: Tensor | None = None
-        transformer.time_text_embed.register_forward_pre_hook(self._exact_timestep)
+        self._timestep = ExactTimestep(transformer.time_text_embed)
 
     def to(self, device: torch.device) -> "Flux":
         """Move all parts."""
@@ -91,23 +70,21 @@ class Flux:
         """One forward of the transformer; x: (batch, c, h, w), sigma: (batch,)."""
         batch, _, height, width = x.shape
         tokens = embeddings["prompt_embeds"]
-        assert guidance is not None or not self.guided, "check_guidance refuses this before any work"
-        self._timestep = 1000 * sigma.to(x)
+        if self.guided and guidance is None:
+            raise ConfigError("this FLUX takes a guidance (1 to 5, usually 3.5); got null")
+        self._timestep.value = 1000 * sigma.to(x)
+        dtype = self.transformer.dtype
         output = self.transformer(
-            hidden_states=pack(x),
+            hidden_states=pack(x).to(dtype),
             timestep=sigma.to(x),
             guidance=torch.as_tensor(guidance, device=x.device).expand(batch) if self.guided else None,
-            pooled_projections=embeddings["pooled_prompt_embeds"],
-            encoder_hidden_states=tokens,
+            pooled_projections=embeddings["pooled_prompt_embeds"].to(dtype),
+            encoder_hidden_states=tokens.to(dtype),
             txt_ids=torch.zeros(tokens.shape[1], 3, device=x.device, dtype=x.dtype),
             img_ids=image_ids(height, width, x),
             return_dict=False,
         )[0]
         return unpack(output.to(x.dtype), height, width)
-
-    def _exact_timestep(self, module: torch.nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        """Under bf16 autocast diffusers rounds the timestep to bf16, which moves it by up to 2 of 1000."""
-        return None if self._timestep is None else (self._timestep, *arguments[1:])
 
     def decode(self, x0: Tensor) -> Tensor:
         """Images in [0, 1] of latents (batch, c, h, w); the whole image at once, so that no seam reaches the reward."""
@@ -121,21 +98,27 @@ class Flux:
         check_image_size(height, width, factor)
         return self.vae.config.latent_channels, height // factor, width // factor
 
+    def blank_embeddings(self, batch: int, max_sequence_length: int) -> dict[str, Tensor]:
+        """Zeros in the shape of what `FluxText` makes of `batch` prompts."""
+        config = self.transformer.config
+        return {
+            "prompt_embeds": torch.zeros(batch, max_sequence_length, config.joint_attention_dim),
+            "pooled_prompt_embeds": torch.zeros(batch, config.pooled_projection_dim),
+        }
+
     def sampling_sigmas(self, num_steps: int, height: int, width: int) -> Tensor:
         """The folder's own schedule (static or resolution-dependent shift), as FluxPipeline computes it."""
         _, rows, columns = self.latent_shape(height, width)
-        settings = self.scheduler.config
-        scheduler = FlowMatchEulerDiscreteScheduler.from_config(settings)
-        mu = calculate_shift(
-            rows * columns // 4,
-            settings.get("base_image_seq_len", 256),
-            settings.get("max_image_seq_len", 4096),
-            settings.get("base_shift", 0.5),
-            settings.get("max_shift", 1.15),
-        )
-        sigmas = None if settings.get("use_flow_sigmas") else np.linspace(1.0, 1 / num_steps, num_steps)
-        scheduler.set_timesteps(None if sigmas is not None else num_steps, sigmas=sigmas, mu=mu)
-        return scheduler.sigmas
+        return folder_sigmas(self.scheduler, rows * columns // 4, num_steps)
+
+
+def skeleton(folder: Path) -> Flux:
+    """The model on the meta device, from the folder's config files alone."""
+    with torch.device("meta"):
+        transformer = FluxTransformer2DModel.from_config(read_json(folder / "transformer" / "config.json"))
+        vae = AutoencoderKL.from_config(read_json(folder / "vae" / "config.json"))
+    settings = read_json(folder / "scheduler" / "scheduler_config.json")
+    return Flux(transformer, vae, FlowMatchEulerDiscreteScheduler.from_config(settings))
 
 
 def image_ids(height: int, width: int, like: Tensor) -> Tensor:
@@ -146,34 +129,13 @@ def image_ids(height: int, width: int, like: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(grid[:, :1]), grid], dim=1)
 
 
-def check_image_size(height: int, width: int, factor: int) -> None:
-    """The VAE divides by `factor`, the patches by 2: anything else would be cropped without a word."""
-    multiple = 2 * factor
-    if height % multiple or width % multiple:
-        raise ConfigError(
-            f"model.height x model.width is {height}x{width}, but this VAE needs multiples of {multiple}; "
-            f"try {max(1, round(height / multiple)) * multiple}x{max(1, round(width / multiple)) * multiple}"
-        )
-
-
-def load(folder: Path, transformer: Path | None = None) -> Flux:
-    """Load from disk in float32; `transformer` is the folder of an aligned one, or one file with its state dict."""
-    options = {"torch_dtype": torch.float32, "local_files_only": True, "use_safetensors": True}
+def load(folder: Path, transformer: Path | None = None, weights: WeightsFormat = "fp32") -> Flux:
+    """Load from disk, the VAE in float32; `transformer` is an aligned one (folder or file), or its adapter."""
     return Flux(
-        load_transformer_file(folder, transformer)
-        if transformer and transformer.is_file()
-        else FluxTransformer2DModel.from_pretrained(transformer or folder / "transformer", **options),
-        AutoencoderKL.from_pretrained(folder / "vae", **options),
+        load_transformer(FluxTransformer2DModel, folder / "transformer", transformer, weights),
+        AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32, local_files_only=True, use_safetensors=True),
         FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
     )
-
-
-def load_transformer_file(folder: Path, path: Path) -> FluxTransformer2DModel:
-    """A diffusers-named state dict (the form in which SRPO's own weights are released), by the config of `folder`."""
-    with torch.device("meta"):
-        transformer = FluxTransformer2DModel.from_config(FluxTransformer2DModel.load_config(folder / "transformer"))
-    transformer.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()}, assign=True)
-    return transformer.eval()
 
 
 def load_text(folder: Path) -> FluxText:
@@ -191,9 +153,12 @@ def load_text(folder: Path) -> FluxText:
     return FluxText(pipeline)
 
 
-def is_guided(folder: Path) -> bool:
-    """Whether the transformer takes a distilled guidance (FLUX.1-dev does, FLUX.1-schnell does not)."""
-    return bool(read_json(folder / "transformer" / "config.json").get("guidance_embeds", False))
+def guidance_problem(folder: Path, guidance: float | None) -> str:
+    """The guidance is an input of the transformer (FLUX.1-dev has it, FLUX.1-schnell does not)."""
+    guided = bool(read_json(folder / "transformer" / "config.json").get("guidance_embeds", False))
+    if guided == (guidance is not None):
+        return ""
+    return "takes a guidance (1 to 5, usually 3.5)" if guided else "takes no guidance; set it to null"
 
 
 def check(folder: Path, height: int, width: int) -> None:

@@ -7,6 +7,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from srpo.errors import ConfigError
 
@@ -32,19 +35,19 @@ def check_component(folder: Path, cls: Any) -> None:
         model = cls.from_config(settings) if hasattr(cls, "load_config") else cls(cls.config_class(**settings))
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     tied = getattr(model, "all_tied_weights_keys", None) or {}
-    found = _current_names(folder_shapes(folder), expected)
+    found = _current_names(folder_shapes(folder), model)
     found |= {alias: found[name] for alias, name in tied.items() if name in found}
     found |= {name: found[alias] for alias, name in tied.items() if alias in found}
     compare_shapes(str(folder), expected, found, set(tied) | _buffers(model))
 
 
-def _current_names(found: Shapes, expected: Shapes) -> Shapes:
-    """Files written by older transformers put `text_model.` before the names of a class that no longer has it."""
-    prefix = "text_model."
-    if any(name.startswith(prefix) for name in expected):
+def _current_names(found: Shapes, model: torch.nn.Module) -> Shapes:
+    """Published files have the names of older transformers; the rules by which it loads them give today's."""
+    if not isinstance(model, PreTrainedModel):
         return found
-    renamed = {name.removeprefix(prefix): shape for name, shape in found.items()}
-    return {name: shape for name, shape in renamed.items() if not name.endswith("position_ids")}
+    rules = [rule for rule in get_model_conversion_mapping(model) if isinstance(rule, WeightRenaming)]
+    tensors = model.state_dict()
+    return {rename_source_key(name, rules, [], model.base_model_prefix, tensors)[0]: found[name] for name in found}
 
 
 def _buffers(model: torch.nn.Module) -> set[str]:

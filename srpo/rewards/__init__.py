@@ -36,11 +36,18 @@ class Family:
     check: Callable[[Path, str], None]
     """Names and shapes without loading; ConfigError names what is wrong."""
 
+    skeleton: Callable[[Path, str], Reward]
+    """(place of the checkpoint, architecture) -> the reward on the meta device."""
 
-REWARDS: dict[str, Family] = {"hps": Family(hps.load, hps.check), "clip": Family(clip.load, clip.check)}
+
+REWARDS: dict[str, Family] = {
+    "hps": Family(hps.load, hps.check, hps.skeleton),
+    "clip": Family(clip.load, clip.check, clip.skeleton),
+}
 
 
-def _family(name: str) -> Family:
+def find_family(name: str) -> Family:
+    """A family by its name; ConfigError says which there are."""
     if name not in REWARDS:
         raise ConfigError(f"reward.family: no reward named {name!r}; choose from {sorted(REWARDS)}")
     return REWARDS[name]
@@ -48,9 +55,14 @@ def _family(name: str) -> Family:
 
 def load_reward(config: RewardConfig, path: Path) -> Reward:
     """The reward at `path`, frozen, in float32."""
-    return _family(config.family).load(path, config.architecture)
+    return find_family(config.family).load(path, config.architecture)
+
+
+def reward_skeleton(config: RewardConfig, path: Path) -> Reward:
+    """The reward on the meta device: shapes without weights."""
+    return find_family(config.family).skeleton(path, config.architecture)
 
 
 def check_reward(config: RewardConfig, path: Path) -> None:
     """Refuse a checkpoint that would fail later."""
-    _family(config.family).check(path, config.architecture)
+    find_family(config.family).check(path, config.architecture)

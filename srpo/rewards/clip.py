@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import CLIPModel, CLIPTokenizerFast
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizerFast
 
 from srpo.errors import ConfigError
 from srpo.models.layout import check_component, check_tokenizer
@@ -21,11 +21,19 @@ HPS_SCALE = 20
 def load(path: Path, architecture: str) -> DualEncoderReward:
     """The reward in a transformers folder (model and tokenizer); its own config gives the architecture."""
     model = CLIPModel.from_pretrained(path, dtype=torch.float32, local_files_only=True, use_safetensors=True)
-    return build(model, CLIPTokenizerFast.from_pretrained(path, local_files_only=True))
+    scale = model.logit_scale.exp().item() / HPS_SCALE
+    return build(model, CLIPTokenizerFast.from_pretrained(path, local_files_only=True), scale)
 
 
-def build(model: CLIPModel, tokenizer: CLIPTokenizerFast) -> DualEncoderReward:
-    """A reward around a CLIPModel and its tokenizer."""
+def skeleton(path: Path, architecture: str) -> DualEncoderReward:
+    """The reward on the meta device, from the folder's config and tokenizer."""
+    with torch.device("meta"):
+        model = CLIPModel(CLIPConfig.from_pretrained(path, local_files_only=True))
+    return build(model, CLIPTokenizerFast.from_pretrained(path, local_files_only=True), 1.0)
+
+
+def build(model: CLIPModel, tokenizer: CLIPTokenizerFast, scale: float) -> DualEncoderReward:
+    """A reward around a CLIPModel and its tokenizer: `scale` times the cosine."""
     length = model.config.text_config.max_position_embeddings
 
     def tokenize(texts: list[str]) -> Tensor:
@@ -38,7 +46,7 @@ def build(model: CLIPModel, tokenizer: CLIPTokenizerFast) -> DualEncoderReward:
         lambda tokens: model.get_text_features(input_ids=tokens).pooler_output,
         tokenize,
         model.config.vision_config.image_size,
-        scale=model.logit_scale.exp().item() / HPS_SCALE,
+        scale=scale,
     )
 
 

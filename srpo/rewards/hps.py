@@ -30,6 +30,14 @@ def load(path: Path, architecture: str) -> DualEncoderReward:
     return build(model, settings)
 
 
+def skeleton(path: Path, architecture: str) -> DualEncoderReward:
+    """The reward on the meta device; the checkpoint need not be there."""
+    settings = _settings(_checkpoint(path) if path.exists() else path, architecture)
+    with torch.device("meta"):
+        model = open_clip.CLIP(**settings)
+    return build(model, settings)
+
+
 def build(
     model: open_clip.CLIP,
     settings: dict[str, Any],

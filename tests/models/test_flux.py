@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from srpo.config import ModelConfig
 from srpo.errors import ConfigError
 from srpo.models import check_guidance, check_model, load_model, load_text_encoder
-from srpo.models.flux import pack, unpack
+from srpo.models.shared import pack, unpack
 from srpo.rollout import sample, seeded_noise
 from srpo.shapes.models import TEXT_TOKENS
 

@@ -1,0 +1,47 @@
+"""Work and memory of an update at FLUX.1-dev's size, counted without weights: `python benchmarks/counts.py`.
+
+Every hardware preset on the HPSv2.1 recipe, beside the figures of the recipe as published, counted by hand. Operations
+and forwards of the transformer are per image, GiB per process.
+"""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from srpo.config import RunConfig, load_config
+from srpo.cost import Cost, count
+from srpo.models import model_skeleton
+from srpo.rewards import reward_skeleton
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+FLUX_DEV = Path(__file__).parent / "flux_dev"
+"""FLUX.1-dev's published config files, without weights."""
+BY_HAND = "33 forwards of 37.28 TFLOP, and 183 GiB for fp32 weights, gradients and moments"
+
+
+def cost_of(hardware: str | None) -> tuple[RunConfig, Cost]:
+    """The HPSv2.1 recipe, on a preset's hardware or as published."""
+    preset = [CONFIGS / "hardware" / f"{hardware}.yaml"] if hardware else []
+    config = load_config([CONFIGS / "flux_hpsv2.yaml", *preset])
+    reward = reward_skeleton(config.reward, Path("HPS_v2.1_compressed.pt"))
+    return config, count(config, model_skeleton(config.model, FLUX_DEV), reward)
+
+
+def main() -> None:
+    """Print the table."""
+    table = Table("preset", "TFLOP", "forwards", "weights", "moments", "working", "GiB in all")
+    for hardware in (None, *sorted(path.stem for path in (CONFIGS / "hardware").glob("*.yaml"))):
+        config, cost = cost_of(hardware)
+        images = config.train.batch_size * config.train.accumulation
+        sizes = [size / 2**30 for size in (cost.weights, cost.optimizer, cost.working, cost.memory)]
+        work = f"{(cost.rollout + cost.gradient) / images / 1e12:.0f}"
+        forwards = f"{cost.forward_equivalents / images:.1f}"
+        table.add_row(hardware or "published", work, forwards, *(f"{size:.1f}" for size in sizes))
+    console = Console()
+    console.print(table)
+    console.print(f"counted by hand for the recipe as published: {BY_HAND}")
+
+
+if __name__ == "__main__":
+    main()

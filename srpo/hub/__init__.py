@@ -1,0 +1,185 @@
+"""Sources -> local files whose content is known.
+
+    builtin:shapes                          the embedded world
+    a path                                  used in place, never copied
+    hf://owner/name[@revision][/file]       the Hugging Face Hub, pinned to a commit
+    s3://bucket/prefix                      a bucket: a folder, or one object
+
+Remote sources are fetched once into the store (`srpo.hub.store`) and found again there by content.
+"""
+
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Literal
+
+from srpo.artifacts import FileEntry, Snapshot, Weights
+from srpo.errors import ConfigError, UnreachableError
+from srpo.hub import digests
+from srpo.hub.listing import INDEX, Listing, Origin, RemoteFile, licence_text, needed
+from srpo.hub.progress import FetchProgress
+from srpo.hub.store import Store
+from srpo.shapes import WEIGHTS_DIR
+
+Part = Literal["model", "reward"]
+BUILTIN = {
+    "builtin:shapes": {"model": WEIGHTS_DIR / "flux", "reward": WEIGHTS_DIR / "reward"},
+}
+FILES_AT_ONCE = 4
+
+
+def is_remote(source: str) -> bool:
+    """Whether a source has to be fetched."""
+    return "://" in source
+
+
+def resolve(source: str, part: Part) -> Path:
+    """The local place of a source; ConfigError where there is none. A remote source must have been fetched."""
+    if source.startswith("builtin:"):
+        if source not in BUILTIN:
+            raise ConfigError(f"{part}.source: no embedded world {source!r}; choose from {sorted(BUILTIN)}")
+        return BUILTIN[source][part]
+    if is_remote(source):
+        _origin(source, part)
+        if (listing := fetched(source)) is None:
+            raise ConfigError(f"{part}.source: {source} is not in the store yet; `run --until download` fetches it")
+        return Store().tree(listing).path
+    path = Path(source).expanduser().resolve()
+    if not path.exists():
+        raise ConfigError(f"{part}.source: nothing at {path}; give a path that exists, or one of {sorted(BUILTIN)}")
+    return path
+
+
+def survey(source: str, part: Part) -> Listing:
+    """What a remote source holds and whether it may be read, without fetching it.
+
+    ConfigError where it cannot be had. Where it cannot be reached, what was fetched of it before answers for it.
+    """
+    try:
+        return _origin(source, part).listing()
+    except UnreachableError:
+        if listing := fetched(source):
+            return listing
+        raise
+
+
+def fetched(source: str) -> Listing | None:
+    """The listing of a remote source whose files are all in the local store, whole in size."""
+    store = Store()
+    listing = store.manifest(source)
+    return listing if listing and not missing(listing) else None
+
+
+def missing(listing: Listing) -> int:
+    """Bytes of a listing that are not in the local store."""
+    store = Store()
+    return sum(file.size for file in listing.files if not store.has(listing.origin, file))
+
+
+def fetch(source: str, part: Part) -> Snapshot:
+    """Make a source local and note its content (name, size, sha256 of every file)."""
+    if not is_remote(source):
+        return snapshot(resolve(source, part), source)
+    origin, store = _origin(source, part), Store()
+    with store.lock(source):
+        listing = _listing(origin, store.manifest(source))
+        listing = listing.model_copy(update={"files": _obtain_all(store, origin, listing)})
+        made = store.tree(listing)
+        listing = listing.model_copy(update={"licence": listing.licence or licence_text(made.path)})
+        store.keep(listing)
+    return made.model_copy(update={"licence": listing.licence})
+
+
+def at_hand(recorded: Snapshot) -> Snapshot:
+    """A fetched snapshot on this machine: where it was recorded, or brought from the store that nodes share."""
+    if not is_remote(recorded.source) or all((_root(recorded) / file.path).is_file() for file in recorded.files):
+        return recorded
+    store = Store()
+    if absent := [file.path for file in recorded.files if not store.take(file)]:
+        raise ConfigError(
+            f"{recorded.uri} lacks {absent[0]}, and the store does not have it; let SRPO_STORE name the store that "
+            f"{recorded.source} was fetched into, or fetch it again"
+        )
+    return store.link(recorded, _alone(recorded))
+
+
+def bring(weights: Weights) -> Weights:
+    """All weights on this machine."""
+    return Weights(model=at_hand(weights.model), reward=at_hand(weights.reward))
+
+
+def snapshot(path: Path, source: str) -> Snapshot:
+    """The content of a file, or of the files of a folder that are read from it, as it is now."""
+    root = path.parent if path.is_file() else path
+    entries = (
+        FileEntry(path=name, size=(root / name).stat().st_size, sha256=digests.sha256(root / name))
+        for name in local_files(path)
+    )
+    return Snapshot(source=source, uri=str(path), files=tuple(entries), licence=licence_text(path))
+
+
+def local_files(path: Path) -> list[str]:
+    """Names of the files that are read from a folder, or of the one file."""
+    if path.is_file():
+        return [path.name]
+    names = (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+    return sorted(needed(names, (path / INDEX).read_bytes))
+
+
+def verify(recorded: Snapshot) -> None:
+    """ConfigError if the files are no longer those that were recorded."""
+    root = _root(recorded)
+    names = {file.path for file in recorded.files} | set(local_files(recorded.path))
+    now = {(name, digests.sha256(root / name)) for name in names if (root / name).is_file()}
+    if changed := sorted(now ^ {(file.path, file.sha256) for file in recorded.files}):
+        raise ConfigError(f"{recorded.uri} has changed since it was recorded: {changed[0][0]}; start a new run")
+
+
+def _root(recorded: Snapshot) -> Path:
+    """The folder that the paths of a snapshot's files are relative to."""
+    return recorded.path.parent if _alone(recorded) else recorded.path
+
+
+def _alone(recorded: Snapshot) -> str:
+    """The name of a snapshot's file, if it is of one file and not of a folder."""
+    first = recorded.files[0].path if len(recorded.files) == 1 else ""
+    return first if recorded.path.name == first else ""
+
+
+def _origin(source: str, part: Part) -> Origin:
+    """Where a remote source comes from; the libraries that speak to it are loaded only when one is asked for."""
+    if source.startswith("hf://"):
+        from srpo.hub.hf import HfOrigin
+
+        return HfOrigin(source)
+    if source.startswith("s3://"):
+        from srpo.hub.s3 import S3Origin
+
+        return S3Origin(source)
+    raise ConfigError(
+        f"{part}.source: {source!r} is not a path and begins with none of hf://, s3://; "
+        "fetch it first, then give the path of the folder or file"
+    )
+
+
+def _listing(origin: Origin, earlier: Listing | None) -> Listing:
+    """What the origin holds now; while it cannot be reached, what was fetched of it before."""
+    try:
+        return origin.listing()
+    except UnreachableError:
+        if earlier is None:
+            raise
+        return earlier
+
+
+def _obtain_all(store: Store, origin: Origin, listing: Listing) -> tuple[RemoteFile, ...]:
+    """All files, several at once; the first failure, or Ctrl-C, stops the others where they are."""
+    with FetchProgress(listing.source, listing.size) as progress, ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+        tasks = [pool.submit(store.obtain, origin, listing.origin, file, progress) for file in listing.files]
+        try:
+            for task in as_completed(tasks):
+                task.result()
+        except BaseException:
+            progress.stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return tuple(task.result() for task in tasks)

@@ -1,0 +1,81 @@
+"""How the transformer's weights are kept in memory: as they were trained, in bf16, or quantised once and frozen.
+
+Quantised are the linear layers of the repeated blocks, which hold nearly all of the weights; what stands around them
+stays in bf16. int8: one scale per output channel (torchao). nf4: blocks of 64 values on a grid of normal quantiles
+(QLoRA, arXiv:2305.14314; bitsandbytes). Both are lossy, which only a base that is not trained can bear.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE as ADAPTER
+from safetensors.torch import load_file
+from torch import nn
+
+from srpo.config import WeightsFormat
+
+
+def load_dtype(weights: WeightsFormat) -> torch.dtype:
+    """What the file's tensors are read as."""
+    return torch.float32 if weights == "fp32" else torch.bfloat16
+
+
+def load_transformer(cls: Any, base: Path, aligned: Path | None, weights: WeightsFormat) -> Any:
+    """A transformer of `cls`, kept in a format: the base's, an aligned one (folder or file), or under an adapter."""
+    adapter = aligned is not None and (aligned / ADAPTER).is_file()
+    source = base if adapter or aligned is None else aligned
+    if source.is_file():
+        transformer = _from_file(cls, base, source, load_dtype(weights))
+    else:
+        options = {"dtype": load_dtype(weights), "local_files_only": True, "use_safetensors": True}
+        transformer = cls.from_pretrained(source, **options)
+    quantise(transformer, weights)
+    if adapter:
+        transformer.load_lora_adapter(aligned, prefix="transformer", weight_name=ADAPTER, local_files_only=True)
+    return transformer
+
+
+def _from_file(cls: Any, base: Path, path: Path, dtype: torch.dtype) -> Any:
+    """A diffusers-named state dict (the form in which SRPO's own weights are released), by the config of `base`."""
+    with torch.device("meta"):
+        transformer = cls.from_config(cls.load_config(base, local_files_only=True))
+    transformer.load_state_dict({name: tensor.to(dtype) for name, tensor in load_file(path).items()}, assign=True)
+    return transformer.eval()
+
+
+def quantise(transformer: nn.Module, weights: WeightsFormat) -> None:
+    """Replace the linear layers of the blocks in place; nothing to do for fp32 and bf16."""
+    if weights == "int8":
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+        quantize_(transformer, Int8WeightOnlyConfig(), filter_fn=in_blocks)
+    elif weights == "nf4":
+        for name, module in list(transformer.named_modules()):
+            if in_blocks(module, name):
+                parent, _, attribute = name.rpartition(".")
+                setattr(transformer.get_submodule(parent), attribute, _nf4(module))
+
+
+def in_blocks(module: nn.Module, name: str) -> bool:
+    """A linear layer of one of the repeated blocks (`transformer_blocks.3.attn.to_q`)."""
+    return isinstance(module, nn.Linear) and any(part.isdigit() for part in name.split(".")[:2])
+
+
+def _nf4(linear: nn.Module) -> nn.Module:
+    """The layer with its weight in NF4; it computes in bf16 whatever comes in."""
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    assert isinstance(linear, nn.Linear)
+    quantised = Linear4bit(
+        linear.in_features,
+        linear.out_features,
+        bias=linear.bias is not None,
+        compute_dtype=torch.bfloat16,
+        quant_type="nf4",
+        device="meta",
+    )
+    weight = Params4bit(linear.weight.data, requires_grad=False, quant_type="nf4")
+    quantised.weight = weight.to(device=linear.weight.device)  # moving is what quantises
+    quantised.bias = linear.bias
+    return quantised

@@ -1,0 +1,112 @@
+"""Prompt files in, embeddings out: encoded once, before training, so that the encoders need no memory there.
+
+A prompt set is a list of texts, with their categories and the places of their embeddings, in the store of the encoder
+that made them. Texts are in memory where a set is used; embeddings stay on disk, however many there are.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from srpo.artifacts import PromptSet, PromptSets, Snapshot, Weights
+from srpo.checkpoint import write_atomic
+from srpo.config import ModelConfig, PromptsConfig
+from srpo.hub import snapshot
+from srpo.models import Embeddings
+from srpo.prompts.encode import encode_missing
+from srpo.prompts.files import Prompt, read_both, read_prompts
+from srpo.prompts.store import Row, StoredEmbeddings, encoded_rows, key_of, sole_writer
+
+__all__ = [
+    "Prompt",
+    "StoredEmbeddings",
+    "embed_prompts",
+    "encoder_hash",
+    "load_categories",
+    "load_prompt_set",
+    "read_both",
+    "read_prompts",
+    "select",
+]
+
+TEXT_PARTS = ("text_encoder", "tokenizer")
+"""How the names of a diffusers folder's parts begin that embeddings depend on."""
+
+
+def embed_prompts(model: ModelConfig, prompts: PromptsConfig, weights: Weights, output_dir: Path) -> PromptSets:
+    """Encode training and held-out prompts into the encoder's store under `output_dir`.
+
+    A text that is there is not encoded again, whatever set or run it came with. In a batch with other texts its
+    embedding may differ in the last bits, as any matrix product may; the same two prompt files in an empty folder
+    always form the same batches, interrupted or not.
+    """
+    train, held_out = read_both(prompts)
+    store = output_dir / encoder_hash(model, prompts, weights.model)
+    with sole_writer(store):
+        sets = [[prompt.text for prompt in part] for part in (train, held_out)]
+        encode_missing(model, prompts, weights.model.path, store, sets)
+        rows = encoded_rows(store)
+        return PromptSets(
+            train=_save(store, train, rows, prompts.train),
+            held_out=_save(store, held_out, rows, prompts.held_out),
+        )
+
+
+def encoder_hash(model: ModelConfig, prompts: PromptsConfig, weights: Snapshot) -> str:
+    """What embeddings depend on besides the text: the encoders' files by content, the length, the stored type."""
+    files = [[file.path, file.sha256] for file in weights.files if file.path.startswith(TEXT_PARTS)]
+    facts = [model.family, model.max_sequence_length, prompts.dtype, files]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def _save(store: Path, prompts: list[Prompt], rows: dict[str, Row], source: str) -> PromptSet:
+    """List a set's prompts and places in a file of the store."""
+    places = [rows[key_of(prompt.text)] for prompt in prompts]
+    shards = sorted({shard for shard, _ in places})
+    number = {shard: index for index, shard in enumerate(shards)}
+    content = {
+        "texts": [prompt.text for prompt in prompts],
+        "categories": [prompt.category for prompt in prompts],
+        "shards": shards,
+        "shard_of": [number[shard] for shard, _ in places],
+        "row_of": [row for _, row in places],
+    }
+    text = json.dumps(content, ensure_ascii=False)
+    index = f"set-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+    write_atomic(store / index, text)
+    files = tuple(snapshot(store / name, source).files[0] for name in (index, *shards))
+    in_shard = Counter(shard for shard, _ in rows.values())
+    stored = sum(file.size for file in files[1:]) / sum(in_shard[shard] for shard in shards)
+    return PromptSet(
+        snapshot=Snapshot(source=source, uri=str(store), files=files),
+        index=index,
+        num_prompts=len(prompts),
+        bytes_per_prompt=round(stored),
+    )
+
+
+def load_prompt_set(prompt_set: PromptSet) -> tuple[list[str], StoredEmbeddings]:
+    """Prompts, and their embeddings in the same order, which stay on disk."""
+    index = _read_index(prompt_set)
+    return index["texts"], StoredEmbeddings(
+        prompt_set.snapshot.path, index["shards"], index["shard_of"], index["row_of"]
+    )
+
+
+def load_categories(prompt_set: PromptSet) -> list[str]:
+    """What each prompt is about, in the order of the prompts; empty where the file did not say."""
+    return _read_index(prompt_set)["categories"]
+
+
+def _read_index(prompt_set: PromptSet) -> dict[str, Any]:
+    return json.loads((prompt_set.snapshot.path / prompt_set.index).read_text(encoding="utf-8"))
+
+
+def select(embeddings: Embeddings | StoredEmbeddings, indices: Sequence[int]) -> Embeddings:
+    """The embeddings of some prompts, as one batch, from memory or from disk."""
+    if isinstance(embeddings, StoredEmbeddings):
+        return embeddings.select(indices)
+    return {name: tensor[list(indices)] for name, tensor in embeddings.items()}

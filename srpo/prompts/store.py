@@ -1,0 +1,124 @@
+"""Embeddings on disk: shards of safetensors, written whole or not at all, read row by row.
+
+A folder holds what one encoder (`srpo.prompts.encoder_hash`) has made. A shard is a file named after the texts in it;
+its metadata holds their keys, in the order of its rows, so that the folder itself says what is encoded: a run that was
+killed, or one with a few prompts more, encodes only what is missing.
+
+Every tensor of a shard is (prompts, ...). Of a tensor (prompts, tokens, dim) the trailing tokens that are equal for all
+prompts of the shard, bit for bit, are stored once, as `<name>.tail` (tokens, dim). That helps encoders whose padding is
+blanked. It does not help T5 as FLUX uses it: without an attention mask each padding token attends to the whole text, so
+that even the last ones differ from prompt to prompt (and from each other), and all of them are stored.
+"""
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from srpo.checkpoint import publish, staging_of
+from srpo.models import Embeddings
+
+Row = tuple[str, int]
+"""Name of a shard, row in it."""
+TAIL = ".tail"
+SUFFIX = ".safetensors"
+
+
+def key_of(text: str) -> str:
+    """What a text is known by."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def encoded_rows(folder: Path) -> dict[str, Row]:
+    """Key of every text that is encoded -> where; reads the shards' headers only."""
+    rows: dict[str, Row] = {}
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
+        with safe_open(path, framework="pt") as file:
+            keys = json.loads(file.metadata()["keys"])
+        rows |= {key: (path.name, row) for row, key in enumerate(keys)}
+    return rows
+
+
+def write_shard(folder: Path, texts: Sequence[str], embeddings: Embeddings) -> None:
+    """The embeddings of some texts as one file, which is there once all of it is on disk."""
+    keys = json.dumps([key_of(text) for text in texts])
+    path = folder / f"{key_of(keys)[:16]}{SUFFIX}"
+    staging = staging_of(path)
+    save_file(_fold(embeddings), staging, metadata={"keys": keys})
+    publish(staging, path)
+
+
+def _fold(embeddings: Embeddings) -> dict[str, Tensor]:
+    """The tensors with common trailing tokens taken out."""
+    folded: dict[str, Tensor] = {}
+    for name, tensor in embeddings.items():
+        tail = _common_tail(tensor) if tensor.ndim == 3 else 0
+        if tail:
+            kept = tensor.shape[1] - tail
+            folded[name + TAIL] = tensor[0, kept:].contiguous()
+            tensor = tensor[:, :kept]
+        folded[name] = tensor.contiguous()
+    return folded
+
+
+def _common_tail(tensor: Tensor) -> int:
+    """How many trailing tokens have the same bits for all prompts."""
+    num_tokens = tensor.shape[1]
+    for count in range(num_tokens):
+        bits = tensor[:, num_tokens - 1 - count].contiguous().view(torch.uint8)
+        if not torch.equal(bits, bits[:1].expand_as(bits)):
+            return count
+    return num_tokens
+
+
+class StoredEmbeddings:
+    """The embeddings of a prompt set, left on disk: what is read is what `select` asks for."""
+
+    def __init__(self, folder: Path, shards: list[str], shard_of: list[int], row_of: list[int]) -> None:
+        self.folder = folder
+        self.shards = shards
+        self.shard_of = shard_of
+        self.row_of = row_of
+
+    def select(self, indices: Sequence[int]) -> Embeddings:
+        """The embeddings of some prompts, as one batch, floating-point ones in float32.
+
+        Shards are mapped into memory for the time of this call only, so that nothing of them stays.
+        """
+        with ExitStack() as stack:
+            files = {
+                shard: stack.enter_context(safe_open(self.folder / self.shards[shard], framework="pt"))
+                for shard in {self.shard_of[index] for index in indices}
+            }
+            rows = [_read_row(files[self.shard_of[index]], self.row_of[index]) for index in indices]
+            return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+
+
+def _read_row(file: safe_open, row: int) -> Embeddings:
+    """One prompt's embeddings (1, ...), its trailing tokens put back."""
+    tensors: Embeddings = {}
+    names = set(file.keys())
+    for name in sorted(name for name in names if not name.endswith(TAIL)):
+        tensor = file.get_slice(name)[row : row + 1]
+        if name + TAIL in names:
+            tensor = torch.cat([tensor, file.get_tensor(name + TAIL)[None]], dim=1)
+        tensors[name] = tensor.float() if tensor.is_floating_point() else tensor
+    return tensors
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """One run at a time writes into a store, others wait; what a killed one left half-written is removed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for leftover in folder.glob(".*.partial"):
+            leftover.unlink()
+        yield

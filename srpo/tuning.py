@@ -1,0 +1,110 @@
+"""What of the transformer is trained, by which optimizer, and what is kept for the backward pass."""
+
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from diffusers import ModelMixin
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from srpo.config import LoraConfig, TrainConfig
+from srpo.errors import ConfigError
+
+KEPT = {
+    torch.ops.aten.mm.default,
+    torch.ops.aten.addmm.default,
+    torch.ops.aten.bmm.default,
+    torch.ops.aten._scaled_dot_product_flash_attention.default,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+    torch.ops.aten._scaled_dot_product_efficient_attention.default,
+    torch.ops.aten._scaled_dot_product_cudnn_attention.default,
+}
+"""Operations whose results `selective` checkpointing keeps: nearly all of the time, a fraction of the memory."""
+
+
+def trainable(transformer: nn.Module, lora: LoraConfig | None) -> list[nn.Parameter]:
+    """Freeze what is not trained; the parameters that are, in float32 where they are an adapter's."""
+    if lora is not None:
+        add_lora(transformer, lora)
+    return [parameter for parameter in transformer.parameters() if parameter.requires_grad]
+
+
+def add_lora(transformer: nn.Module, lora: LoraConfig) -> None:
+    """An adapter (arXiv:2106.09685) on the named layers; it begins as no change, in float32 on a base of any format."""
+    from peft import LoraConfig as PeftConfig
+
+    names = [name for name, _ in transformer.named_modules()]
+    if unknown := [part for part in lora.target_modules if not any(f".{name}".endswith(f".{part}") for name in names)]:
+        raise ConfigError(f"train.lora.target_modules: the transformer has no layer named {', '.join(unknown)}")
+    transformer.requires_grad_(False)
+    transformer.add_adapter(  # type: ignore[operator]
+        PeftConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.target_modules))
+    )
+    for parameter in transformer.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def save_memory(transformer: ModelMixin, vae: ModelMixin, config: TrainConfig) -> None:
+    """Recompute in the backward pass what the config says is not kept."""
+    if config.gradient_checkpointing == "full":
+        transformer.enable_gradient_checkpointing()
+    elif config.gradient_checkpointing == "selective":
+        transformer.enable_gradient_checkpointing(_selectively)
+    if config.vae_checkpointing:
+        vae.enable_gradient_checkpointing()
+
+
+def _selectively(module: nn.Module, *arguments: Any) -> Any:
+    contexts = partial(create_selective_checkpoint_contexts, _policy)
+    return checkpoint(module.__call__, *arguments, use_reentrant=False, context_fn=contexts)
+
+
+def _policy(context: Any, operation: Any, *arguments: Any, **named: Any) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if operation in KEPT else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def speed_up(transformer: ModelMixin, config: TrainConfig) -> None:
+    """Choose the attention kernel and compile the repeated blocks; ConfigError where the kernel is not to be had."""
+    if config.attention is not None:
+        try:
+            transformer.set_attention_backend(config.attention)
+        except (ValueError, RuntimeError, ImportError) as error:
+            raise ConfigError(f"train.attention: {config.attention!r} cannot be used here: {error}") from None
+    if config.compile:
+        transformer.compile_repeated_blocks()
+
+
+def make_optimizer(parameters: list[nn.Parameter], config: TrainConfig) -> Optimizer:
+    """AdamW, with moments in 8 bits, or rounding bf16 weights stochastically, as the config says."""
+    settings: dict[str, Any] = {
+        "lr": config.learning_rate,
+        "betas": config.betas,
+        "eps": config.eps,
+        "weight_decay": config.weight_decay,
+    }
+    stochastic = config.rounding == "stochastic"
+    if config.optimizer == "adamw" and not stochastic:
+        return torch.optim.AdamW(parameters, **settings)
+    from torchao import optim
+
+    cls = optim.AdamW8bit if config.optimizer == "adamw_8bit" else optim._AdamW
+    optimizer: Optimizer = cls(parameters, bf16_stochastic_round=stochastic, **settings)
+    return optimizer
+
+
+def stepping(parameters: list[nn.Parameter]) -> AbstractContextManager[object]:
+    """Around an optimizer step: torchao compiles its step, which takes a minute that only a GPU pays back."""
+    on_gpu = parameters[0].device.type == "cuda"
+    return nullcontext() if on_gpu else torch.compiler.set_stance("force_eager")
+
+
+def set_learning_rate(group: dict[str, Any], rate: float) -> None:
+    """Of one parameter group; torchao keeps it in a tensor."""
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate

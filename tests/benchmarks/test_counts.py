@@ -1,0 +1,25 @@
+"""At FLUX.1-dev's size the counts are those of the hand calculation, and every preset fits the card in its name."""
+
+import pytest
+
+from benchmarks.counts import cost_of
+
+GIB = 2**30
+CARDS = {"24gb": 22.0, "48gb": 44.5, "80gb": 79.2, "141gb": 139.8}
+
+
+@pytest.mark.slow
+def test_the_recipe_as_published() -> None:
+    config, cost = cost_of(None)
+    images = config.train.batch_size * config.train.accumulation
+    assert cost.forward / 1e12 == pytest.approx(37.28, abs=0.01)
+    assert cost.rollout / images == pytest.approx(25 * cost.forward)
+    assert 32.5 < cost.forward_equivalents / images < 34.5
+    assert cost.memory / GIB == pytest.approx(183, rel=0.03)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hardware", CARDS)
+def test_presets_fit_their_cards(hardware: str) -> None:
+    _, cost = cost_of(hardware)
+    assert cost.memory / GIB * 1.08 < CARDS[hardware]

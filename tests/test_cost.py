@@ -1,0 +1,98 @@
+"""What is counted on tensors without storage is what real tensors do."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from srpo.config import ModelConfig, RunConfig, load_config
+from srpo.cost import BYTES, Cost, LiveBytes, count, predict
+from srpo.errors import ConfigError
+from srpo.hub import resolve
+from srpo.models import load_model, model_skeleton
+from srpo.models.weights import in_blocks
+from srpo.plan import price
+from srpo.rewards import reward_skeleton
+from srpo.rollout import sample, seeded_noise
+from srpo.shapes import SIZE
+from tests.conftest import CONFIG
+
+FOLDER = resolve("builtin:shapes", "model")
+
+
+def config_of(*overrides: str) -> RunConfig:
+    return load_config(CONFIG, ("train.batch_size=2", *overrides))
+
+
+def cost_of(*overrides: str) -> Cost:
+    config = config_of(*overrides)
+    reward = reward_skeleton(config.reward, resolve(config.reward.source, "reward"))
+    return count(config, model_skeleton(config.model, FOLDER), reward)
+
+
+def test_a_forward_counts_as_on_real_tensors() -> None:
+    model = load_model(config_of().model, FOLDER)
+    noise = seeded_noise(model.latent_shape(SIZE, SIZE), [0])
+    with FlopCounterMode(display=False) as counter:
+        sample(model, model.blank_embeddings(1, 12), noise, torch.tensor([1.0, 0.0]), 3.5)
+    cost = cost_of()
+    assert cost.forward == counter.get_total_flops()
+    assert cost.rollout == 2 * 8 * cost.forward
+
+
+def test_recomputing_trades_work_for_memory() -> None:
+    """Under an adapter, whose gradients take no memory to speak of."""
+    kinds = ("none", "selective", "full")
+    none, selective, full = (
+        cost_of("train.lora={rank: 1}", "train.vae_checkpointing=true", f"train.gradient_checkpointing={kept}")
+        for kept in kinds
+    )
+    assert none.gradient == selective.gradient < full.gradient
+    assert full.working < none.working
+    assert full.gradient - none.gradient == pytest.approx(2 * full.forward, rel=0.1)
+
+
+def test_accumulation_and_injections_multiply_the_work_alone() -> None:
+    one, four = cost_of(), cost_of("train.accumulation=2", "align.num_injections=2")
+    assert four.gradient == 4 * one.gradient
+    assert four.rollout == 2 * one.rollout
+    assert four.memory == one.memory
+
+
+def test_live_bytes_rise_and_fall_and_views_are_free() -> None:
+    known = torch.zeros(100)
+    with LiveBytes([known]) as live:
+        made = torch.ones(50) * 2
+        assert (live.now, live.peak) == (200, 400)
+        view = made[:10]
+        also = known.view(10, 10)
+        assert live.now == 200
+        del made, view, also
+        assert live.now == 0
+
+
+@pytest.mark.parametrize("weights", ["int8", "nf4"])
+def test_quantised_weights_take_the_bytes_that_are_predicted(weights: str) -> None:
+    """Storage of a really quantised block layer, scales and all."""
+    transformer = load_model(ModelConfig(weights=weights), FOLDER).transformer
+    plain = load_model(ModelConfig(weights="bf16"), FOLDER).transformer
+    predicted = real = 0.0
+    for name, module in plain.named_modules():
+        if in_blocks(module, name):
+            predicted += module.weight.numel() * BYTES[weights]
+            weight = transformer.get_submodule(name).weight
+            if weights == "nf4":
+                real += weight.numel() * weight.element_size() + weight.quant_state.absmax.numel() * 4
+            else:
+                real += sum(getattr(weight, part).nbytes for part in weight.__tensor_flatten__()[0])
+    assert real == pytest.approx(predicted, rel=0.04)  # int8: four bytes for every row, here of 128 values
+
+
+def test_a_gpu_is_predicted_to_hold_the_run_or_not() -> None:
+    config = config_of()
+    prediction = price(config, "4090")
+    assert prediction.fits
+    assert 0 < prediction.floor_per_update < prediction.seconds_per_update
+    huge = cost_of().model_copy(update={"weights": 30 * 2**30})
+    assert not predict(config, huge, "4090").fits
+    with pytest.raises(ConfigError, match=r"--gpu 8800GT: not in the list; choose from 3090, 4090"):
+        price(config, "8800GT")

@@ -1,0 +1,73 @@
+"""The run files: recipes to the number, and every hardware preset trains a real update."""
+
+from pathlib import Path
+
+import pytest
+
+from srpo.artifacts import TrainJob, Weights
+from srpo.config import RunConfig, load_config
+from srpo.hub import fetch
+from srpo.launch import launch_training
+from srpo.prompts import embed_prompts
+from srpo.record import METRICS, read_journal
+from tests.conftest import CONFIG, SHORT
+from tests.jobs import run, weights_of
+
+CONFIGS = CONFIG.parent
+HARDWARE = sorted(path.stem for path in (CONFIGS / "hardware").glob("*.yaml"))
+
+
+def test_the_reference_recipes_to_the_number() -> None:
+    """arXiv:2509.06942 and its public configuration."""
+    hps, pick = (load_config(CONFIGS / f"flux_{name}.yaml") for name in ("hpsv2", "pickscore"))
+    for config in (hps, pick):
+        train = config.train
+        assert (train.learning_rate, train.weight_decay, train.max_grad_norm) == (5e-6, 1e-4, 0.1)
+        assert (train.betas, train.eps, train.schedule) == ((0.9, 0.999), 1e-8, "constant")
+        assert (config.model.height, config.model.width, config.model.max_sequence_length) == (720, 720, 512)
+        assert (train.images_per_update, train.num_updates) == (32, 19)
+        assert (config.rollout.num_steps, config.rollout.shift, config.align.guidance) == (25, 3.0, 3.5)
+        assert (config.align.num_levels, config.align.groundtruth_ratio, config.align.grid_steps) == (1000, 0.9, 50)
+        assert config.align.branches == ("denoise", "inversion")
+        assert config.preference.positive == ("Natural-lighting", "Detail", "Detailed", "Real")
+        assert config.preference.negative == ("Concept art", "Painting", "Anime", "Flat", "Oil")
+        assert (config.preference.margin, config.preference.content_anchor) == (0.7, 0.0)
+    assert (hps.rollout.guidance, hps.align.window) == (1.0, (5, 25))
+    assert (hps.preference.k_denoise, hps.preference.k_inversion) == ((0.1, 0.25), (0.3, 0.01))
+    assert (pick.rollout.guidance, pick.align.window) == (2.0, (5, 30))
+    assert (pick.preference.k_denoise, pick.preference.k_inversion) == ((0.1, 0.5), (0.6, 0.01))
+
+
+@pytest.mark.parametrize("recipe", ["flux_hpsv2", "flux_pickscore"])
+@pytest.mark.parametrize("hardware", HARDWARE)
+def test_recipes_and_hardware_compose(recipe: str, hardware: str) -> None:
+    plain = load_config(CONFIGS / f"{recipe}.yaml")
+    config = load_config((CONFIGS / f"{recipe}.yaml", CONFIGS / "hardware" / f"{hardware}.yaml"))
+    assert config.train.images_per_update == 32
+    for section in ("preference", "rollout", "reward", "prompts"):
+        assert getattr(config, section) == getattr(plain, section)
+    assert config.align == plain.align.model_copy(update={"together": config.align.together})
+
+
+def job_of(config: RunConfig, folder: Path) -> TrainJob:
+    weights = Weights(model=fetch(config.model.source, "model"), reward=fetch(config.reward.source, "reward"))
+    prompts = embed_prompts(config.model, config.prompts, weights, folder / "embeddings")
+    return TrainJob(config=config, weights=weights, prompts=prompts, output_dir=str(folder))
+
+
+@pytest.mark.parametrize("hardware", HARDWARE)
+def test_every_hardware_preset_trains_a_real_update(hardware: str, tmp_path: Path) -> None:
+    """On the Shapes model, with the preset's own optimizer and base; only its size and compilation are changed."""
+    preset = CONFIGS / "hardware" / f"{hardware}.yaml"
+    smaller = ["train.compile=false", "train.accumulation=1", "train.precision=bf16"]
+    several = load_config((CONFIG, preset)).train.num_processes > 1
+    if several:
+        smaller.append("train.num_processes=2")
+    config = load_config((CONFIG, preset), (*SHORT, *smaller))
+    job = job_of(config, tmp_path)
+    trained = launch_training(job) if several else run(job)
+    assert trained.num_updates == 2
+    journal = read_journal(tmp_path / METRICS)
+    assert all(entry["grad_norm"] > 0 for entry in journal)
+    first, second = weights_of(tmp_path, 1), weights_of(tmp_path, 2)
+    assert any((first[name] != second[name]).any() for name in first)

@@ -1,0 +1,207 @@
+"""What is trained, and how: adapters, quantised bases, 8-bit moments, stochastic rounding, recomputation."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import FluxPipeline
+from torch import nn
+
+from srpo.artifacts import TrainJob
+from srpo.config import LoraConfig, ModelConfig, RunConfig, TrainConfig
+from srpo.errors import ConfigError
+from srpo.models import load_model
+from srpo.models.flux import Flux
+from srpo.tuning import add_lora, make_optimizer, save_memory, speed_up, stepping, trainable
+from tests.jobs import assert_same_weights, place, run, weights_of
+
+Gradients = dict[str, torch.Tensor]
+LORA = LoraConfig(rank=4, alpha=8)
+
+
+def model_of(folder: Path, **settings: object) -> Flux:
+    return load_model(ModelConfig(height=32, width=32, **settings), folder)
+
+
+def inputs() -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor], float]:
+    source = torch.Generator().manual_seed(0)
+    embeddings = {
+        "prompt_embeds": torch.randn(2, 12, 64, generator=source),
+        "pooled_prompt_embeds": torch.randn(2, 64, generator=source),
+    }
+    return torch.randn(2, 8, 8, 8, generator=source), torch.tensor([0.8, 0.6]), embeddings, 3.5
+
+
+def gradients(model: Flux) -> Gradients:
+    model.transformer.zero_grad()
+    model.decode(model.velocity(*inputs())).square().sum().backward()
+    named = model.transformer.named_parameters()
+    return {name: parameter.grad.clone() for name, parameter in named if parameter.grad is not None}
+
+
+def test_the_adapters_gradient_is_the_full_gradient_projected(flux_folder: Path) -> None:
+    """W + s B A: the gradient of B is s G A^T, that of A is s B^T G, where G is the gradient of W."""
+    full = gradients(model_of(flux_folder))
+    model = model_of(flux_folder)
+    add_lora(model.transformer, LORA)
+    adapters = dict(model.transformer.named_parameters())
+    for name, parameter in adapters.items():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=1e-6, generator=torch.Generator().manual_seed(1))
+    scale = LORA.alpha / LORA.rank
+    projected = gradients(model)
+    assert len(projected) == 2 * 2 * 8 + 4 * 2 * 3
+    for name, gradient in projected.items():
+        layer, _, which = name.removesuffix(".default.weight").rpartition(".")
+        other = adapters[name.replace(*(("lora_A", "lora_B") if which == "lora_A" else ("lora_B", "lora_A")))].detach()
+        whole = full[f"{layer}.weight"]
+        expected = scale * (other.T @ whole if which == "lora_A" else whole @ other.T)
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("weights", ["bf16", "int8", "nf4"])
+def test_a_quantised_base_is_near_the_model_and_passes_gradients_to_its_adapter(
+    flux_folder: Path, weights: str
+) -> None:
+    exact, kept = model_of(flux_folder), model_of(flux_folder, weights=weights)
+    with torch.no_grad():
+        expected, got = exact.velocity(*inputs()), kept.velocity(*inputs())
+    error = float((got - expected).norm() / expected.norm())
+    assert 0 < error < {"bf16": 0.06, "int8": 0.08, "nf4": 0.3}[weights]
+    parameters = trainable(kept.transformer, LORA)
+    assert {parameter.dtype for parameter in parameters} == {torch.float32}
+    found = gradients(kept)
+    assert len(found) == len(parameters)
+    assert all(torch.isfinite(gradient).all() for gradient in found.values())
+    assert any(gradient.norm() > 0 for gradient in found.values())
+
+
+def test_stochastic_rounding_keeps_in_the_mean_what_nearest_drops() -> None:
+    """A step of a hundredth of a bf16 unit, repeated: nearest never moves, stochastic moves by its mean."""
+    torch.manual_seed(0)
+    moved = {}
+    for rounding in ("nearest", "stochastic"):
+        parameter = nn.Parameter(torch.ones(20_000, dtype=torch.bfloat16))
+        rate = 2**-8 / 100  # the unit below 1 is 2^-8
+        optimizer = make_optimizer([parameter], TrainConfig(learning_rate=rate, weight_decay=0, rounding=rounding))
+        for _ in range(20):
+            parameter.grad = torch.ones_like(parameter)
+            with stepping([parameter]):
+                optimizer.step()
+        moved[rounding] = float(1 - parameter.detach().double().mean()) / rate
+    assert moved["nearest"] == 0
+    assert moved["stochastic"] == pytest.approx(20, rel=0.05)
+
+
+@pytest.mark.parametrize("kept", ["selective", "full"])
+def test_recomputation_changes_no_gradient(flux_folder: Path, kept: str) -> None:
+    plain, saving = model_of(flux_folder), model_of(flux_folder)
+    save_memory(saving.transformer, saving.vae, TrainConfig(gradient_checkpointing=kept, vae_checkpointing=True))
+    expected, got = gradients(plain), gradients(saving)
+    assert expected.keys() == got.keys()
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+def test_selective_recomputation_runs_no_matmul_twice(flux_folder: Path) -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    work = {}
+    for kept in ("none", "selective", "full"):
+        model = model_of(flux_folder)
+        save_memory(model.transformer, model.vae, TrainConfig(gradient_checkpointing=kept))
+        with FlopCounterMode(display=False) as counter:
+            gradients(model)
+        work[kept] = counter.get_total_flops()
+    assert work["none"] == work["selective"] < work["full"]
+
+
+def test_an_attention_kernel_that_is_not_there_is_refused_and_one_that_is_changes_little(flux_folder: Path) -> None:
+    model = model_of(flux_folder)
+    with pytest.raises(ConfigError, match=r"train\.attention: 'flash' cannot be used here"):
+        speed_up(model.transformer, TrainConfig(attention="flash"))
+    speed_up(model.transformer, TrainConfig(attention="_native_math"))
+    with torch.no_grad():
+        torch.testing.assert_close(model.velocity(*inputs()), model_of(flux_folder).velocity(*inputs()))
+
+
+@pytest.mark.slow
+def test_compiled_blocks_give_the_same_gradient_to_rounding(flux_folder: Path) -> None:
+    plain, compiled = model_of(flux_folder), model_of(flux_folder)
+    speed_up(compiled.transformer, TrainConfig(compile=True))
+    expected, got = gradients(plain), gradients(compiled)
+    assert expected.keys() == {name.replace("_orig_mod.", "") for name in got}
+    for name, gradient in got.items():
+        whole = expected[name.replace("_orig_mod.", "")]
+        torch.testing.assert_close(gradient, whole, rtol=1e-3, atol=1e-4 * float(whole.abs().max()) + 1e-7)
+
+
+def test_an_adapter_for_a_layer_that_is_not_there_is_refused(flux_folder: Path) -> None:
+    with pytest.raises(ConfigError, match="no layer named to_z"):
+        add_lora(model_of(flux_folder).transformer, LoraConfig(target_modules=("to_q", "to_z")))
+
+
+def with_settings(job: TrainJob, model: dict[str, object], **train: object) -> TrainJob:
+    config = job.config.model_dump() | {
+        "model": job.config.model.model_dump() | model,
+        "train": job.config.train.model_dump() | {"num_updates": 4, "schedule": "constant"} | train,
+    }
+    return job.model_copy(update={"config": RunConfig.model_validate(config)})
+
+
+WAYS = {
+    "lora": ({}, {"lora": {"rank": 4}}),
+    "lora_8bit_on_nf4": ({"weights": "nf4"}, {"lora": {"rank": 32}, "optimizer": "adamw_8bit"}),
+    "lora_on_int8": ({"weights": "int8"}, {"lora": {"rank": 4}, "gradient_checkpointing": "selective"}),
+    "bf16_stochastic_8bit": ({"weights": "bf16"}, {"rounding": "stochastic", "optimizer": "adamw_8bit"}),
+    "bf16_stochastic": ({"weights": "bf16"}, {"rounding": "stochastic"}),
+    "fp32_master_8bit": ({}, {"optimizer": "adamw_8bit", "precision": "bf16"}),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_of_training_moves_resumes_bit_for_bit_and_exports_what_it_trained(
+    way: str, job: TrainJob, tmp_path: Path
+) -> None:
+    model, train = WAYS[way]
+    job = with_settings(job, model, **train)
+    whole = run(place(job, tmp_path / "whole"))
+    run(place(job, tmp_path / "parts", num_updates=2))
+    run(place(job, tmp_path / "parts"))
+    assert_same_weights(tmp_path / "whole", tmp_path / "parts", 4)
+    before, after = weights_of(tmp_path / "whole", 2), weights_of(tmp_path / "whole", 4)
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    settings = job.config.model.model_dump() | model
+    exported = load_model(ModelConfig.model_validate(settings), job.weights.model.path, whole.transformer.path)
+    best = weights_of(tmp_path / "whole", whole.best_update)
+    loaded = {
+        name.replace(".default_0.", ".default."): tensor for name, tensor in exported.transformer.state_dict().items()
+    }
+    assert best.keys() <= loaded.keys()
+    assert all(torch.equal(best[name].to(loaded[name].dtype), loaded[name]) for name in best)
+
+
+def test_diffusers_reads_the_adapter(job: TrainJob, tmp_path: Path) -> None:
+    trained = run(place(with_settings(job, {}, lora={"rank": 4, "alpha": 8}, learning_rate=1e-2), tmp_path))
+    ours = load_model(job.config.model, job.weights.model.path, trained.transformer.path)
+    pipeline = FluxPipeline.from_pretrained(job.weights.model.path, local_files_only=True)
+    base = model_of(job.weights.model.path)
+    pipeline.load_lora_weights(trained.transformer.path)
+    theirs = Flux(pipeline.transformer, pipeline.vae, pipeline.scheduler)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.velocity(*inputs()), theirs.velocity(*inputs()))
+        assert (ours.velocity(*inputs()) - base.velocity(*inputs())).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("model", "train", "message"),
+    [
+        ({"weights": "bf16"}, {}, "plain AdamW on bf16 weights loses nine tenths"),
+        ({"weights": "nf4"}, {}, "'nf4' is frozen; set train.lora"),
+        ({}, {"rounding": "stochastic"}, "here it does nothing"),
+        ({}, {"sharding": "fsdp2"}, "more than one process"),
+        ({}, {"sharding": "fsdp2", "num_processes": 2, "lora": {}}, "fit without it"),
+    ],
+)
+def test_what_cannot_learn_is_refused(model: dict[str, object], train: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RunConfig.model_validate({"model": model, "train": train})
