@@ -95,7 +95,7 @@ def test_another_name_of_what_is_here_needs_nothing(shapes: HubServer, tmp_path:
 def test_what_arrives_is_checked_before_it_is_used(shapes: HubServer) -> None:
     del shapes.repos["shapes/flux"]["vae/diffusion_pytorch_model.safetensors"]
     config = load_config(CONFIG, SETTINGS)
-    with pytest.raises(ConfigError, match=r"holds no \.safetensors file"):
+    with pytest.raises(ConfigError, match=r"holds no diffusion_pytorch_model\.safetensors"):
         fetch_weights(config.model, config.reward)
 
 
