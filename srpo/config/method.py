@@ -1,0 +1,129 @@
+"""The method: preference, Direct-Align, rollouts."""
+
+import warnings
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from srpo.config.base import Range, Settings
+from srpo.flow import shifted_sigmas
+from srpo.presets import PRESETS
+
+
+class PreferenceConfig(Settings):
+    """Semantic relative preference: wanted control words against unwanted (method section 3)."""
+
+    preset: str | None = None
+    """Name of words in `srpo.presets`; `positive`, `negative` and `prefix` that are given here come before its own."""
+    positive: tuple[str, ...] = Field(
+        default=("Natural-lighting", "Detail", "Detailed", "Real"), min_length=1, validate_default=True
+    )
+    """Wanted words; update u (from 1) uses `positive[u % len(positive)]`."""
+    negative: tuple[str, ...] = Field(
+        default=("Concept art", "Painting", "Anime", "Flat", "Oil"), min_length=1, validate_default=True
+    )
+    """Unwanted words, cycled the same way."""
+    words_file: str | None = None
+    """CSV or JSON lines with other words for some prompts or updates (`srpo.control_words`); null: the same for all.
+
+    Only training reads it: held-out scores and the evaluation are measured with the words above.
+    """
+    prefix: str | None = Field(default=None, pattern=r"\S")
+    """Word that the aligned model draws with (`"<prefix>. <prompt>"`) in `generate`; evaluation goes without it."""
+    k_denoise: Range = (0.1, 0.25)
+    """Strength of the denoise branch, from the first (clean end) to the last level of the grid."""
+    k_inversion: Range = (0.3, 0.01)
+    """Strength of the inversion branch, likewise."""
+    margin: float = 0.7
+    """Hinge: an image whose relative preference has reached the margin is no longer pushed."""
+    discount_shift: float | None = Field(default=None, gt=0)
+    """The relative preference is multiplied by a factor that rises from 0 at the clean end of the grid to 1 at the
+    noisy one, bent by this shift (3 in the reference's recipe for Qwen-Image); null: it counts fully everywhere."""
+    content_anchor: float = Field(default=0.0, ge=0)
+    """Weight of the plain reward r(image, prompt) beside the hinge; 0 is the reference's loss."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def preset_fills_what_is_left_out(cls, data: Any) -> Any:
+        """The words of a preset, resolved here so that a run file shows them."""
+        name = data.get("preset") if isinstance(data, dict) else None
+        if not isinstance(name, str):
+            return data
+        if name not in PRESETS:
+            raise ValueError(f"no preset named {name!r}; choose from {sorted(PRESETS)}")
+        return PRESETS[name]._asdict() | data
+
+    @model_validator(mode="after")
+    def preset_is_used(self) -> Self:
+        """A preset beside words that replace all of its own would say nothing."""
+        preset = PRESETS[self.preset] if self.preset else None
+        if preset and preset.positive != self.positive and preset.negative != self.negative:
+            warnings.warn(
+                f"preference.preset {self.preset} has no effect: positive and negative are given as well", stacklevel=2
+            )
+        return self
+
+    @model_validator(mode="after")
+    def words_are_not_blank(self) -> Self:
+        """A blank control word would change nothing and say nothing."""
+        for name, words in (("positive", self.positive), ("negative", self.negative)):
+            if any(not word.strip() for word in words):
+                raise ValueError(f"{name} holds a blank control word: {list(words)}; remove it")
+        return self
+
+
+class AlignConfig(Settings):
+    """Direct-Align: which noise levels are trained, and how (method sections 2 and 4)."""
+
+    branches: tuple[Literal["denoise", "inversion"], ...] = Field(default=("denoise", "inversion"), min_length=1)
+    """Branches of an update. `denoise` pulls towards the positive words, `inversion` pushes from the negative ones."""
+    together: bool = True
+    """Run the branches as one batch (faster) or one after the other (less memory); the gradients are the same."""
+    guidance: float | None = Field(default=3.5, ge=0)
+    """Guidance of the trained step, as the model's family means it; null for none."""
+    shift: float = Field(default=3.0, gt=0)
+    """Schedule shift of the sigma grid."""
+    grid_steps: int = Field(default=50, gt=0)
+    """Steps of the schedule that the window counts in."""
+    window: tuple[int, int] = (5, 25)
+    """First and last step of the schedule that is trained: early steps draw structure, late ones colour and detail."""
+    num_levels: int = Field(default=1000, ge=11)
+    """Points of the sigma grid inside the window."""
+    groundtruth_ratio: float = Field(default=0.9, gt=0, lt=1)
+    """Share of the way that the known noise covers; the model's step covers at most the rest."""
+    num_injections: int = Field(default=1, gt=0)
+    """Noise levels drawn per rollout; their losses are averaged (the paper's aggregation)."""
+
+    @model_validator(mode="after")
+    def window_lies_in_the_schedule(self) -> Self:
+        """Refuse what cannot work, warn of what the authors found to hurt."""
+        if len(set(self.branches)) != len(self.branches):
+            raise ValueError(f"branches names one twice: {list(self.branches)}")
+        first, last = self.window
+        if not 0 <= first < last <= self.grid_steps:
+            raise ValueError(f"window {first, last} must be two rising steps within 0..{self.grid_steps}")
+        sigmas = shifted_sigmas(self.grid_steps, self.shift)
+        noisiest, cleanest = float(sigmas[first]), float(sigmas[last])
+        if noisiest >= 1:
+            raise ValueError(f"window starts at step {first}, sigma 1, where Direct-Align divides by zero; start later")
+        if noisiest > 0.99:
+            warnings.warn(f"window starts at sigma {noisiest:.3f}; above 0.99 training damages structure", stacklevel=2)
+        if last > 0.6 * self.grid_steps:
+            warnings.warn(
+                f"window ends at step {last} of {self.grid_steps} (sigma {cleanest:.2f}): late steps invite hacks",
+                stacklevel=2,
+            )
+        return self
+
+
+class RolloutConfig(Settings):
+    """Where clean latents come from: sampled by the model itself, without gradient."""
+
+    num_steps: int = Field(default=25, gt=0)
+    """Euler steps."""
+    shift: float = Field(default=3.0, gt=0)
+    """Schedule shift of the rollout."""
+    guidance: float | None = Field(default=1.0, ge=0)
+    """Guidance of the rollout; null for none."""
+    noise: Literal["shared", "per_sample"] = "shared"
+    """`shared`: one noise for all images of an update on all ranks, as in the reference; `per_sample`: one for each."""
