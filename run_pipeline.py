@@ -26,12 +26,14 @@ from srpo.errors import EXIT_PERMANENT, ConfigError, TrainingStoppedError, Unrea
 if TYPE_CHECKING:
     from pipelines.runs import RunRecord
     from srpo.config import RunConfig
+    from srpo.cost import Prediction
     from srpo.plan import Plan
 
 STARTED = time.monotonic()
 INTERRUPTED = 130
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "shapes.yaml"
 EXPORT_FORMS = ("transformer", "lora", "fp8", "folder")
+HARDWARE = DEFAULT_CONFIG.parent / "hardware"
 STEP_NAMES = ("download", "embed", "train", "evaluate", "register")
 
 console = Console()
@@ -123,7 +125,8 @@ def plan(
 
         with console.status("counting operations and bytes of an update"):
             prediction = price(checked.config, gpu)
-        show_prediction(console, prediction)
+            smaller = None if prediction.fits else _preset_that_fits(config, set_, gpu)
+        show_prediction(console, prediction, smaller)
 
 
 @app.command()
@@ -300,6 +303,18 @@ def doctor() -> None:
 
     for subject, finding in examine(here().root, Path(__file__).parent / "constraints.txt"):
         typer.echo(f"{subject:>16}: {finding}")
+
+
+def _preset_that_fits(config: list[Path] | None, set_: list[str] | None, gpu: str) -> "tuple[Path, Prediction] | None":
+    """The largest hardware preset that lets the run fit, with what it would then take."""
+    from srpo.plan import price
+
+    sizes = {int(path.stem.removesuffix("gb")): path for path in HARDWARE.glob("*gb.yaml") if "x" not in path.stem}
+    for _, preset in sorted(sizes.items(), reverse=True):
+        prediction = price(_load([*(config or [DEFAULT_CONFIG]), preset], tuple(set_ or ())), gpu)
+        if prediction.fits:
+            return preset, prediction
+    return None
 
 
 def _resume(name: str) -> None:

@@ -37,10 +37,10 @@ def show_plan(console: Console, plan: Plan) -> None:
     console.print(_pairs("checked", {check.subject: check.finding for check in plan.checks}))
 
 
-def show_prediction(console: Console, prediction: Prediction) -> None:
-    """What a run asks of one GPU."""
+def show_prediction(console: Console, prediction: Prediction, smaller: tuple[Path, Prediction] | None = None) -> None:
+    """What a run asks of one GPU, and with which preset it would fit."""
     room = find_gpu(prediction.gpu).memory
-    verdict = "[green]fits[/]" if prediction.fits else "[red]does not fit[/]; see configs/hardware/ for smaller ones"
+    verdict = "[green]fits[/]" if prediction.fits else "[red]does not fit[/]"
     work = f"{prediction.forward_equivalents:.1f} forwards of the transformer per image"
     seconds = f"{prediction.seconds_per_update:.3g} s expected, {prediction.floor_per_update:.3g} s at the least"
     facts = {
@@ -49,6 +49,11 @@ def show_prediction(console: Console, prediction: Prediction) -> None:
         "update": seconds,
         "training": f"{prediction.hours:.2g} hours for all updates, without measurements and evaluation",
     }
+    if not prediction.fits:
+        facts["instead"] = "no preset of configs/hardware/ makes it fit"
+    if smaller:
+        preset, needs = smaller
+        facts["instead"] = f"--config {from_here(preset)} takes {needs.memory:.1f} GiB"
     console.print(_pairs(f"on one {prediction.gpu} (predicted, not measured)", facts))
 
 
@@ -121,11 +126,13 @@ def show_words(console: Console, reports: Sequence[WordReport], num_wanted: int)
 
 def command(arguments: str) -> str:
     """This program with other arguments, as it can be typed in the current folder."""
-    paths = (Path(sys.executable), CODE_ROOT / "run_pipeline.py")
+    return " ".join([from_here(Path(sys.executable)), from_here(CODE_ROOT / "run_pipeline.py"), arguments])
+
+
+def from_here(path: Path) -> str:
+    """A path, from the current folder on if it lies there."""
     here = Path.cwd()
-    return " ".join(
-        [*(str(path.relative_to(here) if path.is_relative_to(here) else path) for path in paths), arguments]
-    )
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def _table(*columns: str) -> Table:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 MANIFEST = "manifest.json"
+UNKNOWN_LICENCE = "not stated"
 FOLDER = "model"
 FLUX_SIZE = 1024  # what FLUX.1-dev is sampled at by its own pipeline
 
@@ -105,6 +106,8 @@ def register(
         | data_version(weights, prompts)
         | {
             "data.transformer_sha256": trained.transformer.sha256,
+            "licence.model": weights.model.licence or UNKNOWN_LICENCE,
+            "licence.reward": weights.reward.licence or UNKNOWN_LICENCE,
             "verdict": evaluated.verdict,
             "reason": evaluated.reason,
             "run_name": client.get_run(tracked.run_id).info.run_name,

@@ -236,3 +236,23 @@ def _wait_for_updates(place: Place, process: "subprocess.Popen[str]", number: in
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.1)
     raise AssertionError("training wrote no updates")
+
+
+def test_a_plan_on_a_gpu_says_what_it_takes(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("plan", "--config", str(CONFIG), *SETTINGS, "--gpu", "4090") == 0
+    shown = capsys.readouterr().out
+    assert "on one 4090 (predicted, not measured)" in shown
+    assert "fits" in shown
+
+
+def test_a_preset_that_fits_is_named_where_the_run_does_not(
+    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a card of 30 MiB, too small for fp32 weights and moments of the Shapes model."""
+    from srpo import gpus
+
+    monkeypatch.setitem(gpus.GPUS, "tiny", gpus.Gpu(30 / 1024, 1.0))
+    assert call("plan", "--config", str(CONFIG), *SETTINGS, "--set", "train.batch_size=1", "--gpu", "tiny") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "does not fit" in shown
+    assert "hardware/141gb.yaml takes" in shown  # the largest that fits: bf16 weights, 8-bit moments
