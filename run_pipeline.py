@@ -179,7 +179,6 @@ def generate(
     place.prepare(model, base or "")
     from srpo.generate import read_texts
     from srpo.pictures import write_pictures
-    from srpo.preference import with_word
     from srpo.registry import find_model
 
     texts = read_texts(prompts)
@@ -189,7 +188,6 @@ def generate(
     given = {"seed": seed, "num_steps": num_steps, "guidance": guidance, "prefix": prefix}
     sampling = files.sampling.model_copy(update={key: value for key, value in given.items() if value is not None})
     files = files.model_copy(update={"sampling": sampling})
-    texts = with_word(sampling.prefix, texts) if sampling.prefix else texts
     for path in write_pictures(files, texts, out, num_processes, overwrite):
         typer.echo(path)
 

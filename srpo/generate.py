@@ -32,6 +32,10 @@ class Sampling(Settings):
     prefix: str | None = None
     """Control word in front of every prompt; None or empty: the prompts as they are."""
 
+    def text(self, prompt: str) -> str:
+        """What the model is asked to draw."""
+        return with_word(self.prefix, [prompt])[0] if self.prefix else prompt
+
 
 class Generator:
     """A loaded model that turns prompts into pictures."""
@@ -52,11 +56,11 @@ class Generator:
 
     def tensors(self, prompts: Sequence[str], sampling: Sampling) -> Iterator[Tensor]:
         """The same as (3, height, width) in [0, 1], before they are rounded to 8 bits."""
-        for index, prompt in enumerate(with_word(sampling.prefix, prompts) if sampling.prefix else prompts):
+        for index, prompt in enumerate(prompts):
             yield self._draw(prompt, sampling.seed + index, sampling)
 
     def picture(self, prompt: str, seed: int, sampling: Sampling) -> Image.Image:
-        """The picture of one prompt, as it is, from the noise of one seed."""
+        """The picture of one prompt from the noise of one seed."""
         return to_picture(self._draw(prompt, seed, sampling))
 
     @torch.no_grad()
@@ -65,7 +69,7 @@ class Generator:
         height, width = self.config.height, self.config.width
         noise = seeded_noise(self.model.latent_shape(height, width), [seed]).to(self.device)
         sigmas = self.model.sampling_sigmas(sampling.num_steps, height, width)
-        embeddings = self.text.encode_prompts([prompt], self.config.max_sequence_length)
+        embeddings = self.text.encode_prompts([sampling.text(prompt)], self.config.max_sequence_length)
         x0 = sample(self.model, embeddings, noise, sigmas, sampling.guidance)
         return self.model.decode(x0)[0]
 

@@ -35,7 +35,7 @@ def text_to_image(files: ModelFiles, prompt: str, seed: int, file_name: str) -> 
         "shift": _node(
             "ModelSamplingFlux", model=["transformer", 0], max_shift=1.15, base_shift=0.5, width=width, height=height
         ),
-        "text": _node("CLIPTextEncode", clip=["clip", 0], text=prompt),
+        "text": _node("CLIPTextEncode", clip=["clip", 0], text=sampling.text(prompt)),
         "guided": _node("FluxGuidance", conditioning=["text", 0], guidance=sampling.guidance or 0.0),
         "empty": _node("CLIPTextEncode", clip=["clip", 0], text=""),
         "noise": _node("EmptySD3LatentImage", width=width, height=height, batch_size=1),
