@@ -137,7 +137,7 @@ def job(
 ) -> None:
     """Prepare training without the pipeline: fetch, embed, write job.json, and print the command that trains it."""
     settings = _load(config, tuple(set_ or ()))
-    here().prepare()
+    here().prepare(settings.model.source, settings.reward.source)
     from srpo.launch import prepare_job
     from srpo.plan import make_plan
 

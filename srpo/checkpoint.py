@@ -127,12 +127,13 @@ def save_weights(folder: Path, transformer: nn.Module, optimizer: Optimizer, wri
 
 def load_weights(folder: Path, transformer: nn.Module, optimizer: Optimizer) -> None:
     """Put back what `save_weights` wrote."""
-    _make_state(optimizer)
+    files = {name: load_file(folder / name) for name in (WEIGHTS, OPTIMIZER)}
+    _make_state(transformer, optimizer, {key.partition(":")[0] for key in files[OPTIMIZER]})
     for name, tensors in (
         (WEIGHTS, trained_parameters(transformer)),
         (OPTIMIZER, _optimizer_tensors(transformer, optimizer)),
     ):
-        saved = load_file(folder / name)
+        saved = files[name]
         if saved.keys() != tensors.keys():
             raise ConfigError(f"{folder / name} does not hold what is trained here; start a new run")
         with torch.no_grad():
@@ -150,15 +151,20 @@ def trained_parameters(transformer: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach() for name, value in transformer.named_parameters() if value.requires_grad}
 
 
-def _make_state(optimizer: Optimizer) -> None:
-    """Let the optimizer make its tensors, which it does in its first step: one without a gradient or a rate."""
+def _make_state(transformer: nn.Module, optimizer: Optimizer, names: set[str]) -> None:
+    """Let the optimizer make its tensors, which it does in its first step: one without a gradient or a rate.
+
+    `names`: the parameters that have any; one that no loss has ever reached has none.
+    """
+    rates = [float(group["lr"]) for group in optimizer.param_groups]
     for group in optimizer.param_groups:
-        rate = float(group["lr"])
         set_learning_rate(group, 0.0)
-        for parameter in group["params"]:
+    for name, parameter in transformer.named_parameters():
+        if name in names:
             parameter.grad = torch.zeros_like(parameter)
-        with stepping(group["params"]):
-            optimizer.step()
+    with stepping([parameter for group in optimizer.param_groups for parameter in group["params"]]):
+        optimizer.step()
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
         set_learning_rate(group, rate)
     optimizer.zero_grad(set_to_none=True)
 

@@ -189,19 +189,16 @@ def _model(config: RunConfig) -> str:
         return found
     folder = resolve(config.model.source, "model")
     models.check_model(config.model, folder)
-    if config.train.vae_checkpointing:
-        models.check_vae_checkpointing(folder)
-    return (
+    found = (
         f"{config.model.source}: a whole {config.model.family} folder; {config.model.height}x{config.model.width} fits"
     )
+    if config.train.vae_checkpointing and not models.can_recompute_vae(folder):
+        found += "; its VAE cannot be computed again: train.vae_checkpointing does nothing"
+    return found
 
 
 def _guidance(config: RunConfig) -> str:
-    values = {
-        "align.guidance": config.align.guidance,
-        "rollout.guidance": config.rollout.guidance,
-        "evaluation.guidance": config.evaluation.guidance,
-    }
+    values = config.guidance
     if is_remote(config.model.source) and fetched(config.model.source) is None:
         return "checked when the model is here"
     models.check_guidance(config.model, resolve(config.model.source, "model"), values)

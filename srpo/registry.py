@@ -21,6 +21,7 @@ from srpo.generate import Generator, ModelFiles, Sampling
 from srpo.hub import at_hand, fetch, is_remote, resolve, snapshot, verify
 from srpo.models import family_of
 from srpo.models.layout import compare_shapes, file_shapes, folder_shapes
+from srpo.models.weights import ADAPTER
 from srpo.shapes import SAMPLING_STEPS, SIZE
 from srpo.shapes.models import TEXT_TOKENS
 from srpo.tracking import TrackedRun, code_version, data_version
@@ -187,8 +188,9 @@ def _transformer_with_base(transformer: Path, base: str, config: RunConfig | Non
         raise ConfigError(f"--model {transformer}: nothing there; with --base, give a transformer's file or folder")
     folder = _folder(base)
     settings = config or _default_config(base, folder)
-    shapes = file_shapes(transformer) if transformer.is_file() else folder_shapes(transformer)
-    compare_shapes(str(transformer), folder_shapes(folder / "transformer"), shapes)
+    if not (transformer / ADAPTER).is_file():
+        shapes = file_shapes(transformer) if transformer.is_file() else folder_shapes(transformer)
+        compare_shapes(str(transformer), folder_shapes(folder / "transformer"), shapes)
     return ModelFiles(
         reference=str(transformer),
         model=settings.model,

@@ -11,10 +11,12 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 
 from srpo.artifacts import Trained, TrainJob
 from srpo.checkpoint import write_atomic
@@ -102,7 +104,10 @@ def alone_in(output_dir: Path, accelerator: Accelerator) -> Iterator[None]:
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
     """Processes, device and precision."""
-    accelerator = Accelerator(mixed_precision="bf16" if config.precision == "bf16" else "no")
+    # all wait while one writes a checkpoint, which is 140 GB for FLUX.1-dev in fp32
+    patient = InitProcessGroupKwargs(timeout=timedelta(hours=2))
+    precision = "bf16" if config.precision == "bf16" else "no"
+    accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[patient])
     if accelerator.num_processes != config.num_processes:
         raise ConfigError(
             f"train.num_processes is {config.num_processes}, but {accelerator.num_processes} were started; "

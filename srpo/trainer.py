@@ -33,7 +33,7 @@ from srpo.evaluation.scores import Scorer
 from srpo.flow import shifted_sigmas
 from srpo.held_out import HeldOut
 from srpo.hub import snapshot
-from srpo.models import find_family, load_model
+from srpo.models import check_guidance, find_family, load_model
 from srpo.prompts import load_prompt_set, select
 from srpo.record import Clock, Record
 from srpo.rewards import load_reward
@@ -51,6 +51,9 @@ class Trainer:
         self.config = config = job.config
         self.accelerator = accelerator
         self.output_dir = Path(job.output_dir)
+        check_guidance(
+            config.model, job.weights.model.path, config.guidance
+        )  # a plan sees no model still to be fetched
         set_seed(config.seed)
         self.model = load_model(config.model, job.weights.model.path).to(accelerator.device)
         self.parameters = self._prepare()

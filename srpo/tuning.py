@@ -54,7 +54,7 @@ def save_memory(transformer: ModelMixin, vae: ModelMixin, config: TrainConfig) -
         transformer.enable_gradient_checkpointing()
     elif config.gradient_checkpointing == "selective":
         transformer.enable_gradient_checkpointing(_selectively)
-    if config.vae_checkpointing:
+    if config.vae_checkpointing and vae._supports_gradient_checkpointing:  # plan says where it does nothing
         vae.enable_gradient_checkpointing()
 
 

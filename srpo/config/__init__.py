@@ -64,6 +64,15 @@ class RunConfig(Settings):
     evaluation: EvaluationConfig = EvaluationConfig()
     registry: RegistryConfig = RegistryConfig()
 
+    @property
+    def guidance(self) -> dict[str, float | None]:
+        """Every guidance of the run by the name of its setting."""
+        return {
+            "align.guidance": self.align.guidance,
+            "rollout.guidance": self.rollout.guidance,
+            "evaluation.guidance": self.evaluation.guidance,
+        }
+
     @model_validator(mode="after")
     def weights_can_learn(self) -> Self:
         """What is trained must be able to hold an update."""

@@ -22,6 +22,7 @@ from srpo.export.comfy import as_workflow, text_to_image
 from srpo.export.target import open_target
 from srpo.export.weights import CONFIG, WEIGHTS, Fp8Error, write_bf16, write_fp8
 from srpo.generate import ModelFiles
+from srpo.hub import snapshot
 from srpo.models import check_model, load_model
 from srpo.models.layout import read_json
 from srpo.models.weights import ADAPTER
@@ -47,10 +48,15 @@ def export(
     adapter = files.transformer is not None and (files.transformer / ADAPTER).is_file()
     if form == "lora" and not adapter:
         raise ConfigError(f"{files.reference} was trained without an adapter; export it as transformer, fp8 or folder")
+    if form in ("transformer", "fp8") and files.model.family != "flux":
+        raise ConfigError(
+            f"--format {form} is made for FLUX and ComfyUI; export {files.model.family} as folder or lora"
+        )
     with open_target(to) as folder, _merged(files, form != "lora" and adapter) as whole:
         error = _write_weights(whole, form, folder)
         name = WEIGHTS if form != "fp8" else f"{name_of(files)}-fp8.safetensors"
-        _write_pictures(files, prompts, None if form == "lora" else name, folder)
+        drawn_by_comfy = form != "lora" and files.model.family == "flux"
+        _write_pictures(files, prompts, name if drawn_by_comfy else None, folder)
         card = render_card(files, form, licences, report, prompts, error)
         write_atomic(folder / "README.md", card)
 
@@ -113,7 +119,10 @@ def _write_pictures(files: ModelFiles, prompts: Sequence[str], weights_name: str
     """Before and after, and the graph that draws the first one in ComfyUI from the weights of that name, if any."""
     pictures = folder / "pictures"
     if prompts:
-        before = files.model_copy(update={"transformer": None, "reference": str(files.base)})
+        base = snapshot(files.base / "transformer", str(files.base))
+        before = files.model_copy(
+            update={"transformer": None, "reference": str(files.base), "transformer_sha256": base.sha256}
+        )
         list(write_pictures(before, prompts, pictures / "before"))
         list(write_pictures(files, prompts, pictures / "after"))
     if weights_name is None:

@@ -12,6 +12,8 @@ from srpo.config import RunConfig, Settings
 from srpo.evaluation.schema import Report
 from srpo.export.weights import Fp8Error
 from srpo.generate import ModelFiles
+from srpo.hub import fetched, is_remote
+from srpo.models import find_family
 
 UNKNOWN = "not stated in its files; ask where it comes from"
 
@@ -51,12 +53,22 @@ def render_card(
         lstrip_blocks=True,
     )
     recipe = yaml.safe_dump(report.provenance.config, sort_keys=False, allow_unicode=True) if report else ""
+    pipeline = find_family(files.model.family).pipeline.__name__
     return environment.get_template("card.md.jinja").render(
-        files=files, form=form, licences=licences, report=report, prompts=prompts, error=error, recipe=recipe
+        pipeline=pipeline,
+        files=files,
+        form=form,
+        licences=licences,
+        report=report,
+        prompts=prompts,
+        error=error,
+        recipe=recipe,
     )
 
 
 def _terms(source: str, path: Path) -> str:
+    if is_remote(source) and (listing := fetched(source)) and listing.licence:
+        return listing.licence
     if source.startswith("builtin:"):
         return "Apache-2.0, as srpo itself"
     folder = path if path.is_dir() else path.parent

@@ -124,11 +124,10 @@ def check_model(config: ModelConfig, folder: Path) -> None:
     family.check(folder, config.height, config.width)
 
 
-def check_vae_checkpointing(folder: Path) -> None:
-    """Refuse to recompute a VAE whose class cannot be (a video's, which remembers frames)."""
+def can_recompute_vae(folder: Path) -> bool:
+    """Whether the VAE's class can be computed again in the backward pass (a video's cannot)."""
     name = read_json(folder / "vae" / "config.json").get("_class_name", "")
-    if not getattr(getattr(diffusers, name, None), "_supports_gradient_checkpointing", True):
-        raise ConfigError(f"train.vae_checkpointing: {name} cannot be computed again; set it to false")
+    return bool(getattr(getattr(diffusers, name, None), "_supports_gradient_checkpointing", True))
 
 
 def model_skeleton(config: ModelConfig, folder: Path) -> TextToImage:

@@ -60,9 +60,9 @@ def encode_missing(
     num_processes = min(wanted, len(shards))
     num_threads = max(1, torch.get_num_threads() // max(1, num_processes))
     work = Work(model, model_folder, store, DTYPES[prompts.dtype], shards, num_processes, num_threads)
-    if num_processes == 1:
+    if num_processes == 1 and not torch.cuda.is_available():
         work.share(0)
-    elif num_processes > 1:
+    elif num_processes:  # on a GPU also one: what an encoder leaves reserved there would be lacking in training
         multiprocessing.spawn(_process, (work,), num_processes)  # its processes end with this one, however that ends
 
 
