@@ -179,7 +179,7 @@ def generate(
     place.prepare(model, base or "")
     from srpo.generate import read_texts
     from srpo.pictures import write_pictures
-    from srpo.registry import find_model
+    from srpo.reference import find_model
 
     texts = read_texts(prompts)
     with console.status("finding the model"):
@@ -253,7 +253,8 @@ def export(
     from srpo.export import export as export_model
     from srpo.export.card import find_licences
     from srpo.generate import read_texts
-    from srpo.registry import find_model, load_report
+    from srpo.reference import find_model
+    from srpo.registry import load_report
 
     uri = place.mlflow_uri if place.mlflow_database.exists() else None
     files = find_model(model, None, uri, base)

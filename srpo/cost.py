@@ -27,7 +27,7 @@ from srpo.preference import Branch, make_branches
 from srpo.rewards import Reward
 from srpo.rewards.preprocessing import resampling
 from srpo.rollout import Rollout
-from srpo.tuning import save_memory, trainable
+from srpo.tuning import add_lora, save_memory, trainable
 
 BYTES: dict[WeightsFormat, float] = {"fp32": 4, "bf16": 2, "int8": 1, "nf4": 0.5 + 4 / 64}
 """Of one value in the blocks; NF4 has a float32 scale for every 64, int8 one for every row, which is nothing."""
@@ -129,7 +129,8 @@ class LiveBytes(TorchDispatchMode):
 
 def count(config: RunConfig, model: TextToImage, reward: Reward) -> Cost:
     """The cost of one update of one process; `model` and `reward` lie on the meta device and are used up."""
-    trainable(model.transformer, config.train.lora)
+    if config.train.lora is not None:
+        add_lora(model.transformer, config.train.lora)
     save_memory(model.transformer, model.vae, config.train)
     images = config.train.batch_size * config.train.accumulation
     branches = _branches(config)
@@ -140,7 +141,7 @@ def count(config: RunConfig, model: TextToImage, reward: Reward) -> Cost:
             model.velocity(rollout.noise, levels, rollout.embeddings, config.rollout.guidance)
         with torch.no_grad():  # the reward's texts are encoded once, in the first of many updates
             reward(torch.zeros(1, 3, 8, 8), *([text] for text in _texts(branches)))
-        parameters = [value for value in model.transformer.parameters() if value.requires_grad]
+        parameters = trainable(model.transformer)
         with LiveBytes(_tensors(model, reward)) as live:
             _gradient(config, model, reward, rollout, branches)
         model.transformer.zero_grad()

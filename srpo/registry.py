@@ -14,16 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from srpo.artifacts import Evaluated, PromptSets, Registered, Snapshot, Trained, Weights
-from srpo.config import EvaluationConfig, ModelConfig, RunConfig, Settings
+from srpo.config import ModelConfig, RunConfig, Settings
 from srpo.errors import ConfigError
 from srpo.evaluation.schema import Report
-from srpo.generate import Generator, ModelFiles, Sampling
-from srpo.hub import at_hand, fetch, is_remote, resolve, snapshot, verify
-from srpo.models import family_of
-from srpo.models.layout import compare_shapes, file_shapes, folder_shapes
-from srpo.models.weights import ADAPTER
-from srpo.shapes import SAMPLING_STEPS, SIZE
-from srpo.shapes.models import TEXT_TOKENS
+from srpo.generate import ModelFiles, Sampling
+from srpo.hub import at_hand, verify
 from srpo.tracking import TrackedRun, code_version, data_version
 
 if TYPE_CHECKING:
@@ -34,7 +29,6 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 MANIFEST = "manifest.json"
 UNKNOWN_LICENCE = "not stated"
 FOLDER = "model"
-FLUX_SIZE = 1024  # what FLUX.1-dev is sampled at by its own pipeline
 
 
 class Manifest(Settings):
@@ -49,12 +43,19 @@ class Manifest(Settings):
     """Diffusers folder of the aligned transformer."""
     sampling: Sampling
 
-    def generator(self) -> Generator:
-        """Load the model; ConfigError if a file it names has moved or changed."""
+    def files(self, reference: str) -> ModelFiles:
+        """The model's files on this machine; ConfigError if one of them has moved or changed."""
         base = at_hand(self.base)
         verify(base)
         verify(self.transformer)
-        return Generator(self.model, base.path, self.transformer.path)
+        return ModelFiles(
+            reference=reference,
+            model=self.model,
+            base=base.path,
+            transformer=self.transformer.path,
+            transformer_sha256=self.transformer.sha256,
+            sampling=self.sampling,
+        )
 
 
 class Version(Settings):
@@ -72,7 +73,7 @@ class AlignedModel:
 
     def __init__(self, manifest: Manifest) -> None:
         self.sampling = manifest.sampling
-        self.generator = manifest.generator()
+        self.generator = manifest.files(MANIFEST).generator()
 
     def predict(self, prompts: Sequence[str]) -> "list[Image.Image]":
         """One picture per prompt, as the run's evaluation sampled them."""
@@ -134,75 +135,14 @@ def load_manifest(uri: str, reference: str) -> Manifest:
         return Manifest.model_validate_json(Path(path).read_text(encoding="utf-8"))
 
 
-def find_model(
-    reference: str, config: RunConfig | None = None, uri: str | None = None, base: str | None = None
-) -> ModelFiles:
-    """The files behind a reference, hashed, before anything is loaded.
-
-    A registered model brings its own settings. A folder is sized and sampled as `config` says. With `base`, `reference`
-    is a transformer (file or folder) and the rest comes from the base's folder. `uri`: the MLflow store to look in;
-    None where there is none yet.
-    """
-    if base is not None:
-        return _transformer_with_base(Path(reference).expanduser(), base, config)
-    if is_remote(reference) or reference.startswith("builtin:") or Path(reference).exists():
-        folder = _folder(reference)
-        settings = config or _default_config(reference, folder)
-        if folder.is_file() or not (folder / "transformer").is_dir():
-            raise ConfigError(f"--model {reference} is no whole diffusers folder; if it is a transformer, give --base")
-        return ModelFiles(
-            reference=reference,
-            model=settings.model,
-            base=folder,
-            transformer_sha256=snapshot(folder / "transformer", reference).sha256,
-            sampling=sampling_of(settings),
-        )
-    if uri is None:
-        raise ConfigError(
-            f"--model {reference} is no folder, and nothing is registered here yet; give a folder or `run`"
-        )
-    if config is not None:
-        raise ConfigError(f"--config is for folders; the registered model {reference} brings its own settings")
+def registered_files(uri: str, reference: str) -> ModelFiles:
+    """The files of a registered version, whatever alias it was asked by; `reference` as in `load_manifest`."""
     name, version = _locate(_client(uri), reference)
-    manifest = load_manifest(uri, f"{name}/{version}")
-    whole = at_hand(manifest.base)
-    verify(whole)
-    verify(manifest.transformer)
-    return ModelFiles(
-        reference=f"models:/{name}/{version}",
-        model=manifest.model,
-        base=whole.path,
-        transformer=manifest.transformer.path,
-        transformer_sha256=manifest.transformer.sha256,
-        sampling=manifest.sampling,
-    )
-
-
-def _folder(reference: str) -> Path:
-    """A model folder on this machine; what is remote is fetched."""
-    return fetch(reference, "model").path if is_remote(reference) else resolve(reference, "model")
-
-
-def _transformer_with_base(transformer: Path, base: str, config: RunConfig | None) -> ModelFiles:
-    if not transformer.exists():
-        raise ConfigError(f"--model {transformer}: nothing there; with --base, give a transformer's file or folder")
-    folder = _folder(base)
-    settings = config or _default_config(base, folder)
-    if not (transformer / ADAPTER).is_file():
-        shapes = file_shapes(transformer) if transformer.is_file() else folder_shapes(transformer)
-        compare_shapes(str(transformer), folder_shapes(folder / "transformer"), shapes)
-    return ModelFiles(
-        reference=str(transformer),
-        model=settings.model,
-        base=folder,
-        transformer=transformer.resolve(),
-        transformer_sha256=snapshot(transformer, str(transformer)).sha256,
-        sampling=sampling_of(settings),
-    )
+    return load_manifest(uri, f"{name}/{version}").files(f"models:/{name}/{version}")
 
 
 def load_report(uri: str, reference: str) -> Report:
-    """The evaluation of the run that made a registered version; `reference` as in `find_model`."""
+    """The evaluation of the run that made a registered version; `reference` as in `load_manifest`."""
     client = _client(uri)
     run_id = client.get_model_version(*_locate(client, reference)).run_id
     from mlflow.artifacts import download_artifacts
@@ -210,21 +150,6 @@ def load_report(uri: str, reference: str) -> Report:
     with tempfile.TemporaryDirectory() as folder:
         path = download_artifacts(f"runs:/{run_id}/evaluation/report.json", dst_path=folder, tracking_uri=uri)
         return Report.model_validate_json(Path(path).read_text(encoding="utf-8"))
-
-
-def open_model(reference: str, config: RunConfig | None, uri: str | None) -> tuple[Generator, Sampling]:
-    """What `find_model` finds, loaded and ready to draw."""
-    files = find_model(reference, config, uri)
-    return files.generator(), files.sampling
-
-
-def _default_config(reference: str, folder: Path) -> RunConfig:
-    """Size and sampling of a folder that comes without a run file: the defaults, or the embedded world's."""
-    if not reference.startswith("builtin:"):
-        family = family_of(folder) or ModelConfig().family
-        return RunConfig(model=ModelConfig(family=family, source=reference, height=FLUX_SIZE, width=FLUX_SIZE))
-    model = ModelConfig(source=reference, height=SIZE, width=SIZE, max_sequence_length=TEXT_TOKENS)
-    return RunConfig(model=model, evaluation=EvaluationConfig(num_steps=SAMPLING_STEPS))
 
 
 def sampling_of(config: RunConfig) -> Sampling:

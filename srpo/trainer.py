@@ -39,7 +39,7 @@ from srpo.record import Clock, Record
 from srpo.rewards import load_reward
 from srpo.rollout import Rollout, sample
 from srpo.sharding import is_sharded, shard, whole
-from srpo.tuning import make_optimizer, save_memory, set_learning_rate, speed_up, stepping, trainable
+from srpo.tuning import add_lora, make_optimizer, save_memory, set_learning_rate, speed_up, stepping, trainable
 
 RESULT = "result.json"
 
@@ -81,12 +81,13 @@ class Trainer:
     def _prepare(self) -> list[nn.Parameter]:
         """Make the transformer ready to be trained as the config says; the parameters that are."""
         transformer, train = self.model.transformer, self.config.train
-        trainable(transformer, train.lora)
+        if train.lora is not None:
+            add_lora(transformer, train.lora)
         save_memory(transformer, self.model.vae, train)
         speed_up(transformer, train)
         if train.sharding == "fsdp2":
             shard(transformer, self.accelerator)
-        return [parameter for parameter in transformer.parameters() if parameter.requires_grad]
+        return trainable(transformer)
 
     @property
     def num_injections(self) -> int:

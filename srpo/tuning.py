@@ -25,10 +25,8 @@ KEPT = {
 """Operations whose results `selective` checkpointing keeps: nearly all of the time, a fraction of the memory."""
 
 
-def trainable(transformer: nn.Module, lora: LoraConfig | None) -> list[nn.Parameter]:
-    """Freeze what is not trained; the parameters that are, in float32 where they are an adapter's."""
-    if lora is not None:
-        add_lora(transformer, lora)
+def trainable(transformer: nn.Module) -> list[nn.Parameter]:
+    """The parameters that training changes."""
     return [parameter for parameter in transformer.parameters() if parameter.requires_grad]
 
 

@@ -24,7 +24,8 @@ from srpo.export.comfy import OUTPUTS, as_workflow, text_to_image
 from srpo.generate import ModelFiles, Sampling
 from srpo.models import load_model
 from srpo.models.weights import ADAPTER
-from srpo.registry import find_model, load_report
+from srpo.reference import find_model
+from srpo.registry import load_report
 from tests.jobs import run
 
 PROMPT = "a red circle on a blue background"

@@ -14,7 +14,7 @@ from srpo.errors import ConfigError
 from srpo.generate import ModelFiles
 from srpo.hub import snapshot
 from srpo.pictures import SHEET, write_pictures
-from srpo.registry import find_model
+from srpo.reference import find_model
 
 PROMPTS = ["a red circle", "a green ring: ünïcode", "a blue square"]
 

@@ -17,7 +17,7 @@ from pipelines.runs import load_run
 from srpo.artifacts import Evaluated
 from srpo.config import load_config
 from srpo.errors import ConfigError
-from srpo.registry import open_model
+from srpo.reference import find_model
 from tests.conftest import CONFIG, SHORT
 from tests.runs import run
 
@@ -136,7 +136,8 @@ def test_another_base_model_goes_all_the_way_and_is_drawn_again_from_the_registr
         for folder in (qwen_folder / "transformer", outcome.trained.transformer.path)
     )
     assert any(not torch.equal(base[name], aligned[name]) for name in base)
-    generator, sampling = open_model(outcome.registered.uri, None, place.mlflow_uri)
+    files = find_model(outcome.registered.uri, None, place.mlflow_uri)
+    generator, sampling = files.generator(), files.sampling
     assert sampling.guidance == 4
     first, again = (list(generator.images(["old ships", "a sailor"], sampling)) for _ in range(2))
     assert first[0].size == (48, 32)

@@ -13,7 +13,8 @@ from srpo.config import RunConfig
 from srpo.errors import ConfigError
 from srpo.generate import Generator
 from srpo.prompts import PromptSets
-from srpo.registry import load_manifest, open_model, register, sampling_of, versions
+from srpo.reference import find_model
+from srpo.registry import load_manifest, register, sampling_of, versions
 from srpo.tracking import TrackedRun, open_run
 
 PROMPT = "a red circle on a blue background"
@@ -64,7 +65,8 @@ def test_one_line_of_mlflow_makes_the_pictures_that_generate_makes(
     name = finished.registered.name
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     (loaded,) = mlflow.pyfunc.load_model(f"models:/{name}@challenger").predict([PROMPT])
-    generator, sampling = open_model(f"models:/{name}@challenger", None, uri)
+    files = find_model(f"models:/{name}@challenger", None, uri)
+    generator, sampling = files.generator(), files.sampling
     (generated,) = generator.images([PROMPT], sampling)
     assert loaded.tobytes() == generated.tobytes()
     config = finished.record.config
@@ -76,7 +78,8 @@ def test_one_line_of_mlflow_makes_the_pictures_that_generate_makes(
 
 
 def test_a_picture_depends_on_its_own_seed_and_not_on_its_neighbours(finished: Outcome, uri: str) -> None:
-    generator, sampling = open_model("shapes@challenger", None, uri)
+    files = find_model("shapes@challenger", None, uri)
+    generator, sampling = files.generator(), files.sampling
     _, second = generator.images(["a green ring on a red background", PROMPT], sampling)
     (alone,) = generator.images([PROMPT], sampling.model_copy(update={"seed": sampling.seed + 1}))
     assert second.tobytes() == alone.tobytes()
@@ -102,7 +105,7 @@ def test_a_version_whose_weights_have_changed_is_refused(finished: Outcome, uri:
     try:
         path.write_bytes(content + b" ")
         with pytest.raises(ConfigError, match="has changed"):
-            open_model("shapes@challenger", None, uri)
+            find_model("shapes@challenger", None, uri)
     finally:
         path.write_bytes(content)
     assert os.path.getsize(path) == len(content)

@@ -68,7 +68,8 @@ def test_a_quantised_base_is_near_the_model_and_passes_gradients_to_its_adapter(
         expected, got = exact.velocity(*inputs()), kept.velocity(*inputs())
     error = float((got - expected).norm() / expected.norm())
     assert 0 < error < {"bf16": 0.06, "int8": 0.08, "nf4": 0.3}[weights]
-    parameters = trainable(kept.transformer, LORA)
+    add_lora(kept.transformer, LORA)
+    parameters = trainable(kept.transformer)
     assert {parameter.dtype for parameter in parameters} == {torch.float32}
     found = gradients(kept)
     assert len(found) == len(parameters)

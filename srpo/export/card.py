@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from srpo.config import RunConfig, Settings
+from srpo.config import Settings
 from srpo.evaluation.schema import Report
 from srpo.export.weights import Fp8Error
 from srpo.generate import ModelFiles
@@ -31,7 +31,7 @@ def find_licences(files: ModelFiles, report: Report | None) -> list[Licence]:
     """Of the base, and of the reward if the run is known, as their own folders state them."""
     found = [Licence(subject="base model", source=files.model.source, terms=_terms(files.model.source, files.base))]
     if report is not None:
-        source = RunConfig.model_validate(report.provenance.config).reward.source
+        source = report.provenance.sources["reward"]  # the config may be of another version
         found.append(Licence(subject="reward", source=source, terms=_terms(source, Path(source).expanduser())))
     return found
 

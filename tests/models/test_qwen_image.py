@@ -28,7 +28,7 @@ from srpo.objective import objective
 from srpo.plan import price
 from srpo.preference import make_branches
 from srpo.prompts import embed_prompts, select
-from srpo.registry import open_model
+from srpo.reference import find_model
 from srpo.rewards import load_reward
 from srpo.rollout import Rollout, sample, seeded_noise
 from srpo.tuning import save_memory
@@ -236,7 +236,8 @@ def test_a_folder_of_another_family_is_refused(qwen_folder: Path, flux_folder: P
 
 
 def test_a_folder_says_itself_which_family_it_is(qwen_folder: Path) -> None:
-    generator, sampling = open_model(str(qwen_folder), None, None)
+    files = find_model(str(qwen_folder), None, None)
+    generator, sampling = files.generator(), files.sampling
     assert generator.config.family == "qwen_image"
     assert sampling.guidance == 3.5
 
