@@ -111,11 +111,13 @@ def test_a_registered_model_is_exported_with_a_card_that_names_every_metric(
     finished: Outcome, place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
+    assert finished.registered
+    version = f"models:/{finished.registered.name}/{finished.registered.version}"
     with pytest.raises(SystemExit) as ended:
-        run_pipeline.main(["export", "shapes@challenger", "--to", str(out), "--format", "fp8"])
+        run_pipeline.main(["export", version, "--to", str(out), "--format", "fp8"])
     assert not ended.value.code
     assert "licence of the base model" in capsys.readouterr().out
-    card, report = (out / "README.md").read_text(), load_report(place.mlflow_uri, "shapes@challenger")
+    card, report = (out / "README.md").read_text(), load_report(place.mlflow_uri, version)
     assert report.metrics
     for name, row in report.metrics.items():
         assert f"| {name}" in card
