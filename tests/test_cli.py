@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import run_pipeline
+from pipelines.commands import runs
 from pipelines.execute import Outcome
 from pipelines.place import Place
 from pipelines.runs import load_run
@@ -39,7 +40,7 @@ def test_help_names_every_command_and_loads_nothing_heavy(capsys: pytest.Capture
 def test_the_step_names_are_those_of_the_plan() -> None:
     from srpo.plan import STEPS
 
-    assert tuple(STEPS) == run_pipeline.STEP_NAMES
+    assert tuple(STEPS) == runs.STEP_NAMES
 
 
 def test_plan_and_dry_run_show_the_same_and_start_nothing(place: Place, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,68 @@
+"""What all commands share: the application, its console, options that several have, and how a run file is read."""
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from srpo.config import RunConfig
+
+ROOT = Path(__file__).parents[2]
+DEFAULT_CONFIG = ROOT / "configs" / "shapes.yaml"
+
+console = Console()
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help=(
+        "SRPO: align a text-to-image model with what a reward model understands of control words.\n\n"
+        "Start with [bold]run[/]: it trains the small embedded model in a few minutes on two CPU cores. All that a run "
+        "writes lies in [bold].srpo/[/] of the folder you are in. Then [bold]generate[/] draws with the result, "
+        "[bold]ui[/] shows all numbers, and [bold]plan --config YOURS.yaml[/] checks your own model, reward and "
+        "prompts before any work."
+    ),
+)
+
+ConfigOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Run file (YAML); configs/ has examples. Further ones change it: --config configs/hardware/24gb.yaml.",
+        show_default="configs/shapes.yaml",
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting of the run file; may be repeated."),
+]
+FromOption = Annotated[
+    str | None,
+    typer.Option("--from", metavar="STEP", help="Start here, with the results of the experiment's last run so far."),
+]
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        help="A diffusers folder, hf://OWNER/NAME, s3://BUCKET/PREFIX, builtin:shapes, or a registered model "
+        "(NAME@ALIAS, models:/NAME/VERSION); with --base, a transformer's file or folder."
+    ),
+]
+BaseOption = Annotated[
+    str | None, typer.Option(help="Diffusers folder that gives a lone transformer its VAE, text encoders and config.")
+]
+UntilOption = Annotated[str | None, typer.Option("--until", metavar="STEP", help="Stop after this step.")]
+
+
+def load(config: list[Path] | None, overrides: tuple[str, ...]) -> "RunConfig":
+    """The run files, the demo's if there are none; what they warn of is said once, in plain words."""
+    from srpo.config import load_config
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        settings = load_config(config or [DEFAULT_CONFIG], overrides)
+    for warning in caught:
+        console.print(f"[yellow]warning:[/] {warning.message}")
+    return settings

@@ -1,0 +1,89 @@
+"""Commands that draw: `generate`, and `words`, which measures control words on pictures."""
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.commands.app import BaseOption, ConfigOption, ModelOption, SetOption, console, load
+from pipelines.place import here
+from srpo.errors import ConfigError
+
+
+def generate(
+    model: ModelOption,
+    prompts: Annotated[
+        str, typer.Option(metavar="FILE_OR_TEXT", help="A file with one prompt per line, or one prompt.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")],
+    base: BaseOption = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="For a folder: a run file with image size, steps and guidance (else 1024x1024, 50, 3.5)."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Picture i (from 0) gets seed + i.")] = None,
+    num_steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps.")] = None,
+    guidance: Annotated[float | None, typer.Option(min=0, help="Guidance.")] = None,
+    height: Annotated[int | None, typer.Option(min=1, help="Pixels.")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="Pixels.")] = None,
+    prefix: Annotated[str | None, typer.Option(help="Control word in front of each prompt; '' for none.")] = None,
+    num_processes: Annotated[int | None, typer.Option(min=1, help="Processes; one per GPU if not given.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Draw again what is there already.")] = False,
+) -> None:
+    """Make one PNG per prompt; each says in its text fields which prompt, seed and model made it.
+
+    What an earlier call has drawn with the same settings is kept.
+    """
+    settings = load([config], ()) if config else None
+    place = here()
+    place.prepare(model, base or "")
+    from srpo.generate import read_texts
+    from srpo.pictures import write_pictures
+    from srpo.reference import find_model
+
+    texts = read_texts(prompts)
+    with console.status("finding the model"):
+        uri = place.mlflow_uri if place.mlflow_database.exists() else None
+        files = find_model(model, settings, uri, base).resized(height, width)
+    given = {"seed": seed, "num_steps": num_steps, "guidance": guidance, "prefix": prefix}
+    sampling = files.sampling.model_copy(update={key: value for key, value in given.items() if value is not None})
+    files = files.model_copy(update={"sampling": sampling})
+    for path in write_pictures(files, texts, out, num_processes, overwrite):
+        typer.echo(path)
+
+
+def words(
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    words_: Annotated[
+        str | None, typer.Option("--words", metavar="A,B", help="Wanted words instead of the run file's.")
+    ] = None,
+    against: Annotated[str | None, typer.Option(metavar="C,D", help="Unwanted words, likewise.")] = None,
+    num_prompts: Annotated[int, typer.Option(min=2, help="Held-out prompts to measure on.")] = 30,
+    json_: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+) -> None:
+    """Tell how well the reward knows control words: a word that it does not know does nothing in training.
+
+    Known: pictures that show the word score higher with it than pictures that lack it (the interval of that share
+    from 0.75 on); weak: above chance; unknown: not told apart. Shapes renders its style words truly; otherwise the
+    model draws the pictures, with the word and without.
+    """
+    settings = load(config, tuple(set_ or ()))
+    here().prepare(settings.model.source, settings.reward.source)
+    chosen = [text.split(",") if text else [] for text in (words_, against)]
+    wanted, unwanted = chosen if any(chosen) else (settings.preference.positive, settings.preference.negative)
+    names = [word.strip() for word in (*wanted, *unwanted)]
+    if not all(names) or len(set(names)) < len(names):
+        raise ConfigError(f"control words must be different and not blank, got {', '.join(map(repr, names))}")
+    with contextlib.redirect_stdout(sys.stderr):  # what libraries say as they load is no part of the JSON
+        from pipelines.summary import show_words
+        from srpo.evaluation.words import measure_words
+
+        reports = measure_words(settings, names, num_prompts)
+    if json_:
+        typer.echo(json.dumps([report.model_dump() for report in reports], indent=1))
+    else:
+        show_words(console, reports, len(wanted))

@@ -1,0 +1,162 @@
+"""Commands that train: `run`, `plan`, `job`."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipelines.commands.app import DEFAULT_CONFIG, ROOT, ConfigOption, FromOption, SetOption, UntilOption, console, load
+from pipelines.place import here
+from srpo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipelines.runs import RunRecord
+    from srpo.cost import Prediction
+    from srpo.plan import Plan
+
+STARTED = time.monotonic()
+INTERRUPTED = 130
+HARDWARE = ROOT / "configs" / "hardware"
+STEP_NAMES = ("download", "embed", "train", "evaluate", "register")
+
+
+def run(
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    from_: FromOption = None,
+    until: UntilOption = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Go on with a run that failed or stopped; `status` lists them.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check and show; the same as `plan`.")] = False,
+) -> None:
+    """Run the pipeline: download, embed, train, evaluate, register.
+
+    Without options it aligns the embedded Shapes model. Ctrl-C stops a run; --resume goes on with it.
+    """
+    if resume is not None:
+        if config or set_ or from_ or until or dry_run:
+            raise ConfigError("--resume goes on with the run's own settings; leave the other options out")
+        _resume(resume)
+        return
+    plan = _plan(config, set_, from_, until)
+    if dry_run:
+        _show_plan(plan)
+        return
+    from pipelines.execute import new_run
+
+    _execute(new_run(here(), plan))
+
+
+def plan(
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    from_: FromOption = None,
+    until: UntilOption = None,
+    gpu: Annotated[str | None, typer.Option(help="Also predict memory and time on this GPU (H100, 4090, ...).")] = None,
+) -> None:
+    """Check a run and show what it would do, without doing it: settings, files, layouts, reward, prompts, disk."""
+    checked = _plan(config, set_, from_, until)
+    _show_plan(checked)
+    if gpu is not None:
+        from pipelines.summary import show_prediction
+        from srpo.plan import price
+
+        with console.status("counting operations and bytes of an update"):
+            prediction = price(checked.config, gpu)
+            smaller = None if prediction.fits else _preset_that_fits(config, set_, gpu)
+        show_prediction(console, prediction, smaller)
+
+
+def job(
+    out: Annotated[Path, typer.Option(help="Folder for the job and all that training writes.")],
+    config: ConfigOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Prepare training without the pipeline: fetch, embed, write job.json, and print the command that trains it."""
+    settings = load(config, tuple(set_ or ()))
+    here().prepare(settings.model.source, settings.reward.source)
+    from srpo.launch import prepare_job
+    from srpo.plan import make_plan
+
+    with console.status("checking settings, files and layouts; encoding the prompts"):
+        make_plan(settings, out, ("embed", "train"))
+        path = prepare_job(settings, out.resolve())
+    processes = settings.train.num_processes
+    several = f"--multi_gpu --num_processes {processes}" if processes > 1 else "--num_processes 1"
+    console.print(f"accelerate launch {several} -m srpo.train {path}", soft_wrap=True, highlight=False)
+
+
+def _preset_that_fits(config: list[Path] | None, set_: list[str] | None, gpu: str) -> "tuple[Path, Prediction] | None":
+    """The largest hardware preset that lets the run fit, with what it would then take."""
+    from srpo.plan import price
+
+    sizes = {int(path.stem.removesuffix("gb")): path for path in HARDWARE.glob("*gb.yaml") if "x" not in path.stem}
+    for _, preset in sorted(sizes.items(), reverse=True):
+        prediction = price(load([*(config or [DEFAULT_CONFIG]), preset], tuple(set_ or ())), gpu)
+        if prediction.fits:
+            return preset, prediction
+    return None
+
+
+def _resume(name: str) -> None:
+    place = here()
+    place.prepare(*place.recorded_sources(name))
+    from pipelines.runs import load_run
+    from srpo.plan import make_plan
+
+    record = load_run(place, name)
+    if record.actual_state == "running":
+        raise ConfigError(f"run {name} is still running (process {record.process}); stop it first")
+    if record.state == "done":
+        raise ConfigError(f"run {name} is done; start a new one, or use --from STEP to repeat a part with its results")
+    written = sum(path.stat().st_size for path in record.path.rglob("*") if path.is_file())
+    make_plan(record.config, place.root, record.steps, written)
+    _execute(record)
+
+
+def _execute(record: "RunRecord") -> None:
+    """Run, and whatever stops the run, say how to go on with it."""
+    from pipelines.execute import execute
+    from pipelines.summary import command, show_outcome
+
+    place = here()
+    try:
+        outcome = execute(place, record, STARTED)
+    except BaseException as error:
+        console.print(f"[yellow]stopped.[/] Go on with:  {command(f'run --resume {record.name}')}", soft_wrap=True)
+        if isinstance(error, KeyboardInterrupt):
+            raise typer.Exit(INTERRUPTED) from None
+        raise
+    show_outcome(console, place, outcome)
+
+
+def _plan(config: list[Path] | None, set_: list[str] | None, from_: str | None, until: str | None) -> "Plan":
+    """Read and check everything; nothing expensive happens."""
+    steps = _steps(from_, until)
+    settings = load(config, tuple(set_ or ()))
+    place = here()
+    place.prepare(settings.model.source, settings.reward.source)
+    with console.status("checking settings, files and layouts"):
+        from srpo.plan import make_plan
+
+        return make_plan(settings, place.root, steps)
+
+
+def _steps(from_: str | None, until: str | None) -> tuple[str, ...]:
+    """The steps from one to another, both included."""
+    for option, step in (("--from", from_), ("--until", until)):
+        if step is not None and step not in STEP_NAMES:
+            raise ConfigError(f"{option} {step}: no such step; choose from {', '.join(STEP_NAMES)}")
+    first = STEP_NAMES.index(from_) if from_ else 0
+    last = STEP_NAMES.index(until) if until else len(STEP_NAMES) - 1
+    if first > last:
+        raise ConfigError(f"--from {from_} comes after --until {until}; the order is {', '.join(STEP_NAMES)}")
+    return STEP_NAMES[first : last + 1]
+
+
+def _show_plan(plan: "Plan") -> None:
+    from pipelines.summary import show_plan
+
+    show_plan(console, plan)
