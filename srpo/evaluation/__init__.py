@@ -13,17 +13,18 @@ from pathlib import Path
 import torch
 
 from srpo.artifacts import Evaluated, PromptSets, Snapshot, Trained, Weights
-from srpo.checkpoint import write_atomic
 from srpo.config import RunConfig
 from srpo.errors import ConfigError
 from srpo.evaluation.gate import check_metrics, judge
 from srpo.evaluation.images import Gallery, ReportProgress, draw, make_design, score_images
 from srpo.evaluation.progress import terminal_progress
 from srpo.evaluation.provenance import trace
-from srpo.evaluation.report import render
+from srpo.evaluation.report import REPORT_JSON, write_report
 from srpo.evaluation.schema import BASE, CANDIDATE, Contrast, Curves, ImageSet, Report, Subject
 from srpo.evaluation.scores import Scorer
 from srpo.evaluation.statistics import MIN_PROMPTS, Array, compare
+from srpo.evaluation.tables import flat_table
+from srpo.evaluation.thumbnails import IMAGES, keep_pictures
 from srpo.models import load_model
 from srpo.prompts import load_prompt_set
 from srpo.record import HELD_OUT, METRICS, read_journal
@@ -31,8 +32,6 @@ from srpo.rewards import load_reward
 from srpo.tracking import Tracker
 
 __all__ = ["check_metrics", "evaluate", "terminal_progress"]
-
-REPORT_JSON, REPORT_HTML = "report.json", "report.html"
 
 
 def evaluate(
@@ -82,8 +81,13 @@ def evaluate(
             images=run.image_sets(scores),
             provenance=trace(config, weights, prompts, trained, run.device),
         )
-        html = render(report, run.design, galleries, config.evaluation.num_report_images)
-    return _publish(report, html, output_dir)
+        report = keep_pictures(
+            report,
+            lambda index, label: galleries[label].find(run.design[index]),
+            output_dir,
+            config.evaluation.num_report_images,
+        )
+    return _publish(report, output_dir)
 
 
 class _Evaluation:
@@ -155,19 +159,20 @@ def read_curves(trained: Trained) -> Curves:
     )
 
 
-def _publish(report: Report, html: str, output_dir: Path) -> Evaluated:
-    """Write both files, log them and the numbers to MLflow."""
-    json_path, html_path = output_dir / REPORT_JSON, output_dir / REPORT_HTML
-    write_atomic(json_path, report.model_dump_json(indent=1))
-    write_atomic(html_path, html)
+def _publish(report: Report, output_dir: Path) -> Evaluated:
+    """Write the report; log it, its pictures and the numbers to MLflow."""
+    html_path = write_report(report, output_dir)
+    json_path = output_dir / REPORT_JSON
     tracker = Tracker.from_environment()
     shown = ("reference", "candidate", "change", "lower", "upper")
     tracker.log_metrics(
         {f"evaluation/{name}/{part}": getattr(row, part) for name, row in report.metrics.items() for part in shown},
         report.curves.best_update,
     )
+    tracker.log_table(flat_table(report), "evaluation/metrics.json")
     for path in (json_path, html_path):
         tracker.log_artifact(path, "evaluation")
+    tracker.log_artifact(output_dir / IMAGES, f"evaluation/{IMAGES}")
     return Evaluated(
         report_json=str(json_path),
         report_html=str(html_path),
