@@ -24,7 +24,7 @@ from srpo.evaluation.schema import BASE, CANDIDATE, Contrast, Curves, ImageSet, 
 from srpo.evaluation.scores import Scorer
 from srpo.evaluation.statistics import MIN_PROMPTS, Array, compare
 from srpo.evaluation.tables import flat_table
-from srpo.evaluation.thumbnails import IMAGES, keep_pictures
+from srpo.evaluation.thumbnails import IMAGES, choose, keep_pictures
 from srpo.models import load_model
 from srpo.prompts import load_prompt_set
 from srpo.record import HELD_OUT, METRICS, read_journal
@@ -85,7 +85,7 @@ def evaluate(
             report,
             lambda index, label: galleries[label].find(run.design[index]),
             output_dir,
-            config.evaluation.num_report_images,
+            choose(report, config.evaluation.num_report_images),
         )
     return _publish(report, output_dir)
 

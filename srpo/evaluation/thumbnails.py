@@ -6,7 +6,7 @@ several folders. One picture is in memory at a time.
 
 import io
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +27,8 @@ FindPicture = Callable[[int, str], Path]
 """(place in `report.images`, label of the model) -> file of the picture."""
 
 
-def keep_pictures(report: Report, find: FindPicture, folder: Path, count: int) -> Report:
-    """Write thumbnails of `count` sets of pictures into `folder`/images; the report that says which and why."""
-    chosen = choose(report, count)
+def keep_pictures(report: Report, find: FindPicture, folder: Path, chosen: Mapping[int, Sequence[Kept]]) -> Report:
+    """Write thumbnails of the chosen sets of pictures into `folder`/images; the report that says which and why."""
     images = [
         record.model_copy(update={"kept": tuple(chosen.get(index, ()))}) for index, record in enumerate(report.images)
     ]

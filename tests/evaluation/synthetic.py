@@ -10,7 +10,7 @@ from srpo.config import EvaluationConfig, RunConfig
 from srpo.evaluation.report import write_report
 from srpo.evaluation.schema import Contrast, Curves, GateCheck, ImageSet, Provenance, Report, Subject
 from srpo.evaluation.statistics import compare
-from srpo.evaluation.thumbnails import keep_pictures
+from srpo.evaluation.thumbnails import choose, keep_pictures
 
 METRICS = ("relative", "reward", "luminance", "saturation")
 CATEGORIES = ("people", "animals <&>", "food")
@@ -71,7 +71,7 @@ def make_report(
             device="CPU",
             hashes={"reward": 64 * "e"},
             sources={"model": "builtin:shapes"},
-            config=RunConfig(seed=seed).model_dump(mode="json"),
+            config=RunConfig(seed=seed, evaluation=SETTINGS).model_dump(mode="json"),
         ),
     )
 
@@ -85,7 +85,7 @@ def write_synthetic(folder: Path, report: Report, size: int = 48, count: int = 6
         make_picture(size, index, label).save(drawn, compress_level=1)
         return drawn
 
-    kept = keep_pictures(report, draw, folder, count)
+    kept = keep_pictures(report, draw, folder, choose(report, count))
     drawn.unlink()
     return write_report(kept, folder)
 
