@@ -1,6 +1,6 @@
 """The commands of `run_pipeline.py`, one file per subject, in the order of the help."""
 
-from pipelines.commands import compare, images, look, models, runs
+from pipelines.commands import compare, images, look, models, runs, study
 from pipelines.commands.app import app
 
 for command in (
@@ -16,5 +16,6 @@ for command in (
     look.doctor,
 ):
     app.command()(command)
+app.add_typer(study.app, name="study")
 
 __all__ = ["app"]

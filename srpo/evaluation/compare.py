@@ -30,7 +30,7 @@ def write_comparison(
     setting differs that is not in `despite`; metrics that it gives another meaning are then left out.
     """
     _check_names(entries)
-    different = _check_settings(entries, despite)
+    different = check_settings(entries, despite)
     keys = _shared_keys(entries, common)
     report = _make_report(entries, keys, {metric for name in different for metric in SETTINGS[name]})
     by_name = {entry.name: entry for entry in entries}
@@ -63,7 +63,7 @@ def _check_names(entries: Sequence[Entry]) -> None:
         raise ConfigError(f"the same model is named twice: {', '.join(names)}")
 
 
-def _check_settings(entries: Sequence[Entry], despite: Collection[str]) -> list[str]:
+def check_settings(entries: Sequence[Entry], despite: Collection[str]) -> list[str]:
     """The settings that differ; ConfigError for those that are not accepted."""
     if unknown := sorted(set(despite) - set(SETTINGS)):
         raise ConfigError(f"--despite {unknown[0]}: choose from {', '.join(SETTINGS)}")
