@@ -57,10 +57,11 @@ def compare(
 
 def _show(report: "Report") -> None:
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Column, Table
 
     for contrast in report.contrasts:
-        table = Table("metric", escape(contrast.reference), escape(contrast.candidate), "change", "interval", box=None)
+        models = [Column(escape(name), overflow="fold") for name in (contrast.reference, contrast.candidate)]
+        table = Table("metric", *models, "change", "interval", box=None)
         for name, row in contrast.metrics.items():
             interval = f"{row.lower:+.3f} to {row.upper:+.3f}"
             table.add_row(name, f"{row.reference:.3f}", f"{row.candidate:.3f}", f"{row.change:+.3f}", interval)

@@ -23,7 +23,7 @@ from srpo.config import RunConfig
 from srpo.evaluation.charts import HEIGHT, WIDTH
 from srpo.evaluation.schema import ImageSet, Report
 from srpo.evaluation.tables import draw_curves, make_tables, order_metrics
-from srpo.evaluation.thumbnails import IMAGES, encode, gain, measured, picture_path, rank, ranking
+from srpo.evaluation.thumbnails import IMAGES, encode, gain, measured, picture_path, rank, ranking, spaced
 from srpo.tracking import flatten
 
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
@@ -130,10 +130,10 @@ def _view(report: Report, images: Path) -> dict[str, Any]:
 def _cards(report: Report, images: Path) -> list[Card]:
     """The kept pictures, the worst first."""
     labels = [model.label for model in report.models]
+    kept = [index for index in rank(report) if report.images[index].kept]
     return [
         Card(index, report.images[index], {label: picture_path(images, report, index, label) for label in labels})
-        for index in rank(report)
-        if report.images[index].kept
+        for index in kept
     ]
 
 
@@ -141,7 +141,7 @@ def _strip(cards: Sequence[Card]) -> list[Card]:
     """A few of the fair sample, in the order of the prompts, or whatever there is."""
     sample = [card for card in cards if "sample" in card.record.kept] or list(cards)
     in_order = sorted(sample, key=lambda card: card.index)
-    return [in_order[place] for place in sorted(set(np.linspace(0, len(in_order) - 1, NUM_STRIP).astype(int)))]
+    return [in_order[place] for place in spaced(len(in_order), NUM_STRIP)]
 
 
 def _embed(path: Path, longest: int = 0, max_bytes: int = 0) -> Embedded:

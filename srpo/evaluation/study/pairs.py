@@ -16,8 +16,9 @@ from srpo.evaluation.compare import check_settings
 from srpo.evaluation.entries import SETTINGS, Entry, Key
 from srpo.evaluation.thumbnails import spaced
 
-IDENTITY = {"prompt", "seed", "model", "transformer_sha256"}
-"""Text fields of `generate`'s PNGs that name the picture or its model; all others say how it was made."""
+IDENTITY = {"prompt", "seed", "model", "transformer_sha256", "prefix"}
+"""Text fields of `generate`'s PNGs that name the picture or its model (a registered one brings its prefix); all others
+say how it was made."""
 
 
 class Side(Settings):
@@ -82,7 +83,8 @@ def _is_fair(entry: Entry, key: Key) -> bool:
 
 def _read_folder(folder: Path) -> tuple[Side, dict[Key, tuple[Mapping[str, Any], Path]]]:
     """The model of a folder, and (prompt, seed) -> (settings, file)."""
-    found, models = {}, set()
+    found: dict[Key, tuple[Mapping[str, Any], Path]] = {}
+    models: set[str] = set()
     for path in sorted(folder.glob("*.png")):
         facts = _facts(path)
         models.add(facts["transformer_sha256"])
