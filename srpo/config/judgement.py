@@ -75,8 +75,8 @@ class EvaluationConfig(Settings):
     """Level of every interval."""
     gate: tuple[Bound, ...] = (Bound(metric="relative", min_change=0.0), *DAMAGE_BOUNDS)
     """What a version must show to become champion: the interval's bound, not the mean, must keep every limit."""
-    num_report_images: int = Field(default=24, gt=0)
-    """Pairs of images shown in the report."""
+    num_report_images: int = Field(default=60, gt=0)
+    """Prompts and seeds whose images are kept as thumbnails and shown in the report."""
 
 
 class RegistryConfig(Settings):

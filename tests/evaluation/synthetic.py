@@ -79,10 +79,10 @@ def make_report(
 def write_synthetic(folder: Path, report: Report, size: int = 48, count: int = 60) -> Path:
     """The report with pictures of `size` pixels, written into the folder; returns the page."""
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = folder / "drawn.png"
+    drawn = folder / "drawn.bmp"
 
     def draw(index: int, label: str) -> Path:
-        make_picture(size, index, label).save(drawn, compress_level=1)
+        make_picture(size, index, label).save(drawn)
         return drawn
 
     kept = keep_pictures(report, draw, folder, choose(report, count))
@@ -91,10 +91,10 @@ def write_synthetic(folder: Path, report: Report, size: int = 48, count: int = 6
 
 
 def make_picture(size: int, index: int, label: str) -> Image.Image:
-    """Waves under grain, about as hard to compress as a photograph; no two are alike."""
+    """Waves under grain, harder to compress than most photographs; no two are alike."""
     generator = np.random.default_rng([index, *label.encode()])
-    y, x = np.mgrid[:size, :size] / size
-    angles = generator.uniform(2, 40, (3, 2))
-    waves = [128 + 90 * np.sin(x * a + y * b + index) for a, b in angles]
-    grain = generator.normal(0, 6, (size, size, 1))
-    return Image.fromarray(np.clip(np.stack(waves, -1) + grain, 0, 255).astype(np.uint8))
+    place = np.linspace(0, 1, size)
+    waves = np.sin(np.multiply.outer(place, generator.uniform(2, 40, (2, 3))))
+    grain = generator.integers(-40, 41, (size, size, 1), dtype=np.int16)
+    pixels = 128 + 55 * (waves[:, None, 0] + waves[None, :, 1])
+    return Image.fromarray(np.clip(pixels.astype(np.int16) + grain, 0, 255).astype(np.uint8))
