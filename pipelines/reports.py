@@ -4,9 +4,12 @@ import re
 from pathlib import Path
 
 from pipelines.place import Place
+from pipelines.runs import FILE, load_run
 from srpo.errors import ConfigError
 from srpo.evaluation.entries import Entry, load_entry
-from srpo.evaluation.report import REPORT_JSON
+from srpo.evaluation.report import REPORT_HTML, REPORT_JSON
+from srpo.evaluation.schema import Study
+from srpo.tracking import Tracker
 
 MLFLOW_RUN = re.compile(r"[0-9a-f]{32}")
 
@@ -16,6 +19,18 @@ def find_entry(place: Place, reference: str, scratch: Path) -> Entry:
     plain, _, label = reference.partition("#")
     folder = _folder(place, plain, scratch)
     return load_entry(_name(plain, folder) + (f"#{label}" if label else ""), folder, label or None)
+
+
+def log_again(place: Place, reference: str, study: Study, folder: Path) -> None:
+    """Bring MLflow's copy of a run's report up to date, and the study's rates as metrics; nothing for other folders."""
+    if not (place.runs / reference / FILE).is_file():
+        return
+    tracker = Tracker(load_run(place, reference).tracked)
+    for name in (REPORT_JSON, REPORT_HTML):
+        tracker.log_artifact(folder / name, "evaluation")
+    shown = ("rate", "lower", "upper")
+    metrics = {f"study/{row.question}/{part}": getattr(row, part) for row in study.preferences for part in shown}
+    tracker.log_metrics(metrics, study.num_voters)
 
 
 def _folder(place: Place, reference: str, scratch: Path) -> Path:

@@ -9,6 +9,7 @@ from mlflow import MlflowClient
 from pipelines.execute import Outcome
 from pipelines.place import Place
 from srpo.evaluation.schema import Report
+from srpo.registry import load_evaluation
 from tests.test_cli import call
 
 
@@ -72,7 +73,7 @@ def test_what_cannot_be_compared_is_one_sentence(
 
 
 def test_a_study_of_a_run_ends_up_in_its_report(
-    finished: Outcome, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished: Outcome, place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, page = finished.record.name, tmp_path / "study.html"
     assert call("study", "new", f"{run}#base", "shapes@challenger", "--out", str(page)) == 0
@@ -92,6 +93,11 @@ def test_a_study_of_a_run_ends_up_in_its_report(
     study = report_in(finished.record.path / "evaluation").study
     assert study
     assert (study.reference, study.candidate, study.num_pairs) == ("base", "candidate", len(votes))
+    assert (
+        MlflowClient(place.mlflow_uri).get_run(finished.record.tracked.run_id).data.metrics["study/overall/rate"] == 1
+    )
+    assert load_evaluation(place.mlflow_uri, "shapes@challenger", tmp_path)
+    assert report_in(tmp_path / "evaluation").study == study
     assert call(*merge, "--report", "shapes@challenger") == 42
 
 

@@ -60,7 +60,7 @@ def merge(
     """
     place = here()
     place.prepare()
-    from pipelines.reports import find_entry
+    from pipelines.reports import find_entry, log_again
     from srpo.evaluation.study.merge import add_to_report
     from srpo.evaluation.study.votes import load_key, merge_votes
 
@@ -72,6 +72,7 @@ def merge(
             if entry.folder.is_relative_to(scratch):
                 raise ConfigError(f"--report {report} lies in MLflow; give the run's name, or the folder of its report")
         study, page = add_to_report(study, opened, entry.folder)
+        log_again(place, report, study, entry.folder)
         console.print(f"report: {page}", soft_wrap=True, highlight=False)
     if json_:
         typer.echo(study.model_dump_json(indent=1))
