@@ -144,7 +144,8 @@ def _table(*columns: str) -> Table:
 
 def _best(outcome: Outcome) -> str:
     assert outcome.trained is not None
-    return f"best after update {outcome.trained.best_update} of {outcome.trained.num_updates}"
+    stopped = f"; stopped early: {outcome.trained.stopped}" if outcome.trained.stopped else ""
+    return f"best after update {outcome.trained.best_update} of {outcome.trained.num_updates}{stopped}"
 
 
 def _figures(wanted: str, evaluated: Evaluated) -> Table:

@@ -106,6 +106,8 @@ class Trained(Settings):
     num_updates: int
     seconds: float
     """Wall time inside the training loop, over all resumptions."""
+    stopped: str | None = None
+    """Why the monitor ended training before its last update, if it did."""
 
 
 class Evaluated(Settings):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast_object_list, set_seed
 from diffusers.optimization import get_scheduler
 from peft import get_peft_model_state_dict
 from torch import Tensor, nn
@@ -75,8 +75,11 @@ class Trainer:
         self.seconds = 0.0
         self._resume()
         self.record = Record(self.output_dir, self.update, config, accelerator.is_main_process)
+        self.stopped = self._stop_reason()
         scorer = Scorer(self.reward, config.preference, config.evaluation.world)
-        self.held_out = HeldOut(config, *load_prompt_set(job.prompts.held_out), scorer, accelerator)
+        self.held_out = HeldOut(
+            config, *load_prompt_set(job.prompts.held_out), scorer, accelerator, self.output_dir / "samples"
+        )
 
     def _prepare(self) -> list[nn.Parameter]:
         """Make the transformer ready to be trained as the config says; the parameters that are."""
@@ -151,9 +154,11 @@ class Trainer:
 
     def watch(self) -> None:
         """Measure the held-out set and judge it against the base model's."""
-        strip = self.output_dir / "samples" / f"update-{self.update:06d}.png"
-        strip.parent.mkdir(parents=True, exist_ok=True)
-        self.record.measurement(self.update, self.held_out.measure(self.model, strip), strip)
+        measured = self.held_out.measure(self.model, self.update)
+        self.record.measurement(self.update, measured, self.held_out.strip(self.update))
+        self.stopped = self._stop_reason()
+        if self.stopped:
+            self.record.stopped(self.stopped)
 
     def save(self) -> None:
         """Write a checkpoint, then drop those no longer kept."""
@@ -166,6 +171,11 @@ class Trainer:
             save_rng(folder, self.accelerator.process_index, self.draws.generator)
         if self.accelerator.is_main_process:
             self.store.prune(self.record.best())
+
+    def _stop_reason(self) -> str | None:
+        """Why training should stop here, as the main process reads its record; the same on every process."""
+        reason = [self.record.stop_reason() if self.accelerator.is_main_process else None]
+        return broadcast_object_list(reason)[0]
 
     def _resume(self) -> None:
         """Go on from the last checkpoint, if there is one; ConfigError if it was made with other settings."""
@@ -200,6 +210,7 @@ class Trainer:
                 best_update=best,
                 num_updates=self.update,
                 seconds=self.seconds,
+                stopped=self.stopped,
             )
             write_atomic(result_path, result.model_dump_json(indent=1))
         self.accelerator.wait_for_everyone()

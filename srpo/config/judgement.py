@@ -40,7 +40,7 @@ DAMAGE_BOUNDS = (
 
 
 class MonitorConfig(Settings):
-    """Held-out scores and a fixed sample strip during training; they choose the best checkpoint."""
+    """Held-out scores and a fixed sample strip during training; they choose the best checkpoint, and end a collapse."""
 
     every: int = Field(default=5, gt=0)
     """Updates between measurements; a multiple of `train.save_every`, so that each measurement has its checkpoint."""
@@ -49,7 +49,13 @@ class MonitorConfig(Settings):
     strip_images: int = Field(default=8, gt=0)
     """How many of them are kept as pictures."""
     bounds: tuple[Bound, ...] = DAMAGE_BOUNDS
-    """A checkpoint outside any of these is damaged and cannot be the best, however high its relative reward."""
+    """A checkpoint outside any of these is damaged and cannot be the best, however high its watched metric."""
+    watch: str = "relative"
+    """The metric that ranks the sound checkpoints: the highest goes on to the evaluation."""
+    stop_after_damaged: int | None = Field(default=2, gt=0)
+    """Training stops when so many measurements in a row break a bound; null: it never stops for that."""
+    patience: int | None = Field(default=None, gt=0)
+    """Training stops when the watched metric has not exceeded its best for so many measurements; null: never."""
 
 
 class EvaluationConfig(Settings):

@@ -152,6 +152,7 @@ def read_curves(trained: Trained) -> Curves:
         best_update=trained.best_update,
         num_updates=trained.num_updates,
         seconds=trained.seconds,
+        stopped=trained.stopped,
     )
 
 

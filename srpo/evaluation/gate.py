@@ -32,6 +32,7 @@ def check_metrics(config: RunConfig) -> None:
     named = {
         "evaluation.wanted": [config.evaluation.wanted],
         "evaluation.gate": [bound.metric for bound in config.evaluation.gate],
+        "monitor.watch": [config.monitor.watch],
         "monitor.bounds": [bound.metric for bound in config.monitor.bounds],
     }
     for key, metrics in named.items():

@@ -87,6 +87,8 @@ class Curves(Settings):
     best_update: int
     num_updates: int
     seconds: float
+    stopped: str | None = None
+    """Why the monitor ended training before its last update, if it did."""
 
 
 class Provenance(Settings):
