@@ -72,9 +72,10 @@ def _transformer_with_base(transformer: Path, base: str, config: RunConfig | Non
 
 
 def _default_config(reference: str, folder: Path) -> RunConfig:
-    """Size and sampling of a folder that comes without a run file: the defaults, or the embedded world's."""
+    """Size, weights and sampling of a folder without a run file: as it is published, or the embedded world's."""
     if not reference.startswith("builtin:"):
         family = family_of(folder) or ModelConfig().family
-        return RunConfig(model=ModelConfig(family=family, source=reference, height=FLUX_SIZE, width=FLUX_SIZE))
+        size = {"height": FLUX_SIZE, "width": FLUX_SIZE}
+        return RunConfig(model=ModelConfig(family=family, source=reference, weights="bf16", **size))
     model = ModelConfig(source=reference, height=SIZE, width=SIZE, max_sequence_length=TEXT_TOKENS)
     return RunConfig(model=model, evaluation=EvaluationConfig(num_steps=SAMPLING_STEPS))

@@ -14,6 +14,7 @@ from srpo.config import ModelConfig, WeightsFormat
 from srpo.errors import ConfigError
 from srpo.models import flux, qwen_image
 from srpo.models.layout import read_json
+from srpo.models.weights import load_dtype
 
 Embeddings = dict[str, Tensor]
 """What a model needs to know of its prompts; every tensor is batch-first, and as long for one prompt as for another:
@@ -67,8 +68,8 @@ class Family:
 
     load: Callable[[Path, Path | None, WeightsFormat], TextToImage]
     """(folder, folder of another transformer or of an adapter or None, format of the transformer) -> model."""
-    load_text: Callable[[Path], TextEncoder]
-    """folder -> its text encoders in float32."""
+    load_text: Callable[[Path, torch.dtype], TextEncoder]
+    """(folder, type of the weights) -> its text encoders."""
     check: Callable[[Path, int, int], None]
     """(folder, height, width): layout, names and shapes by file headers alone; ConfigError names what is wrong."""
     skeleton: Callable[[Path], TextToImage]
@@ -105,8 +106,8 @@ def load_model(config: ModelConfig, folder: Path, transformer: Path | None = Non
 
 
 def load_text_encoder(config: ModelConfig, folder: Path) -> TextEncoder:
-    """The text side of the model in a diffusers folder, in float32."""
-    return find_family(config.family).load_text(folder)
+    """The text side of the model in a diffusers folder, in bf16 unless the transformer is kept in float32."""
+    return find_family(config.family).load_text(folder, load_dtype(config.weights))
 
 
 def family_of(folder: Path) -> str | None:

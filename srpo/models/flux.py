@@ -138,9 +138,9 @@ def load(folder: Path, transformer: Path | None = None, weights: WeightsFormat =
     )
 
 
-def load_text(folder: Path) -> FluxText:
-    """The text side alone, in float32; neither transformer nor VAE is read."""
-    options = {"dtype": torch.float32, "local_files_only": True, "use_safetensors": True}
+def load_text(folder: Path, dtype: torch.dtype) -> FluxText:
+    """The text side alone; neither transformer nor VAE is read."""
+    options = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
     pipeline = FluxPipeline(
         scheduler=None,
         vae=None,

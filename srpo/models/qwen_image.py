@@ -170,9 +170,9 @@ def skeleton(folder: Path) -> QwenImage:
     return QwenImage(transformer, vae, FlowMatchEulerDiscreteScheduler.from_config(settings))
 
 
-def load_text(folder: Path) -> QwenImageText:
-    """The text side alone, in float32; neither transformer nor VAE is read."""
-    options = {"dtype": torch.float32, "local_files_only": True, "use_safetensors": True}
+def load_text(folder: Path, dtype: torch.dtype) -> QwenImageText:
+    """The text side alone; neither transformer nor VAE is read."""
+    options = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
     pipeline = QwenImagePipeline(
         scheduler=None,
         vae=None,
