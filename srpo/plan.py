@@ -14,10 +14,11 @@ from srpo.cost import Prediction, count, predict
 from srpo.errors import ConfigError
 from srpo.evaluation.gate import check_metrics
 from srpo.evaluation.scores import check_captions
-from srpo.gpus import find_gpu
-from srpo.hub import Part, fetched, is_remote, missing, resolve, survey
+from srpo.gpus import ALLOCATOR, find_gpu
+from srpo.hub import Part, fetched, is_remote, missing, resolve, survey, without_weights
 from srpo.hub.place import store_dir
 from srpo.models.layout import Shapes, folder_shapes, read_json
+from srpo.models.shared import TextSkeleton
 from srpo.prompts import Prompt, read_both
 from srpo.prompts.encode import DTYPES
 
@@ -119,9 +120,26 @@ def num_trained(shapes: Shapes, lora: LoraConfig | None) -> int:
 def price(config: RunConfig, gpu: str) -> Prediction:
     """Memory and time that the run would take on a GPU, counted from the config files of model and reward."""
     find_gpu(gpu)
-    model = models.model_skeleton(config.model, resolve(config.model.source, "model"))
-    reward = rewards.reward_skeleton(config.reward, resolve(config.reward.source, "reward"))
-    return predict(config, count(config, model, reward), gpu)
+    cost = count(config, *_skeletons(config))
+    assert cost, "there is no limit to what it may need"
+    return predict(config, cost, gpu)
+
+
+def price_if_it_fits(config: RunConfig, gpu: str) -> Prediction | None:
+    """The same; None, mostly before anything is counted, for a run that does not fit."""
+    cost = count(config, *_skeletons(config), room=find_gpu(gpu).memory * 2**30 / ALLOCATOR)
+    return cost and predict(config, cost, gpu)
+
+
+def _skeletons(config: RunConfig) -> tuple[models.TextToImage, rewards.Reward, TextSkeleton]:
+    """Model, reward and text encoders without weights; of what is not here yet only small files are fetched."""
+    folder = without_weights(config.model.source, "model")
+    reward = without_weights(config.reward.source, "reward")
+    return (
+        models.model_skeleton(config.model, folder),
+        rewards.reward_skeleton(config.reward, reward),
+        models.text_skeleton(config.model, folder),
+    )
 
 
 def gibibytes(size: int) -> str:

@@ -5,15 +5,16 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from srpo.config import ModelConfig, RunConfig, load_config
-from srpo.cost import BYTES, Cost, LiveBytes, count, predict
+from srpo.cost import BYTES, Cost, count, predict
 from srpo.errors import ConfigError
 from srpo.hub import resolve
-from srpo.models import load_model, model_skeleton
+from srpo.models import load_model, model_skeleton, text_skeleton
 from srpo.models.weights import in_blocks
 from srpo.plan import price
 from srpo.rewards import reward_skeleton
 from srpo.rollout import sample, seeded_noise
 from srpo.shapes import SIZE
+from srpo.weightless import LiveBytes
 from tests.conftest import CONFIG
 
 FOLDER = resolve("builtin:shapes", "model")
@@ -26,7 +27,9 @@ def config_of(*overrides: str) -> RunConfig:
 def cost_of(*overrides: str) -> Cost:
     config = config_of(*overrides)
     reward = reward_skeleton(config.reward, resolve(config.reward.source, "reward"))
-    return count(config, model_skeleton(config.model, FOLDER), reward)
+    cost = count(config, model_skeleton(config.model, FOLDER), reward, text_skeleton(config.model, FOLDER))
+    assert cost
+    return cost
 
 
 def test_a_forward_counts_as_on_real_tensors() -> None:
