@@ -159,7 +159,7 @@ def _earlier_outputs(place: Place, config: RunConfig, first: str) -> dict[str, s
         return {}
     for record in load_runs(place):
         outputs = record.given | _outputs(record)
-        if _same_origin(record, config, needed) and set(needed) <= set(outputs):
+        if same_origin(record, config, needed) and set(needed) <= set(outputs):
             return {name: outputs[name] for name in needed}
     raise ConfigError(
         f"--from {first} needs the results of the steps before it, and no run of experiment {config.name!r} in "
@@ -167,7 +167,7 @@ def _earlier_outputs(place: Place, config: RunConfig, first: str) -> dict[str, s
     )
 
 
-def _same_origin(then: RunRecord, now: RunConfig, outputs: list[str]) -> bool:
+def same_origin(then: RunRecord, now: RunConfig, outputs: list[str]) -> bool:
     """Whether the settings that made these outputs are the same, the content of a words file included."""
     sections = {"name"}.union(*(MADE_WITH[name] for name in outputs))
     if "preference" in sections and then.words != control_words(now.preference).digest:

@@ -128,7 +128,7 @@ def price(config: RunConfig, gpu: str) -> Prediction:
 def price_if_it_fits(config: RunConfig, gpu: str) -> Prediction | None:
     """The same; None, mostly before anything is counted, for a run that does not fit."""
     cost = count(config, *_skeletons(config), room=find_gpu(gpu).memory * 2**30 / ALLOCATOR)
-    return cost and predict(config, cost, gpu)
+    return predict(config, cost, gpu) if cost else None
 
 
 def _skeletons(config: RunConfig) -> tuple[models.TextToImage, rewards.Reward, TextSkeleton]:

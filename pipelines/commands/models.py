@@ -50,7 +50,7 @@ def export(
     report = load_report(uri, files.reference) if uri and files.reference.startswith("models:/") else None
     licences = find_licences(files, report)
     for licence in licences:
-        console.print(f"licence of the {licence.subject} ({licence.source}): {licence.terms}", soft_wrap=True)
+        console.print(str(licence), soft_wrap=True)
     drawn = [image.prompt for image in report.images] if report else []
     texts = read_texts(prompts) if prompts else list(dict.fromkeys(drawn))[:2]
     with console.status("exporting"):

@@ -27,6 +27,10 @@ class Licence(Settings):
     source: str
     terms: str
 
+    def __str__(self) -> str:
+        """One line for the terminal."""
+        return f"licence of the {self.subject} ({self.source}): {self.terms}"
+
 
 def find_licences(files: ModelFiles, report: Report | None) -> list[Licence]:
     """Of the base, of what was given with it, and of the reward if the run is known, as their folders state them."""
