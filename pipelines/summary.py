@@ -17,11 +17,11 @@ from pipelines.place import Place
 from pipelines.runs import load_runs, unreadable_runs
 from pipelines.stacks import CODE_ROOT
 from srpo.artifacts import Evaluated
-from srpo.cost import Prediction
 from srpo.evaluation.schema import Report
 from srpo.evaluation.words import WordReport
 from srpo.gpus import find_gpu
 from srpo.plan import STEPS, Plan
+from srpo.price import Prediction
 from srpo.registry import versions
 
 STATE_COLOURS = {"done": "green", "running": "cyan", "failed": "red", "interrupted": "yellow"}

@@ -15,7 +15,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from srpo.align import SigmaGrid
 from srpo.config import RunConfig, Settings, WeightsFormat
-from srpo.gpus import ALLOCATOR, EXPECTED, REACHABLE, find_gpu
 from srpo.models import TextToImage
 from srpo.models.shared import TextSkeleton
 from srpo.models.weights import in_blocks, load_dtype
@@ -79,42 +78,6 @@ class Cost(Memory):
         return (self.rollout + self.gradient) / self.forward
 
 
-class Prediction(Settings):
-    """What a run asks of one GPU."""
-
-    gpu: str
-    memory: float
-    """GiB at the peak, with what the allocator loses."""
-    phase: str
-    """Where the peak is: embed, train, or evaluate (and drawing)."""
-    fits: bool
-    seconds_per_update: float
-    """At the share of the peak speed that training usually reaches."""
-    floor_per_update: float
-    """At the share that large matrix products reach."""
-    hours: float
-    """All updates, without held-out measurements and evaluation."""
-    forward_equivalents: float
-    """Work per image, in forwards of the transformer."""
-
-
-def predict(config: RunConfig, cost: Cost, gpu: str) -> Prediction:
-    """The cost on a GPU of `srpo.gpus`."""
-    device = find_gpu(gpu)
-    memory = cost.memory / 2**30 * ALLOCATOR
-    work = (cost.rollout + cost.gradient) / (device.peak * 1e12)
-    return Prediction(
-        gpu=gpu,
-        memory=memory,
-        phase=max(cost.phases, key=cost.phases.__getitem__),
-        fits=memory <= device.memory,
-        seconds_per_update=work / EXPECTED,
-        floor_per_update=work / REACHABLE,
-        hours=work / EXPECTED * config.train.num_updates / 3600,
-        forward_equivalents=cost.forward_equivalents / (config.train.batch_size * config.train.accumulation),
-    )
-
-
 def count(
     config: RunConfig, model: TextToImage, reward: Reward, text: TextSkeleton, room: float = math.inf
 ) -> Cost | None:
@@ -125,10 +88,10 @@ def count(
     if config.train.lora is not None:
         add_lora(model.transformer, config.train.lora)
     save_memory(model.transformer, model.vae, config.train)
-    embed, branches = _embedding(config, text), _branches(config)
+    embed, branches = embedding(config, text), _branches(config)
     with _without_storage(config, model, reward):
         weights, optimizer = _weights(model, reward, config), _moments(trainable(model.transformer), config)
-        if max(embed, (weights + optimizer) * (1 - _elsewhere(config))) > room:
+        if max(embed, weights, (weights + optimizer) * (1 - _elsewhere(config))) > room:
             return None
         memory = _memory(config, model, reward, branches, embed, weights, optimizer)
         if memory.memory > room:
@@ -184,7 +147,7 @@ def _work(config: RunConfig, model: TextToImage, reward: Reward, branches: list[
     }
 
 
-def _embedding(config: RunConfig, text: TextSkeleton) -> int:
+def embedding(config: RunConfig, text: TextSkeleton) -> int:
     """Bytes of the text encoders and of what they make of a batch of prompts."""
     dtype, tokens = load_dtype(config.model.weights), config.model.max_sequence_length + text.template
     with without_storage((encoder, dtype) for encoder in text.encoders):

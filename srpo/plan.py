@@ -10,15 +10,12 @@ from pathlib import Path, PurePosixPath
 from srpo import models, rewards
 from srpo.config import LoraConfig, RunConfig, Settings
 from srpo.control_words import check_prompts, control_words
-from srpo.cost import Prediction, count, predict
 from srpo.errors import ConfigError
 from srpo.evaluation.gate import check_metrics
 from srpo.evaluation.scores import check_captions
-from srpo.gpus import ALLOCATOR, find_gpu
-from srpo.hub import Part, fetched, is_remote, missing, resolve, survey, without_weights
+from srpo.hub import Part, fetched, is_remote, missing, resolve, survey
 from srpo.hub.place import store_dir
 from srpo.models.layout import Shapes, folder_shapes, read_json
-from srpo.models.shared import TextSkeleton
 from srpo.prompts import Prompt, read_both
 from srpo.prompts.encode import DTYPES
 
@@ -115,31 +112,6 @@ def num_trained(shapes: Shapes, lora: LoraConfig | None) -> int:
         return sum(prod(shape) for shape in shapes.values())
     targets = tuple(f".{name}.weight" for name in lora.target_modules)
     return sum(lora.rank * sum(shape) for name, shape in shapes.items() if f".{name}".endswith(targets))
-
-
-def price(config: RunConfig, gpu: str) -> Prediction:
-    """Memory and time that the run would take on a GPU, counted from the config files of model and reward."""
-    find_gpu(gpu)
-    cost = count(config, *_skeletons(config))
-    assert cost, "there is no limit to what it may need"
-    return predict(config, cost, gpu)
-
-
-def price_if_it_fits(config: RunConfig, gpu: str) -> Prediction | None:
-    """The same; None, mostly before anything is counted, for a run that does not fit."""
-    cost = count(config, *_skeletons(config), room=find_gpu(gpu).memory * 2**30 / ALLOCATOR)
-    return predict(config, cost, gpu) if cost else None
-
-
-def _skeletons(config: RunConfig) -> tuple[models.TextToImage, rewards.Reward, TextSkeleton]:
-    """Model, reward and text encoders without weights; of what is not here yet only small files are fetched."""
-    folder = without_weights(config.model.source, "model")
-    reward = without_weights(config.reward.source, "reward")
-    return (
-        models.model_skeleton(config.model, folder),
-        rewards.reward_skeleton(config.reward, reward),
-        models.text_skeleton(config.model, folder),
-    )
 
 
 def gibibytes(size: int) -> str:

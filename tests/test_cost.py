@@ -1,17 +1,19 @@
 """What is counted on tensors without storage is what real tensors do."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from srpo import cost
 from srpo.config import ModelConfig, RunConfig, load_config
-from srpo.cost import BYTES, Cost, count, predict
+from srpo.cost import BYTES, Cost, count
 from srpo.errors import ConfigError
 from srpo.hub import resolve
 from srpo.models import load_model, load_text_encoder, model_skeleton, text_skeleton
 from srpo.models.weights import in_blocks
-from srpo.plan import price
+from srpo.price import predict, price
 from srpo.prompts.encode import BATCH
 from srpo.rewards import reward_skeleton
 from srpo.rollout import sample, seeded_noise
@@ -99,7 +101,20 @@ def test_an_encoder_takes_what_it_takes_on_real_tensors() -> None:
     known = list(tensors_of(parts))
     with torch.no_grad(), LiveBytes(known) as live:
         parts[1](input_ids=torch.zeros(BATCH, config.model.max_sequence_length, dtype=torch.long))
-    assert cost_of().embed == pytest.approx(live.peak + sum(tensor.nbytes for tensor in known), rel=1e-3)
+    counted = cost.embedding(config, text_skeleton(config.model, FOLDER))
+    assert counted == pytest.approx(live.peak + sum(tensor.nbytes for tensor in known), rel=1e-3)
+
+
+def test_qwens_encoder_too(qwen_folder: Path) -> None:
+    """Its pipeline calls it with the template around the prompt, for the states of all layers."""
+    config = RunConfig(model=ModelConfig(family="qwen_image", max_sequence_length=12))
+    encoder = load_text_encoder(config.model, qwen_folder).pipeline.text_encoder
+    known = list(tensors_of([encoder]))
+    ids = torch.zeros(BATCH, 12 + 34, dtype=torch.long)
+    with torch.no_grad(), LiveBytes(known) as live:
+        encoder(input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states=True)
+    counted = cost.embedding(config, text_skeleton(config.model, qwen_folder))
+    assert counted == pytest.approx(live.peak + sum(tensor.nbytes for tensor in known), rel=0.05)
 
 
 def test_a_count_with_too_little_room_ends_early(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from srpo.export.comfy import as_workflow, text_to_image
 from srpo.export.target import open_target, require_space
 from srpo.export.weights import CONFIG, WEIGHTS, Fp8Error, write_bf16, write_fp8
 from srpo.generate import ModelFiles
-from srpo.hub import snapshot
+from srpo.hub import local_files, snapshot
 from srpo.models import check_model, load_model
 from srpo.models.layout import folder_shapes, read_json
 from srpo.models.weights import ADAPTER, adapter_file
@@ -91,7 +91,9 @@ def _space(files: ModelFiles, form: Form, merge: bool, target: Path) -> int:
     values = sum(prod(shape) for shape in folder_shapes(files.base / "transformer").values())
     merged = values * torch.float32.itemsize if merge else 0
     linked = files.base.stat().st_dev == target.stat().st_dev
-    parts = 0 if linked or form != "folder" else sum(file.size for file in snapshot(files.base, "").files)
+    parts = (
+        0 if linked or form != "folder" else sum((files.base / name).stat().st_size for name in local_files(files.base))
+    )
     return merged + parts + values * BYTES_PER_VALUE[form]
 
 

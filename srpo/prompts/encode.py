@@ -14,7 +14,7 @@ from srpo.prompts.store import encoded_rows, key_of, write_shard
 CPU = torch.device("cpu")
 BATCH = 32
 SMALL_BATCH = 8
-"""Where the encoder is kept in bf16, because memory is short: the work of a batch is a fifth of T5-XXL's 9 GiB."""
+"""Where the encoder is kept in bf16, because memory is short."""
 SHARD = 4 * BATCH
 """Prompts of a shard: 1 GiB for T5-XXL at 512 tokens in float32, which is what a kill can lose."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -15,7 +15,8 @@ from pipelines.place import Place
 from srpo.config import load_config
 from srpo.errors import ConfigError
 from srpo.hub import fetch, fetched
-from srpo.plan import make_plan, price
+from srpo.plan import make_plan
+from srpo.price import price
 from srpo.shapes import WEIGHTS_DIR
 from srpo.weights import fetch_weights
 from tests.conftest import CONFIG, SHORT
