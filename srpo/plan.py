@@ -10,11 +10,9 @@ from pathlib import Path, PurePosixPath
 from srpo import models, rewards
 from srpo.config import LoraConfig, RunConfig, Settings
 from srpo.control_words import check_prompts, control_words
-from srpo.cost import Prediction, count, predict
 from srpo.errors import ConfigError
 from srpo.evaluation.gate import check_metrics
 from srpo.evaluation.scores import check_captions
-from srpo.gpus import find_gpu
 from srpo.hub import Part, fetched, is_remote, missing, resolve, survey
 from srpo.hub.place import store_dir
 from srpo.models.layout import Shapes, folder_shapes, read_json
@@ -114,14 +112,6 @@ def num_trained(shapes: Shapes, lora: LoraConfig | None) -> int:
         return sum(prod(shape) for shape in shapes.values())
     targets = tuple(f".{name}.weight" for name in lora.target_modules)
     return sum(lora.rank * sum(shape) for name, shape in shapes.items() if f".{name}".endswith(targets))
-
-
-def price(config: RunConfig, gpu: str) -> Prediction:
-    """Memory and time that the run would take on a GPU, counted from the config files of model and reward."""
-    find_gpu(gpu)
-    model = models.model_skeleton(config.model, resolve(config.model.source, "model"))
-    reward = rewards.reward_skeleton(config.reward, resolve(config.reward.source, "reward"))
-    return predict(config, count(config, model, reward), gpu)
 
 
 def gibibytes(size: int) -> str:

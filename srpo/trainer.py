@@ -33,7 +33,7 @@ from srpo.evaluation.scores import Scorer
 from srpo.flow import shifted_sigmas
 from srpo.held_out import HeldOut
 from srpo.hub import snapshot
-from srpo.models import check_guidance, find_family, load_model
+from srpo.models import TextToImage, check_guidance, find_family, load_model, load_without_transformer
 from srpo.prompts import load_prompt_set, select
 from srpo.record import Clock, Record
 from srpo.rewards import load_reward
@@ -55,8 +55,8 @@ class Trainer:
             config.model, job.weights.model.path, config.guidance
         )  # a plan sees no model still to be fetched
         set_seed(config.seed)
-        self.model = load_model(config.model, job.weights.model.path).to(accelerator.device)
-        self.parameters = self._prepare()
+        self.model = self._load(job.weights.model.path)
+        self.parameters = self._prepare(job.weights.model.path)
         self.reward = load_reward(config.reward, job.weights.reward.path).to(accelerator.device)
         self.prompts, self.embeddings = load_prompt_set(job.prompts.train)
         self.words = control_words(config.preference)
@@ -81,7 +81,15 @@ class Trainer:
             config, *load_prompt_set(job.prompts.held_out), scorer, accelerator, self.output_dir / "samples"
         )
 
-    def _prepare(self) -> list[nn.Parameter]:
+    def _load(self, folder: Path) -> TextToImage:
+        """The model on the device; what will be sliced has no weights yet."""
+        if self.config.train.sharding == "none":
+            return load_model(self.config.model, folder).to(self.accelerator.device)
+        model = load_without_transformer(self.config.model, folder)
+        model.vae.to(self.accelerator.device)
+        return model
+
+    def _prepare(self, folder: Path) -> list[nn.Parameter]:
         """Make the transformer ready to be trained as the config says; the parameters that are."""
         transformer, train = self.model.transformer, self.config.train
         if train.lora is not None:
@@ -89,7 +97,7 @@ class Trainer:
         save_memory(transformer, self.model.vae, train)
         speed_up(transformer, train)
         if train.sharding == "fsdp2":
-            shard(transformer, self.accelerator)
+            shard(transformer, folder / "transformer", self.accelerator)
         return trainable(transformer)
 
     @property

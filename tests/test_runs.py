@@ -3,9 +3,11 @@
 import os
 from pathlib import Path
 
+from pipelines.execute import same_origin
 from pipelines.place import Place
 from pipelines.runs import FILE, RunRecord, load_runs, unreadable_runs
 from srpo.config import RunConfig
+from srpo.control_words import control_words
 from srpo.tracking import TrackedRun
 
 
@@ -28,6 +30,19 @@ def test_running_is_believed_of_the_very_process_only(tmp_path: Path) -> None:
     assert mine.changed(process=2**22 + 1).actual_state == "interrupted"
     assert mine.changed(process_started=1.0).next_attempt().process == os.getpid()
     assert load_runs(Place(tmp_path))[0].actual_state == "running"
+
+
+def test_results_of_another_words_file_are_not_taken(tmp_path: Path) -> None:
+    """The settings name the file, which does not tell that its content has changed."""
+    file = tmp_path / "words.csv"
+    file.write_text("prompt,positive\na castle,Moonlit\n")
+    config = RunConfig.model_validate({"preference": {"words_file": str(file)}})
+    words = control_words(config.preference).digest
+    made = record(Place(tmp_path), "made").changed(config=config, words=words)
+    assert same_origin(made, config, ["weights", "prompts", "trained"])
+    file.write_text("prompt,positive\na castle,Sunlit\n")
+    assert not same_origin(made, config, ["weights", "prompts", "trained"])
+    assert same_origin(made, config, ["weights", "prompts"]), "which no word has made"
 
 
 def test_one_unreadable_record_hides_no_other(tmp_path: Path) -> None:

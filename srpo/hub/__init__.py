@@ -9,13 +9,13 @@ Remote sources are fetched once into the store (`srpo.hub.store`) and found agai
 """
 
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from srpo.artifacts import FileEntry, Snapshot, Weights
 from srpo.errors import ConfigError, UnreachableError
 from srpo.hub import digests
-from srpo.hub.listing import INDEX, Listing, Origin, RemoteFile, licence_text, needed
+from srpo.hub.listing import INDEX, Listing, Origin, RemoteFile, holds_weights, licence_text, needed
 from srpo.hub.progress import FetchProgress
 from srpo.hub.store import Store
 from srpo.shapes import WEIGHTS_DIR
@@ -87,6 +87,22 @@ def fetch(source: str, part: Part) -> Snapshot:
         listing = listing.model_copy(update={"licence": listing.licence or licence_text(made.path)})
         store.keep(listing)
     return made.model_copy(update={"licence": listing.licence})
+
+
+def without_weights(source: str, part: Part) -> Path:
+    """The local place of a source, with at least all its files that hold no weights: what a plan needs.
+
+    Of one that is not in the store yet only those are fetched; it does not count as fetched for that.
+    """
+    if not is_remote(source) or fetched(source):
+        return resolve(source, part)
+    origin, store = _origin(source, part), Store()
+    listing = origin.listing()
+    small = tuple(file for file in listing.files if not holds_weights(file.path))
+    if listing.single or not small:
+        return Path(PurePosixPath(listing.files[0].path).name)
+    listing = listing.model_copy(update={"files": small})
+    return store.tree(listing.model_copy(update={"files": _obtain_all(store, origin, listing)})).path
 
 
 def at_hand(recorded: Snapshot) -> Snapshot:

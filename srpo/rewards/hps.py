@@ -32,7 +32,7 @@ def load(path: Path, architecture: str) -> DualEncoderReward:
 
 def skeleton(path: Path, architecture: str) -> DualEncoderReward:
     """The reward on the meta device; the checkpoint need not be there."""
-    settings = _settings(_checkpoint(path) if path.exists() else path, architecture)
+    settings = _settings(path / "checkpoint" if path.is_dir() else path, architecture)
     with torch.device("meta"):
         model = open_clip.CLIP(**settings)
     return build(model, settings)

@@ -14,8 +14,9 @@ from pipelines import fingerprint
 from pipelines.place import Place
 from srpo.config import load_config
 from srpo.errors import ConfigError
-from srpo.hub import fetch
+from srpo.hub import fetch, fetched
 from srpo.plan import make_plan
+from srpo.price import price
 from srpo.shapes import WEIGHTS_DIR
 from srpo.weights import fetch_weights
 from tests.conftest import CONFIG, SHORT
@@ -46,6 +47,13 @@ def test_a_plan_says_what_will_be_fetched_and_fetches_nothing(shapes: HubServer,
     later = make_plan(load_config(CONFIG, SETTINGS), tmp_path)
     assert "a whole flux folder" in {check.subject: check.finding for check in later.checks}["model"]
     assert plan.disk_needed >= later.disk_needed + size
+
+
+def test_a_price_needs_no_weights(shapes: HubServer) -> None:
+    remote = price(load_config(CONFIG, SETTINGS), "4090")
+    assert not [path for path in shapes.sent if path.endswith((".safetensors", ".pt"))]
+    assert fetched(MODEL) is None
+    assert remote == price(load_config(CONFIG, SHORT), "4090")
 
 
 def test_a_plan_refuses_what_the_disk_cannot_hold(
