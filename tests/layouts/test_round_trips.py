@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import T5EncoderModel
 
 from srpo.config import ModelConfig, RewardConfig
 from srpo.models import check_model, load_text_encoder
@@ -33,8 +34,6 @@ def test_qwens_text_encoder_under_its_published_names(qwen_folder: Path, tmp_pat
 
 
 def test_flux_encoders_in_shards_with_an_index(flux_folder: Path, tmp_path: Path) -> None:
-    from transformers import T5EncoderModel
-
     folder = tmp_path / "flux"
     shutil.copytree(flux_folder, folder)
     part = folder / "text_encoder_2"
@@ -65,4 +64,4 @@ def test_pickscore_as_transformers_saved_it_in_2023(clip_folder: Path, tmp_path:
     check_reward(config, folder)
     images = torch.rand(2, 3, 40, 56, generator=torch.Generator().manual_seed(3))
     expected, got = (load_reward(config, place)(images, TEXTS)[0] for place in (clip_folder, folder))
-    assert torch.equal(expected, got)
+    torch.testing.assert_close(got, expected, atol=1e-6, rtol=0)  # other offsets in the file, other last bits
