@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Self
 
+from pydantic import Field
+
 from srpo.config import RunConfig, Settings
 
 
@@ -49,11 +51,30 @@ class Snapshot(Settings):
         return hashlib.sha256(listing.encode()).hexdigest()
 
 
+class ScoreWeights(Settings):
+    """A published score: its checkpoint, and what that needs beside it."""
+
+    checkpoint: Snapshot
+    companion: Snapshot | None = None
+
+
 class Weights(Settings):
     """Result of `download`."""
 
     model: Snapshot
     reward: Snapshot
+    scores: dict[str, ScoreWeights] = Field(default_factory=dict)
+    """The held-out scores of the evaluation by name."""
+
+    @property
+    def snapshots(self) -> dict[str, Snapshot]:
+        """Everything by what it is: `model`, `reward`, `score <name>`, `score <name> companion`."""
+        found = {"model": self.model, "reward": self.reward}
+        for name, score in self.scores.items():
+            found[f"score {name}"] = score.checkpoint
+            if score.companion:
+                found[f"score {name} companion"] = score.companion
+        return found
 
 
 class PromptSet(Settings):

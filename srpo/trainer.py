@@ -29,7 +29,7 @@ from srpo.config import RunConfig
 from srpo.control_words import control_words
 from srpo.draws import Draw, Draws
 from srpo.errors import ConfigError, TrainingStoppedError
-from srpo.evaluation.scores import Scorer
+from srpo.evaluation.scores import Scorer, load_scores, watched_scores
 from srpo.flow import shifted_sigmas
 from srpo.held_out import HeldOut
 from srpo.hub import snapshot
@@ -75,7 +75,8 @@ class Trainer:
         self.seconds = 0.0
         self._resume()
         self.record = Record(self.output_dir, self.update, config, accelerator.is_main_process)
-        scorer = Scorer(self.reward, config.preference, config.evaluation.world)
+        scores = load_scores(watched_scores(config), job.weights, accelerator.device)
+        scorer = Scorer(self.reward, config.preference, config.evaluation.world, scores)
         self.held_out = HeldOut(config, *load_prompt_set(job.prompts.held_out), scorer, accelerator)
 
     def _prepare(self) -> list[nn.Parameter]:

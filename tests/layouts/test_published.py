@@ -21,7 +21,7 @@ from srpo.config import ModelConfig, RewardConfig
 from srpo.errors import ConfigError
 from srpo.models import check_model, model_skeleton
 from srpo.models.layout import Shapes, check_component, check_tokenizer, compare_shapes, folder_shapes
-from srpo.rewards import check_reward, reward_skeleton
+from srpo.rewards import aesthetic, check_reward, image_reward, reward_skeleton
 from tests.layouts.published import (
     Part,
     Tensors,
@@ -56,9 +56,12 @@ def test_patterns_stand_for_every_number() -> None:
 @pytest.mark.parametrize("layout", names())
 def test_totals_are_those_that_are_public(layout: str) -> None:
     for part in read(layout).values():
-        assert len(part.tensors) == part.total["tensors"]
-        assert sum(prod(shape) for shape in part.shapes.values()) == part.total["values"]
-        assert part.total["bytes"] in (None, num_bytes(part.tensors))
+        ours = {
+            "tensors": len(part.tensors),
+            "values": sum(map(prod, part.shapes.values())),
+            "bytes": num_bytes(part.tensors),
+        }
+        assert part.total == {kind: count if part.total[kind] else None for kind, count in ours.items()}
         assert part.confirmed
 
 
@@ -160,6 +163,33 @@ def test_a_published_open_clip_file_passes_and_a_damaged_one_is_refused(
     tensors, expected = damaged(part)
     write_checkpoint(path, tensors, key)
     assert_refused(lambda: check_reward(config, path), expected)
+
+
+def test_a_published_image_reward_passes_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
+    (part,) = read("image_reward_v1").values()
+    path, words = tmp_path / part.file, tmp_path / "vocab.txt"
+    words.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]))
+    write_checkpoint(path, part.tensors | {"blip.vision_proj.weight": ("fp32", (256, 1024))})
+    image_reward.check(path, words)
+    vision, text = image_reward.configs(path, part.shapes)
+    assert (vision.image_size, vision.num_hidden_layers, vision.num_attention_heads) == (224, 24, 16)
+    assert (text.num_hidden_layers, text.num_attention_heads, text.max_position_embeddings) == (12, 12, 512)
+    tensors, _ = damaged(part)
+    write_checkpoint(path, tensors)
+    gone = sorted(image_reward.renamed(name) for name in part.tensors.keys() - tensors.keys())
+    assert_refused(
+        lambda: image_reward.check(path, words), [f"missing {', '.join(gone)}", "another shape in", "(got [7"]
+    )
+
+
+def test_a_published_aesthetic_predictor_passes_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
+    parts, head = read("aesthetic_v2_5"), tmp_path / "aesthetic_predictor_v2_5.pth"
+    write_checkpoint(head, parts["head"].tensors)
+    write_component(tmp_path / "siglip", parts["siglip"])
+    aesthetic.check(head, tmp_path / "siglip")
+    tensors, expected = damaged(parts["siglip"])
+    write_component(tmp_path / "siglip", parts["siglip"], tensors)
+    assert_refused(lambda: aesthetic.check(head, tmp_path / "siglip"), expected)
 
 
 def test_srpos_released_file_fits_flux_dev(folders: dict[str, Path], tmp_path: Path) -> None:
