@@ -76,7 +76,8 @@ class Trainer:
         self._resume()
         self.record = Record(self.output_dir, self.update, config, accelerator.is_main_process)
         scores = load_scores(watched_scores(config), job.weights, accelerator.device)
-        scorer = Scorer(self.reward, config.preference, config.evaluation.world, scores)
+        settings = config.evaluation
+        scorer = Scorer(self.reward, config.preference, settings.world, scores, settings.grid_periods)
         self.held_out = HeldOut(config, *load_prompt_set(job.prompts.held_out), scorer, accelerator)
 
     def _prepare(self) -> list[nn.Parameter]:

@@ -92,6 +92,9 @@ class EvaluationConfig(Settings):
     """Images per forward pass."""
     world: Literal["shapes"] | None = None
     """An embedded world whose captions let content and style be measured exactly."""
+    grid_periods: tuple[int, ...] = ()
+    """Periods in pixels at which a grid is looked for, as `grid/<period>`: those of the VAE and of the 2x2 patches, 8
+    and 16 for FLUX and Qwen-Image. Images must be at least four periods long."""
     scores: dict[ScoreName, ScoreConfig] = Field(default_factory=dict)
     """Held-out scores by name; each becomes a metric, and `relative/<name>` another if it reads the prompt. During
     training only those are measured that `monitor.bounds` names."""

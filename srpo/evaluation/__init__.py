@@ -97,7 +97,8 @@ class _Evaluation:
         self.design = make_design(len(self.prompts), config.evaluation.seeds_per_prompt, config.seed)
         reward = load_reward(config.reward, weights.reward.path).to(self.device)
         scores = load_scores(config.evaluation.scores, weights, self.device)
-        self.scorer = Scorer(reward, config.preference, config.evaluation.world, scores)
+        settings = config.evaluation
+        self.scorer = Scorer(reward, config.preference, settings.world, scores, settings.grid_periods)
 
     def measure(self, transformer: Path | None, gallery: Gallery, activity: str) -> dict[str, Array]:
         """Draw and score all images of one model: metric -> (images,); only one model is in memory at a time."""

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from srpo.artifacts import Weights
-from srpo.config import PreferenceConfig, RunConfig, ScoreConfig
+from srpo.config import EvaluationConfig, PreferenceConfig, RunConfig, ScoreConfig
 from srpo.errors import ConfigError
-from srpo.meters import METERS
+from srpo.meters import meters
 from srpo.preference import with_word
 from srpo.rewards import Reward
 from srpo.rewards.measured import find_score, load_score
@@ -60,13 +60,11 @@ class HeldOutScore:
     """Both empty for a score that does not read the prompt."""
 
 
-def metric_names(world: str | None, scores: Mapping[str, ScoreConfig] = MappingProxyType({})) -> list[str]:
-    """Every metric that an evaluation in this world (None: no embedded one) produces, held-out scores included.
-
-    ConfigError for a score whose name another metric has.
-    """
-    names = ["reward", "relative", *METERS, *(WORLDS[world] if world else ()), "spread"]
-    for name, score in scores.items():
+def metric_names(settings: EvaluationConfig) -> list[str]:
+    """Every metric that an evaluation produces; ConfigError for a score whose name another metric has."""
+    world = WORLDS[settings.world] if settings.world else ()
+    names = ["reward", "relative", *meters(settings.grid_periods), *world, "spread"]
+    for name, score in settings.scores.items():
         if name in names:
             raise ConfigError(f"evaluation.scores.{name}: another metric has that name; choose one of your own")
         names += [name, *([f"relative/{name}"] if find_score(name, score).reads_text else [])]
@@ -102,11 +100,13 @@ class Scorer:
         preference: PreferenceConfig,
         world: str | None = None,
         scores: Mapping[str, HeldOutScore] = MappingProxyType({}),
+        grid_periods: Sequence[int] = (),
     ) -> None:
         self.reward = reward
         self.preference = preference
         self.world_meters = WORLDS[world] if world else {}
         self.scores = scores
+        self.meters = meters(grid_periods)
 
     @torch.no_grad()
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Scores:
@@ -114,7 +114,7 @@ class Scorer:
         words = self.preference.positive, self.preference.negative
         plain, relative = plain_and_relative(self.reward, *words, images, list(prompts))
         scores = {"reward": plain, "relative": relative}
-        scores |= {name: meter(images) for name, meter in METERS.items()}
+        scores |= {name: meter(images) for name, meter in self.meters.items()}
         scores |= {name: meter(images, prompts) for name, meter in self.world_meters.items()}
         for name, score in self.scores.items():
             plain, relative = plain_and_relative(score.reward, score.positive, score.negative, images, list(prompts))
