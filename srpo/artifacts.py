@@ -68,12 +68,12 @@ class Weights(Settings):
 
     @property
     def snapshots(self) -> dict[str, Snapshot]:
-        """Everything by what it is: `model`, `reward`, `score <name>`, `score <name> companion`."""
+        """Everything by what it is: `model`, `reward`, `score_<name>`, `score_<name>_companion`."""
         found = {"model": self.model, "reward": self.reward}
         for name, score in self.scores.items():
-            found[f"score {name}"] = score.checkpoint
+            found[f"score_{name}"] = score.checkpoint
             if score.companion:
-                found[f"score {name} companion"] = score.companion
+                found[f"score_{name}_companion"] = score.companion
         return found
 
 

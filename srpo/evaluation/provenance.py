@@ -29,10 +29,10 @@ def trace(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})",
         hashes=hashes,
         sources={
-            **{name.replace(" ", "_"): files.source for name, files in weights.snapshots.items()},
+            **{name: files.source for name, files in weights.snapshots.items()},
             "train_prompts": prompts.train.snapshot.source,
             "held_out_prompts": prompts.held_out.snapshot.source,
         },
-        licences={name.replace(" ", "_"): files.licence for name, files in weights.snapshots.items()},
+        licences={name: files.licence for name, files in weights.snapshots.items()},
         config=config.model_dump(mode="json"),
     )
