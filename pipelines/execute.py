@@ -102,6 +102,7 @@ def _request(place: Place, record: RunRecord, given: dict[str, str]) -> Request:
     weights = fingerprint.combine(
         fingerprint.of_source(config.model.source, "model"), fingerprint.of_source(config.reward.source, "reward")
     )
+    scores = [fingerprint.of_source(source, "score") for source in config.evaluation.score_sources]
     embeddings = fingerprint.combine(
         weights,
         config.model.model_dump_json(include={"family", "max_sequence_length"}),
@@ -115,7 +116,7 @@ def _request(place: Place, record: RunRecord, given: dict[str, str]) -> Request:
         run_dir=record.folder,
         embeddings_dir=str(place.embeddings / embeddings),
         prompts=prompts,
-        fingerprint=fingerprint.combine(weights, fingerprint.of_code("srpo.hub")),
+        fingerprint=fingerprint.combine(weights, *scores, fingerprint.of_code("srpo.hub")),
         tracked=record.tracked,
         until=record.steps[-1],
         given=given,

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Self
 
+from pydantic import Field
+
 from srpo.config import RunConfig, Settings
 
 
@@ -55,11 +57,30 @@ class Snapshot(Settings):
         return self.model_copy(update={"uri": f"{self.uri}/{folder}", "files": files})
 
 
+class ScoreWeights(Settings):
+    """A published score: its checkpoint, and what that needs beside it."""
+
+    checkpoint: Snapshot
+    companion: Snapshot | None = None
+
+
 class Weights(Settings):
     """Result of `download`."""
 
     model: Snapshot
     reward: Snapshot
+    scores: dict[str, ScoreWeights] = Field(default_factory=dict)
+    """The held-out scores of the evaluation by name."""
+
+    @property
+    def snapshots(self) -> dict[str, Snapshot]:
+        """Everything by what it is: `model`, `reward`, `score_<name>`, `score_<name>_companion`."""
+        found = {"model": self.model, "reward": self.reward}
+        for name, score in self.scores.items():
+            found[f"score_{name}"] = score.checkpoint
+            if score.companion:
+                found[f"score_{name}_companion"] = score.companion
+        return found
 
 
 class PromptSet(Settings):

@@ -4,11 +4,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from math import prod
 from pathlib import Path, PurePosixPath
 
 from srpo import models, rewards
-from srpo.config import LoraConfig, RunConfig, Settings
+from srpo.config import LoraConfig, RunConfig, ScoreConfig, Settings
 from srpo.control_words import check_prompts, control_words
 from srpo.errors import ConfigError
 from srpo.evaluation.gate import check_metrics
@@ -18,6 +19,7 @@ from srpo.hub.place import store_dir
 from srpo.models.layout import Shapes, folder_shapes, read_json
 from srpo.prompts import Prompt, read_both
 from srpo.prompts.encode import DTYPES
+from srpo.rewards.measured import check_score, find_score
 
 STEPS = {
     "download": "fetch or find model and reward, hash every file",
@@ -72,6 +74,8 @@ def make_plan(config: RunConfig, output_dir: Path, steps: tuple[str, ...] = tupl
     look("model", lambda: _model(config))
     look("guidance", lambda: _guidance(config))
     look("reward", lambda: _reward(config))
+    for name, score in config.evaluation.scores.items():
+        look("score", partial(_score, name, score))
     look("prompts", lambda: _prompts(config))
     look("words", lambda: _words(config))
     look("metrics", lambda: _metrics(config))
@@ -134,7 +138,8 @@ def _sizes(config: RunConfig) -> tuple[int, int]:
 
 def _to_fetch(config: RunConfig) -> int:
     """Bytes that will be downloaded."""
-    return _left(config.model.source, "model") + _left(config.reward.source, "reward")
+    scores = sum(_left(source, "score") for source in config.evaluation.score_sources)
+    return _left(config.model.source, "model") + _left(config.reward.source, "reward") + scores
 
 
 def _left(source: str, part: Part) -> int:
@@ -201,6 +206,15 @@ def _reward(config: RunConfig) -> str:
         return found
     rewards.check_reward(config.reward, resolve(config.reward.source, "reward"))
     return f"{config.reward.source}: a whole {config.reward.family} checkpoint"
+
+
+def _score(name: str, score: ScoreConfig) -> str:
+    find_score(name, score)
+    if found := [text for source in score.sources if (text := _remote(source, "score"))]:
+        return f"{name}: {'; '.join(found)}"
+    places = [resolve(source, "score") for source in score.sources]
+    check_score(name, score, places[0], places[1] if score.companion else None)
+    return f"{name}: {score.source}: a whole {score.family} checkpoint"
 
 
 def _prompts(config: RunConfig) -> str:

@@ -29,7 +29,7 @@ from srpo.config import RunConfig
 from srpo.control_words import control_words
 from srpo.draws import Draw, Draws
 from srpo.errors import ConfigError, TrainingStoppedError
-from srpo.evaluation.scores import Scorer
+from srpo.evaluation.scores import Scorer, load_scores, watched_scores
 from srpo.flow import shifted_sigmas
 from srpo.held_out import HeldOut
 from srpo.hub import snapshot
@@ -76,7 +76,9 @@ class Trainer:
         self._resume()
         self.record = Record(self.output_dir, self.update, config, accelerator.is_main_process)
         self.stopped = self._stop_reason()
-        scorer = Scorer(self.reward, config.preference, config.evaluation.world)
+        scores = load_scores(watched_scores(config), job.weights, accelerator.device)
+        settings = config.evaluation
+        scorer = Scorer(self.reward, config.preference, settings.world, scores, settings.grid_periods)
         self.held_out = HeldOut(
             config, *load_prompt_set(job.prompts.held_out), scorer, accelerator, self.output_dir / "samples"
         )

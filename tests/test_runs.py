@@ -6,7 +6,7 @@ from pathlib import Path
 from pipelines.execute import same_origin
 from pipelines.place import Place
 from pipelines.runs import FILE, RunRecord, load_runs, unreadable_runs
-from srpo.config import RunConfig
+from srpo.config import EvaluationConfig, RunConfig, ScoreConfig
 from srpo.control_words import control_words
 from srpo.tracking import TrackedRun
 
@@ -52,3 +52,14 @@ def test_one_unreadable_record_hides_no_other(tmp_path: Path) -> None:
     (place.runs / "old" / FILE).write_text('{"schema_version": 0}')
     assert [run.name for run in load_runs(place)] == ["good"]
     assert unreadable_runs(place) == ["old"]
+
+
+def test_a_recorded_run_names_every_source_of_its_weights(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    score = ScoreConfig(family="aesthetic", source="head.pth", companion="hf://google/siglip")
+    scored = RunConfig(evaluation=EvaluationConfig(scores={"beauty": score}))
+    record(place, "plain")
+    record(place, "scored").model_copy(update={"config": scored}).save()
+    assert place.recorded_sources("plain") == ("builtin:shapes", "builtin:shapes")
+    assert place.recorded_sources("scored")[2:] == ("head.pth", "hf://google/siglip")
+    assert place.recorded_sources("none") == ()

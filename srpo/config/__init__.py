@@ -12,7 +12,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from srpo.config.base import Range, Settings
-from srpo.config.judgement import DAMAGE_BOUNDS, Bound, EvaluationConfig, MonitorConfig, RegistryConfig
+from srpo.config.judgement import DAMAGE_BOUNDS, Bound, EvaluationConfig, MonitorConfig, RegistryConfig, ScoreConfig
 from srpo.config.method import AlignConfig, PreferenceConfig, RolloutConfig
 from srpo.config.training import LoraConfig, TrainConfig
 from srpo.config.world import QUANTISED, ModelConfig, PromptsConfig, RewardConfig, WeightsFormat
@@ -33,6 +33,7 @@ __all__ = [
     "RewardConfig",
     "RolloutConfig",
     "RunConfig",
+    "ScoreConfig",
     "Settings",
     "TrainConfig",
     "WeightsFormat",

@@ -1,10 +1,12 @@
 """What is measured, and what it takes to pass."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from srpo.config.base import Settings
+
+ScoreName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$")]
 
 
 class Bound(Settings):
@@ -58,6 +60,29 @@ class MonitorConfig(Settings):
     """Training stops when the watched metric has not exceeded its best for so many measurements; null: never."""
 
 
+class ScoreConfig(Settings):
+    """A published score that is only measured: nothing is trained towards it, so it cannot be gamed."""
+
+    family: str
+    """Key of `srpo.rewards.measured.SCORES`: `hps`, `pick_score`, `clip_score`, `image_reward`, `aesthetic`."""
+    source: str
+    """Where the checkpoint lies: a file, a folder, hf://owner/name[@revision][/file], s3://..., or `builtin:shapes`."""
+    companion: str | None = None
+    """What the checkpoint needs beside it, as a source: for `aesthetic` the SigLIP folder that its head reads, for
+    `image_reward` BERT's vocab.txt."""
+    architecture: str = "ViT-H-14"
+    """For `hps`: an open_clip model name, or the path of an open_clip model JSON."""
+    positive: tuple[str, ...] = Field(default=("Realistic photo",), min_length=1)
+    """Control words of the score's own relative preference, `relative/<name>`: those that are wanted."""
+    negative: tuple[str, ...] = Field(default=("CG Render",), min_length=1)
+    """Control words that are not."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Everything that has to be here."""
+        return (self.source,) if self.companion is None else (self.source, self.companion)
+
+
 class EvaluationConfig(Settings):
     """Base against trained on held-out prompts with the same seeds."""
 
@@ -73,6 +98,12 @@ class EvaluationConfig(Settings):
     """Images per forward pass."""
     world: Literal["shapes"] | None = None
     """An embedded world whose captions let content and style be measured exactly."""
+    grid_periods: tuple[int, ...] = ()
+    """Periods in pixels at which a grid is looked for, as `grid/<period>`: those of the VAE and of the 2x2 patches, 8
+    and 16 for FLUX and Qwen-Image. Images must be at least four periods long."""
+    scores: dict[ScoreName, ScoreConfig] = Field(default_factory=dict)
+    """Held-out scores by name; each becomes a metric, and `relative/<name>` another if it reads the prompt. During
+    training only those are measured that `monitor.bounds` names."""
     wanted: str = "relative"
     """The metric the summary shows first: what this run is meant to raise."""
     num_resamples: int = Field(default=5000, ge=100)
@@ -83,6 +114,11 @@ class EvaluationConfig(Settings):
     """What a version must show to become champion: the interval's bound, not the mean, must keep every limit."""
     num_report_images: int = Field(default=24, gt=0)
     """Pairs of images shown in the report."""
+
+    @property
+    def score_sources(self) -> tuple[str, ...]:
+        """Everything that the held-out scores are made from."""
+        return tuple(source for score in self.scores.values() for source in score.sources)
 
 
 class RegistryConfig(Settings):

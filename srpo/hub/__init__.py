@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from srpo.artifacts import FileEntry, Snapshot, Weights
+from srpo.artifacts import FileEntry, ScoreWeights, Snapshot, Weights
 from srpo.errors import ConfigError, UnreachableError
 from srpo.hub import digests
 from srpo.hub.listing import INDEX, Listing, Origin, RemoteFile, holds_weights, licence_text, needed
@@ -20,9 +20,13 @@ from srpo.hub.progress import FetchProgress
 from srpo.hub.store import Store
 from srpo.shapes import WEIGHTS_DIR
 
-Part = Literal["model", "reward"]
+Part = Literal["model", "reward", "score"]
 BUILTIN = {
-    "builtin:shapes": {"model": WEIGHTS_DIR / "flux", "reward": WEIGHTS_DIR / "reward"},
+    "builtin:shapes": {
+        "model": WEIGHTS_DIR / "flux",
+        "reward": WEIGHTS_DIR / "reward",
+        "score": WEIGHTS_DIR / "reward",
+    },
 }
 FILES_AT_ONCE = 4
 
@@ -120,7 +124,11 @@ def at_hand(recorded: Snapshot) -> Snapshot:
 
 def bring(weights: Weights) -> Weights:
     """All weights on this machine."""
-    return Weights(model=at_hand(weights.model), reward=at_hand(weights.reward))
+    scores = {
+        name: ScoreWeights(checkpoint=at_hand(score.checkpoint), companion=score.companion and at_hand(score.companion))
+        for name, score in weights.scores.items()
+    }
+    return Weights(model=at_hand(weights.model), reward=at_hand(weights.reward), scores=scores)
 
 
 def snapshot(path: Path, source: str) -> Snapshot:
