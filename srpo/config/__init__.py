@@ -4,6 +4,7 @@ The defaults are the reference recipe for FLUX.1-dev with HPSv2.1 (arXiv:2509.06
 file in `configs/` says what a run does differently.
 """
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -12,6 +13,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from srpo.config.base import Range, Settings
+from srpo.config.images import ImagesConfig
 from srpo.config.judgement import DAMAGE_BOUNDS, Bound, EvaluationConfig, MonitorConfig, RegistryConfig
 from srpo.config.method import AlignConfig, PreferenceConfig, RolloutConfig
 from srpo.config.training import LoraConfig, TrainConfig
@@ -23,6 +25,7 @@ __all__ = [
     "AlignConfig",
     "Bound",
     "EvaluationConfig",
+    "ImagesConfig",
     "LoraConfig",
     "ModelConfig",
     "MonitorConfig",
@@ -56,6 +59,8 @@ class RunConfig(Settings):
     model: ModelConfig = ModelConfig()
     reward: RewardConfig = RewardConfig()
     prompts: PromptsConfig = PromptsConfig()
+    images: ImagesConfig | None = None
+    """Real images to train on; null: rollouts alone."""
     preference: PreferenceConfig = PreferenceConfig()
     align: AlignConfig = AlignConfig()
     rollout: RolloutConfig = RolloutConfig()
@@ -65,13 +70,36 @@ class RunConfig(Settings):
     registry: RegistryConfig = RegistryConfig()
 
     @property
+    def num_offline_updates(self) -> int:
+        """Updates, from the first on, that take real images instead of rollouts."""
+        return (self.images.until_update or self.train.num_updates) if self.images else 0
+
+    @property
     def guidance(self) -> dict[str, float | None]:
         """Every guidance of the run by the name of its setting."""
+        rolls_out = self.num_offline_updates < self.train.num_updates
         return {
             "align.guidance": self.align.guidance,
-            "rollout.guidance": self.rollout.guidance,
+            **({"rollout.guidance": self.rollout.guidance} if rolls_out else {}),
             "evaluation.guidance": self.evaluation.guidance,
         }
+
+    @model_validator(mode="after")
+    def images_and_rollouts_take_turns(self) -> Self:
+        """Refuse a turn that never comes; warn of settings that only the other one reads."""
+        if self.images is None:
+            return self
+        last = self.images.until_update
+        if last is not None and last >= self.train.num_updates:
+            raise ValueError(
+                f"images.until_update ({last}) leaves none of the {self.train.num_updates} updates to roll out; "
+                "lower it, or leave it out to train on images alone"
+            )
+        unread = [f"rollout.{name}" for name, value in self.rollout if value != getattr(RolloutConfig(), name)]
+        unread += ["prompts.train"] if self.prompts.train != PromptsConfig().train else []
+        if last is None and unread:
+            warnings.warn(f"{', '.join(unread)} has no effect: all updates take real images", stacklevel=2)
+        return self
 
     @model_validator(mode="after")
     def weights_can_learn(self) -> Self:
