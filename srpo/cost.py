@@ -40,7 +40,7 @@ class Cost(Settings):
     """One update of one process: floating-point operations and bytes (of its slice, where the weights are sharded)."""
 
     rollout: float
-    """Operations of the rollouts."""
+    """Operations of the rollouts, averaged over the run: updates on real images have none."""
     gradient: float
     """Operations of everything with gradient: transformer forward, recomputation and backward, VAE, reward."""
     forward: float
@@ -133,12 +133,14 @@ def count(config: RunConfig, model: TextToImage, reward: Reward) -> Cost:
         add_lora(model.transformer, config.train.lora)
     save_memory(model.transformer, model.vae, config.train)
     images = config.train.batch_size * config.train.accumulation
+    rolled_out = 1 - config.num_offline_updates / config.train.num_updates
+    guidance = config.rollout.guidance if rolled_out else config.align.guidance
     branches = _branches(config)
     with _without_storage(model, reward, config):
         rollout = _rollout(config, model)
         levels = torch.full((config.train.batch_size,), 0.5)
         with FlopCounterMode(display=False) as forward, torch.no_grad(), _autocast(config):
-            model.velocity(rollout.noise, levels, rollout.embeddings, config.rollout.guidance)
+            model.velocity(rollout.noise, levels, rollout.embeddings, guidance)
         with torch.no_grad():  # the reward's texts are encoded once, in the first of many updates
             reward(torch.zeros(1, 3, 8, 8), *([text] for text in _texts(branches)))
         parameters = trainable(model.transformer)
@@ -152,7 +154,7 @@ def count(config: RunConfig, model: TextToImage, reward: Reward) -> Cost:
     processes = config.train.num_processes if config.train.sharding != "none" else 1
     elsewhere = 1 - 1 / processes
     return Cost(
-        rollout=one * images * config.rollout.num_steps,
+        rollout=one * images * config.rollout.num_steps * rolled_out,
         gradient=gradient.get_total_flops() * config.train.accumulation * config.align.num_injections,
         forward=one,
         weights=_weights(model, reward, config) - int(trained * elsewhere),

@@ -16,6 +16,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -75,6 +76,13 @@ def _common_tail(tensor: Tensor) -> int:
         if not torch.equal(bits, bits[:1].expand_as(bits)):
             return count
     return num_tokens
+
+
+def places(rows: Sequence[Row]) -> dict[str, Any]:
+    """Some rows as what `StoredRows` takes besides the folder: shards by name, then shard and row of each."""
+    shards = sorted({shard for shard, _ in rows})
+    number = {shard: index for index, shard in enumerate(shards)}
+    return {"shards": shards, "shard_of": [number[shard] for shard, _ in rows], "row_of": [row for _, row in rows]}
 
 
 class StoredRows:

@@ -20,7 +20,7 @@ class ImagesConfig(Settings):
     `rollout` are not read."""
     aspects: tuple[tuple[int, int], ...] = Field(default=((1, 1), (4, 3), (3, 2), (16, 9)), min_length=1)
     """Shapes that images are brought to (two sides' ratio, lying and upright), each with the area of
-    `model.height` x `model.width`; an image goes to the nearest, is resized to cover it and cropped about its centre."""
+    `model.height` x `model.width`; an image goes to the nearest: resized to cover it, cropped about its centre."""
     max_upscale: float = Field(default=1.0, ge=1)
     """How many times an image may be enlarged; a smaller one is refused."""
 

@@ -33,6 +33,7 @@ def trace(
             "reward": weights.reward.source,
             "train_prompts": prompts.train.snapshot.source,
             "held_out_prompts": prompts.held_out.snapshot.source,
+            **({"images": prompts.images.snapshot.source} if prompts.images else {}),
         },
         config=config.model_dump(mode="json"),
     )

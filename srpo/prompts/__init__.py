@@ -17,8 +17,8 @@ from srpo.config import ModelConfig, PromptsConfig
 from srpo.hub import snapshot
 from srpo.models import Embeddings
 from srpo.prompts.encode import encode_missing
-from srpo.prompts.files import Prompt, read_both, read_prompts
-from srpo.shards import Row, StoredRows, encoded_rows, key_of, sole_writer
+from srpo.prompts.files import Prompt, read_both, read_held_out, read_prompts
+from srpo.shards import Row, StoredRows, encoded_rows, key_of, places, sole_writer
 
 __all__ = [
     "Prompt",
@@ -28,6 +28,7 @@ __all__ = [
     "load_categories",
     "load_prompt_set",
     "read_both",
+    "read_held_out",
     "read_prompts",
     "select",
 ]
@@ -74,16 +75,12 @@ def encoder_hash(model: ModelConfig, prompts: PromptsConfig, weights: Snapshot) 
 
 def _save(store: Path, prompts: list[Prompt], rows: dict[str, Row], source: str) -> PromptSet:
     """List a set's prompts and places in a file of the store."""
-    places = [rows[key_of(prompt.text)] for prompt in prompts]
-    shards = sorted({shard for shard, _ in places})
-    number = {shard: index for index, shard in enumerate(shards)}
     content = {
         "texts": [prompt.text for prompt in prompts],
         "categories": [prompt.category for prompt in prompts],
-        "shards": shards,
-        "shard_of": [number[shard] for shard, _ in places],
-        "row_of": [row for _, row in places],
+        **places([rows[key_of(prompt.text)] for prompt in prompts]),
     }
+    shards = content["shards"]
     text = json.dumps(content, ensure_ascii=False)
     index = f"set-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
     write_atomic(store / index, text)
