@@ -222,10 +222,9 @@ def _prompts(config: RunConfig) -> str:
     if config.evaluation.world:
         check_captions(config.evaluation.world, [prompt.text for prompt in texts.held_out])
     size = _sizes(config)[1] * DTYPES[config.prompts.dtype].itemsize / 2**20
-    of_images = f"{len(texts.captions)} captions of images, " if config.images else ""
-    return (
-        f"{of_images}{len(texts.train)} to train on, {len(texts.held_out)} held out; embeddings of {size:.3g} MiB each"
-    )
+    captions = f"{len(texts.captions)} captions of images, " if config.images else ""
+    train = f"{len(texts.train)} to {'roll out' if config.images else 'train on'}"
+    return f"{captions}{train}, {len(texts.held_out)} held out; embeddings of {size:.3g} MiB each"
 
 
 def _words(config: RunConfig) -> str:

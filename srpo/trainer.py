@@ -42,6 +42,8 @@ from srpo.sharding import is_sharded, shard, whole
 from srpo.tuning import add_lora, make_optimizer, save_memory, set_learning_rate, speed_up, stepping, trainable
 
 RESULT = "result.json"
+CONTENTS = {"words": "preference.words_file", "images": "images.source"}
+"""What a checkpoint knows the hash of -> the setting that names the files."""
 
 
 class Trainer:
@@ -61,6 +63,7 @@ class Trainer:
         self.prompts, self.embeddings = load_prompt_set(job.prompts.train)
         self.images = load_image_set(job.prompts.images) if job.prompts.images else None
         self.words = control_words(config.preference)
+        self.contents = {"words": self.words.digest, "images": job.prompts.images and job.prompts.images.sha256}
         self.optimizer = make_optimizer(self.parameters, config.train)
         self.scheduler = get_scheduler(
             config.train.schedule,
@@ -175,7 +178,7 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint, then drop those no longer kept."""
         state = {"update": self.update, "seconds": self.seconds, "config": self.config.model_dump(mode="json")}
-        state["words"] = self.words.digest
+        state |= self.contents
         with self.store.writing(self.update, self.accelerator) as folder:
             save_weights(folder, self.model.transformer, self.optimizer, self.accelerator.is_main_process)
             if self.accelerator.is_main_process:
@@ -192,10 +195,11 @@ class Trainer:
         folder = self.store.path(updates[-1])
         state = load_state(folder)
         refuse_other_settings(folder, self.config, RunConfig.model_validate(state["config"]))
-        if state.get("words") != self.words.digest:
-            raise ConfigError(
-                f"{folder} was made with another content of preference.words_file; bring it back, or start a new run"
-            )
+        for name, setting in CONTENTS.items():
+            if state.get(name) != self.contents[name]:
+                raise ConfigError(
+                    f"{folder} was made with another content of {setting}; bring it back, or start a new run"
+                )
         load_weights(folder, self.model.transformer, self.optimizer)
         self.scheduler.load_state_dict(state["scheduler"])
         for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):

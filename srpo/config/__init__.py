@@ -4,7 +4,6 @@ The defaults are the reference recipe for FLUX.1-dev with HPSv2.1 (arXiv:2509.06
 file in `configs/` says what a run does differently.
 """
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -86,19 +85,13 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def images_and_rollouts_take_turns(self) -> Self:
-        """Refuse a turn that never comes; warn of settings that only the other one reads."""
-        if self.images is None:
-            return self
-        last = self.images.until_update
+        """Refuse a turn that never comes."""
+        last = self.images.until_update if self.images else None
         if last is not None and last >= self.train.num_updates:
             raise ValueError(
                 f"images.until_update ({last}) leaves none of the {self.train.num_updates} updates to roll out; "
                 "lower it, or leave it out to train on images alone"
             )
-        unread = [f"rollout.{name}" for name, value in self.rollout if value != getattr(RolloutConfig(), name)]
-        unread += ["prompts.train"] if self.prompts.train != PromptsConfig().train else []
-        if last is None and unread:
-            warnings.warn(f"{', '.join(unread)} has no effect: all updates take real images", stacklevel=2)
         return self
 
     @model_validator(mode="after")

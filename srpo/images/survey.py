@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from math import prod
 from pathlib import PurePosixPath
 
-from srpo.config import RunConfig
+from srpo.config import PromptsConfig, RolloutConfig, RunConfig
 from srpo.errors import ConfigError
 from srpo.hub import fetched, is_remote, missing, resolve, survey
 from srpo.images import Texts, read_images, read_texts
@@ -42,12 +42,13 @@ def describe_images(config: RunConfig) -> str:
     size = f"latents of {latent_bytes(config) / 2**20:.3g} MiB for {updates}"
     if not pictures:
         left = missing(survey(source, "images")) / 2**20
-        return f"{source}: {_remote_images(source)} images, {left:.3g} MiB to fetch; at most {size}"
+        return f"{source}: {_remote_images(source)} images, {left:.3g} MiB to fetch; at most {size}{_unread(config)}"
     counts = Counter(picture.bucket for picture in pictures)
     shapes = ", ".join(f"{width}x{height}: {count}" for (height, width), count in sorted(counts.items()))
     transparent = sum(picture.transparent for picture in pictures)
     white = f"; {transparent} are transparent and laid on white" if transparent else ""
-    return f"{len(pictures)} images ({shapes}){white}; {size}{_repeated(counts, config.train.batch_size)}"
+    repeated = _repeated(counts, config.train.batch_size)
+    return f"{len(pictures)} images ({shapes}){white}; {size}{repeated}{_unread(config)}"
 
 
 def latent_bytes(config: RunConfig) -> int:
@@ -85,3 +86,12 @@ def _repeated(counts: Mapping[Bucket, int], batch_size: int) -> str:
     """Says where a micro-batch shows an image twice."""
     few = [f"{width}x{height}" for (height, width), count in sorted(counts.items()) if count < batch_size]
     return f"; fewer than train.batch_size in {', '.join(few)}, so a micro-batch repeats some" if few else ""
+
+
+def _unread(config: RunConfig) -> str:
+    """Says which changed settings have no effect because nothing is rolled out."""
+    if config.num_offline_updates < config.train.num_updates:
+        return ""
+    unread = [f"rollout.{name}" for name, value in config.rollout if value != getattr(RolloutConfig(), name)]
+    unread += ["prompts.train"] if config.prompts.train != PromptsConfig().train else []
+    return f"; {', '.join(unread)} without effect, because nothing is rolled out" if unread else ""
