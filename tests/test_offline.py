@@ -21,12 +21,15 @@ from tests.jobs import assert_same_weights, place, run
 
 @pytest.fixture(scope="module")
 def offline(job: TrainJob, tmp_path_factory: pytest.TempPathFactory) -> TrainJob:
-    """The job of six updates on real images of two shapes; after the fourth it rolls out."""
+    """Two updates on real images of two shapes, then one that rolls out."""
     root = tmp_path_factory.mktemp("offline")
     for index, (path, _) in enumerate(scenes.write(root / "photos", 7, "Bright")):
         if index % 2:
             Image.open(path).resize((40, 24)).save(path)
-    data = job.config.model_dump() | {"images": {"source": str(root / "photos"), "until_update": 4}}
+    data = job.config.model_dump() | {"images": {"source": str(root / "photos"), "until_update": 2}}
+    data["train"] |= {"num_updates": 3, "save_every": 1}
+    data["monitor"] |= {"every": 3, "num_images": 2}
+    data["evaluation"] |= {"num_steps": 1}
     config = RunConfig.model_validate(data)
     prompts = embed(config.model, config.prompts, config.images, job.weights, root / "embeddings")
     return TrainJob(config=config, weights=job.weights, prompts=prompts, output_dir="")
@@ -43,7 +46,7 @@ class _KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize(("update", "moment"), [(3, "log"), (4, "save"), (5, "log")])
+@pytest.mark.parametrize(("update", "moment"), [(2, "log"), (2, "save"), (3, "log")])
 def test_a_stop_is_invisible_after_resuming(
     offline: TrainJob, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, update: int, moment: str
 ) -> None:
@@ -58,7 +61,7 @@ def test_a_stop_is_invisible_after_resuming(
         patch.setattr(Trainer, moment, stop)
         run(place(offline, tmp_path))
     run(place(offline, tmp_path))
-    assert_same_weights(whole, tmp_path, 6)
+    assert_same_weights(whole, tmp_path, 3)
 
 
 def test_images_first_and_rollouts_after_them(
@@ -89,7 +92,7 @@ def test_images_first_and_rollouts_after_them(
     note("read")
     note("roll_out")
     run(place(offline, tmp_path))
-    assert sources == [(update, "read" if update <= 4 else "roll_out") for update in range(1, 7) for _ in range(2)]
+    assert sources == [(update, "read" if update <= 2 else "roll_out") for update in range(1, 4) for _ in range(2)]
     noises = [noise for batch in kept for noise in batch]
     assert not any(torch.equal(a, b) for a, b in combinations(noises, 2) if a.shape == b.shape), "fresh for each use"
 
@@ -104,7 +107,7 @@ def test_a_run_goes_on_only_with_its_images(offline: TrainJob, tmp_path: Path) -
                 offline.model_copy(update={"prompts": offline.prompts.model_copy(update={"images": images})}), tmp_path
             )
         )
-    later = offline.config.images.model_copy(update={"until_update": 5})
+    later = offline.config.images.model_copy(update={"until_update": 1})
     changed = offline.model_copy(update={"config": offline.config.model_copy(update={"images": later})})
     with pytest.raises(ConfigError, match="other settings in images"):
         run(place(changed, tmp_path))

@@ -40,7 +40,7 @@ def test_a_plan_counts_images_shapes_and_bytes(photos: Path, tmp_path: Path) -> 
     plan = make_plan(config, tmp_path, ("embed",))
     findings = {check.subject: check.finding for check in plan.checks}
     assert findings["images"] == (
-        "6 images (40x24: 2, 32x32: 4); 1 are transparent and laid on white; latents of 0.0112 MiB for updates 1 to 2; "
+        "6 images (40x24: 2, 32x32: 4); 1 are transparent and laid on white; latents of 0.0115 MiB for updates 1 to 2; "
         "fewer than train.batch_size in 40x24, so a micro-batch repeats some; "
         "rollout.num_steps, rollout.noise without effect, because nothing is rolled out"
     )
