@@ -20,8 +20,8 @@ from srpo.plan import STEPS, Plan
 from srpo.tracking import open_run, set_status
 from steps.own_call import SECONDS
 
-MADE_WITH: dict[str, set[str]] = {"weights": {"model", "reward"}, "prompts": {"model", "prompts"}}
-MADE_WITH["trained"] = {"seed", "model", "reward", "prompts", "preference", "align", "rollout", "train", "monitor"}
+MADE_WITH: dict[str, set[str]] = {"weights": {"model", "reward"}, "prompts": {"model", "prompts", "images"}}
+MADE_WITH["trained"] = {"seed", "reward", "preference", "align", "rollout", "train", "monitor"} | MADE_WITH["prompts"]
 MADE_WITH["evaluated"] = MADE_WITH["trained"] | {"evaluation"}
 """Output -> sections of the config that it depends on."""
 
@@ -106,11 +106,12 @@ def _request(place: Place, record: RunRecord, given: dict[str, str]) -> Request:
     embeddings = fingerprint.combine(
         weights,
         config.model.model_dump_json(include={"family", "max_sequence_length"}),
-        fingerprint.of_code("srpo.prompts"),
+        fingerprint.of_code("srpo.images"),
     )
     prompts = fingerprint.combine(
         fingerprint.of_prompts(config.prompts.train, "train"),
         fingerprint.of_prompts(config.prompts.held_out, "held_out"),
+        fingerprint.of_images(config.images.source) if config.images else "",
     )
     return Request(
         run_dir=record.folder,

@@ -66,7 +66,7 @@ class Cost(Memory):
     """A run's memory, and the floating-point operations of one update of one process."""
 
     rollout: float
-    """Operations of the rollouts."""
+    """Operations of the rollouts, averaged over the run: updates on real images have none."""
     gradient: float
     """Operations of everything with gradient: transformer forward, recomputation and backward, VAE, reward."""
     forward: float
@@ -134,14 +134,16 @@ def _work(config: RunConfig, model: TextToImage, reward: Reward, branches: list[
     """Operations of an update, counted apart from memory: the counter's hooks keep tensors alive."""
     rollout = _rollout(config, model, config.train.batch_size)
     levels = torch.full((config.train.batch_size,), 0.5)
+    rolled_out = 1 - config.num_offline_updates / config.train.num_updates
+    guidance = config.rollout.guidance if rolled_out else config.align.guidance
     with FlopCounterMode(display=False) as forward, torch.no_grad(), _autocast(config):
-        model.velocity(rollout.noise, levels, rollout.embeddings, config.rollout.guidance)
+        model.velocity(rollout.noise, levels, rollout.embeddings, guidance)
     with FlopCounterMode(display=False) as gradient:
         _gradient(config, model, reward, rollout, branches)
     one = forward.get_total_flops() / config.train.batch_size
     images = config.train.batch_size * config.train.accumulation
     return {
-        "rollout": one * images * config.rollout.num_steps,
+        "rollout": one * images * config.rollout.num_steps * rolled_out,
         "gradient": gradient.get_total_flops() * config.train.accumulation * config.align.num_injections,
         "forward": one,
     }

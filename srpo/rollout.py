@@ -1,4 +1,7 @@
-"""Where clean latents come from: sampled by the model itself, without gradient, from noise that is remembered."""
+"""Where clean latents come from: sampled by the model itself, without gradient, from noise that is remembered.
+
+In offline training (`srpo.images`) they are those of real images, and the noise is fresh.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +15,7 @@ from srpo.models import Embeddings, TextToImage
 
 @dataclass(frozen=True)
 class Rollout:
-    """Clean latents with the noise they started from, and the prompts they show."""
+    """Clean latents with the noise they started from (fresh noise for real images), and the prompts they show."""
 
     x0: Tensor
     """(batch, channels, h, w)."""

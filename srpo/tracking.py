@@ -132,11 +132,12 @@ def serve_page(uri: str, artifacts_uri: str, port: int) -> NoReturn:
 
 def data_version(weights: Weights, prompts: PromptSets) -> dict[str, str]:
     """Hashes that name exactly what a run was made from."""
-    return {
+    hashes = {
         **{f"data.{name}_sha256": files.sha256 for name, files in weights.snapshots.items()},
         "data.train_prompts_sha256": prompts.train.snapshot.sha256,
         "data.held_out_prompts_sha256": prompts.held_out.snapshot.sha256,
     }
+    return hashes | ({"data.images_sha256": prompts.images.sha256} if prompts.images else {})
 
 
 def code_version() -> dict[str, str]:

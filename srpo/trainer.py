@@ -1,7 +1,6 @@
 """What a training run works with, and what its checkpoints hold; the loop itself is in `srpo.train`."""
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -27,12 +26,13 @@ from srpo.checkpoint import (
 )
 from srpo.config import RunConfig
 from srpo.control_words import control_words
-from srpo.draws import Draw, Draws
+from srpo.draws import Draw, Draws, Shelf
 from srpo.errors import ConfigError, TrainingStoppedError
 from srpo.evaluation.scores import Scorer, load_scores, watched_scores
 from srpo.flow import shifted_sigmas
 from srpo.held_out import HeldOut
 from srpo.hub import snapshot
+from srpo.images import LATENTS, load_image_set
 from srpo.models import TextToImage, check_guidance, find_family, load_model, load_without_transformer
 from srpo.prompts import load_prompt_set, select
 from srpo.record import Clock, Record
@@ -42,6 +42,8 @@ from srpo.sharding import is_sharded, shard, whole
 from srpo.tuning import add_lora, make_optimizer, save_memory, set_learning_rate, speed_up, stepping, trainable
 
 RESULT = "result.json"
+CONTENTS = {"words": "preference.words_file", "images": "images.source"}
+"""What a checkpoint knows the hash of -> the setting that names the files."""
 
 
 class Trainer:
@@ -59,7 +61,9 @@ class Trainer:
         self.parameters = self._prepare(job.weights.model.path)
         self.reward = load_reward(config.reward, job.weights.reward.path).to(accelerator.device)
         self.prompts, self.embeddings = load_prompt_set(job.prompts.train)
+        self.images = load_image_set(job.prompts.images) if job.prompts.images else None
         self.words = control_words(config.preference)
+        self.contents = {"words": self.words.digest, "images": job.prompts.images and job.prompts.images.sha256}
         self.optimizer = make_optimizer(self.parameters, config.train)
         self.scheduler = get_scheduler(
             config.train.schedule,
@@ -68,8 +72,7 @@ class Trainer:
             num_training_steps=config.train.num_updates,
         )
         self.grid = SigmaGrid(config.align)
-        size = config.model.height, config.model.width
-        self.draws = Draws(config, self.grid, self.model.latent_shape(*size), len(self.prompts))
+        self.draws = self._draws()
         self.store = CheckpointStore(self.output_dir / "checkpoints", config.train.keep_last)
         self.update = 0
         self.seconds = 0.0
@@ -102,6 +105,13 @@ class Trainer:
             shard(transformer, folder / "transformer", self.accelerator)
         return trainable(transformer)
 
+    def _draws(self) -> Draws:
+        """What is drawn from: noise for rollouts, and the shapes of real images."""
+        shape, size = self.model.latent_shape, (self.config.model.height, self.config.model.width)
+        buckets = self.images.buckets if self.images else {}
+        shelves = [Shelf(shape(*bucket), images) for bucket, images in buckets.items()]
+        return Draws(self.config, self.grid, shape(*size), len(self.prompts), shelves)
+
     @property
     def num_injections(self) -> int:
         """Injections of one process that an update's gradient is averaged over."""
@@ -111,11 +121,21 @@ class Trainer:
         """Every so many updates, and at the end."""
         return self.update % every == 0 or self.update == self.config.train.num_updates
 
-    def micro_batches(self, draw: Draw) -> Iterator[Draw]:
-        """This process's parts of an update."""
-        size, world, rank = self.config.train.batch_size, self.accelerator.num_processes, self.accelerator.process_index
-        for index in range(self.config.train.accumulation):
-            yield draw.part((index * world + rank) * size, size)
+    def micro_batches(self) -> list[Draw]:
+        """This process's parts of the next update."""
+        return self.draws.draw(self.update)[self.accelerator.process_index :: self.accelerator.num_processes]
+
+    def clean_latents(self, draw: Draw) -> Rollout:
+        """Of real images, or sampled by the model."""
+        return self.read(draw) if draw.offline else self.roll_out(draw)
+
+    def read(self, draw: Draw) -> Rollout:
+        """Latents of the drawn real images, with the drawn noise."""
+        assert self.images
+        device = self.accelerator.device
+        embeddings = {name: tensor.to(device) for name, tensor in select(self.images.embeddings, draw.prompts).items()}
+        x0 = self.images.latents.select(draw.prompts)[LATENTS].to(device)
+        return Rollout(x0, draw.noise.to(device), embeddings, [self.images.captions[index] for index in draw.prompts])
 
     def roll_out(self, draw: Draw) -> Rollout:
         """Clean latents sampled from the drawn noise, without gradient."""
@@ -173,7 +193,7 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint, then drop those no longer kept."""
         state = {"update": self.update, "seconds": self.seconds, "config": self.config.model_dump(mode="json")}
-        state["words"] = self.words.digest
+        state |= self.contents
         with self.store.writing(self.update, self.accelerator) as folder:
             save_weights(folder, self.model.transformer, self.optimizer, self.accelerator.is_main_process)
             if self.accelerator.is_main_process:
@@ -195,10 +215,11 @@ class Trainer:
         folder = self.store.path(updates[-1])
         state = load_state(folder)
         refuse_other_settings(folder, self.config, RunConfig.model_validate(state["config"]))
-        if state.get("words") != self.words.digest:
-            raise ConfigError(
-                f"{folder} was made with another content of preference.words_file; bring it back, or start a new run"
-            )
+        for name, setting in CONTENTS.items():
+            if state.get(name) != self.contents[name]:
+                raise ConfigError(
+                    f"{folder} was made with another content of {setting}; bring it back, or start a new run"
+                )
         load_weights(folder, self.model.transformer, self.optimizer)
         self.scheduler.load_state_dict(state["scheduler"])
         for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
@@ -245,7 +266,7 @@ class Trainer:
 def refuse_other_settings(folder: Path, now: RunConfig, then: RunConfig) -> None:
     """A run goes on only as it began; more updates are fine where the learning rate does not depend on them."""
     free = {"keep_last"} | ({"num_updates"} if now.train.schedule.startswith("constant") else set())
-    fixed = {"seed", "model", "reward", "prompts", "preference", "align", "rollout", "train"}
+    fixed = {"seed", "model", "reward", "prompts", "images", "preference", "align", "rollout", "train"}
     before, after = (config.model_dump(include=fixed, exclude={"train": free}) for config in (then, now))
     changed = sorted(section for section in fixed if before[section] != after[section])
     if changed:

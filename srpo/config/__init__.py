@@ -12,6 +12,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from srpo.config.base import Range, Settings
+from srpo.config.images import ImagesConfig
 from srpo.config.judgement import DAMAGE_BOUNDS, Bound, EvaluationConfig, MonitorConfig, RegistryConfig, ScoreConfig
 from srpo.config.method import AlignConfig, PreferenceConfig, RolloutConfig
 from srpo.config.training import LoraConfig, TrainConfig
@@ -23,6 +24,7 @@ __all__ = [
     "AlignConfig",
     "Bound",
     "EvaluationConfig",
+    "ImagesConfig",
     "LoraConfig",
     "ModelConfig",
     "MonitorConfig",
@@ -57,6 +59,8 @@ class RunConfig(Settings):
     model: ModelConfig = ModelConfig()
     reward: RewardConfig = RewardConfig()
     prompts: PromptsConfig = PromptsConfig()
+    images: ImagesConfig | None = None
+    """Real images to train on; null: rollouts alone."""
     preference: PreferenceConfig = PreferenceConfig()
     align: AlignConfig = AlignConfig()
     rollout: RolloutConfig = RolloutConfig()
@@ -66,13 +70,30 @@ class RunConfig(Settings):
     registry: RegistryConfig = RegistryConfig()
 
     @property
+    def num_offline_updates(self) -> int:
+        """Updates, from the first on, that take real images instead of rollouts."""
+        return (self.images.until_update or self.train.num_updates) if self.images else 0
+
+    @property
     def guidance(self) -> dict[str, float | None]:
         """Every guidance of the run by the name of its setting."""
+        rolls_out = self.num_offline_updates < self.train.num_updates
         return {
             "align.guidance": self.align.guidance,
-            "rollout.guidance": self.rollout.guidance,
+            **({"rollout.guidance": self.rollout.guidance} if rolls_out else {}),
             "evaluation.guidance": self.evaluation.guidance,
         }
+
+    @model_validator(mode="after")
+    def images_and_rollouts_take_turns(self) -> Self:
+        """Refuse a turn that never comes."""
+        last = self.images.until_update if self.images else None
+        if last is not None and last >= self.train.num_updates:
+            raise ValueError(
+                f"images.until_update ({last}) leaves none of the {self.train.num_updates} updates to roll out; "
+                "lower it, or leave it out to train on images alone"
+            )
+        return self
 
     @model_validator(mode="after")
     def weights_can_learn(self) -> Self:

@@ -20,7 +20,7 @@ from srpo.hub.progress import FetchProgress
 from srpo.hub.store import Store
 from srpo.shapes import WEIGHTS_DIR
 
-Part = Literal["model", "reward", "score"]
+Part = Literal["model", "reward", "score", "images"]
 BUILTIN = {
     "builtin:shapes": {
         "model": WEIGHTS_DIR / "flux",
@@ -39,7 +39,7 @@ def is_remote(source: str) -> bool:
 def resolve(source: str, part: Part) -> Path:
     """The local place of a source; ConfigError where there is none. A remote source must have been fetched."""
     if source.startswith("builtin:"):
-        if source not in BUILTIN:
+        if part not in BUILTIN.get(source, {}):
             raise ConfigError(f"{part}.source: no embedded world {source!r}; choose from {sorted(BUILTIN)}")
         return BUILTIN[source][part]
     if is_remote(source):
