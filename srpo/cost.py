@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from srpo.align import SigmaGrid
 from srpo.config import RunConfig, Settings, WeightsFormat
+from srpo.flow import num_evaluations
 from srpo.gpus import ALLOCATOR, EXPECTED, REACHABLE, find_gpu
 from srpo.models import TextToImage
 from srpo.models.weights import in_blocks
@@ -27,7 +28,7 @@ from srpo.preference import Branch, make_branches
 from srpo.rewards import Reward
 from srpo.rewards.preprocessing import resampling
 from srpo.rollout import Rollout
-from srpo.tuning import add_lora, save_memory, trainable
+from srpo.tuning import adapted, add_lora, save_memory, trainable
 
 BYTES: dict[WeightsFormat, float] = {"fp32": 4, "bf16": 2, "int8": 1, "nf4": 0.5 + 4 / 64}
 """Of one value in the blocks; NF4 has a float32 scale for every 64, int8 one for every row, which is nothing."""
@@ -147,17 +148,18 @@ def count(config: RunConfig, model: TextToImage, reward: Reward) -> Cost:
         model.transformer.zero_grad()
         with FlopCounterMode(display=False) as gradient:  # apart: its hooks keep tensors alive
             _gradient(config, model, reward, rollout, branches)
+    copies = sum(layer.weight.nbytes for layer in adapted(model.transformer)) if config.rollout.merge_lora else 0
     one = forward.get_total_flops() / config.train.batch_size
     trained = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
     processes = config.train.num_processes if config.train.sharding != "none" else 1
     elsewhere = 1 - 1 / processes
     return Cost(
-        rollout=one * images * config.rollout.num_steps,
+        rollout=one * images * num_evaluations(config.rollout.solver, config.rollout.num_steps) / config.rollout.reuse,
         gradient=gradient.get_total_flops() * config.train.accumulation * config.align.num_injections,
         forward=one,
         weights=_weights(model, reward, config) - int(trained * elsewhere),
         optimizer=_moments(parameters, config) // processes,
-        working=live.peak - int(trained * elsewhere),  # at the peak, when all gradients are there
+        working=max(live.peak - int(trained * elsewhere), copies),  # at the peak, when all gradients are there
     )
 
 

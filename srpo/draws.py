@@ -41,16 +41,24 @@ class Draws:
         self.latent_shape = latent_shape
         self.num_prompts = num_prompts
         self.generator = Generator().manual_seed(config.seed)
+        self.noise = torch.empty(0)
+        """Of the last rollouts; belongs into the checkpoint where `rollout.reuse` needs it again."""
+
+    def fresh(self, update: int) -> bool:
+        """Whether an update has rollouts of its own."""
+        return (update - 1) % self.config.rollout.reuse == 0
 
     def draw(self, update: int) -> Draw:
         """The next update's images; `update` counts from 1 and decides the prompts."""
         images = self.config.train.images_per_update
-        shared = self.config.rollout.noise == "shared"
-        noise = torch.randn(1 if shared else images, *self.latent_shape, generator=self.generator)
+        if self.fresh(update):
+            shared = self.config.rollout.noise == "shared"
+            self.noise = torch.randn(1 if shared else images, *self.latent_shape, generator=self.generator)
+        start = (update - 1) // self.config.rollout.reuse * images
         positions = self.grid.draw((self.config.align.num_injections, images), self.generator)
         return Draw(
-            prompt_order(self.num_prompts, self.config.seed, (update - 1) * images, images),
-            noise.expand(images, *self.latent_shape),
+            prompt_order(self.num_prompts, self.config.seed, start, images),
+            self.noise.expand(images, *self.latent_shape),
             positions,
         )
 

@@ -20,6 +20,7 @@ from srpo.hub.place import store_dir
 from srpo.models.layout import Shapes, folder_shapes, read_json
 from srpo.prompts import Prompt, read_both
 from srpo.prompts.encode import DTYPES
+from srpo.rollout import describe
 
 STEPS = {
     "download": "fetch or find model and reward, hash every file",
@@ -74,6 +75,7 @@ def make_plan(config: RunConfig, output_dir: Path, steps: tuple[str, ...] = tupl
     look("model", lambda: _model(config))
     look("guidance", lambda: _guidance(config))
     look("reward", lambda: _reward(config))
+    look("rollout", lambda: describe(config))
     look("prompts", lambda: _prompts(config))
     look("words", lambda: _words(config))
     look("metrics", lambda: _metrics(config))

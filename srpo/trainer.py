@@ -1,7 +1,9 @@
 """What a training run works with, and what its checkpoints hold; the loop itself is in `srpo.train`."""
 
 import math
+from collections import deque
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -33,13 +35,14 @@ from srpo.evaluation.scores import Scorer
 from srpo.flow import shifted_sigmas
 from srpo.held_out import HeldOut
 from srpo.hub import snapshot
-from srpo.models import check_guidance, find_family, load_model
+from srpo.models import Embeddings, check_guidance, find_family, load_model
 from srpo.prompts import load_prompt_set, select
 from srpo.record import Clock, Record
+from srpo.reuse import load_rollouts, save_rollouts
 from srpo.rewards import load_reward
 from srpo.rollout import Rollout, sample
 from srpo.sharding import is_sharded, shard, whole
-from srpo.tuning import add_lora, make_optimizer, save_memory, set_learning_rate, speed_up, stepping, trainable
+from srpo.tuning import add_lora, make_optimizer, merged, save_memory, set_learning_rate, speed_up, stepping, trainable
 
 RESULT = "result.json"
 
@@ -70,6 +73,8 @@ class Trainer:
         self.grid = SigmaGrid(config.align)
         size = config.model.height, config.model.width
         self.draws = Draws(config, self.grid, self.model.latent_shape(*size), len(self.prompts))
+        self.kept: deque[Tensor] = deque(maxlen=config.train.accumulation)
+        """The x0 of the last micro-batches, oldest first."""
         self.store = CheckpointStore(self.output_dir / "checkpoints", config.train.keep_last)
         self.update = 0
         self.seconds = 0.0
@@ -105,14 +110,24 @@ class Trainer:
             yield draw.part((index * world + rank) * size, size)
 
     def roll_out(self, draw: Draw) -> Rollout:
-        """Clean latents sampled from the drawn noise, without gradient."""
-        settings, device = self.config.rollout, self.accelerator.device
+        """Clean latents sampled from the drawn noise, without gradient, or kept from an earlier update."""
+        device = self.accelerator.device
         embeddings = {name: tensor.to(device) for name, tensor in select(self.embeddings, draw.prompts).items()}
         noise = draw.noise.to(device)
-        with self.accelerator.autocast():
-            sigmas = shifted_sigmas(settings.num_steps, settings.shift)
-            x0 = sample(self.model, embeddings, noise, sigmas, settings.guidance)
+        self.kept.append(self._sample(embeddings, noise) if self.draws.fresh(self.update) else self.kept[0])
+        x0 = self.kept[-1]
         return Rollout(x0, noise, embeddings, [self.prompts[index] for index in draw.prompts])
+
+    def _sample(self, embeddings: Embeddings, noise: Tensor) -> Tensor:
+        """Clean latents x0 like `noise`, as the config says."""
+        settings = self.config.rollout
+        bf16 = torch.autocast(self.accelerator.device.type, torch.bfloat16)
+        sigmas = shifted_sigmas(settings.num_steps, settings.shift)
+        with (
+            bf16 if settings.precision == "bf16" else self.accelerator.autocast(),
+            merged(self.model.transformer) if settings.merge_lora else nullcontext(),
+        ):
+            return sample(self.model, embeddings, noise, sigmas, settings.guidance, settings.solver)
 
     def reduce_and_clip(self) -> float:
         """Average the gradients over processes, scale them down to `max_grad_norm`; the norm before that."""
@@ -164,6 +179,8 @@ class Trainer:
             if self.accelerator.is_main_process:
                 save_state(folder, state | {"scheduler": self.scheduler.state_dict()})
             save_rng(folder, self.accelerator.process_index, self.draws.generator)
+            if self.config.rollout.reuse > 1:
+                save_rollouts(folder, self.accelerator.process_index, self.draws.noise, self.kept)
         if self.accelerator.is_main_process:
             self.store.prune(self.record.best())
 
@@ -185,6 +202,9 @@ class Trainer:
             set_learning_rate(group, float(rate))
         self.update, self.seconds = state["update"], state["seconds"]
         load_rng(folder, self.accelerator.process_index, self.draws.generator)
+        if self.config.rollout.reuse > 1:
+            self.draws.noise, kept = load_rollouts(folder, self.accelerator.process_index, self.accelerator.device)
+            self.kept.extend(kept)
 
     def finish(self) -> Trained:
         """Export the best checkpoint's transformer and write the result."""

@@ -94,6 +94,20 @@ class RunConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def an_adapter_can_be_merged(self) -> Self:
+        """Merged weights must be able to hold what the adapter has learnt."""
+        if not self.rollout.merge_lora:
+            return self
+        if self.train.lora is None:
+            raise ValueError("rollout.merge_lora has nothing to merge; set train.lora, or leave it out")
+        if self.model.weights != "fp32":
+            raise ValueError(
+                f"rollout.merge_lora would round what the adapter has learnt to {self.model.weights!r}, which loses "
+                "most of a few updates; set model.weights to 'fp32', or leave merge_lora out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def measurements_have_checkpoints(self) -> Self:
         """The best checkpoint is chosen among the measured ones, so each must exist."""
         if self.monitor.every % self.train.save_every:
