@@ -10,14 +10,15 @@ from torch import Tensor
 
 def save_rollouts(folder: Path, rank: int, noise: Tensor, kept: Iterable[Tensor]) -> None:
     """Noise of the whole update (images, channels, h, w), and this process's x0 (batch, channels, h, w) in order."""
-    tensors = {"noise": noise.contiguous(), "x0": torch.stack(list(kept)).cpu()}
-    save_file(tensors, _path(folder, rank))
+    x0 = {f"x0.{index:04d}": tensor.cpu().contiguous() for index, tensor in enumerate(kept)}
+    save_file({"noise": noise} | x0, _path(folder, rank))
 
 
-def load_rollouts(folder: Path, rank: int, device: torch.device) -> tuple[Tensor, tuple[Tensor, ...]]:
+def load_rollouts(folder: Path, rank: int, device: torch.device) -> tuple[Tensor, list[Tensor]]:
     """What `save_rollouts` wrote: noise on the CPU, x0 on `device`."""
     tensors = load_file(_path(folder, rank))
-    return tensors["noise"], tensors["x0"].to(device).unbind()
+    noise = tensors.pop("noise")
+    return noise, [tensors[name].to(device) for name in sorted(tensors)]
 
 
 def _path(folder: Path, rank: int) -> Path:

@@ -1,14 +1,16 @@
 """Where clean latents come from: sampled by the model itself, without gradient, from noise that is remembered."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from srpo.config import RolloutConfig, RunConfig
-from srpo.flow import Solver, integrate, num_evaluations
+from srpo.flow import Solver, integrate, num_evaluations, shifted_sigmas
 from srpo.models import Embeddings, TextToImage
+from srpo.tuning import merged
 
 
 @dataclass(frozen=True)
@@ -35,19 +37,34 @@ def sample(
     return integrate(lambda x, sigma: model.velocity(x, sigma, embeddings, guidance), noise, sigmas, solver)
 
 
+def roll_out(model: TextToImage, embeddings: Embeddings, noise: Tensor, settings: RolloutConfig) -> Tensor:
+    """Latents x0 like `noise` (batch, channels, h, w), sampled as the settings say."""
+    sigmas = shifted_sigmas(settings.num_steps, settings.shift)
+    with ExitStack() as contexts:
+        if settings.precision == "bf16":
+            contexts.enter_context(torch.autocast(noise.device.type, torch.bfloat16))
+        if settings.merge_lora:
+            contexts.enter_context(merged(model.transformer))
+        return sample(model, embeddings, noise, sigmas, settings.guidance, settings.solver)
+
+
 def describe(config: RunConfig) -> str:
     """Forwards of a rollout, and what of its settings is exact or lossy beside the recipe, for a plan."""
     settings, recipe = config.rollout, RolloutConfig()
     forwards = num_evaluations(settings.solver, settings.num_steps) / settings.reuse
+    exact_merge = config.model.weights == "fp32"
     lossy = {
         f"num_steps {settings.num_steps} for {recipe.num_steps}": settings.num_steps < recipe.num_steps,
         f"solver {settings.solver} for {recipe.solver}": settings.solver != recipe.solver,
         "precision bf16 for fp32": settings.precision == "bf16" and config.train.precision == "fp32",
+        "merge_lora into bf16": settings.merge_lora and not exact_merge,
         f"reuse for {settings.reuse} updates": settings.reuse > 1,
     }
-    kinds = {"exact": ["merge_lora"] if settings.merge_lora else [], "lossy": [name for name in lossy if lossy[name]]}
-    found = [f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names]
-    return "; ".join([f"{forwards:g} forwards per image and update", *found])
+    findings = [f"{forwards:g} forwards per image and update"]
+    findings += ["exact: merge_lora"] if settings.merge_lora and exact_merge else []
+    if chosen := [name for name, holds in lossy.items() if holds]:
+        findings.append(f"lossy: {', '.join(chosen)}")
+    return "; ".join(findings)
 
 
 def seeded_noise(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:

@@ -3,7 +3,6 @@
 import math
 from collections import deque
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -32,17 +31,16 @@ from srpo.control_words import control_words
 from srpo.draws import Draw, Draws
 from srpo.errors import ConfigError, TrainingStoppedError
 from srpo.evaluation.scores import Scorer
-from srpo.flow import shifted_sigmas
 from srpo.held_out import HeldOut
 from srpo.hub import snapshot
-from srpo.models import Embeddings, check_guidance, find_family, load_model
+from srpo.models import check_guidance, find_family, load_model
 from srpo.prompts import load_prompt_set, select
 from srpo.record import Clock, Record
 from srpo.reuse import load_rollouts, save_rollouts
 from srpo.rewards import load_reward
-from srpo.rollout import Rollout, sample
+from srpo.rollout import Rollout, roll_out
 from srpo.sharding import is_sharded, shard, whole
-from srpo.tuning import add_lora, make_optimizer, merged, save_memory, set_learning_rate, speed_up, stepping, trainable
+from srpo.tuning import add_lora, make_optimizer, save_memory, set_learning_rate, speed_up, stepping, trainable
 
 RESULT = "result.json"
 
@@ -114,20 +112,12 @@ class Trainer:
         device = self.accelerator.device
         embeddings = {name: tensor.to(device) for name, tensor in select(self.embeddings, draw.prompts).items()}
         noise = draw.noise.to(device)
-        self.kept.append(self._sample(embeddings, noise) if self.draws.fresh(self.update) else self.kept[0])
-        x0 = self.kept[-1]
-        return Rollout(x0, noise, embeddings, [self.prompts[index] for index in draw.prompts])
-
-    def _sample(self, embeddings: Embeddings, noise: Tensor) -> Tensor:
-        """Clean latents x0 like `noise`, as the config says."""
-        settings = self.config.rollout
-        bf16 = torch.autocast(self.accelerator.device.type, torch.bfloat16)
-        sigmas = shifted_sigmas(settings.num_steps, settings.shift)
-        with (
-            bf16 if settings.precision == "bf16" else self.accelerator.autocast(),
-            merged(self.model.transformer) if settings.merge_lora else nullcontext(),
-        ):
-            return sample(self.model, embeddings, noise, sigmas, settings.guidance, settings.solver)
+        if self.draws.fresh(self.update):
+            with self.accelerator.autocast():
+                self.kept.append(roll_out(self.model, embeddings, noise, self.config.rollout))
+        else:
+            self.kept.append(self.kept[0])
+        return Rollout(self.kept[-1], noise, embeddings, [self.prompts[index] for index in draw.prompts])
 
     def reduce_and_clip(self) -> float:
         """Average the gradients over processes, scale them down to `max_grad_norm`; the norm before that."""

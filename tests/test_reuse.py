@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from srpo import trainer
+from srpo import rollout
 from srpo.artifacts import TrainJob
 from srpo.config import RunConfig
 from srpo.draws import Draw
@@ -28,7 +28,7 @@ def collect(monkeypatch: pytest.MonkeyPatch) -> Collect:
     def collected(job: TrainJob) -> tuple[list[Rollout], list[dict[str, Any]]]:
         rollouts: list[Rollout] = []
         sampled: list[dict[str, Any]] = []
-        roll_out, sample = Trainer.roll_out, trainer.sample
+        roll_out, sample = Trainer.roll_out, rollout.sample
 
         def watched(self: Trainer, draw: Draw) -> Rollout:
             rollouts.append(roll_out(self, draw))
@@ -41,15 +41,15 @@ def collect(monkeypatch: pytest.MonkeyPatch) -> Collect:
 
         with monkeypatch.context() as patch:
             patch.setattr(Trainer, "roll_out", watched)
-            patch.setattr(trainer, "sample", noted)
+            patch.setattr(rollout, "sample", noted)
             run(job)
         return rollouts, sampled
 
     return collected
 
 
-def short(job: TrainJob, folder: Path, num_updates: int = 1, **rollout: object) -> TrainJob:
-    return place(with_rollout(job, **rollout), folder, num_updates=num_updates, schedule="constant")
+def short(job: TrainJob, folder: Path, num_updates: int = 1, **settings: object) -> TrainJob:
+    return place(with_rollout(job, **settings), folder, num_updates=num_updates, schedule="constant")
 
 
 def test_updates_share_rollouts_micro_batch_by_micro_batch(job: TrainJob, tmp_path: Path, collect: Collect) -> None:
@@ -121,6 +121,10 @@ def test_the_solver_is_the_configs(job: TrainJob, tmp_path: Path, collect: Colle
         (
             {"rollout": {"merge_lora": True, "precision": "bf16"}, "train": {"lora": {}, "precision": "fp32"}},
             "25 forwards per image and update; exact: merge_lora; lossy: precision bf16 for fp32",
+        ),
+        (
+            {"rollout": {"merge_lora": True}, "model": {"weights": "bf16"}, "train": {"lora": {}}},
+            "25 forwards per image and update; lossy: merge_lora into bf16",
         ),
         ({"rollout": {"precision": "bf16"}}, "25 forwards per image and update"),
     ],

@@ -95,15 +95,15 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def an_adapter_can_be_merged(self) -> Self:
-        """Merged weights must be able to hold what the adapter has learnt."""
+        """There is one, and weights that a small change can be added to."""
         if not self.rollout.merge_lora:
             return self
         if self.train.lora is None:
             raise ValueError("rollout.merge_lora has nothing to merge; set train.lora, or leave it out")
-        if self.model.weights != "fp32":
+        if self.model.weights in QUANTISED:
             raise ValueError(
-                f"rollout.merge_lora would round what the adapter has learnt to {self.model.weights!r}, which loses "
-                "most of a few updates; set model.weights to 'fp32', or leave merge_lora out"
+                f"rollout.merge_lora cannot add an adapter to {self.model.weights!r} weights, whose steps are far "
+                "wider than what it has learnt; set model.weights to 'bf16' or 'fp32', or leave merge_lora out"
             )
         return self
 
