@@ -110,7 +110,7 @@ SOLVERS: dict[Solver, Slope] = {"euler": euler, "heun": heun, "ab2": ab2, "dpmpp
 
 
 def num_evaluations(solver: Solver, num_steps: int) -> int:
-    """Forwards of the model in `num_steps` steps down to sigma 0."""
+    """How often the velocity is asked for in `num_steps` steps down to sigma 0."""
     return 2 * num_steps - 1 if solver == "heun" else num_steps
 
 

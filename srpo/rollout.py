@@ -49,21 +49,25 @@ def roll_out(model: TextToImage, embeddings: Embeddings, noise: Tensor, settings
 
 
 def describe(config: RunConfig) -> str:
-    """Forwards of a rollout, and what of its settings is exact or lossy beside the recipe, for a plan."""
-    settings, recipe = config.rollout, RolloutConfig()
-    forwards = num_evaluations(settings.solver, settings.num_steps) / settings.reuse
-    exact_merge = config.model.weights == "fp32"
+    """Evaluations of the model in a rollout, and which settings beside the recipe's are exact or lossy, for a plan."""
+    settings, recipe, injections = config.rollout, RolloutConfig(), config.align.num_injections
+    into_fp32 = config.model.weights == "fp32"
+    exact = {
+        "merge_lora": settings.merge_lora and into_fp32,
+        f"num_injections {injections}": injections > 1,
+    }
     lossy = {
         f"num_steps {settings.num_steps} for {recipe.num_steps}": settings.num_steps < recipe.num_steps,
         f"solver {settings.solver} for {recipe.solver}": settings.solver != recipe.solver,
         "precision bf16 for fp32": settings.precision == "bf16" and config.train.precision == "fp32",
-        "merge_lora into bf16": settings.merge_lora and not exact_merge,
+        "merge_lora into bf16": settings.merge_lora and not into_fp32,
         f"reuse for {settings.reuse} updates": settings.reuse > 1,
     }
-    findings = [f"{forwards:g} forwards per image and update"]
-    findings += ["exact: merge_lora"] if settings.merge_lora and exact_merge else []
-    if chosen := [name for name, holds in lossy.items() if holds]:
-        findings.append(f"lossy: {', '.join(chosen)}")
+    evaluations = num_evaluations(settings.solver, settings.num_steps) / settings.reuse
+    findings = [f"{evaluations:g} evaluations per image and update"]
+    for kind, levers in (("exact", exact), ("lossy", lossy)):
+        if chosen := [name for name, holds in levers.items() if holds]:
+            findings.append(f"{kind}: {', '.join(chosen)}")
     return "; ".join(findings)
 
 

@@ -112,21 +112,22 @@ def test_the_solver_is_the_configs(job: TrainJob, tmp_path: Path, collect: Colle
 @pytest.mark.parametrize(
     ("settings", "finding"),
     [
-        ({}, "25 forwards per image and update"),
-        ({"rollout": {"num_steps": 30}}, "30 forwards per image and update"),
+        ({}, "25 evaluations per image and update"),
+        ({"rollout": {"num_steps": 30}}, "30 evaluations per image and update"),
+        ({"align": {"num_injections": 4}}, "25 evaluations per image and update; exact: num_injections 4"),
         (
             {"rollout": {"num_steps": 8, "solver": "heun", "reuse": 3}},
-            "5 forwards per image and update; lossy: num_steps 8 for 25, solver heun for euler, reuse for 3 updates",
+            "5 evaluations per image and update; lossy: num_steps 8 for 25, solver heun for euler, reuse for 3 updates",
         ),
         (
             {"rollout": {"merge_lora": True, "precision": "bf16"}, "train": {"lora": {}, "precision": "fp32"}},
-            "25 forwards per image and update; exact: merge_lora; lossy: precision bf16 for fp32",
+            "25 evaluations per image and update; exact: merge_lora; lossy: precision bf16 for fp32",
         ),
         (
             {"rollout": {"merge_lora": True}, "model": {"weights": "bf16"}, "train": {"lora": {}}},
-            "25 forwards per image and update; lossy: merge_lora into bf16",
+            "25 evaluations per image and update; lossy: merge_lora into bf16",
         ),
-        ({"rollout": {"precision": "bf16"}}, "25 forwards per image and update"),
+        ({"rollout": {"precision": "bf16"}}, "25 evaluations per image and update"),
     ],
 )
 def test_a_plan_says_what_is_exact_and_what_is_lossy(settings: dict[str, Any], finding: str) -> None:

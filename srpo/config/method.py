@@ -92,7 +92,7 @@ class AlignConfig(Settings):
     groundtruth_ratio: float = Field(default=0.9, gt=0, lt=1)
     """Share of the way that the known noise covers; the model's step covers at most the rest."""
     num_injections: int = Field(default=1, gt=0)
-    """Noise levels drawn per rollout; their losses are averaged (the paper's aggregation)."""
+    """Noise levels drawn per rollout; their losses are averaged (the paper's aggregation). Exact: x0 stays."""
 
     @model_validator(mode="after")
     def window_lies_in_the_schedule(self) -> Self:
@@ -125,8 +125,8 @@ class RolloutConfig(Settings):
     num_steps: int = Field(default=25, gt=0)
     """Steps of the solver. Lossy below the recipe's 25."""
     solver: Solver = "euler"
-    """`euler` is the recipe's; of order 2 are `ab2` and `dpmpp_2m`, with one forward per step, and `heun`, with two.
-    Lossy: another x0, though in as many forwards a nearer one to where the flow leads."""
+    """`euler` is the recipe's; of order 2 are `ab2` and `dpmpp_2m`, with one evaluation per step, and `heun`, with two.
+    Lossy: another x0, though in as many evaluations a nearer one to where the flow leads."""
     precision: Literal["bf16"] | None = None
     """bf16: autocast for the rollout alone, where training has none. Lossy; null: as `train.precision`."""
     merge_lora: bool = False
