@@ -3,8 +3,9 @@
     python benchmarks/rollouts.py [--seeds 2] [--out rollouts.json]
 
 Each lever trains by the demo's settings with the recipe's 25 rollout steps, through the product's own loop, seeds
-interleaved. Seconds are CPU seconds of this process, which other programs disturb less than wall time. The default runs
-with twice as many seeds: what it differs by from seed to seed is what a lever's effect has to exceed.
+interleaved. Forwards are counted per image and update, a backward as two. Seconds are CPU seconds of this process: a
+busy machine disturbs them, though less than wall time. The default runs with twice as many seeds: what it differs by
+from seed to seed is what a lever's effect has to exceed.
 """
 
 import json
@@ -26,7 +27,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from srpo.artifacts import Trained, TrainJob
 from srpo.config import RolloutConfig, RunConfig, load_config
-from srpo.flow import shifted_sigmas
+from srpo.flow import num_evaluations, shifted_sigmas
 from srpo.launch import prepare_job
 from srpo.models import load_model
 from srpo.prompts import load_prompt_set, select
@@ -159,6 +160,12 @@ def save(results: list[Result], out: Path | None) -> None:
         out.write_text(json.dumps([asdict(result) for result in results], indent=1), encoding="utf-8")
 
 
+def forwards(config: RunConfig) -> float:
+    """Work of an update per image, in forwards of the transformer; nothing is computed again."""
+    rollout = num_evaluations(config.rollout.solver, config.rollout.num_steps) / config.rollout.reuse
+    return rollout + 3 * len(config.align.branches) * config.align.num_injections
+
+
 def spread(values: list[float]) -> str:
     """Mean and standard deviation over seeds."""
     return f"{statistics.mean(values):.3f} +- {statistics.stdev(values) if len(values) > 1 else 0:.3f}"
@@ -167,11 +174,14 @@ def spread(values: list[float]) -> str:
 def show(results: list[Result]) -> None:
     """The table."""
     mean = {result.lever.name: statistics.mean(result.seconds) for result in results}
-    table = Table("lever", "kind", "CPU-s / update", "ratio", "relative", "luminance", "x0 off by", "x0 from the end")
+    table = Table(
+        "lever", "kind", "forwards", "CPU-s / update", "ratio", "relative", "luminance", "x0 off by", "x0 from the end"
+    )
     for result in results:
         table.add_row(
             result.lever.name,
             result.lever.kind,
+            f"{forwards(config_of(result.lever)):g}",
             f"{mean[result.lever.name]:.3f}",
             f"{mean[result.lever.name] / mean[result.lever.beside]:.2f}",
             spread(result.relative),

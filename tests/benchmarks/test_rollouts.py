@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.rollouts import ADAPTER, DEFAULT, LEVERS, Result, compare_x0, config_of, distance
+from benchmarks.rollouts import ADAPTER, DEFAULT, LEVERS, Result, compare_x0, config_of, distance, forwards
 from srpo.artifacts import TrainJob
 from srpo.launch import prepare_job
 
@@ -17,6 +17,13 @@ def test_every_lever_changes_what_it_is_compared_with() -> None:
         beside = names[lever.beside]
         assert (config_of(lever) == config_of(beside)) == (lever is beside)
     assert config_of(names[DEFAULT]).rollout.num_steps == 25
+
+
+def test_forwards_are_counted_as_by_hand() -> None:
+    """One branch of a forward and a backward worth two, beside the rollout."""
+    counted = {lever.name: forwards(config_of(lever)) for lever in LEVERS}
+    assert (counted[DEFAULT], counted["6 steps of heun"], counted["reuse 4"]) == (25 + 3, 11 + 3, 25 / 4 + 3)
+    assert counted["num_injections 2"] == 25 + 2 * 3
 
 
 def test_a_distance_is_relative() -> None:
