@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from srpo.align import SigmaGrid
 from srpo.config import RunConfig, Settings, WeightsFormat
+from srpo.flow import num_evaluations
 from srpo.models import TextToImage
 from srpo.models.shared import TextSkeleton
 from srpo.models.weights import in_blocks, load_dtype
@@ -24,7 +25,7 @@ from srpo.prompts.encode import batch_size
 from srpo.rewards import Reward
 from srpo.rewards.preprocessing import resampling
 from srpo.rollout import Rollout
-from srpo.tuning import add_lora, save_memory, trainable
+from srpo.tuning import adapted, add_lora, save_memory, trainable
 from srpo.weightless import LiveBytes, tensors_of, without_storage
 
 BYTES: dict[WeightsFormat, float] = {"fp32": 4, "bf16": 2, "int8": 1, "nf4": 0.5 + 4 / 64}
@@ -112,9 +113,12 @@ def _memory(
     with torch.no_grad():  # the reward's texts are encoded once, in the first of many updates
         reward(torch.zeros(1, 3, 8, 8), *([text] for text in _texts(branches)))
     rollout = _rollout(config, model, config.train.batch_size)
+    several = config.train.accumulation * config.align.num_injections > 1
     with LiveBytes(tensors_of(_modules(model, reward))) as live:
-        _gradient(config, model, reward, rollout, branches)
+        for _ in range(2 if several else 1):  # from the second on there are gradients beside the activations
+            _gradient(config, model, reward, rollout, branches)
     model.transformer.zero_grad()
+    copies = sum(layer.weight.nbytes for layer in adapted(model.transformer)) if config.rollout.merge_lora else 0
     parameters = trainable(model.transformer)
     elsewhere = _elsewhere(config)
     sliced = int(sum(parameter.numel() * parameter.element_size() for parameter in parameters) * elsewhere)
@@ -124,7 +128,7 @@ def _memory(
         embed=embed,
         weights=weights - sliced,
         optimizer=int(optimizer * (1 - elsewhere)),
-        working=live.peak - sliced,  # at the peak, when all gradients are there
+        working=max(live.peak - sliced, copies),  # at the peak, when all gradients are there
         watching=watched,
         evaluate=weights + drawing,
     )
@@ -142,8 +146,9 @@ def _work(config: RunConfig, model: TextToImage, reward: Reward, branches: list[
         _gradient(config, model, reward, rollout, branches)
     one = forward.get_total_flops() / config.train.batch_size
     images = config.train.batch_size * config.train.accumulation
+    evaluations = num_evaluations(config.rollout.solver, config.rollout.num_steps)
     return {
-        "rollout": one * images * config.rollout.num_steps * rolled_out,
+        "rollout": one * images * evaluations * rolled_out / config.rollout.reuse,
         "gradient": gradient.get_total_flops() * config.train.accumulation * config.align.num_injections,
         "forward": one,
     }

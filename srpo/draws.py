@@ -63,6 +63,16 @@ class Draws:
         self.num_prompts = num_prompts
         self.shelves = shelves
         self.generator = Generator().manual_seed(config.seed)
+        self.noise = torch.empty(0)
+        """Of the last rollouts; belongs into the checkpoint where `rollout.reuse` needs it again."""
+
+    def fresh(self, update: int) -> bool:
+        """Whether an update has rollouts of its own."""
+        return self._since_rollouts(update) % self.config.rollout.reuse == 0
+
+    def _since_rollouts(self, update: int) -> int:
+        """Updates between the first with rollouts and this one."""
+        return update - 1 - self.config.num_offline_updates
 
     def draw(self, update: int) -> list[Draw]:
         """The next update's micro-batches, of all processes; `update` counts from 1 and decides the prompts."""
@@ -87,12 +97,14 @@ class Draws:
 
     def _rollouts(self, update: int, images: int) -> Draw:
         """All images of an update, in one."""
-        shared = self.config.rollout.noise == "shared"
-        noise = torch.randn(1 if shared else images, *self.latent_shape, generator=self.generator)
+        if self.fresh(update):
+            shared = self.config.rollout.noise == "shared"
+            self.noise = torch.randn(1 if shared else images, *self.latent_shape, generator=self.generator)
+        start = self._since_rollouts(update) // self.config.rollout.reuse * images
         positions = self.grid.draw((self.config.align.num_injections, images), self.generator)
         return Draw(
-            endless_order(self.num_prompts, [self.config.seed], (update - 1) * images, images),
-            noise.expand(images, *self.latent_shape),
+            endless_order(self.num_prompts, [self.config.seed], start, images),
+            self.noise.expand(images, *self.latent_shape),
             positions,
         )
 

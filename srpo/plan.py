@@ -21,6 +21,7 @@ from srpo.models.layout import Shapes, folder_shapes, read_json
 from srpo.prompts import Prompt
 from srpo.prompts.encode import DTYPES
 from srpo.rewards.measured import check_score, find_score
+from srpo.rollout import describe
 
 STEPS = {
     "download": "fetch or find model and reward, hash every file",
@@ -77,6 +78,7 @@ def make_plan(config: RunConfig, output_dir: Path, steps: tuple[str, ...] = tupl
     look("reward", lambda: _reward(config))
     for name, score in config.evaluation.scores.items():
         look("score", partial(_score, name, score))
+    look("rollout", lambda: describe(config))
     look("prompts", lambda: _prompts(config))
     if config.images:
         look("images", lambda: describe_images(config))

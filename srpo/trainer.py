@@ -1,6 +1,7 @@
 """What a training run works with, and what its checkpoints hold; the loop itself is in `srpo.train`."""
 
 import math
+from collections import deque
 from pathlib import Path
 
 import torch
@@ -29,15 +30,15 @@ from srpo.control_words import control_words
 from srpo.draws import Draw, Draws, Shelf
 from srpo.errors import ConfigError, TrainingStoppedError
 from srpo.evaluation.scores import Scorer, load_scores, watched_scores
-from srpo.flow import shifted_sigmas
 from srpo.held_out import HeldOut
 from srpo.hub import snapshot
 from srpo.images import LATENTS, load_image_set
 from srpo.models import TextToImage, check_guidance, find_family, load_model, load_without_transformer
 from srpo.prompts import load_prompt_set, select
 from srpo.record import Clock, Record
+from srpo.reuse import load_rollouts, save_rollouts
 from srpo.rewards import load_reward
-from srpo.rollout import Rollout, sample
+from srpo.rollout import Rollout, roll_out
 from srpo.sharding import is_sharded, shard, whole
 from srpo.tuning import add_lora, make_optimizer, save_memory, set_learning_rate, speed_up, stepping, trainable
 
@@ -73,6 +74,8 @@ class Trainer:
         )
         self.grid = SigmaGrid(config.align)
         self.draws = self._draws()
+        self.kept: deque[Tensor] = deque(maxlen=config.train.accumulation)
+        """The x0 of the last micro-batches, oldest first."""
         self.store = CheckpointStore(self.output_dir / "checkpoints", config.train.keep_last)
         self.update = 0
         self.seconds = 0.0
@@ -138,14 +141,16 @@ class Trainer:
         return Rollout(x0, draw.noise.to(device), embeddings, [self.images.captions[index] for index in draw.prompts])
 
     def roll_out(self, draw: Draw) -> Rollout:
-        """Clean latents sampled from the drawn noise, without gradient."""
-        settings, device = self.config.rollout, self.accelerator.device
+        """Clean latents sampled from the drawn noise, without gradient, or kept from an earlier update."""
+        device = self.accelerator.device
         embeddings = {name: tensor.to(device) for name, tensor in select(self.embeddings, draw.prompts).items()}
         noise = draw.noise.to(device)
-        with self.accelerator.autocast():
-            sigmas = shifted_sigmas(settings.num_steps, settings.shift)
-            x0 = sample(self.model, embeddings, noise, sigmas, settings.guidance)
-        return Rollout(x0, noise, embeddings, [self.prompts[index] for index in draw.prompts])
+        if self.draws.fresh(self.update):
+            with self.accelerator.autocast():
+                self.kept.append(roll_out(self.model, embeddings, noise, self.config.rollout))
+        else:
+            self.kept.append(self.kept[0])
+        return Rollout(self.kept[-1], noise, embeddings, [self.prompts[index] for index in draw.prompts])
 
     def reduce_and_clip(self) -> float:
         """Average the gradients over processes, scale them down to `max_grad_norm`; the norm before that."""
@@ -199,6 +204,8 @@ class Trainer:
             if self.accelerator.is_main_process:
                 save_state(folder, state | {"scheduler": self.scheduler.state_dict()})
             save_rng(folder, self.accelerator.process_index, self.draws.generator)
+            if self.config.rollout.reuse > 1:
+                save_rollouts(folder, self.accelerator.process_index, self.draws.noise, self.kept)
         if self.accelerator.is_main_process:
             self.store.prune(self.record.best())
 
@@ -226,6 +233,9 @@ class Trainer:
             set_learning_rate(group, float(rate))
         self.update, self.seconds = state["update"], state["seconds"]
         load_rng(folder, self.accelerator.process_index, self.draws.generator)
+        if self.config.rollout.reuse > 1:
+            self.draws.noise, kept = load_rollouts(folder, self.accelerator.process_index, self.accelerator.device)
+            self.kept.extend(kept)
 
     def finish(self) -> Trained:
         """Export the best checkpoint's transformer and write the result."""

@@ -116,6 +116,20 @@ class RunConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def an_adapter_can_be_merged(self) -> Self:
+        """There is one, and weights that a small change can be added to."""
+        if not self.rollout.merge_lora:
+            return self
+        if self.train.lora is None:
+            raise ValueError("rollout.merge_lora has nothing to merge; set train.lora, or leave it out")
+        if self.model.weights in QUANTISED:
+            raise ValueError(
+                f"rollout.merge_lora cannot add an adapter to {self.model.weights!r} weights, whose steps are far "
+                "wider than what it has learnt; set model.weights to 'bf16' or 'fp32', or leave merge_lora out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def measurements_have_checkpoints(self) -> Self:
         """The best checkpoint is chosen among the measured ones, so each must exist."""
         if self.monitor.every % self.train.save_every:
