@@ -43,11 +43,11 @@ def test_an_update_is_the_same_however_it_is_divided() -> None:
 
 def test_rollouts_that_are_used_again_keep_prompts_and_noise_but_not_levels() -> None:
     plain, again = draws(batch_size=3), draws(reuse=2, batch_size=3)
-    first, second, third = (again.draw(update) for update in (1, 2, 3))
+    first, second, third = (again.draw(update)[0] for update in (1, 2, 3))
     assert second.prompts == first.prompts and torch.equal(second.noise, first.noise)
     assert not torch.equal(second.positions, first.positions)
     assert not torch.equal(third.noise, first.noise)
-    assert [first.prompts, third.prompts] == [plain.draw(update).prompts for update in (1, 2)]
+    assert [first.prompts, third.prompts] == [plain.draw(update)[0].prompts for update in (1, 2)]
 
 
 def test_noise_is_shared_or_of_ones_own() -> None:
