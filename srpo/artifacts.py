@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Self
 
+from pydantic import Field
+
 from srpo.config import RunConfig, Settings
 
 
@@ -128,3 +130,7 @@ class Registered(Settings):
     alias: str
     """champion or challenger."""
     uri: str
+    outcome: str = ""
+    """What became of the champion, in one sentence."""
+    licences: dict[str, str] = Field(default_factory=dict)
+    """What is licensed (model, reward) -> terms, as far as its source states them."""

@@ -9,8 +9,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self
@@ -120,6 +120,17 @@ def set_status(run: TrackedRun, status: str) -> None:
         client.update_run(run.run_id, status=status)
     else:
         client.set_terminated(run.run_id, status=status)
+
+
+def known_runs(uri: str, run_ids: Sequence[str]) -> set[str]:
+    """Those of some runs that a store has, deleted ones too."""
+    from mlflow.exceptions import MlflowException
+
+    client, known = _client(uri), set()
+    for run_id in run_ids:
+        with suppress(MlflowException):
+            known.add(client.get_run(run_id).info.run_id)
+    return known
 
 
 def serve_page(uri: str, artifacts_uri: str, port: int) -> NoReturn:

@@ -53,6 +53,7 @@ ModelOption = Annotated[
 BaseOption = Annotated[
     str | None, typer.Option(help="Diffusers folder that gives a lone transformer its VAE, text encoders and config.")
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 UntilOption = Annotated[str | None, typer.Option("--until", metavar="STEP", help="Stop after this step.")]
 
 
