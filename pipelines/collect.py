@@ -121,8 +121,10 @@ def _candidates(place: Place, released: Sequence[RunRecord]) -> Iterator[Path]:
 
 
 def _files_of_version(place: Place, version: Version) -> Iterator[Path]:
-    manifest = load_manifest(place.mlflow_uri, version.reference)
-    yield from (manifest.base.path, manifest.transformer.path)
+    """Nothing, where the MLflow run that held the manifest was deleted: nobody can find the files through it."""
+    if version.ours and known_runs(place.mlflow_uri, [version.run_id]):
+        manifest = load_manifest(place.mlflow_uri, version.reference)
+        yield from (manifest.base.path, manifest.transformer.path)
 
 
 def _files_of_run(place: Place, record: RunRecord) -> Iterator[Path]:

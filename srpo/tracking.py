@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self
@@ -128,8 +128,11 @@ def known_runs(uri: str, run_ids: Sequence[str]) -> set[str]:
 
     client, known = _client(uri), set()
     for run_id in run_ids:
-        with suppress(MlflowException):
+        try:
             known.add(client.get_run(run_id).info.run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise  # a server that does not answer knows them perhaps
     return known
 
 

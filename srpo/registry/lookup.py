@@ -88,7 +88,7 @@ def only_model(client: "MlflowClient", name: str | None) -> str:
         return str(name)
     if name is None and len(known) == 1:
         return known[0]
-    problem = f"no registered model is named {name!r}" if name else "name a registered model"
+    problem = f"no registered model is named {name!r}" if name else "several models, or none: name one"
     raise ConfigError(f"{problem}; registered: {', '.join(known) or 'none yet'}")
 
 

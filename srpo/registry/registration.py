@@ -11,7 +11,7 @@ from srpo.registry.history import CHALLENGER, CHAMPION
 from srpo.registry.lease import Held, lease
 from srpo.registry.lookup import address, check_agreed, connect, open_model
 from srpo.registry.manifest import FOLDER, Manifest, log_manifest, sampling_of
-from srpo.registry.versions import GATE_TAG, LICENCE_TAG, SIZE_TAG, gate_tag
+from srpo.registry.versions import GATE_TAG, HASH_TAG, LICENCE_TAG, SIZE_TAG, gate_tag
 from srpo.tracking import TrackedRun, code_version, data_version
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def register(
         | data_version(weights, prompts)
         | {f"{LICENCE_TAG}{subject}": terms for subject, terms in licences.items()}
         | {
-            "data.transformer_sha256": trained.transformer.sha256,
+            HASH_TAG: trained.transformer.sha256,
             SIZE_TAG: str(trained.transformer.size),
             GATE_TAG: gate_tag(report.checks),
             "verdict": evaluated.verdict,

@@ -8,13 +8,17 @@ from srpo.registry.versions import Version
 
 
 def surplus(uri: str, keep: int) -> list[Version]:
-    """The versions beyond the newest `keep` of each model that have no alias and to which no rollback would lead."""
+    """The versions beyond the newest `keep` of each model that have no alias and to which no rollback would lead.
+
+    Versions that something else than srpo registered are left alone.
+    """
     client = connect(uri)
     found = []
     for model in client.search_registered_models():
         standing = Standing(client, model.name)
         newest_first = sorted(standing.versions.values(), key=lambda entry: -int(entry.version))
-        found += [entry for entry in newest_first[keep:] if not entry.aliases and entry.version != standing.previous]
+        kept = {standing.previous, *(entry.version for entry in newest_first[:keep])}
+        found += [entry for entry in newest_first if entry.ours and not entry.aliases and entry.version not in kept]
     return found
 
 

@@ -13,7 +13,8 @@ from srpo.registry.lookup import connect, locate
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-GATE_TAG, SIZE_TAG, LICENCE_TAG = "gate", "data.transformer_bytes", "licence."
+GATE_TAG, HASH_TAG, SIZE_TAG = "gate", "data.transformer_sha256", "data.transformer_bytes"
+LICENCE_TAG = "licence."
 
 
 class GateResult(Settings):
@@ -58,6 +59,8 @@ class Version(Settings):
     """What is licensed (model, reward, ...) -> terms, as far as its source states them."""
     size: int
     """Bytes of the transformer."""
+    ours: bool
+    """Whether srpo registered it; a shared server holds models of others too."""
 
     @property
     def reference(self) -> str:
@@ -128,4 +131,5 @@ def _version(entry: Any, aliases: tuple[str, ...]) -> Version:
         gate=tuple(GateResult.model_validate(result) for result in json.loads(tags.get(GATE_TAG, "[]"))),
         licences={key.removeprefix(LICENCE_TAG): text for key, text in tags.items() if key.startswith(LICENCE_TAG)},
         size=int(tags.get(SIZE_TAG, "0")),
+        ours=HASH_TAG in tags,
     )

@@ -17,8 +17,9 @@ def fill(store: str, name: str, count: int) -> MlflowClient:
     """A registered model with some versions."""
     client = connect(store)
     open_model(client, store, name, None)
+    tags = {"verdict": "keep", "reason": "why not", "data.transformer_sha256": "0"}
     for number in range(count):
-        client.create_model_version(name, f"runs:/none/{number}", tags={"verdict": "keep", "reason": "why not"})
+        client.create_model_version(name, f"runs:/none/{number}", run_id="0" * 32, tags=tags)
     return client
 
 
@@ -118,12 +119,13 @@ def test_a_version_with_an_alias_stays(store: str, name: str) -> None:
 
 def test_surplus_is_what_is_old_has_no_alias_and_is_not_what_a_rollback_leads_to(store: str, name: str) -> None:
     client = fill(store, name, 7)
+    client.create_model_version(name, "runs:/none/of-somebody-else")
     promote(store, f"{name}/1", "was champion once")
     promote(store, f"{name}/2", "a rollback leads here")
     promote(store, f"{name}/3", "champion")
     client.set_registered_model_alias(name, "mine", "5")
-    assert [entry.version for entry in surplus(store, 1) if entry.name == name] == ["6", "4", "1"]
-    assert [entry.version for entry in surplus(store, 4) if entry.name == name] == ["1"]
+    assert [entry.version for entry in surplus(store, 2) if entry.name == name] == ["6", "4", "1"]
+    assert [entry.version for entry in surplus(store, 5) if entry.name == name] == ["1"]
 
 
 @pytest.mark.parametrize("reference", ["nobody", "nobody/1", "nobody@champion"])

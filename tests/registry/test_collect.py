@@ -75,7 +75,8 @@ def finish(place: Place, name: str, prompts: PromptSets, given: dict[str, str]) 
 
 
 def enter(place: Place, trained: Trained, prompts: PromptSets, tracked: TrackedRun) -> None:
-    evaluated = write_report(Path(trained.output_dir).parent / "report.json", RunConfig(), None)
+    report = write_report(Path(trained.output_dir).parent / "report.json", RunConfig(), None)
+    evaluated = report.model_copy(update={"passed": False})
     base = Snapshot(source="base", uri="/nowhere/base", files=())
     register(RunConfig(), Weights(model=base, reward=base), prompts, trained, evaluated, tracked)
 
@@ -87,20 +88,18 @@ def keep(manifest: Trained | PromptSets, name: str) -> str:
 
 @pytest.fixture
 def filled(own_place: Place) -> Place:
-    """Five runs with versions 1 to 5 (champion 3, before it 2; challenger 5), three stores of embeddings.
+    """Four runs with versions 1 to 4 (champion 2, challenger 4), three stores of embeddings.
 
-    An unfinished run evaluates what the fourth has trained; the store `kept` is the challenger's.
+    An unfinished run evaluates what the third has trained; the store `kept` is the challenger's too.
     """
     prompts = {name: embed(own_place, name) for name in ("old", "kept", "forgotten")}
     given = {name: {"prompts": keep(sets, f"prompts-{name}")} for name, sets in prompts.items()}
     trained = [
         finish(own_place, f"run-{number}", prompts[store], given[store])
-        for number, store in enumerate(("old", "kept", "kept", "old", "kept"), start=1)
+        for number, store in enumerate(("old", "kept", "old", "kept"), start=1)
     ]
-    for version in "123":
-        if version != "1":
-            promote(own_place.mlflow_uri, f"srpo/{version}", "next")
-    record(own_place, "unfinished", "failed", given["kept"] | {"trained": keep(trained[3], "trained-4")})
+    promote(own_place.mlflow_uri, "srpo/2", "sharper")
+    record(own_place, "unfinished", "failed", given["kept"] | {"trained": keep(trained[2], "trained-3")})
     return own_place
 
 
@@ -114,11 +113,11 @@ def left(place: Place) -> list[str]:
 
 def test_a_dry_run_lists_exactly_what_then_goes(filled: Place) -> None:
     before, listed = sizes(filled), find_surplus(filled, KEEP)
-    assert sizes(filled) == before and left(filled) == ["5", "4", "3", "2", "1"]
+    assert sizes(filled) == before and left(filled) == ["4", "3", "2", "1"]
     done = collect.collect(filled, KEEP)
     assert done == listed
-    assert [version.version for version in done.versions] == ["4", "1"]
-    assert left(filled) == ["5", "3", "2"]
+    assert [version.version for version in done.versions] == ["3", "1"]
+    assert left(filled) == ["4", "2"]
     stores = {filled.embeddings / name for name in ("old", "forgotten")}
     assert {folder.path for folder in done.folders} == folders(filled, "run-1") | stores
     gone = {path: size for path, size in before.items() if path not in sizes(filled)}
@@ -126,13 +125,9 @@ def test_a_dry_run_lists_exactly_what_then_goes(filled: Place) -> None:
     assert sum(gone.values()) == done.size == 1120
     assert not any(folder.path.exists() for folder in done.folders)
     assert find_surplus(filled, KEEP) == collect.Surplus([], [])
-
-
-def test_what_an_unfinished_run_needs_stays_until_it_is_done(filled: Place) -> None:
-    collect.collect(filled, KEEP)
-    assert all(path.exists() for path in folders(filled, "run-4"))
+    # what the unfinished run needs goes when that run has gone
     shutil.rmtree(filled.runs / "unfinished")
-    assert {folder.path for folder in collect.collect(filled, KEEP).folders} == folders(filled, "run-4")
+    assert {folder.path for folder in collect.collect(filled, KEEP).folders} == folders(filled, "run-3")
 
 
 @pytest.mark.parametrize("step", ["rename", "rmtree"])
@@ -151,55 +146,38 @@ def test_a_crash_leaves_nothing_that_the_next_call_does_not_find(
         broken.setattr(module, step, crash)
         with pytest.raises(KeyboardInterrupt):
             collect.collect(filled, KEEP)
-    assert left(filled) == ["5", "3", "2"]
+    assert left(filled) == ["4", "2"]
     again = collect.collect(filled, KEEP)
     assert again.size == expected.size
     assert not any(folder.path.exists() for folder in expected.folders)
     assert not list(filled.root.rglob("*.removed"))
 
 
-def test_before_a_run_has_said_which_embeddings_it_uses_all_stay(filled: Place) -> None:
+def test_what_may_still_be_needed_stays(filled: Place, store: str) -> None:
+    """By a version made of another run's weights (`run --from evaluate`), and by a run that has not embedded yet."""
+    folder = filled.runs / "run-1" / "train"
+    made = snapshot(folder / "transformer", "run-1")
+    trained = Trained(output_dir=str(folder), transformer=made, best_update=1, num_updates=1, seconds=1)
+    enter(filled, trained, embed(filled, "kept"), record(filled, "run-5", "done", {}).tracked)
     record(filled, "just-started", "failed", {})
-    assert {folder.path for folder in find_surplus(filled, KEEP).folders} == folders(filled, "run-1")
-
-
-def test_a_version_made_from_another_run_keeps_that_run(filled: Place) -> None:
-    """`run --from evaluate`: the newest version's weights lie in the folder of the first run."""
-    trained = Trained(
-        output_dir=str(filled.runs / "run-1" / "train"),
-        transformer=snapshot(filled.runs / "run-1" / "train" / "transformer", "run-1"),
-        best_update=1,
-        num_updates=1,
-        seconds=1,
-    )
-    prompts = embed(filled, "kept")
-    enter(filled, trained, prompts, record(filled, "run-6", "done", {}).tracked)
-    gone = {folder.path for folder in find_surplus(filled, KEEP).folders}
-    assert filled.runs / "run-1" / "train" / "transformer" not in gone
-    assert filled.runs / "run-1" / "train" / "checkpoints" in gone
-
-
-def test_a_run_that_cannot_be_read_stops_everything(filled: Place) -> None:
-    write(filled.runs / "alien" / "run.json", 3)
-    before = sizes(filled)
-    with pytest.raises(ConfigError, match="alien in .* cannot be read"):
-        collect.collect(filled, KEEP)
-    with pytest.raises(ConfigError, match="alien in .* cannot be read"):
-        delete_version(filled, find_version(filled.mlflow_uri, "srpo/1"))
-    assert sizes(filled) == before and len(left(filled)) == 5
-
-
-def test_a_lost_store_frees_nothing_of_its_runs(filled: Place, store: str) -> None:
-    empty = Path(store.removeprefix("sqlite:///")).with_name("empty.db")
-    shutil.copy(empty, filled.mlflow_database)
-    gone = {folder.path for folder in find_surplus(filled, KEEP).folders}
-    assert gone == {filled.embeddings / "forgotten"}
+    assert {found.path for found in find_surplus(filled, 2).folders} == {folder / "checkpoints"}
+    # a store that was lost knows none of its runs, and frees nothing of them
+    shutil.rmtree(filled.runs / "just-started")
+    shutil.copy(Path(store.removeprefix("sqlite:///")).with_name("empty.db"), filled.mlflow_database)
+    assert {found.path for found in find_surplus(filled, 2).folders} == {filled.embeddings / "forgotten"}
 
 
 def test_delete_frees_the_weights_of_that_run_alone(filled: Place) -> None:
+    before, alien = sizes(filled), filled.runs / "alien" / "run.json"
+    write(alien, 3)
+    for remove in (lambda version: delete_version(filled, version), lambda _: collect.collect(filled, KEEP)):
+        with pytest.raises(ConfigError, match="alien in .* cannot be read"):
+            remove(find_version(filled.mlflow_uri, "srpo/1"))
+    assert sizes(filled) == before and len(left(filled)) == 4
+    alien.unlink()
     with pytest.raises(ConfigError, match="is champion and stays"):
-        delete_version(filled, find_version(filled.mlflow_uri, "srpo/3"))
+        delete_version(filled, find_version(filled.mlflow_uri, "srpo/2"))
     done = delete_version(filled, find_version(filled.mlflow_uri, "srpo/1"))
     assert {folder.path for folder in done.folders} == folders(filled, "run-1")
-    assert left(filled) == ["5", "4", "3", "2"]
+    assert left(filled) == ["4", "3", "2"]
     assert (filled.embeddings / "forgotten").exists()
