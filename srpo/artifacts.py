@@ -168,3 +168,7 @@ class Registered(Settings):
     alias: str
     """champion or challenger."""
     uri: str
+    outcome: str = ""
+    """What became of the champion, in one sentence."""
+    licences: dict[str, str] = Field(default_factory=dict)
+    """What is licensed (model, reward) -> terms, as far as its source states them."""

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -120,6 +120,20 @@ def set_status(run: TrackedRun, status: str) -> None:
         client.update_run(run.run_id, status=status)
     else:
         client.set_terminated(run.run_id, status=status)
+
+
+def known_runs(uri: str, run_ids: Sequence[str]) -> set[str]:
+    """Those of some runs that a store has, deleted ones too."""
+    from mlflow.exceptions import MlflowException
+
+    client, known = _client(uri), set()
+    for run_id in run_ids:
+        try:
+            known.add(client.get_run(run_id).info.run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise  # a server that does not answer knows them perhaps
+    return known
 
 
 def serve_page(uri: str, artifacts_uri: str, port: int) -> NoReturn:
