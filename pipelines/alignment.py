@@ -25,7 +25,7 @@ class Request(Settings):
     embeddings_dir: str
     """Named after everything the embeddings depend on, besides the prompts."""
     prompts: str
-    """Content of the prompt files."""
+    """Content of the prompt files, state of the images."""
     fingerprint: str
     """State of the weights' files and of the code that reads them."""
     tracked: TrackedRun
@@ -39,14 +39,16 @@ class Request(Settings):
 def alignment(config: RunConfig, request: Request) -> None:
     """Each output feeds the next; `given` outputs take the place of their steps."""
     tracked, run_dir = request.tracked, request.run_dir
-    remote = is_remote(config.model.source) or is_remote(config.reward.source)
-    fetch_once = download.with_options(enable_cache=not remote)
-    weights = _given(request, "weights") or fetch_once(config.model, config.reward, request.fingerprint)
+    sources = config.model.source, config.reward.source, *config.evaluation.score_sources
+    fetch_once = download.with_options(enable_cache=not any(map(is_remote, sources)))
+    weights = _given(request, "weights") or fetch_once(
+        config.model, config.reward, config.evaluation.scores, request.fingerprint
+    )
     if request.until == "download":
         return
     embed_once = embed.with_options(enable_cache=Path(request.embeddings_dir).exists())
     prompts = _given(request, "prompts") or embed_once(
-        config.model, config.prompts, weights, request.embeddings_dir, request.prompts
+        config.model, config.prompts, config.images, weights, request.embeddings_dir, request.prompts
     )
     if request.until == "embed":
         return

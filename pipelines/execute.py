@@ -14,13 +14,15 @@ from pipelines.runs import OUTPUTS, RunRecord, load_runs, needed_before, new_fol
 from pipelines.stacks import activate_local_stack, log_to_file
 from srpo.artifacts import Evaluated, Registered, Trained
 from srpo.config import RunConfig, Settings
+from srpo.control_words import control_words
 from srpo.errors import ConfigError
 from srpo.plan import STEPS, Plan
+from srpo.registry import check_lease
 from srpo.tracking import open_run, set_status
 from steps.own_call import SECONDS
 
-MADE_WITH: dict[str, set[str]] = {"weights": {"model", "reward"}, "prompts": {"model", "prompts"}}
-MADE_WITH["trained"] = {"seed", "model", "reward", "prompts", "preference", "align", "rollout", "train", "monitor"}
+MADE_WITH: dict[str, set[str]] = {"weights": {"model", "reward"}, "prompts": {"model", "prompts", "images"}}
+MADE_WITH["trained"] = {"seed", "reward", "preference", "align", "rollout", "train", "monitor"} | MADE_WITH["prompts"]
 MADE_WITH["evaluated"] = MADE_WITH["trained"] | {"evaluation"}
 """Output -> sections of the config that it depends on."""
 
@@ -58,6 +60,8 @@ def new_run(place: Place, plan: Plan) -> RunRecord:
     """Record a run of the planned steps, ready to be executed."""
     tracking_uri = activate_local_stack(place)
     given = _earlier_outputs(place, plan.config, plan.steps[0])
+    if plan.steps[-1] == "register":
+        check_lease(tracking_uri, plan.config.registry)
     folder = new_folder(place, plan.config)
     record = RunRecord(
         name=folder.name,
@@ -66,6 +70,7 @@ def new_run(place: Place, plan: Plan) -> RunRecord:
         folder=str(folder),
         tracked=open_run(tracking_uri, place.mlflow_artifacts_uri, folder.name, plan.config),
         steps=plan.steps,
+        words=control_words(plan.config.preference).digest,
         given=given,
     )
     return record.save()
@@ -77,7 +82,7 @@ def execute(place: Place, record: RunRecord, started: float) -> Outcome:
     Whatever ends it, the record says so, and executing it again goes on from there.
     """
     activate_local_stack(place)
-    given = record.given | _outputs(record)
+    given = record.given | outputs_of(record)
     record = record.next_attempt()
     log_to_file(record.path / "log.txt")
     set_status(record.tracked, "RUNNING")
@@ -100,20 +105,22 @@ def _request(place: Place, record: RunRecord, given: dict[str, str]) -> Request:
     weights = fingerprint.combine(
         fingerprint.of_source(config.model.source, "model"), fingerprint.of_source(config.reward.source, "reward")
     )
+    scores = [fingerprint.of_source(source, "score") for source in config.evaluation.score_sources]
     embeddings = fingerprint.combine(
         weights,
         config.model.model_dump_json(include={"family", "max_sequence_length"}),
-        fingerprint.of_code("srpo.prompts"),
+        fingerprint.of_code("srpo.images"),
     )
     prompts = fingerprint.combine(
         fingerprint.of_prompts(config.prompts.train, "train"),
         fingerprint.of_prompts(config.prompts.held_out, "held_out"),
+        fingerprint.of_images(config.images.source) if config.images else "",
     )
     return Request(
         run_dir=record.folder,
         embeddings_dir=str(place.embeddings / embeddings),
         prompts=prompts,
-        fingerprint=fingerprint.combine(weights, fingerprint.of_code("srpo.hub")),
+        fingerprint=fingerprint.combine(weights, *scores, fingerprint.of_code("srpo.hub")),
         tracked=record.tracked,
         until=record.steps[-1],
         given=given,
@@ -132,14 +139,14 @@ def _outcome(record: RunRecord, given: dict[str, str], seconds: float) -> Outcom
             steps.append(StepOutcome(name=name, status="cached" if cached else "completed", seconds=spent))
         elif OUTPUTS[name] in given:
             steps.append(StepOutcome(name=name, status="given"))
-    outputs = given | _outputs(record)
+    outputs = given | outputs_of(record)
     manifests = {name: Client().get_artifact_version(outputs[name]).load() for name in MANIFESTS if name in outputs}
     verdict = manifests["evaluated"].verdict if "evaluated" in manifests else ""
     record = record.changed(state="done", verdict=verdict)
     return Outcome(record=record, steps=tuple(steps), seconds=seconds, **manifests)
 
 
-def _outputs(record: RunRecord) -> dict[str, str]:
+def outputs_of(record: RunRecord) -> dict[str, str]:
     """Outputs of all steps that any attempt of a run has finished: name -> id of the ZenML artifact version."""
     found: dict[str, str] = {}
     for attempt in record.attempts:
@@ -156,8 +163,8 @@ def _earlier_outputs(place: Place, config: RunConfig, first: str) -> dict[str, s
     if not needed:
         return {}
     for record in load_runs(place):
-        outputs = record.given | _outputs(record)
-        if _same_origin(record.config, config, needed) and set(needed) <= set(outputs):
+        outputs = record.given | outputs_of(record)
+        if same_origin(record, config, needed) and set(needed) <= set(outputs):
             return {name: outputs[name] for name in needed}
     raise ConfigError(
         f"--from {first} needs the results of the steps before it, and no run of experiment {config.name!r} in "
@@ -165,7 +172,9 @@ def _earlier_outputs(place: Place, config: RunConfig, first: str) -> dict[str, s
     )
 
 
-def _same_origin(then: RunConfig, now: RunConfig, outputs: list[str]) -> bool:
-    """Whether the settings that made these outputs are the same in both configs."""
+def same_origin(then: RunRecord, now: RunConfig, outputs: list[str]) -> bool:
+    """Whether the settings that made these outputs are the same, the content of a words file included."""
     sections = {"name"}.union(*(MADE_WITH[name] for name in outputs))
-    return then.model_dump(include=sections) == now.model_dump(include=sections)
+    if "preference" in sections and then.words != control_words(now.preference).digest:
+        return False
+    return then.config.model_dump(include=sections) == now.model_dump(include=sections)

@@ -59,7 +59,10 @@ class Place:
         """Sources of a recorded run, read without importing what `prepare` must come before; none if unreadable."""
         try:
             config = json.loads((self.runs / run / "run.json").read_text(encoding="utf-8"))["config"]
-            return str(config["model"]["source"]), str(config["reward"]["source"])
+            scores = config["evaluation"].get("scores", {}).values()  # runs of older versions have none
+            held_out = (score.get(part) for score in scores for part in ("source", "companion"))
+            found = (config["model"]["source"], config["reward"]["source"], *filter(None, held_out))
+            return tuple(map(str, found))
         except (OSError, ValueError, KeyError, TypeError):
             return ()
 

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Self
 
+from pydantic import Field
+
 from srpo.config import RunConfig, Settings
 
 
@@ -55,11 +57,30 @@ class Snapshot(Settings):
         return self.model_copy(update={"uri": f"{self.uri}/{folder}", "files": files})
 
 
+class ScoreWeights(Settings):
+    """A published score: its checkpoint, and what that needs beside it."""
+
+    checkpoint: Snapshot
+    companion: Snapshot | None = None
+
+
 class Weights(Settings):
     """Result of `download`."""
 
     model: Snapshot
     reward: Snapshot
+    scores: dict[str, ScoreWeights] = Field(default_factory=dict)
+    """The held-out scores of the evaluation by name."""
+
+    @property
+    def snapshots(self) -> dict[str, Snapshot]:
+        """Everything by what it is: `model`, `reward`, `score_<name>`, `score_<name>_companion`."""
+        found = {"model": self.model, "reward": self.reward}
+        for name, score in self.scores.items():
+            found[f"score_{name}"] = score.checkpoint
+            if score.companion:
+                found[f"score_{name}_companion"] = score.companion
+        return found
 
 
 class PromptSet(Settings):
@@ -74,11 +95,28 @@ class PromptSet(Settings):
     """On disk, averaged over the shards that hold the set."""
 
 
+class ImageSet(Settings):
+    """Real images as latents, in the store of a VAE that other sets share, with their captions."""
+
+    snapshot: Snapshot
+    """The store, with those of its files that this set needs."""
+    index: str
+    """The file among them that lists the images, their buckets and the places of their latents."""
+    sha256: str
+    """Of the image files' contents and captions, in order."""
+    captions: PromptSet
+    """One for each image, in the same order."""
+    num_images: int
+
+
 class PromptSets(Settings):
     """Result of `embed`."""
 
     train: PromptSet
+    """What is trained on: prompts that are rolled out, or where nothing is, the captions of the images."""
     held_out: PromptSet
+    images: ImageSet | None = None
+    """Real images that are trained on."""
 
 
 class TrainJob(Settings):
@@ -106,6 +144,8 @@ class Trained(Settings):
     num_updates: int
     seconds: float
     """Wall time inside the training loop, over all resumptions."""
+    stopped: str | None = None
+    """Why the monitor ended training before its last update, if it did."""
 
 
 class Evaluated(Settings):
@@ -128,3 +168,7 @@ class Registered(Settings):
     alias: str
     """champion or challenger."""
     uri: str
+    outcome: str = ""
+    """What became of the champion, in one sentence."""
+    licences: dict[str, str] = Field(default_factory=dict)
+    """What is licensed (model, reward) -> terms, as far as its source states them."""

@@ -1,33 +1,32 @@
-"""What an update costs, counted before it runs: the update itself, on tensors that have shapes but no storage.
+"""What a run costs, counted before it begins: its phases themselves, on tensors that have shapes but no storage.
 
 Work is counted operation by operation (`torch.utils.flop_counter`), memory by the storages alive at once. Nothing is
 loaded: the folder's config files are enough. Left out are what an allocator loses (5 to 10 %) and a kernel's workspace.
 """
 
-import weakref
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from math import prod
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from srpo.align import SigmaGrid
 from srpo.config import RunConfig, Settings, WeightsFormat
-from srpo.gpus import ALLOCATOR, EXPECTED, REACHABLE, find_gpu
+from srpo.flow import num_evaluations
 from srpo.models import TextToImage
-from srpo.models.weights import in_blocks
+from srpo.models.shared import TextSkeleton
+from srpo.models.weights import in_blocks, load_dtype
 from srpo.objective import objective, passes
 from srpo.preference import Branch, make_branches
+from srpo.prompts.encode import batch_size
 from srpo.rewards import Reward
 from srpo.rewards.preprocessing import resampling
 from srpo.rollout import Rollout
-from srpo.tuning import add_lora, save_memory, trainable
+from srpo.tuning import adapted, add_lora, save_memory, trainable
+from srpo.weightless import LiveBytes, tensors_of, without_storage
 
 BYTES: dict[WeightsFormat, float] = {"fp32": 4, "bf16": 2, "int8": 1, "nf4": 0.5 + 4 / 64}
 """Of one value in the blocks; NF4 has a float32 scale for every 64, int8 one for every row, which is nothing."""
@@ -36,129 +35,148 @@ EIGHT_BIT = 1 + 4 / 256
 """Bytes of an 8-bit moment: a float32 scale for every 256."""
 
 
-class Cost(Settings):
-    """One update of one process: floating-point operations and bytes (of its slice, where the weights are sharded)."""
+class Memory(Settings):
+    """Bytes on the device of one process (of its slice, where the weights are sharded)."""
+
+    embed: int
+    """Text encoders, and most of what they make of a batch of prompts."""
+    weights: int
+    """Transformer, VAE and reward, while the transformer is trained."""
+    optimizer: int
+    """Moments."""
+    working: int
+    """Most activations, gradients and temporaries of an update."""
+    watching: int
+    """Most temporaries of a measurement on held-out prompts during training."""
+    evaluate: int
+    """Transformer, VAE and reward, and most temporaries of an evaluation; drawing takes no more."""
+
+    @property
+    def phases(self) -> dict[str, int]:
+        """Bytes at the peak of each phase; one begins when all that another had is gone."""
+        train = self.weights + self.optimizer + max(self.working, self.watching)
+        return {"embed": self.embed, "train": train, "evaluate": self.evaluate}
+
+    @property
+    def memory(self) -> int:
+        """Bytes at the peak of all phases."""
+        return max(self.phases.values())
+
+
+class Cost(Memory):
+    """A run's memory, and the floating-point operations of one update of one process."""
 
     rollout: float
-    """Operations of the rollouts."""
+    """Operations of the rollouts, averaged over the run: updates on real images have none."""
     gradient: float
     """Operations of everything with gradient: transformer forward, recomputation and backward, VAE, reward."""
     forward: float
     """Operations of one forward of the transformer for one image: the unit of `forward_equivalents`."""
-    weights: int
-    """Bytes of transformer, VAE and reward."""
-    optimizer: int
-    """Bytes of the moments."""
-    working: int
-    """Most bytes of activations, gradients and temporaries alive at once."""
 
     @property
     def forward_equivalents(self) -> float:
         """All work of the update in forwards of the transformer, summed over its images."""
         return (self.rollout + self.gradient) / self.forward
 
-    @property
-    def memory(self) -> int:
-        """Bytes on the device at the peak."""
-        return self.weights + self.optimizer + self.working
 
+def count(
+    config: RunConfig, model: TextToImage, reward: Reward, text: TextSkeleton, room: float = math.inf
+) -> Cost | None:
+    """The cost of a run, whose parts lie on the meta device and are used up.
 
-class Prediction(Settings):
-    """What a run asks of one GPU."""
-
-    gpu: str
-    memory: float
-    """GiB at the peak, with what the allocator loses."""
-    fits: bool
-    seconds_per_update: float
-    """At the share of the peak speed that training usually reaches."""
-    floor_per_update: float
-    """At the share that large matrix products reach."""
-    hours: float
-    """All updates, without held-out measurements and evaluation."""
-    forward_equivalents: float
-    """Work per image, in forwards of the transformer."""
-
-
-def predict(config: RunConfig, cost: Cost, gpu: str) -> Prediction:
-    """The cost on a GPU of `srpo.gpus`."""
-    device = find_gpu(gpu)
-    memory = cost.memory / 2**30 * ALLOCATOR
-    work = (cost.rollout + cost.gradient) / (device.peak * 1e12)
-    return Prediction(
-        gpu=gpu,
-        memory=memory,
-        fits=memory <= device.memory,
-        seconds_per_update=work / EXPECTED,
-        floor_per_update=work / REACHABLE,
-        hours=work / EXPECTED * config.train.num_updates / 3600,
-        forward_equivalents=cost.forward_equivalents / (config.train.batch_size * config.train.accumulation),
-    )
-
-
-class LiveBytes(TorchDispatchMode):
-    """Bytes of the storages made and still alive inside the context, and their most so far.
-
-    `known`: tensors that were there before; a view of one makes nothing.
+    None, as early as that is clear, if more than `room` bytes are needed.
     """
-
-    def __init__(self, known: Iterable[Tensor]) -> None:
-        super().__init__()
-        self.sizes = {tensor.untyped_storage()._cdata: 0 for tensor in known}
-        self.now = self.peak = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation and note what it made."""
-        made = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
-            if isinstance(tensor, Tensor):
-                self._note(tensor.untyped_storage())
-        return made
-
-    def _note(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
-        if key not in self.sizes:
-            self.sizes[key] = storage.nbytes()
-            self.now += storage.nbytes()
-            self.peak = max(self.peak, self.now)
-            weakref.finalize(storage, self._forget, key)
-
-    def _forget(self, key: int) -> None:
-        self.now -= self.sizes.pop(key)
-
-
-def count(config: RunConfig, model: TextToImage, reward: Reward) -> Cost:
-    """The cost of one update of one process; `model` and `reward` lie on the meta device and are used up."""
     if config.train.lora is not None:
         add_lora(model.transformer, config.train.lora)
     save_memory(model.transformer, model.vae, config.train)
-    images = config.train.batch_size * config.train.accumulation
-    branches = _branches(config)
-    with _without_storage(model, reward, config):
-        rollout = _rollout(config, model)
-        levels = torch.full((config.train.batch_size,), 0.5)
-        with FlopCounterMode(display=False) as forward, torch.no_grad(), _autocast(config):
-            model.velocity(rollout.noise, levels, rollout.embeddings, config.rollout.guidance)
-        with torch.no_grad():  # the reward's texts are encoded once, in the first of many updates
-            reward(torch.zeros(1, 3, 8, 8), *([text] for text in _texts(branches)))
-        parameters = trainable(model.transformer)
-        with LiveBytes(_tensors(model, reward)) as live:
+    embed, branches = embedding(config, text), _branches(config)
+    with _without_storage(config, model, reward):
+        weights, optimizer = _weights(model, reward, config), _moments(trainable(model.transformer), config)
+        if max(embed, weights, (weights + optimizer) * (1 - _elsewhere(config))) > room:
+            return None
+        memory = _memory(config, model, reward, branches, embed, weights, optimizer)
+        if memory.memory > room:
+            return None
+        return Cost(**memory.model_dump(), **_work(config, model, reward, branches))
+
+
+def _memory(
+    config: RunConfig,
+    model: TextToImage,
+    reward: Reward,
+    branches: list[Branch],
+    embed: int,
+    weights: int,
+    optimizer: int,
+) -> Memory:
+    """`weights`, `optimizer`: bytes of all of them, not of a slice."""
+    with torch.no_grad():  # the reward's texts are encoded once, in the first of many updates
+        reward(torch.zeros(1, 3, 8, 8), *([text] for text in _texts(branches)))
+    rollout = _rollout(config, model, config.train.batch_size)
+    several = config.train.accumulation * config.align.num_injections > 1
+    with LiveBytes(tensors_of(_modules(model, reward))) as live:
+        for _ in range(2 if several else 1):  # from the second on there are gradients beside the activations
             _gradient(config, model, reward, rollout, branches)
-        model.transformer.zero_grad()
-        with FlopCounterMode(display=False) as gradient:  # apart: its hooks keep tensors alive
-            _gradient(config, model, reward, rollout, branches)
-    one = forward.get_total_flops() / config.train.batch_size
-    trained = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
-    processes = config.train.num_processes if config.train.sharding != "none" else 1
-    elsewhere = 1 - 1 / processes
-    return Cost(
-        rollout=one * images * config.rollout.num_steps,
-        gradient=gradient.get_total_flops() * config.train.accumulation * config.align.num_injections,
-        forward=one,
-        weights=_weights(model, reward, config) - int(trained * elsewhere),
-        optimizer=_moments(parameters, config) // processes,
-        working=live.peak - int(trained * elsewhere),  # at the peak, when all gradients are there
+    model.transformer.zero_grad()
+    copies = sum(layer.weight.nbytes for layer in adapted(model.transformer)) if config.rollout.merge_lora else 0
+    parameters = trainable(model.transformer)
+    elsewhere = _elsewhere(config)
+    sliced = int(sum(parameter.numel() * parameter.element_size() for parameter in parameters) * elsewhere)
+    drawing = _drawing(config, model, reward, autocast=False)
+    watched = drawing if elsewhere else _drawing(config, model, reward, autocast=True)  # a slice is gathered in bf16
+    return Memory(
+        embed=embed,
+        weights=weights - sliced,
+        optimizer=int(optimizer * (1 - elsewhere)),
+        working=max(live.peak - sliced, copies),  # at the peak, when all gradients are there
+        watching=watched,
+        evaluate=weights + drawing,
     )
+
+
+def _work(config: RunConfig, model: TextToImage, reward: Reward, branches: list[Branch]) -> dict[str, float]:
+    """Operations of an update, counted apart from memory: the counter's hooks keep tensors alive."""
+    rollout = _rollout(config, model, config.train.batch_size)
+    levels = torch.full((config.train.batch_size,), 0.5)
+    rolled_out = 1 - config.num_offline_updates / config.train.num_updates
+    guidance = config.rollout.guidance if rolled_out else config.align.guidance
+    with FlopCounterMode(display=False) as forward, torch.no_grad(), _autocast(config):
+        model.velocity(rollout.noise, levels, rollout.embeddings, guidance)
+    with FlopCounterMode(display=False) as gradient:
+        _gradient(config, model, reward, rollout, branches)
+    one = forward.get_total_flops() / config.train.batch_size
+    images = config.train.batch_size * config.train.accumulation
+    evaluations = num_evaluations(config.rollout.solver, config.rollout.num_steps)
+    return {
+        "rollout": one * images * evaluations * rolled_out / config.rollout.reuse,
+        "gradient": gradient.get_total_flops() * config.train.accumulation * config.align.num_injections,
+        "forward": one,
+    }
+
+
+def embedding(config: RunConfig, text: TextSkeleton) -> int:
+    """Bytes of the text encoders and of what they make of a batch of prompts."""
+    dtype, tokens = load_dtype(config.model.weights), config.model.max_sequence_length + text.template
+    with without_storage((encoder, dtype) for encoder in text.encoders):
+        ids = torch.zeros(batch_size(config.model), tokens, dtype=torch.long)
+        weights = list(tensors_of(text.encoders))
+        with torch.no_grad(), LiveBytes(weights) as live:
+            text.forward(ids)
+    return sum(tensor.numel() * tensor.element_size() for tensor in weights) + live.peak
+
+
+def _drawing(config: RunConfig, model: TextToImage, reward: Reward, autocast: bool) -> int:
+    """Most bytes made at once by drawing a batch of held-out images and scoring it."""
+    batch = config.evaluation.batch_size
+    start = _rollout(config, model, batch)
+    cast = _autocast(config) if autocast else nullcontext()
+    with torch.no_grad(), LiveBytes(tensors_of(_modules(model, reward))) as live:
+        with cast:
+            levels = torch.full((batch,), 0.5)
+            x0 = model.velocity(start.noise, levels, start.embeddings, config.evaluation.guidance)
+            images = model.decode(x0)
+        reward(images.float(), start.prompts)
+    return live.peak
 
 
 def _gradient(config: RunConfig, model: TextToImage, reward: Reward, rollout: Rollout, branches: list[Branch]) -> None:
@@ -181,9 +199,9 @@ def _texts(branches: list[Branch]) -> set[str]:
     return {"", *(text for branch in branches for text in (*branch.target, *branch.other))}
 
 
-def _rollout(config: RunConfig, model: TextToImage) -> Rollout:
-    """Images of a micro-batch, without storage."""
-    batch, size = config.train.batch_size, (config.model.height, config.model.width)
+def _rollout(config: RunConfig, model: TextToImage, batch: int) -> Rollout:
+    """Images without storage."""
+    size = config.model.height, config.model.width
     noise = torch.empty(batch, *model.latent_shape(*size))
     embeddings = model.blank_embeddings(batch, config.model.max_sequence_length)
     return Rollout(noise.clone(), noise, embeddings, [""] * batch)
@@ -193,40 +211,25 @@ def _autocast(config: RunConfig) -> torch.autocast:
     return torch.autocast("cpu", torch.bfloat16, enabled=config.train.precision == "bf16")
 
 
+def _elsewhere(config: RunConfig) -> float:
+    """Share of what is sliced that other processes keep."""
+    return 1 - 1 / config.train.num_processes if config.train.sharding != "none" else 0.0
+
+
 @contextmanager
-def _without_storage(model: TextToImage, reward: Reward, config: RunConfig) -> Iterator[None]:
+def _without_storage(config: RunConfig, model: TextToImage, reward: Reward) -> Iterator[None]:
     """Fake tensors in the place of all weights, and of everything that is made inside."""
-    precision = torch.float32 if config.model.weights == "fp32" else torch.bfloat16
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        for module in (model.transformer, model.vae, *_modules(reward)):
-            _fill(module, precision if module is model.transformer else torch.float32)
-        try:
+    kept = load_dtype(config.model.weights)
+    kinds = [(part, kept if part is model.transformer else torch.float32) for part in _modules(model, reward)]
+    try:
+        with without_storage(kinds):
             yield
-        finally:
-            resampling.cache_clear()  # what was kept of this has no values
+    finally:
+        resampling.cache_clear()  # what was kept of this has no values
 
 
-def _modules(reward: Reward) -> list[nn.Module]:
-    return [reward] if isinstance(reward, nn.Module) else []
-
-
-def _fill(module: nn.Module, dtype: torch.dtype) -> None:
-    """Replace meta weights by fake ones: `dtype` where they are frozen or all trained, float32 in an adapter."""
-    for part in module.modules():
-        for name, value in list(part._parameters.items()):
-            if value is not None:
-                kind = torch.float32 if "lora_" in str(name) else dtype
-                part._parameters[name] = nn.Parameter(torch.empty(value.shape, dtype=kind), value.requires_grad)
-        for name, buffer in list(part._buffers.items()):
-            if buffer is not None:
-                part._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
-
-
-def _tensors(model: TextToImage, reward: Reward) -> Iterator[Tensor]:
-    """All weights and buffers."""
-    for module in (model.transformer, model.vae, *_modules(reward)):
-        yield from module.parameters()
-        yield from module.buffers()
+def _modules(model: TextToImage, reward: Reward) -> list[nn.Module]:
+    return [model.transformer, model.vae, *([reward] if isinstance(reward, nn.Module) else [])]
 
 
 def _weights(model: TextToImage, reward: Reward, config: RunConfig) -> int:
@@ -237,7 +240,7 @@ def _weights(model: TextToImage, reward: Reward, config: RunConfig) -> int:
         for key, value in module.named_parameters(recurse=False):
             small = BYTES[config.model.weights] if quantised and key == "weight" else value.element_size()
             transformer += value.numel() * small
-    others = [value for module in (model.vae, *_modules(reward)) for value in module.parameters()]
+    others = [value for module in _modules(model, reward)[1:] for value in module.parameters()]
     return int(transformer) + sum(value.numel() * value.element_size() for value in others)
 
 

@@ -4,26 +4,28 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from math import prod
 from pathlib import Path, PurePosixPath
 
 from srpo import models, rewards
-from srpo.config import LoraConfig, RunConfig, Settings
+from srpo.config import LoraConfig, RunConfig, ScoreConfig, Settings
 from srpo.control_words import check_prompts, control_words
-from srpo.cost import Prediction, count, predict
 from srpo.errors import ConfigError
 from srpo.evaluation.gate import check_metrics
 from srpo.evaluation.scores import check_captions
-from srpo.gpus import find_gpu
 from srpo.hub import Part, fetched, is_remote, missing, resolve, survey
 from srpo.hub.place import store_dir
+from srpo.images.survey import describe_images, latent_bytes, texts_at_hand
 from srpo.models.layout import Shapes, folder_shapes, read_json
-from srpo.prompts import Prompt, read_both
+from srpo.prompts import Prompt
 from srpo.prompts.encode import DTYPES
+from srpo.rewards.measured import check_score, find_score
+from srpo.rollout import describe
 
 STEPS = {
     "download": "fetch or find model and reward, hash every file",
-    "embed": "text embeddings of all prompts",
+    "embed": "text embeddings of all prompts, latents of all images",
     "train": "the updates, with checkpoints and held-out scores",
     "evaluate": "base against trained on held-out prompts: report and verdict",
     "register": "a version in the model registry; champion if it passed",
@@ -74,7 +76,12 @@ def make_plan(config: RunConfig, output_dir: Path, steps: tuple[str, ...] = tupl
     look("model", lambda: _model(config))
     look("guidance", lambda: _guidance(config))
     look("reward", lambda: _reward(config))
+    for name, score in config.evaluation.scores.items():
+        look("score", partial(_score, name, score))
+    look("rollout", lambda: describe(config))
     look("prompts", lambda: _prompts(config))
+    if config.images:
+        look("images", lambda: describe_images(config))
     look("words", lambda: _words(config))
     look("metrics", lambda: _metrics(config))
     look("output", lambda: _writable(output_dir))
@@ -92,12 +99,12 @@ def make_plan(config: RunConfig, output_dir: Path, steps: tuple[str, ...] = tupl
 
 
 def disk_needed(config: RunConfig, steps: tuple[str, ...] = tuple(STEPS)) -> int:
-    """Bytes these steps write at most: embeddings, checkpoints (the last K, the best, one in progress), an export."""
+    """Bytes these steps write at most: embeddings, latents, checkpoints (the last K, the best, one more), an export."""
     trained, width = _sizes(config)
     size = values = 0
     if "embed" in steps:
         each = width * DTYPES[config.prompts.dtype].itemsize
-        size = sum(each + _listed(prompt) for part in read_both(config.prompts) for prompt in part)
+        size = sum(each + _listed(prompt) for part in texts_at_hand(config) for prompt in part) + latent_bytes(config)
     if "train" in steps:
         values = trained * (COPIES_PER_CHECKPOINT * (config.train.keep_last + 2) + 1)
     return size + BYTES_PER_VALUE * values
@@ -114,14 +121,6 @@ def num_trained(shapes: Shapes, lora: LoraConfig | None) -> int:
         return sum(prod(shape) for shape in shapes.values())
     targets = tuple(f".{name}.weight" for name in lora.target_modules)
     return sum(lora.rank * sum(shape) for name, shape in shapes.items() if f".{name}".endswith(targets))
-
-
-def price(config: RunConfig, gpu: str) -> Prediction:
-    """Memory and time that the run would take on a GPU, counted from the config files of model and reward."""
-    find_gpu(gpu)
-    model = models.model_skeleton(config.model, resolve(config.model.source, "model"))
-    reward = rewards.reward_skeleton(config.reward, resolve(config.reward.source, "reward"))
-    return predict(config, count(config, model, reward), gpu)
 
 
 def gibibytes(size: int) -> str:
@@ -144,7 +143,9 @@ def _sizes(config: RunConfig) -> tuple[int, int]:
 
 def _to_fetch(config: RunConfig) -> int:
     """Bytes that will be downloaded."""
-    return _left(config.model.source, "model") + _left(config.reward.source, "reward")
+    scores = sum(_left(source, "score") for source in config.evaluation.score_sources)
+    images = _left(config.images.source, "images") if config.images else 0
+    return _left(config.model.source, "model") + _left(config.reward.source, "reward") + scores + images
 
 
 def _left(source: str, part: Part) -> int:
@@ -213,18 +214,30 @@ def _reward(config: RunConfig) -> str:
     return f"{config.reward.source}: a whole {config.reward.family} checkpoint"
 
 
+def _score(name: str, score: ScoreConfig) -> str:
+    find_score(name, score)
+    if found := [text for source in score.sources if (text := _remote(source, "score"))]:
+        return f"{name}: {'; '.join(found)}"
+    places = [resolve(source, "score") for source in score.sources]
+    check_score(name, score, places[0], places[1] if score.companion else None)
+    return f"{name}: {score.source}: a whole {score.family} checkpoint"
+
+
 def _prompts(config: RunConfig) -> str:
-    train, held_out = read_both(config.prompts)
+    texts = texts_at_hand(config)
     if config.evaluation.world:
-        check_captions(config.evaluation.world, [prompt.text for prompt in held_out])
+        check_captions(config.evaluation.world, [prompt.text for prompt in texts.held_out])
     size = _sizes(config)[1] * DTYPES[config.prompts.dtype].itemsize / 2**20
-    return f"{len(train)} to train on, {len(held_out)} held out; embeddings of {size:.3g} MiB each"
+    captions = f"{len(texts.captions)} captions of images, " if config.images else ""
+    train = f"{len(texts.train)} to {'roll out' if config.images else 'train on'}"
+    return f"{captions}{train}, {len(texts.held_out)} held out; embeddings of {size:.3g} MiB each"
 
 
 def _words(config: RunConfig) -> str:
     words = control_words(config.preference)
-    if words.digest:
-        check_prompts(words, [prompt.text for prompt in read_both(config.prompts)[0]])
+    texts = texts_at_hand(config)
+    if words.digest and (texts.captions or not config.images):  # captions may have still to be fetched
+        check_prompts(words, [prompt.text for prompt in texts.trained_on])
     finding = f"{', '.join(words.positive)} against {', '.join(words.negative)}"
     return finding + (f"; {len(words.prompts)} prompts and {len(words.ranges)} ranges differ" if words.digest else "")
 

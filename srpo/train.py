@@ -1,8 +1,8 @@
 """The SRPO training loop: `accelerate launch -m srpo.train job.json`, with or without a pipeline around it.
 
-Per update: roll out clean latents from noise, draw noise levels, then for each branch Direct-Align, decode, score by
-relative preference and go backward; reduce over processes, clip, step, log, watch, save. A run resumes from what it
-finds in its output folder.
+Per update: roll out clean latents from noise, or take those of real images, draw noise levels, then for each branch
+Direct-Align, decode, score by relative preference and go backward; reduce over processes, clip, step, log, watch, save.
+A run resumes from what it finds in its output folder.
 """
 
 import contextlib
@@ -43,12 +43,12 @@ def _train(run: Trainer, config: RunConfig, accelerator: Accelerator) -> Trained
     """The loop."""
     if run.update == 0:
         run.watch()
-    while run.update < config.train.num_updates:
+    while run.update < config.train.num_updates and not run.stopped:
         run.update += 1
         clock, record = Clock(accelerator.device), UpdateRecord()
-        for part in run.micro_batches(run.draws.draw(run.update)):
+        for part in run.micro_batches():
             with clock("rollout"):
-                rollout = run.roll_out(part)
+                rollout = run.clean_latents(part)
             with clock("gradient"):
                 for positions in part.positions:
                     branches = make_branches(

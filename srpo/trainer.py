@@ -1,12 +1,12 @@
 """What a training run works with, and what its checkpoints hold; the loop itself is in `srpo.train`."""
 
 import math
-from collections.abc import Iterator
+from collections import deque
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast_object_list, set_seed
 from diffusers.optimization import get_scheduler
 from peft import get_peft_model_state_dict
 from torch import Tensor, nn
@@ -27,21 +27,24 @@ from srpo.checkpoint import (
 )
 from srpo.config import RunConfig
 from srpo.control_words import control_words
-from srpo.draws import Draw, Draws
+from srpo.draws import Draw, Draws, Shelf
 from srpo.errors import ConfigError, TrainingStoppedError
-from srpo.evaluation.scores import Scorer
-from srpo.flow import shifted_sigmas
+from srpo.evaluation.scores import Scorer, load_scores, watched_scores
 from srpo.held_out import HeldOut
 from srpo.hub import snapshot
-from srpo.models import check_guidance, find_family, load_model
+from srpo.images import LATENTS, load_image_set
+from srpo.models import TextToImage, check_guidance, find_family, load_model, load_without_transformer
 from srpo.prompts import load_prompt_set, select
 from srpo.record import Clock, Record
+from srpo.reuse import load_rollouts, save_rollouts
 from srpo.rewards import load_reward
-from srpo.rollout import Rollout, sample
+from srpo.rollout import Rollout, roll_out
 from srpo.sharding import is_sharded, shard, whole
 from srpo.tuning import add_lora, make_optimizer, save_memory, set_learning_rate, speed_up, stepping, trainable
 
 RESULT = "result.json"
+CONTENTS = {"words": "preference.words_file", "images": "images.source"}
+"""What a checkpoint knows the hash of -> the setting that names the files."""
 
 
 class Trainer:
@@ -55,11 +58,13 @@ class Trainer:
             config.model, job.weights.model.path, config.guidance
         )  # a plan sees no model still to be fetched
         set_seed(config.seed)
-        self.model = load_model(config.model, job.weights.model.path).to(accelerator.device)
-        self.parameters = self._prepare()
+        self.model = self._load(job.weights.model.path)
+        self.parameters = self._prepare(job.weights.model.path)
         self.reward = load_reward(config.reward, job.weights.reward.path).to(accelerator.device)
         self.prompts, self.embeddings = load_prompt_set(job.prompts.train)
+        self.images = load_image_set(job.prompts.images) if job.prompts.images else None
         self.words = control_words(config.preference)
+        self.contents = {"words": self.words.digest, "images": job.prompts.images and job.prompts.images.sha256}
         self.optimizer = make_optimizer(self.parameters, config.train)
         self.scheduler = get_scheduler(
             config.train.schedule,
@@ -68,17 +73,31 @@ class Trainer:
             num_training_steps=config.train.num_updates,
         )
         self.grid = SigmaGrid(config.align)
-        size = config.model.height, config.model.width
-        self.draws = Draws(config, self.grid, self.model.latent_shape(*size), len(self.prompts))
+        self.draws = self._draws()
+        self.kept: deque[Tensor] = deque(maxlen=config.train.accumulation)
+        """The x0 of the last micro-batches, oldest first."""
         self.store = CheckpointStore(self.output_dir / "checkpoints", config.train.keep_last)
         self.update = 0
         self.seconds = 0.0
         self._resume()
         self.record = Record(self.output_dir, self.update, config, accelerator.is_main_process)
-        scorer = Scorer(self.reward, config.preference, config.evaluation.world)
-        self.held_out = HeldOut(config, *load_prompt_set(job.prompts.held_out), scorer, accelerator)
+        self.stopped = self._stop_reason()
+        scores = load_scores(watched_scores(config), job.weights, accelerator.device)
+        settings = config.evaluation
+        scorer = Scorer(self.reward, config.preference, settings.world, scores, settings.grid_periods)
+        self.held_out = HeldOut(
+            config, *load_prompt_set(job.prompts.held_out), scorer, accelerator, self.output_dir / "samples"
+        )
 
-    def _prepare(self) -> list[nn.Parameter]:
+    def _load(self, folder: Path) -> TextToImage:
+        """The model on the device; what will be sliced has no weights yet."""
+        if self.config.train.sharding == "none":
+            return load_model(self.config.model, folder).to(self.accelerator.device)
+        model = load_without_transformer(self.config.model, folder)
+        model.vae.to(self.accelerator.device)
+        return model
+
+    def _prepare(self, folder: Path) -> list[nn.Parameter]:
         """Make the transformer ready to be trained as the config says; the parameters that are."""
         transformer, train = self.model.transformer, self.config.train
         if train.lora is not None:
@@ -86,8 +105,15 @@ class Trainer:
         save_memory(transformer, self.model.vae, train)
         speed_up(transformer, train)
         if train.sharding == "fsdp2":
-            shard(transformer, self.accelerator)
+            shard(transformer, folder / "transformer", self.accelerator)
         return trainable(transformer)
+
+    def _draws(self) -> Draws:
+        """What is drawn from: noise for rollouts, and the shapes of real images."""
+        shape, size = self.model.latent_shape, (self.config.model.height, self.config.model.width)
+        buckets = self.images.buckets if self.images else {}
+        shelves = [Shelf(shape(*bucket), images) for bucket, images in buckets.items()]
+        return Draws(self.config, self.grid, shape(*size), len(self.prompts), shelves)
 
     @property
     def num_injections(self) -> int:
@@ -98,21 +124,33 @@ class Trainer:
         """Every so many updates, and at the end."""
         return self.update % every == 0 or self.update == self.config.train.num_updates
 
-    def micro_batches(self, draw: Draw) -> Iterator[Draw]:
-        """This process's parts of an update."""
-        size, world, rank = self.config.train.batch_size, self.accelerator.num_processes, self.accelerator.process_index
-        for index in range(self.config.train.accumulation):
-            yield draw.part((index * world + rank) * size, size)
+    def micro_batches(self) -> list[Draw]:
+        """This process's parts of the next update."""
+        return self.draws.draw(self.update)[self.accelerator.process_index :: self.accelerator.num_processes]
+
+    def clean_latents(self, draw: Draw) -> Rollout:
+        """Of real images, or sampled by the model."""
+        return self.read(draw) if draw.offline else self.roll_out(draw)
+
+    def read(self, draw: Draw) -> Rollout:
+        """Latents of the drawn real images, with the drawn noise."""
+        assert self.images
+        device = self.accelerator.device
+        embeddings = {name: tensor.to(device) for name, tensor in select(self.images.embeddings, draw.prompts).items()}
+        x0 = self.images.latents.select(draw.prompts)[LATENTS].to(device)
+        return Rollout(x0, draw.noise.to(device), embeddings, [self.images.captions[index] for index in draw.prompts])
 
     def roll_out(self, draw: Draw) -> Rollout:
-        """Clean latents sampled from the drawn noise, without gradient."""
-        settings, device = self.config.rollout, self.accelerator.device
+        """Clean latents sampled from the drawn noise, without gradient, or kept from an earlier update."""
+        device = self.accelerator.device
         embeddings = {name: tensor.to(device) for name, tensor in select(self.embeddings, draw.prompts).items()}
         noise = draw.noise.to(device)
-        with self.accelerator.autocast():
-            sigmas = shifted_sigmas(settings.num_steps, settings.shift)
-            x0 = sample(self.model, embeddings, noise, sigmas, settings.guidance)
-        return Rollout(x0, noise, embeddings, [self.prompts[index] for index in draw.prompts])
+        if self.draws.fresh(self.update):
+            with self.accelerator.autocast():
+                self.kept.append(roll_out(self.model, embeddings, noise, self.config.rollout))
+        else:
+            self.kept.append(self.kept[0])
+        return Rollout(self.kept[-1], noise, embeddings, [self.prompts[index] for index in draw.prompts])
 
     def reduce_and_clip(self) -> float:
         """Average the gradients over processes, scale them down to `max_grad_norm`; the norm before that."""
@@ -151,21 +189,30 @@ class Trainer:
 
     def watch(self) -> None:
         """Measure the held-out set and judge it against the base model's."""
-        strip = self.output_dir / "samples" / f"update-{self.update:06d}.png"
-        strip.parent.mkdir(parents=True, exist_ok=True)
-        self.record.measurement(self.update, self.held_out.measure(self.model, strip), strip)
+        measured = self.held_out.measure(self.model, self.update)
+        self.record.measurement(self.update, measured, self.held_out.strip(self.update))
+        self.stopped = self._stop_reason()
+        if self.stopped:
+            self.record.stopped(self.stopped)
 
     def save(self) -> None:
         """Write a checkpoint, then drop those no longer kept."""
         state = {"update": self.update, "seconds": self.seconds, "config": self.config.model_dump(mode="json")}
-        state["words"] = self.words.digest
+        state |= self.contents
         with self.store.writing(self.update, self.accelerator) as folder:
             save_weights(folder, self.model.transformer, self.optimizer, self.accelerator.is_main_process)
             if self.accelerator.is_main_process:
                 save_state(folder, state | {"scheduler": self.scheduler.state_dict()})
             save_rng(folder, self.accelerator.process_index, self.draws.generator)
+            if self.config.rollout.reuse > 1:
+                save_rollouts(folder, self.accelerator.process_index, self.draws.noise, self.kept)
         if self.accelerator.is_main_process:
             self.store.prune(self.record.best())
+
+    def _stop_reason(self) -> str | None:
+        """Why training should stop here, as the main process reads its record; the same on every process."""
+        reason = [self.record.stop_reason() if self.accelerator.is_main_process else None]
+        return broadcast_object_list(reason)[0]
 
     def _resume(self) -> None:
         """Go on from the last checkpoint, if there is one; ConfigError if it was made with other settings."""
@@ -175,16 +222,20 @@ class Trainer:
         folder = self.store.path(updates[-1])
         state = load_state(folder)
         refuse_other_settings(folder, self.config, RunConfig.model_validate(state["config"]))
-        if state.get("words") != self.words.digest:
-            raise ConfigError(
-                f"{folder} was made with another content of preference.words_file; bring it back, or start a new run"
-            )
+        for name, setting in CONTENTS.items():
+            if state.get(name) != self.contents[name]:
+                raise ConfigError(
+                    f"{folder} was made with another content of {setting}; bring it back, or start a new run"
+                )
         load_weights(folder, self.model.transformer, self.optimizer)
         self.scheduler.load_state_dict(state["scheduler"])
         for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
             set_learning_rate(group, float(rate))
         self.update, self.seconds = state["update"], state["seconds"]
         load_rng(folder, self.accelerator.process_index, self.draws.generator)
+        if self.config.rollout.reuse > 1:
+            self.draws.noise, kept = load_rollouts(folder, self.accelerator.process_index, self.accelerator.device)
+            self.kept.extend(kept)
 
     def finish(self) -> Trained:
         """Export the best checkpoint's transformer and write the result."""
@@ -200,6 +251,7 @@ class Trainer:
                 best_update=best,
                 num_updates=self.update,
                 seconds=self.seconds,
+                stopped=self.stopped,
             )
             write_atomic(result_path, result.model_dump_json(indent=1))
         self.accelerator.wait_for_everyone()
@@ -224,7 +276,7 @@ class Trainer:
 def refuse_other_settings(folder: Path, now: RunConfig, then: RunConfig) -> None:
     """A run goes on only as it began; more updates are fine where the learning rate does not depend on them."""
     free = {"keep_last"} | ({"num_updates"} if now.train.schedule.startswith("constant") else set())
-    fixed = {"seed", "model", "reward", "prompts", "preference", "align", "rollout", "train"}
+    fixed = {"seed", "model", "reward", "prompts", "images", "preference", "align", "rollout", "train"}
     before, after = (config.model_dump(include=fixed, exclude={"train": free}) for config in (then, now))
     changed = sorted(section for section in fixed if before[section] != after[section])
     if changed:

@@ -1,15 +1,30 @@
-"""Model and reward: fetched, known by content, and of the layout that will be loaded."""
+"""Model, reward and scores: fetched, known by content, and of the layout that will be loaded."""
 
-from srpo.artifacts import Weights
-from srpo.config import ModelConfig, RewardConfig
+from collections.abc import Mapping
+
+from srpo.artifacts import ScoreWeights, Weights
+from srpo.config import ModelConfig, RewardConfig, ScoreConfig
 from srpo.hub import fetch
 from srpo.models import check_model
 from srpo.rewards import check_reward
+from srpo.rewards.measured import check_score
 
 
-def fetch_weights(model: ModelConfig, reward: RewardConfig) -> Weights:
-    """Both on this machine. What is remote could not be looked into before, so it is checked as soon as it is here."""
-    weights = Weights(model=fetch(model.source, "model"), reward=fetch(reward.source, "reward"))
+def fetch_weights(model: ModelConfig, reward: RewardConfig, scores: Mapping[str, ScoreConfig]) -> Weights:
+    """All on this machine. What is remote could not be looked into before, so it is checked as soon as it is here."""
+    weights = Weights(
+        model=fetch(model.source, "model"),
+        reward=fetch(reward.source, "reward"),
+        scores={name: fetch_score(name, score) for name, score in scores.items()},
+    )
     check_model(model, weights.model.path)
     check_reward(reward, weights.reward.path)
+    return weights
+
+
+def fetch_score(name: str, config: ScoreConfig) -> ScoreWeights:
+    """A held-out score on this machine, checked."""
+    companion = fetch(config.companion, "score") if config.companion else None
+    weights = ScoreWeights(checkpoint=fetch(config.source, "score"), companion=companion)
+    check_score(name, config, weights.checkpoint.path, companion.path if companion else None)
     return weights

@@ -17,7 +17,7 @@ from tests.conftest import CONFIG, SHORT
 def test_a_good_run_lists_what_was_checked(tmp_path: Path) -> None:
     plan = make_plan(load_config(CONFIG, SHORT), tmp_path, ("download", "embed"))
     assert [check.subject for check in plan.checks] == [
-        *("model", "guidance", "reward", "prompts", "words", "metrics", "output", "disk")
+        *("model", "guidance", "reward", "rollout", "prompts", "words", "metrics", "output", "disk")
     ]
     assert plan.steps == ("download", "embed")
     assert 0 < plan.disk_needed < plan.disk_free
@@ -35,12 +35,29 @@ def test_a_good_run_lists_what_was_checked(tmp_path: Path) -> None:
         ("rollout.guidance=null", "rollout.guidance: the model in .* takes a guidance"),
         ("evaluation.wanted=beauty", "evaluation.wanted: no metric named 'beauty'"),
         ("monitor.bounds=[{metric: truth, min_change: 0}]", "monitor.bounds: no metric named 'truth'"),
+        ("evaluation.scores={pick: {family: vibes, source: x}}", r"scores\.pick\.family: no score named 'vibes'"),
+        ("evaluation.scores={pick: {family: pick_score, source: /nowhere}}", "nothing at /nowhere"),
+        ("evaluation.scores={sharpness: {family: hps, source: 'builtin:shapes'}}", "another metric has that name"),
+        ("evaluation.scores={hps: {family: hps, source: 'builtin:shapes'}}", "do not fit its architecture"),
+        ("evaluation.grid_periods=[16]", "evaluation.grid_periods: 16 px cannot be seen in images of 32 px; .* 3 to 8"),
         ("evaluation.world=null", "evaluation.gate: no metric named 'content'"),
     ],
 )
 def test_bad_input_is_refused_by_name(override: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         make_plan(load_config(CONFIG, (*SHORT, override)), tmp_path)
+
+
+def test_held_out_scores_are_looked_at_and_may_be_demanded(tmp_path: Path) -> None:
+    score = "{family: hps, source: 'builtin:shapes', architecture: shapes-vit.json}"
+    overrides = (
+        f"evaluation.scores={{held: {score}}}",
+        "evaluation.gate=[{metric: relative/held, min_change: 0}]",
+        "monitor.bounds=[{metric: held, min_change: -1}]",
+    )
+    plan = make_plan(load_config(CONFIG, (*SHORT, *overrides)), tmp_path)
+    (check,) = (check for check in plan.checks if check.subject == "score")
+    assert check.finding == "held: builtin:shapes: a whole hps checkpoint"
 
 
 def test_all_problems_are_told_at_once(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def compare(
     place = here()
     place.prepare()
     from pipelines.reports import find_entry
-    from srpo.evaluation.compare import write_comparison
+    from srpo.evaluation.comparison import write_comparison
 
     with tempfile.TemporaryDirectory() as scratch, console.status("comparing"):
         entries = [find_entry(place, reference, Path(scratch)) for reference in reports]

@@ -12,7 +12,8 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from srpo.config.base import Range, Settings
-from srpo.config.judgement import DAMAGE_BOUNDS, Bound, EvaluationConfig, MonitorConfig, RegistryConfig
+from srpo.config.images import ImagesConfig
+from srpo.config.judgement import DAMAGE_BOUNDS, Bound, EvaluationConfig, MonitorConfig, RegistryConfig, ScoreConfig
 from srpo.config.method import AlignConfig, PreferenceConfig, RolloutConfig
 from srpo.config.training import LoraConfig, TrainConfig
 from srpo.config.world import QUANTISED, ModelConfig, PromptsConfig, RewardConfig, WeightsFormat
@@ -23,6 +24,7 @@ __all__ = [
     "AlignConfig",
     "Bound",
     "EvaluationConfig",
+    "ImagesConfig",
     "LoraConfig",
     "ModelConfig",
     "MonitorConfig",
@@ -33,6 +35,7 @@ __all__ = [
     "RewardConfig",
     "RolloutConfig",
     "RunConfig",
+    "ScoreConfig",
     "Settings",
     "TrainConfig",
     "WeightsFormat",
@@ -56,6 +59,8 @@ class RunConfig(Settings):
     model: ModelConfig = ModelConfig()
     reward: RewardConfig = RewardConfig()
     prompts: PromptsConfig = PromptsConfig()
+    images: ImagesConfig | None = None
+    """Real images to train on; null: rollouts alone."""
     preference: PreferenceConfig = PreferenceConfig()
     align: AlignConfig = AlignConfig()
     rollout: RolloutConfig = RolloutConfig()
@@ -65,13 +70,30 @@ class RunConfig(Settings):
     registry: RegistryConfig = RegistryConfig()
 
     @property
+    def num_offline_updates(self) -> int:
+        """Updates, from the first on, that take real images instead of rollouts."""
+        return (self.images.until_update or self.train.num_updates) if self.images else 0
+
+    @property
     def guidance(self) -> dict[str, float | None]:
         """Every guidance of the run by the name of its setting."""
+        rolls_out = self.num_offline_updates < self.train.num_updates
         return {
             "align.guidance": self.align.guidance,
-            "rollout.guidance": self.rollout.guidance,
+            **({"rollout.guidance": self.rollout.guidance} if rolls_out else {}),
             "evaluation.guidance": self.evaluation.guidance,
         }
+
+    @model_validator(mode="after")
+    def images_and_rollouts_take_turns(self) -> Self:
+        """Refuse a turn that never comes."""
+        last = self.images.until_update if self.images else None
+        if last is not None and last >= self.train.num_updates:
+            raise ValueError(
+                f"images.until_update ({last}) leaves none of the {self.train.num_updates} updates to roll out; "
+                "lower it, or leave it out to train on images alone"
+            )
+        return self
 
     @model_validator(mode="after")
     def weights_can_learn(self) -> Self:
@@ -90,6 +112,20 @@ class RunConfig(Settings):
             raise ValueError(
                 f"monitor.num_images ({self.monitor.num_images}) must be a multiple of train.num_processes "
                 f"({train.num_processes}) when the model is sharded: every process takes part in each forward pass"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def an_adapter_can_be_merged(self) -> Self:
+        """There is one, and weights that a small change can be added to."""
+        if not self.rollout.merge_lora:
+            return self
+        if self.train.lora is None:
+            raise ValueError("rollout.merge_lora has nothing to merge; set train.lora, or leave it out")
+        if self.model.weights in QUANTISED:
+            raise ValueError(
+                f"rollout.merge_lora cannot add an adapter to {self.model.weights!r} weights, whose steps are far "
+                "wider than what it has learnt; set model.weights to 'bf16' or 'fp32', or leave merge_lora out"
             )
         return self
 

@@ -1,10 +1,13 @@
 """What is measured, and what it takes to pass."""
 
-from typing import Literal, Self
+import re
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from srpo.config.base import Settings
+
+ScoreName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$")]
 
 
 class Bound(Settings):
@@ -40,7 +43,7 @@ DAMAGE_BOUNDS = (
 
 
 class MonitorConfig(Settings):
-    """Held-out scores and a fixed sample strip during training; they choose the best checkpoint."""
+    """Held-out scores and a fixed sample strip during training; they choose the best checkpoint, and end a collapse."""
 
     every: int = Field(default=5, gt=0)
     """Updates between measurements; a multiple of `train.save_every`, so that each measurement has its checkpoint."""
@@ -49,7 +52,36 @@ class MonitorConfig(Settings):
     strip_images: int = Field(default=8, gt=0)
     """How many of them are kept as pictures."""
     bounds: tuple[Bound, ...] = DAMAGE_BOUNDS
-    """A checkpoint outside any of these is damaged and cannot be the best, however high its relative reward."""
+    """A checkpoint outside any of these is damaged and cannot be the best, however high its watched metric."""
+    watch: str = "relative"
+    """The metric that ranks the sound checkpoints: the highest goes on to the evaluation."""
+    stop_after_damaged: int | None = Field(default=2, gt=0)
+    """Training stops when so many measurements in a row break a bound; null: it never stops for that."""
+    patience: int | None = Field(default=None, gt=0)
+    """Training stops when the watched metric has not exceeded its best for so many measurements; null: never."""
+
+
+class ScoreConfig(Settings):
+    """A published score that is only measured: nothing is trained towards it, so it cannot be gamed."""
+
+    family: str
+    """Key of `srpo.rewards.measured.SCORES`: `hps`, `pick_score`, `clip_score`, `image_reward`, `aesthetic`."""
+    source: str
+    """Where the checkpoint lies: a file, a folder, hf://owner/name[@revision][/file], s3://..., or `builtin:shapes`."""
+    companion: str | None = None
+    """What the checkpoint needs beside it, as a source: for `aesthetic` the SigLIP folder that its head reads, for
+    `image_reward` BERT's vocab.txt."""
+    architecture: str = "ViT-H-14"
+    """For `hps`: an open_clip model name, or the path of an open_clip model JSON."""
+    positive: tuple[str, ...] = Field(default=("Realistic photo",), min_length=1)
+    """Control words of the score's own relative preference, `relative/<name>`: those that are wanted."""
+    negative: tuple[str, ...] = Field(default=("CG Render",), min_length=1)
+    """Control words that are not."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Everything that has to be here."""
+        return (self.source,) if self.companion is None else (self.source, self.companion)
 
 
 class EvaluationConfig(Settings):
@@ -67,6 +99,12 @@ class EvaluationConfig(Settings):
     """Images per forward pass."""
     world: Literal["shapes"] | None = None
     """An embedded world whose captions let content and style be measured exactly."""
+    grid_periods: tuple[int, ...] = ()
+    """Periods in pixels at which a grid is looked for, as `grid/<period>`: those of the VAE and of the 2x2 patches, 8
+    and 16 for FLUX and Qwen-Image. Images must be at least four periods long."""
+    scores: dict[ScoreName, ScoreConfig] = Field(default_factory=dict)
+    """Held-out scores by name; each becomes a metric, and `relative/<name>` another if it reads the prompt. During
+    training only those are measured that `monitor.bounds` names."""
     wanted: str = "relative"
     """The metric the summary shows first: what this run is meant to raise."""
     num_resamples: int = Field(default=5000, ge=100)
@@ -78,9 +116,33 @@ class EvaluationConfig(Settings):
     num_report_images: int = Field(default=60, gt=0)
     """Prompts and seeds whose images are kept as thumbnails and shown in the report."""
 
+    @property
+    def score_sources(self) -> tuple[str, ...]:
+        """Everything that the held-out scores are made from."""
+        return tuple(source for score in self.scores.values() for source in score.sources)
+
 
 class RegistryConfig(Settings):
     """Where versions are registered."""
 
     model_name: str = Field(default="srpo", pattern=r"^[A-Za-z0-9._-]+$")
     """Name of the registered model."""
+    lease: str | None = None
+    """Where writers agree whose turn it is to move the champion: null for what a local MLflow store, or one in
+    PostgreSQL, offers itself. For an MLflow server: s3://bucket/prefix or postgresql://user@host/database, the same for
+    all who write to it; a folder (an absolute path) will do while all of them run on one machine."""
+
+    @field_validator("lease")
+    @classmethod
+    def lease_is_a_place(cls, lease: str | None) -> str | None:
+        """Something that a lease can be kept in, the same from every folder, without a secret in the run file."""
+        if lease is None:
+            return None
+        scheme, separator, address = lease.partition("://")
+        if separator and not re.fullmatch(r"s3|file|postgresql(\+\w+)?", scheme):
+            raise ValueError(f"no lease can be kept at {scheme}://; give s3://, postgresql:// or an absolute path")
+        if not separator and not lease.startswith("/"):
+            raise ValueError(f"{lease!r} depends on the folder a run starts in; give an absolute path")
+        if scheme.startswith("postgresql") and (":" in address.rpartition("@")[0] or "password=" in address):
+            raise ValueError("the address holds a password, and run files are logged; set PGPASSWORD or ~/.pgpass")
+        return lease

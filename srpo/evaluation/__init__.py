@@ -21,7 +21,7 @@ from srpo.evaluation.progress import terminal_progress
 from srpo.evaluation.provenance import trace
 from srpo.evaluation.report import REPORT_JSON, write_report
 from srpo.evaluation.schema import BASE, CANDIDATE, Contrast, Curves, ImageSet, Report, Subject
-from srpo.evaluation.scores import Scorer
+from srpo.evaluation.scores import Scorer, load_scores
 from srpo.evaluation.statistics import MIN_PROMPTS, Array, compare
 from srpo.evaluation.tables import flat_table
 from srpo.evaluation.thumbnails import IMAGES, choose, keep_pictures
@@ -108,7 +108,9 @@ class _Evaluation:
             )
         self.design = make_design(len(self.prompts), config.evaluation.seeds_per_prompt, config.seed)
         reward = load_reward(config.reward, weights.reward.path).to(self.device)
-        self.scorer = Scorer(reward, config.preference, config.evaluation.world)
+        scores = load_scores(config.evaluation.scores, weights, self.device)
+        settings = config.evaluation
+        self.scorer = Scorer(reward, config.preference, settings.world, scores, settings.grid_periods)
 
     def measure(self, transformer: Path | None, gallery: Gallery, activity: str) -> dict[str, Array]:
         """Draw and score all images of one model: metric -> (images,); only one model is in memory at a time."""
@@ -156,6 +158,7 @@ def read_curves(trained: Trained) -> Curves:
         best_update=trained.best_update,
         num_updates=trained.num_updates,
         seconds=trained.seconds,
+        stopped=trained.stopped,
     )
 
 

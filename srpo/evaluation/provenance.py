@@ -29,10 +29,11 @@ def trace(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})",
         hashes=hashes,
         sources={
-            "model": weights.model.source,
-            "reward": weights.reward.source,
+            **{name: files.source for name, files in weights.snapshots.items()},
             "train_prompts": prompts.train.snapshot.source,
             "held_out_prompts": prompts.held_out.snapshot.source,
+            **({"images": prompts.images.snapshot.source} if prompts.images else {}),
         },
+        licences={name: files.licence for name, files in weights.snapshots.items()},
         config=config.model_dump(mode="json"),
     )

@@ -116,6 +116,8 @@ class Curves(Settings):
     best_update: int = 0
     num_updates: int = 0
     seconds: float = 0.0
+    stopped: str | None = None
+    """Why the monitor ended training before its last update, if it did."""
 
 
 class Provenance(Settings):
@@ -130,6 +132,8 @@ class Provenance(Settings):
     """sha256 of weights, prompts and config."""
     sources: dict[str, str]
     """Where they came from."""
+    licences: dict[str, str] = Field(default_factory=dict)
+    """What the sources of weights say of their terms; empty where they say nothing."""
     config: dict[str, Any]
     """The whole config of the run."""
 

@@ -14,6 +14,7 @@ from srpo.export.weights import Fp8Error
 from srpo.generate import ModelFiles
 from srpo.hub import fetched, is_remote
 from srpo.models import find_family
+from srpo.models.weights import adapter_file
 
 UNKNOWN = "not stated in its files; ask where it comes from"
 
@@ -22,14 +23,21 @@ class Licence(Settings):
     """What is known of the terms of something the model is made from."""
 
     subject: str
-    """base model, or reward."""
+    """base model, adapter, transformer, or reward."""
     source: str
     terms: str
 
+    def __str__(self) -> str:
+        """One line for the terminal."""
+        return f"licence of the {self.subject} ({self.source}): {self.terms}"
+
 
 def find_licences(files: ModelFiles, report: Report | None) -> list[Licence]:
-    """Of the base, and of the reward if the run is known, as their own folders state them."""
+    """Of the base, of what was given with it, and of the reward if the run is known, as their folders state them."""
     found = [Licence(subject="base model", source=files.model.source, terms=_terms(files.model.source, files.base))]
+    if files.transformer is not None and not files.reference.startswith("models:/"):
+        subject = "adapter" if adapter_file(files.transformer) else "transformer"
+        found.append(Licence(subject=subject, source=files.reference, terms=_terms(files.reference, files.transformer)))
     if report is not None:
         source = report.provenance.sources["reward"]  # the config may be of another version
         found.append(Licence(subject="reward", source=source, terms=_terms(source, Path(source).expanduser())))

@@ -1,12 +1,25 @@
 """What FLUX and Qwen-Image have in common: 2x2 patches as tokens, the folder's own schedule, an exact timestep."""
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
-from torch import Tensor
+from torch import Tensor, nn
 
 from srpo.errors import ConfigError
+
+
+class TextSkeleton(NamedTuple):
+    """Text encoders on the meta device."""
+
+    encoders: tuple[nn.Module, ...]
+    forward: Callable[[Tensor], Any]
+    """Ids (batch, tokens) -> what the encoder that needs most makes of them."""
+    template: int = 0
+    """Tokens that the pipeline puts around a prompt, besides `model.max_sequence_length`."""
 
 
 def pack(latents: Tensor) -> Tensor:
@@ -23,9 +36,8 @@ def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
     return patches.permute(0, 3, 1, 4, 2, 5).reshape(batch, channels // 4, height, width)
 
 
-def check_image_size(height: int, width: int, factor: int) -> None:
-    """The VAE divides by `factor`, the patches by 2: anything else would be cropped without a word."""
-    multiple = 2 * factor
+def check_image_size(height: int, width: int, multiple: int) -> None:
+    """VAE and patches divide by `multiple`: anything else would be cropped without a word."""
     if height % multiple or width % multiple:
         raise ConfigError(
             f"model.height x model.width is {height}x{width}, but this VAE needs multiples of {multiple}; "

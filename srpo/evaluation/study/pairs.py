@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from srpo.config import Settings
 from srpo.errors import ConfigError
-from srpo.evaluation.compare import check_settings
+from srpo.evaluation.comparison import check_settings
 from srpo.evaluation.entries import SETTINGS, Entry, Key
 from srpo.evaluation.thumbnails import spaced
 

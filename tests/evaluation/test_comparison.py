@@ -8,7 +8,7 @@ import pytest
 
 from srpo.config import EvaluationConfig
 from srpo.errors import ConfigError
-from srpo.evaluation.compare import write_comparison
+from srpo.evaluation.comparison import write_comparison
 from srpo.evaluation.entries import Entry, load_entry
 from srpo.evaluation.schema import ImageSet, Report
 from srpo.evaluation.statistics import compare
