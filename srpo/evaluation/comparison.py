@@ -13,7 +13,7 @@ import numpy as np
 
 from srpo.config import EvaluationConfig
 from srpo.errors import ConfigError
-from srpo.evaluation.entries import SETTINGS, Entry, Key
+from srpo.evaluation.entries import Entry, Key, settings_of
 from srpo.evaluation.report import write_report
 from srpo.evaluation.schema import Contrast, ImageSet, Kept, Report
 from srpo.evaluation.statistics import MIN_PROMPTS, Array, compare
@@ -32,7 +32,7 @@ def write_comparison(
     _check_names(entries)
     different = check_settings(entries, despite)
     keys = _shared_keys(entries, common)
-    report = _make_report(entries, keys, {metric for name in different for metric in SETTINGS[name]})
+    report = _make_report(entries, keys, {metric for metrics in different.values() for metric in metrics})
     by_name = {entry.name: entry for entry in entries}
     folder.mkdir(parents=True, exist_ok=True)
     chosen = _choose(report, entries, keys)
@@ -63,11 +63,16 @@ def _check_names(entries: Sequence[Entry]) -> None:
         raise ConfigError(f"the same model is named twice: {', '.join(names)}")
 
 
-def check_settings(entries: Sequence[Entry], despite: Collection[str]) -> list[str]:
-    """The settings that differ; ConfigError for those that are not accepted."""
-    if unknown := sorted(set(despite) - set(SETTINGS)):
-        raise ConfigError(f"--despite {unknown[0]}: choose from {', '.join(SETTINGS)}")
-    different = [name for name in SETTINGS if any(entry.setting(name) != entries[0].setting(name) for entry in entries)]
+def check_settings(entries: Sequence[Entry], despite: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """The settings that differ, with the metrics that they change; ConfigError for those that are not accepted."""
+    settings = settings_of(entries)
+    if unknown := sorted(set(despite) - set(settings)):
+        raise ConfigError(f"--despite {unknown[0]}: choose from {', '.join(settings)}")
+    different = {
+        name: metrics
+        for name, metrics in settings.items()
+        if any(entry.setting(name) != entries[0].setting(name) for entry in entries)
+    }
     refused = [name for name in different if name not in despite]
     if refused:
         found = "; ".join(f"{name} is {_each(entries, name)}" for name in refused)

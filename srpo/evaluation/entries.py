@@ -1,5 +1,6 @@
 """A model as one of several that are compared: the report that scored it, and the thumbnails beside that."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +30,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
 
 `reward` stands for the content of the reward's weights.
 """
+SCORE = "evaluation.scores."
 
 
 @dataclass(frozen=True)
@@ -59,14 +61,29 @@ class Entry:
         return next(model for model in self.report.models if model.label == self.label)
 
     def setting(self, name: str) -> Any:
-        """The value of one of `SETTINGS`."""
+        """The value of a setting, by the names of `settings_of`; of weights their content."""
+        hashes = self.report.provenance.hashes
         if name == "reward":
-            return self.report.provenance.hashes.get("reward")
+            return hashes.get(name)
+        if name.startswith(SCORE):
+            part = f"score_{name.removeprefix(SCORE)}"
+            return [hashes.get(part), hashes.get(f"{part}_companion")]
         return flatten(self.report.provenance.config).get(name)
+
+    @property
+    def held_out_scores(self) -> set[str]:
+        """Names of the scores that its run measured besides the reward."""
+        return set(self.report.provenance.config["evaluation"]["scores"])
 
     def picture(self, key: Key) -> Path:
         """Its thumbnail of a prompt and seed, which exists only if it was kept."""
         return picture_path(self.folder / IMAGES, self.report, self.places[key], self.label)
+
+
+def settings_of(entries: Sequence[Entry]) -> dict[str, tuple[str, ...]]:
+    """`SETTINGS`, and the weights of the held-out scores that all entries have."""
+    scores = sorted(set.intersection(*(entry.held_out_scores for entry in entries)))
+    return SETTINGS | {f"{SCORE}{name}": (name, f"relative/{name}") for name in scores}
 
 
 def load_entry(name: str, folder: Path, label: str | None = None) -> Entry:

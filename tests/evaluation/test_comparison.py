@@ -129,6 +129,20 @@ def test_other_settings_are_refused_unless_they_are_named(parts: list[Report], t
         write_comparison(entries, tmp_path / "out", despite=["guidance"])
 
 
+def test_a_held_out_score_of_other_weights_is_another_score(parts: list[Report], tmp_path: Path) -> None:
+    changed = []
+    for report, digest in zip(parts, "fa", strict=True):
+        scored = with_setting(report, "evaluation", "scores", {"saturation": {}})
+        hashes = scored.provenance.hashes | {"score_saturation": 64 * digest}
+        provenance = scored.provenance.model_copy(update={"hashes": hashes})
+        changed.append(scored.model_copy(update={"provenance": provenance}))
+    entries = [entry(tmp_path, name, report) for name, report in zip("ab", changed, strict=True)]
+    with pytest.raises(ConfigError, match=r"evaluation\.scores\.saturation is ffff.* for a, aaaa.* for b"):
+        write_comparison(entries, tmp_path / "out")
+    report = write_comparison(entries, tmp_path / "out", despite=["evaluation.scores.saturation"])
+    assert set(report.metrics) == {"relative", "reward", "luminance", "spread"}
+
+
 def test_any_model_of_a_report_can_be_named(tmp_path: Path) -> None:
     write_synthetic(tmp_path / "run", make_report(num_prompts=4), size=16)
     report = write_comparison(

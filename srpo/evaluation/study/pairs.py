@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from srpo.config import Settings
 from srpo.errors import ConfigError
 from srpo.evaluation.comparison import check_settings
-from srpo.evaluation.entries import SETTINGS, Entry, Key
+from srpo.evaluation.entries import Entry, Key, settings_of
 from srpo.evaluation.thumbnails import spaced
 
 IDENTITY = {"prompt", "seed", "model", "transformer_sha256", "prefix"}
@@ -44,13 +44,12 @@ Pairs = tuple[Side, Side, list[Pair]]
 
 def pairs_of_entries(reference: Entry, candidate: Entry) -> Pairs:
     """From two reports, as they kept their pictures; ConfigError if there are none in common or settings differ."""
-    check_settings([reference, candidate], [name for name, metrics in SETTINGS.items() if metrics])
+    entries = [reference, candidate]
+    check_settings(entries, [name for name, metrics in settings_of(entries).items() if metrics])
     fair = [key for key, image in reference.images.items() if "sample" in image.kept and _is_fair(candidate, key)]
     if not fair:
         raise ConfigError(f"{reference.name} and {candidate.name} kept no pictures of the same prompt and seed")
-    sides = [
-        Side(name=entry.name, transformer_sha256=entry.model.transformer_sha256) for entry in (reference, candidate)
-    ]
+    sides = [Side(name=entry.name, transformer_sha256=entry.model.transformer_sha256) for entry in entries]
     return sides[0], sides[1], [Pair(*key, reference.picture(key), candidate.picture(key)) for key in fair]
 
 
