@@ -14,22 +14,25 @@ from srpo.evaluation.images import MONITOR, image_seed
 from srpo.evaluation.scores import Scorer, summarise
 from srpo.models import TextToImage
 from srpo.prompts import StoredEmbeddings, select
+from srpo.prompts.split import split_held_out
 from srpo.rollout import sample, seeded_noise
 
 
 class HeldOut:
-    """A fixed set of held-out images, shared out over the processes."""
+    """A fixed set of images of the monitor's held-out prompts, shared out over the processes."""
 
     def __init__(
         self,
         config: RunConfig,
         prompts: list[str],
         embeddings: StoredEmbeddings,
+        categories: list[str],
         scorer: Scorer,
         accelerator: Accelerator,
     ) -> None:
         self.config = config
         self.prompts = prompts
+        self.places, _ = split_held_out(categories, config.monitor.share)
         self.embeddings = embeddings
         self.scorer = scorer
         self.accelerator = accelerator
@@ -58,9 +61,9 @@ class HeldOut:
     def _batch(self, model: TextToImage, indices: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
         """Images of some members of the set, and their scores on the CPU."""
         settings, size = self.config.evaluation, (self.config.model.height, self.config.model.width)
-        chosen = [index % len(self.prompts) for index in indices]
+        chosen = [self.places[index % len(self.places)] for index in indices]
         seeds = [
-            image_seed(self.config.seed, prompt, index // len(self.prompts), MONITOR)
+            image_seed(self.config.seed, prompt, index // len(self.places), MONITOR)
             for index, prompt in zip(indices, chosen, strict=True)
         ]
         noise = seeded_noise(model.latent_shape(*size), seeds)

@@ -34,7 +34,7 @@ from srpo.flow import shifted_sigmas
 from srpo.held_out import HeldOut
 from srpo.hub import snapshot
 from srpo.models import check_guidance, find_family, load_model
-from srpo.prompts import load_prompt_set, select
+from srpo.prompts import load_categories, load_prompt_set, select
 from srpo.record import Clock, Record
 from srpo.rewards import load_reward
 from srpo.rollout import Rollout, sample
@@ -76,7 +76,8 @@ class Trainer:
         self._resume()
         self.record = Record(self.output_dir, self.update, config, accelerator.is_main_process)
         scorer = Scorer(self.reward, config.preference, config.evaluation.world)
-        self.held_out = HeldOut(config, *load_prompt_set(job.prompts.held_out), scorer, accelerator)
+        categories = load_categories(job.prompts.held_out)
+        self.held_out = HeldOut(config, *load_prompt_set(job.prompts.held_out), categories, scorer, accelerator)
 
     def _prepare(self) -> list[nn.Parameter]:
         """Make the transformer ready to be trained as the config says; the parameters that are."""
