@@ -152,6 +152,23 @@ def load_report(uri: str, reference: str) -> Report:
         return Report.model_validate_json(Path(path).read_text(encoding="utf-8"))
 
 
+def load_evaluation(uri: str, reference: str, folder: Path) -> Path:
+    """Bring the report of the run that made a registered version, and its pictures; the folder that holds them."""
+    client = _client(uri)
+    return run_evaluation(uri, client.get_model_version(*_locate(client, reference)).run_id, folder)
+
+
+def run_evaluation(uri: str, run_id: str, folder: Path) -> Path:
+    """Bring the report of an MLflow run, and its pictures, into `folder`."""
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return Path(download_artifacts(f"runs:/{run_id}/evaluation", dst_path=str(folder), tracking_uri=uri))
+    except MlflowException as error:
+        raise ConfigError(f"MLflow run {run_id} has no evaluation: {error.message}") from None
+
+
 def sampling_of(config: RunConfig) -> Sampling:
     """Pictures as the run's evaluation samples them, with the prefix that its preference asks for."""
     return Sampling(

@@ -91,6 +91,11 @@ class Tracker:
             log = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
             log(self.run.run_id, str(path), folder)
 
+    def log_table(self, table: Mapping[str, list[Any]], path: str) -> None:
+        """Columns of one length, as a table that MLflow's page shows; rows are added to what is at `path` already."""
+        if self.run and self._client:
+            self._client.log_table(self.run.run_id, dict(table), path)
+
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Tags of the run."""
         if self.run and self._client:

@@ -1,6 +1,6 @@
 """The commands of `run_pipeline.py`, one file per subject, in the order of the help."""
 
-from pipelines.commands import images, look, models, runs
+from pipelines.commands import compare, images, look, models, runs
 from pipelines.commands.app import app
 
 for command in (
@@ -10,6 +10,7 @@ for command in (
     images.generate,
     images.words,
     models.export,
+    compare.compare,
     look.status,
     look.ui,
     look.doctor,

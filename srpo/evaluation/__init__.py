@@ -20,6 +20,8 @@ from srpo.evaluation.progress import terminal_progress
 from srpo.evaluation.provenance import trace
 from srpo.evaluation.schema import BASE, CANDIDATE, CHAMPION, Contrast, Curves, Provenance, Report
 from srpo.evaluation.statistics import MIN_PROMPTS, compare
+from srpo.evaluation.tables import flat_table
+from srpo.evaluation.thumbnails import IMAGES
 from srpo.prompts import Prompt, load_categories, load_prompt_set
 from srpo.prompts.split import split_held_out
 from srpo.record import HELD_OUT, METRICS, read_journal
@@ -53,7 +55,7 @@ def evaluate(
     output_dir.mkdir(parents=True, exist_ok=True)
     with journal_in(scores_dir) as journal:
         stored = {contender.label: embeddings for contender in contenders}
-        measured = measure(contenders, config, weights.reward, stored, design, journal, progress)
+        measured = measure(contenders, config, weights, stored, design, journal, progress)
         others = [contender.label for contender in contenders if contender.label != CANDIDATE]
         contrasts = [contrast(config, measured, other, CANDIDATE) for other in others]
         report = make_report(
@@ -67,8 +69,8 @@ def evaluate(
             champion.reference if champion else None,
             read_curves(trained),
         )
-        json_path, html_path = publish(report, measured, config.evaluation.num_report_images, output_dir)
-    _track(report, json_path, html_path)
+        report, json_path, html_path = publish(report, measured, config.evaluation.num_report_images, output_dir)
+    _track(report, json_path, html_path, output_dir / IMAGES)
     return Evaluated(
         report_json=str(json_path),
         report_html=str(html_path),
@@ -139,13 +141,15 @@ def read_curves(trained: Trained) -> Curves:
     )
 
 
-def _track(report: Report, *paths: Path) -> None:
-    """Log the numbers and both files to MLflow."""
+def _track(report: Report, json_path: Path, html_path: Path, images: Path) -> None:
+    """Log the numbers, the files and the pictures to MLflow."""
     tracker = Tracker.from_environment()
     shown = ("reference", "candidate", "change", "lower", "upper")
     tracker.log_metrics(
         {f"evaluation/{name}/{part}": getattr(row, part) for name, row in report.metrics.items() for part in shown},
         report.curves.best_update,
     )
-    for path in paths:
+    tracker.log_table(flat_table(report), "evaluation/metrics.json")
+    for path in (json_path, html_path):
         tracker.log_artifact(path, "evaluation")
+    tracker.log_artifact(images, f"evaluation/{IMAGES}")

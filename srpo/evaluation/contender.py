@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import srpo
-from srpo.artifacts import Snapshot
+from srpo.artifacts import Snapshot, Weights
 from srpo.config import ModelConfig, RunConfig, Settings
 from srpo.evaluation.schema import Level, Subject
 
@@ -54,12 +54,12 @@ class Contender(Settings):
         return _hash([files, made, sampling, config.prompts.dtype, device, code_digest()])
 
 
-def score_key(config: RunConfig, reward: Snapshot) -> str:
+def score_key(config: RunConfig, weights: Weights) -> str:
     """A hash of everything that decides an image's scores, besides its pixels and its prompt."""
     settings = config.evaluation.model_dump(mode="json", exclude=OF_THE_DESIGN | OF_THE_VERDICT)
     words = config.preference.model_dump(mode="json", include={"positive", "negative"})
     reads = config.reward.model_dump(include={"family", "architecture"})
-    return _hash([reward.sha256, reads, words, settings, code_digest()])
+    return _hash([weights.reward.sha256, reads, words, settings, code_digest()])
 
 
 @cache

@@ -6,18 +6,16 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from srpo.checkpoint import write_atomic
 from srpo.config import RunConfig
 from srpo.config.judgement import TRAINED_METRICS
 from srpo.evaluation.contender import Contender
 from srpo.evaluation.gate import Judgement
 from srpo.evaluation.journal import ScoreJournal
 from srpo.evaluation.measure import Measured
-from srpo.evaluation.report import render
+from srpo.evaluation.report import REPORT_JSON, write_report
 from srpo.evaluation.schema import Contrast, Curves, Provenance, Report, Subject
 from srpo.evaluation.statistics import compare, compare_categories, measure_levels
-
-REPORT_JSON, REPORT_HTML = "report.json", "report.html"
+from srpo.evaluation.thumbnails import choose, keep_pictures
 
 
 def contrast(config: RunConfig, measured: Measured, reference: str, candidate: str) -> Contrast:
@@ -72,13 +70,14 @@ def _subject(config: RunConfig, measured: Measured, contender: Contender) -> Sub
     return contender.subject(measure_levels(scores, config.evaluation, config.seed))
 
 
-def publish(report: Report, measured: Measured, num_images: int, output_dir: Path) -> tuple[Path, Path]:
-    """Write `report.json` and `report.html`; their paths."""
-    paths = output_dir / REPORT_JSON, output_dir / REPORT_HTML
-    html = render(report, measured.design, measured.galleries, num_images)
-    for path, text in zip(paths, (report.model_dump_json(indent=1), html), strict=True):
-        write_atomic(path, text)
-    return paths
+def publish(report: Report, measured: Measured, num_images: int, output_dir: Path) -> tuple[Report, Path, Path]:
+    """Write `report.json`, `report.html` and their pictures; the report as it was written, and the files' paths."""
+
+    def find(index: int, label: str) -> Path:
+        return measured.galleries[label].find(measured.design[index])
+
+    report = keep_pictures(report, find, output_dir, choose(report, num_images))
+    return report, output_dir / REPORT_JSON, write_report(report, output_dir)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from srpo.artifacts import Snapshot
+from srpo.artifacts import Weights
 from srpo.config import RunConfig
 from srpo.evaluation.contender import Contender, score_key
 from srpo.evaluation.images import Cell, Gallery, ReportProgress, draw
@@ -37,7 +37,7 @@ class Work:
 
     contender: Contender
     config: RunConfig
-    reward: Snapshot
+    weights: Weights
     embeddings: StoredEmbeddings
     gallery: Gallery
     num_threads: int
@@ -85,7 +85,7 @@ def _row(columns: Mapping[str, Array], index: int) -> dict[str, float]:
 def measure(
     contenders: Sequence[Contender],
     config: RunConfig,
-    reward: Snapshot,
+    weights: Weights,
     embeddings: Mapping[str, StoredEmbeddings],
     design: list[Cell],
     journal: ScoreJournal,
@@ -101,7 +101,7 @@ def measure(
         key = contender.image_key(config, device_name())
         galleries[contender.label] = gallery = journal.gallery(key)
         num_threads = max(1, torch.get_num_threads() // num_processes(config))
-        work = Work(contender, config, reward, embeddings[contender.label], gallery, num_threads)
+        work = Work(contender, config, weights, embeddings[contender.label], gallery, num_threads)
         rows = _score(work, key, design, journal, progress)
         scores[contender.label] = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     pairs = measure_pairs(galleries, contenders[0].label, design)
@@ -117,7 +117,7 @@ def _score(
     work: Work, image_key: str, design: list[Cell], journal: ScoreJournal, progress: ReportProgress | None
 ) -> list[ImageScores]:
     """Scores in the design's order."""
-    judged_by = score_key(work.config, work.reward)
+    judged_by = score_key(work.config, work.weights)
     known = journal.find(image_key, judged_by, design)
     size = work.config.evaluation.batch_size
     batches = [design[start : start + size] for start in range(0, len(design), size)]
@@ -159,7 +159,7 @@ class _Worker:
         self.work, self.device = work, device
         self.size = contender.model.height, contender.model.width
         self.model = load_model(contender.model, contender.base.path, transformer).to(device)
-        reward = load_reward(config.reward, work.reward.path).to(device)
+        reward = load_reward(config.reward, work.weights.reward.path).to(device)
         self.scorer = Scorer(reward, config.preference, config.evaluation.world)
 
     def __call__(self, batch: Batch) -> dict[Cell, ImageScores]:

@@ -1,4 +1,7 @@
-"""The report of an evaluation as strict models: `report.json`, and all that the HTML shows besides pictures."""
+"""The report of an evaluation as strict models: `report.json`, and all that the HTML shows besides pictures.
+
+The form is published as `docs/report.schema.json`, which `python -m tests.evaluation.test_schema` writes.
+"""
 
 from typing import Any, Literal
 
@@ -13,6 +16,8 @@ BASE, CANDIDATE, CHAMPION = "base", "candidate", "champion"
 """Labels of the models in the report of a run."""
 
 Verdict = Literal["promote", "keep", "collapsed"]
+Kept = Literal["worst", "best", "sample"]
+"""Why pictures are kept: the largest losses, the largest gains, or by their place alone."""
 
 
 class Level(Settings):
@@ -97,6 +102,8 @@ class ImageSet(Settings):
     """Seed of the noise; with the prompt it is the key by which images are matched."""
     scores: dict[str, dict[str, float]]
     """Label of the model -> metric -> score of its image."""
+    kept: tuple[Kept, ...] = ()
+    """Why the pictures are kept beside the report; empty where they are not."""
 
 
 class Curves(Settings):
@@ -125,6 +132,48 @@ class Provenance(Settings):
     """Where they came from."""
     config: dict[str, Any]
     """The whole config of the run."""
+
+
+class Preference(Settings):
+    """What people said to one question of a blind study."""
+
+    question: str
+    rate: float
+    """Share of the votes for the judged model, ties counting half."""
+    lower: float
+    upper: float
+    for_reference: int
+    ties: int
+    for_candidate: int
+    """Votes."""
+
+
+class Ballot(Settings):
+    """A file of votes, and what became of it."""
+
+    file: str
+    voter: str
+    """Random name that the page gave the voter; empty where the file could not be read."""
+    outcome: Literal["complete", "partial", "duplicate", "rejected"]
+    num_votes: int
+    """Votes in the file."""
+    note: str
+    """What is wrong with it, or what was taken from elsewhere; empty if there is nothing to say."""
+
+
+class Study(Settings):
+    """A blind comparison of two models by people."""
+
+    reference: str
+    """Label of the model that is compared with."""
+    candidate: str
+    """Label of the model that is judged."""
+    confidence: float
+    num_pairs: int
+    """Pairs with a vote."""
+    num_voters: int
+    preferences: list[Preference]
+    ballots: list[Ballot]
 
 
 class Report(Settings):
@@ -164,6 +213,10 @@ class Report(Settings):
     curves: Curves
     images: list[ImageSet]
     provenance: Provenance
+    differences: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Setting -> label -> value, where the runs that made the models were set differently; empty for a single run."""
+    study: Study | None = None
+    """What people said, if they were asked."""
 
     @property
     def metrics(self) -> dict[str, Comparison]:
