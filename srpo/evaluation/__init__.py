@@ -12,14 +12,14 @@ from srpo.config import RunConfig
 from srpo.errors import ConfigError
 from srpo.evaluation.champion import Champion, find_champion
 from srpo.evaluation.contender import Contender
-from srpo.evaluation.findings import contrast, journal_in, make_report, publish
-from srpo.evaluation.gate import Evidence, Judgement, check_metrics, judge
+from srpo.evaluation.findings import contrast, gather, journal_in, make_report, publish
+from srpo.evaluation.gate import Judgement, check_metrics, judge
 from srpo.evaluation.images import Cell, ReportProgress, make_design
 from srpo.evaluation.measure import Measured, measure
 from srpo.evaluation.progress import terminal_progress
 from srpo.evaluation.provenance import trace
 from srpo.evaluation.schema import BASE, CANDIDATE, CHAMPION, Contrast, Curves, Provenance, Report
-from srpo.evaluation.statistics import MIN_PROMPTS, compare
+from srpo.evaluation.statistics import MIN_PROMPTS
 from srpo.evaluation.tables import flat_table
 from srpo.evaluation.thumbnails import IMAGES
 from srpo.prompts import Prompt, load_categories, load_prompt_set
@@ -106,11 +106,7 @@ def _contenders(config: RunConfig, weights: Weights, trained: Trained, champion:
 
 def _judge(config: RunConfig, measured: Measured, contrasts: list[Contrast], champion: Champion | None) -> Judgement:
     """The gate's verdict on the candidate; where a champion was not drawn, the reason says why."""
-    candidate, level = measured.by_prompt(CANDIDATE), config.evaluation.gate_confidence
-    evidence = {}
-    for shown in contrasts:
-        strict = compare(measured.by_prompt(shown.reference), candidate, config.evaluation, config.seed, level)
-        evidence[shown.reference] = Evidence(shown.metrics, strict)
+    evidence = {shown.reference: gather(config, measured, shown) for shown in contrasts}
     judgement = judge(config, evidence[BASE], evidence.get(CHAMPION))
     return replace(judgement, reason=f"{judgement.reason} {champion.note if champion else ''}".strip())
 

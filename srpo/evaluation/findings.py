@@ -9,7 +9,7 @@ from pathlib import Path
 from srpo.config import RunConfig
 from srpo.config.judgement import TRAINED_METRICS
 from srpo.evaluation.contender import Contender
-from srpo.evaluation.gate import Judgement
+from srpo.evaluation.gate import Evidence, Judgement
 from srpo.evaluation.journal import ScoreJournal
 from srpo.evaluation.measure import Measured
 from srpo.evaluation.report import REPORT_JSON, write_report
@@ -27,6 +27,13 @@ def contrast(config: RunConfig, measured: Measured, reference: str, candidate: s
         metrics=compare(*sides, config.evaluation, config.seed),
         categories=compare_categories(*sides, measured.categories, config.evaluation, config.seed),
     )
+
+
+def gather(config: RunConfig, measured: Measured, shown: Contrast) -> Evidence:
+    """What the gate judges a contrast by."""
+    settings, sides = config.evaluation, (measured.by_prompt(shown.reference), measured.by_prompt(shown.candidate))
+    strict = compare(*sides, settings, config.seed, settings.gate_confidence)
+    return Evidence(shown.reference, shown.metrics, strict)
 
 
 def make_report(

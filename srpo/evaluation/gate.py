@@ -22,8 +22,10 @@ Metrics = Mapping[str, Comparison]
 
 @dataclass(frozen=True)
 class Evidence:
-    """The candidate against another model."""
+    """The judged model against another."""
 
+    against: str
+    """Label of the other."""
     shown: Metrics
     """At the report's confidence."""
     strict: Metrics
@@ -60,14 +62,13 @@ def check_metrics(config: RunConfig) -> None:
 
 def judge(config: RunConfig, base: Evidence, champion: Evidence | None = None) -> Judgement:
     """Collapsed, if the estimates break the monitor's bounds; promote, if the gates' limits all hold; else keep."""
-    settings = config.evaluation
-    checks = check_gate(settings.gate, base.strict, BASE)
-    evidence = {BASE: base}
+    settings, evidence = config.evaluation, {base.against: base}
+    checks = check_gate(settings.gate, base.strict, base.against)
     if champion is not None:
-        checks += check_gate(settings.against_champion, champion.strict, CHAMPION)
-        evidence[CHAMPION] = champion
+        evidence[champion.against] = champion
+        checks += check_gate(settings.against_champion, champion.strict, champion.against)
     damage = _damage(config, base.shown)
-    wanted = _change(settings.wanted, base.shown[settings.wanted], settings.confidence)
+    wanted = describe_change(settings.wanted, base.shown[settings.wanted], settings.confidence)
     broken = [check for check in checks if not check.held]
     if damage:
         return Judgement("collapsed", f"The model is damaged: {damage[0]}{_more(len(damage) - 1)}.", checks, damage)
@@ -112,15 +113,15 @@ def _end(limit: Limit, row: Comparison) -> float | None:
 
 def _explain(check: GateCheck, evidence: Mapping[str, Evidence]) -> str:
     """Why a limit does not hold, in words."""
-    other = f"the {check.against}"
+    other = f"the {check.against}" if check.against in (BASE, CHAMPION) else check.against
     demanded = f"{check.threshold:+g}" if check.limit.endswith("change") else f"{check.threshold:g} times {other}"
     if check.value is None:
         level = evidence[check.against].shown[check.metric].reference
-        reached = f"{check.metric} has no ratio to a {check.against} of {level:.3g}"
+        reached = f"{check.metric} has no ratio to {other}, which has {level:.3g}"
         return f"{reached}, while {_side(check.limit)} {demanded} is demanded"
     end = "low" if check.limit.startswith("min") else "high"
     if check.limit.endswith("change"):
-        against = "" if check.against == BASE else f" against {other}"
+        against = f" against {other}" if check.against == CHAMPION else ""
         reached = f"the change of {check.metric}{against} may be as {end} as {check.value:+.3f}"
     else:
         reached = f"{check.metric} may be as {end} as {check.value:.2f} times {other}"
@@ -131,7 +132,7 @@ def _side(limit: Limit) -> str:
     return "at least" if limit.startswith("min") else "at most"
 
 
-def _change(name: str, row: Comparison, confidence: float) -> str:
+def describe_change(name: str, row: Comparison, confidence: float) -> str:
     """What happened to the wanted metric."""
     moved = "rose" if row.lower > 0 else "fell" if row.upper < 0 else "did not clearly move"
     by = f" by {abs(row.change):.3f}" if moved != "did not clearly move" else ""

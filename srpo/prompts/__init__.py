@@ -24,6 +24,7 @@ __all__ = [
     "Prompt",
     "StoredEmbeddings",
     "embed_prompts",
+    "embed_set",
     "encoder_hash",
     "load_categories",
     "load_prompt_set",
@@ -53,6 +54,16 @@ def embed_prompts(model: ModelConfig, prompts: PromptsConfig, weights: Weights, 
             train=_save(store, train, rows, prompts.train),
             held_out=_save(store, held_out, rows, prompts.held_out),
         )
+
+
+def embed_set(
+    model: ModelConfig, prompts: PromptsConfig, weights: Snapshot, texts: list[Prompt], output_dir: Path
+) -> PromptSet:
+    """Encode one list of prompts into the encoder's store under `output_dir`; `weights`: the model's folder."""
+    store = output_dir / encoder_hash(model, prompts, weights)
+    with sole_writer(store):
+        encode_missing(model, prompts, weights.path, store, [[prompt.text for prompt in texts]])
+        return _save(store, texts, encoded_rows(store), prompts.held_out)
 
 
 def encoder_hash(model: ModelConfig, prompts: PromptsConfig, weights: Snapshot) -> str:

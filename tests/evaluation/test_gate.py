@@ -34,7 +34,7 @@ def config(gate: list[Bound], monitor: list[Bound] | None = None) -> RunConfig:
 
 def judge(config: RunConfig, *metrics: dict[str, Comparison]) -> Judgement:
     """The verdict where the gate looks at the intervals that are shown."""
-    return judge_evidence(config, *(Evidence(rows, rows) for rows in metrics))
+    return judge_evidence(config, *map(Evidence, ("base", "champion"), metrics, metrics))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_an_unclear_gain_is_not_called_one() -> None:
 
 
 def test_the_gate_looks_at_its_own_intervals_and_the_words_at_those_shown() -> None:
-    evidence = Evidence(shown={"relative": row(0.2, 0.05)}, strict={"relative": row(0.2, 0.3)})
+    evidence = Evidence("base", shown={"relative": row(0.2, 0.05)}, strict={"relative": row(0.2, 0.3)})
     judged = judge_evidence(config([Bound(metric="relative", min_change=0)]), evidence)
     assert judged.verdict == "keep"
     assert judged.reason == (
