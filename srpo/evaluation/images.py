@@ -5,6 +5,7 @@ noise, and neither the batch size nor the number of seeds changes a picture.
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from srpo.checkpoint import staging_of
 from srpo.config import EvaluationConfig
 from srpo.generate import to_picture
 from srpo.models import Embeddings, TextToImage
@@ -71,7 +71,7 @@ class Gallery:
         path = self._path(cell, "png" if small else "jpg")
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.thumbnail((THUMBNAIL, THUMBNAIL))
-        staging = staging_of(path)
+        staging = path.with_name(f".{path.name}.{os.getpid()}")  # another evaluation may draw the same
         picture.save(staging, "PNG" if small else "JPEG", quality=JPEG_QUALITY)
         staging.replace(path)
 
