@@ -20,6 +20,7 @@ from srpo.hub.place import store_dir
 from srpo.models.layout import Shapes, folder_shapes, read_json
 from srpo.prompts import Prompt, read_both
 from srpo.prompts.encode import DTYPES
+from srpo.prompts.split import split_held_out
 
 STEPS = {
     "download": "fetch or find model and reward, hash every file",
@@ -218,7 +219,9 @@ def _prompts(config: RunConfig) -> str:
     if config.evaluation.world:
         check_captions(config.evaluation.world, [prompt.text for prompt in held_out])
     size = _sizes(config)[1] * DTYPES[config.prompts.dtype].itemsize / 2**20
-    return f"{len(train)} to train on, {len(held_out)} held out; embeddings of {size:.3g} MiB each"
+    monitor, verdict = split_held_out([prompt.category for prompt in held_out], config.monitor.share)
+    split = f"{len(held_out)} held out ({len(monitor)} for the monitor, {len(verdict)} for the verdict)"
+    return f"{len(train)} to train on, {split}; embeddings of {size:.3g} MiB each"
 
 
 def _words(config: RunConfig) -> str:

@@ -94,7 +94,7 @@ def measure(
     """Draw and score the design with every contender, one after the other; what the journal holds is taken from it.
 
     `embeddings`: label -> those of the file's prompts, as the contender's encoders make them. The first contender is
-    the one that distances are measured from.
+    the one that drift is measured from.
     """
     galleries, scores = {}, {}
     for contender in contenders:

@@ -1,6 +1,6 @@
-"""Metrics of an image beside others of the same design: how far from the reference's, how unlike its siblings.
+"""Metrics of an image beside others of the same design: how far from the first model's, how unlike its siblings.
 
-    distance   = RMSE(image, the reference model's image of the same prompt and noise)
+    drift      = RMSE(image, the reference model's image of the same prompt and noise)
     diversity  = mean over the prompt's other images of RMSE(image, other); over a prompt, the mean over its pairs
 
 RMSE is over pixels in [0, 1], of thumbnails of at most 128 pixels: what is seen at a glance, not single pixels. A model
@@ -17,13 +17,13 @@ from PIL import Image
 from srpo.evaluation.images import Cell, Gallery
 from srpo.evaluation.statistics import Array
 
-DISTANCE, DIVERSITY = "distance", "diversity"
+DRIFT, DIVERSITY = "drift", "diversity"
 SIDE = 128  # pixels of the longer side
 
 
 def pair_metrics(seeds_per_prompt: int) -> list[str]:
     """Their names; a single image per prompt has no siblings."""
-    return [DISTANCE, DIVERSITY] if seeds_per_prompt > 1 else [DISTANCE]
+    return [DRIFT, DIVERSITY] if seeds_per_prompt > 1 else [DRIFT]
 
 
 def measure_pairs(
@@ -35,7 +35,7 @@ def measure_pairs(
         cells = list(group)
         images = {label: load_images([gallery.find(cell) for cell in cells]) for label, gallery in galleries.items()}
         for label, mine in images.items():
-            found = {DISTANCE: rmse(mine, images[reference])}
+            found = {DRIFT: rmse(mine, images[reference])}
             parts[label].append(found | ({DIVERSITY: diversity(mine)} if len(mine) > 1 else {}))
     return {
         label: {name: np.concatenate([found[name] for found in of_model]) for name in of_model[0]}

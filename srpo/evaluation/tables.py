@@ -18,7 +18,7 @@ MEANINGS = {
     "sharpness": "fine detail relative to coarse",
     "clipped": "share of pixel values cut off at black or white",
     "spread": "how much brightness differs between images",
-    "distance": "how far from the first model's image of the same noise (RMSE at a glance)",
+    "drift": "how far from the first model's image of the same noise (RMSE at a glance)",
     "diversity": "how much the images of one prompt differ (RMSE at a glance)",
 }
 LEADING = ("relative", "content", "reward", "luminance", "spread")

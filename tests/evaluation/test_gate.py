@@ -172,14 +172,14 @@ def test_a_metric_that_is_not_measured_is_refused_before_any_work(section: str) 
     check_metrics(named.model_copy(update={"evaluation": named.evaluation.model_copy(update={"world": "shapes"})}))
 
 
-def test_distance_and_diversity_are_for_the_verdict_alone() -> None:
-    gate = (Bound(metric="distance", max_change=0.2), Bound(metric="diversity", min_ratio=0.8))
+def test_drift_and_diversity_are_for_the_verdict_alone() -> None:
+    gate = (Bound(metric="drift", max_change=0.2), Bound(metric="diversity", min_ratio=0.8))
     check_metrics(RunConfig(evaluation=EvaluationConfig(gate=gate)))
     single = EvaluationConfig(gate=gate, seeds_per_prompt=1)
     with pytest.raises(ConfigError, match=r"evaluation\.gate: no metric named 'diversity'"):
         check_metrics(RunConfig(evaluation=single))
-    with pytest.raises(ConfigError, match=r"monitor\.bounds: no metric named 'distance'"):
-        check_metrics(RunConfig(monitor=MonitorConfig(bounds=(Bound(metric="distance", max_change=0.1),))))
+    with pytest.raises(ConfigError, match=r"monitor\.bounds: no metric named 'diversity'"):
+        check_metrics(RunConfig(monitor=MonitorConfig(bounds=(Bound(metric="diversity", min_ratio=0.5),))))
 
 
 def test_the_default_config_names_only_what_is_measured() -> None:

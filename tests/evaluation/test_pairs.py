@@ -34,8 +34,8 @@ def test_images_of_a_design_are_compared_with_those_of_the_same_noise(tmp_path: 
         for cell, level in zip(design, greys, strict=True):
             galleries[label].add(cell, torch.full((3, 8, 8), level / 255))
     found = measure_pairs(galleries, "base", design)
-    assert found["base"]["distance"].tolist() == [0, 0, 0, 0]
-    assert found["candidate"]["distance"] == pytest.approx([0.2, 0.0, 0.4, 0.4])
+    assert found["base"]["drift"].tolist() == [0, 0, 0, 0]
+    assert found["candidate"]["drift"] == pytest.approx([0.2, 0.0, 0.4, 0.4])
     assert found["base"]["diversity"] == pytest.approx([0.2, 0.2, 0.0, 0.0])
     assert found["candidate"]["diversity"] == pytest.approx([0.0, 0.0, 0.8, 0.8])
 
@@ -53,4 +53,4 @@ def test_a_single_image_has_no_siblings(tmp_path: Path) -> None:
     design = make_design([Prompt("a")], [0], 1, seed=0)
     gallery = Gallery(tmp_path)
     gallery.add(design[0], torch.rand(3, 8, 8))
-    assert list(measure_pairs({"base": gallery}, "base", design)["base"]) == pair_metrics(1) == ["distance"]
+    assert list(measure_pairs({"base": gallery}, "base", design)["base"]) == pair_metrics(1) == ["drift"]
