@@ -47,21 +47,17 @@ def evaluate(
 
 
 def _show(report: "Report") -> None:
-    """One column per model: its level, and its change against the first model or, of that one, its interval."""
+    """Each metric of each model: its level and interval, and of all but the first also the change against that one."""
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("metric", *(escape(model.label) for model in report.models), box=None)
     changes = {contrast.candidate: contrast.metrics for contrast in report.contrasts}
+    table = Table("metric", "model", "level", "interval", "change", "interval", box=None)
     for name in report.models[0].metrics:
-        levels = (model.metrics[name] for model in report.models)
-        rows = (changes.get(model.label, {}).get(name) for model in report.models)
-        cells = (
-            f"{level.value:.3f}  {row.change:+.3f} ({row.lower:+.3f} to {row.upper:+.3f})"
-            if row
-            else f"{level.value:.3f}  ({level.lower:.3f} to {level.upper:.3f})"
-            for level, row in zip(levels, rows, strict=True)
-        )
-        table.add_row(name, *cells)
+        for model in report.models:
+            level, row = model.metrics[name], changes.get(model.label, {}).get(name)
+            moved = (f"{row.change:+.3f}", f"{row.lower:+.3f} to {row.upper:+.3f}") if row else ()
+            cells = f"{level.value:.3f}", f"{level.lower:.3f} to {level.upper:.3f}", *moved
+            table.add_row("" if row else name, escape(model.label), *cells)
     console.print(table)
     console.print(escape(report.reason), soft_wrap=True, highlight=False)

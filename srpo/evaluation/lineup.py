@@ -74,7 +74,8 @@ def evaluate_models(
 
 def find_contender(reference: str, config: RunConfig, uri: str | None = None, base: str | None = None) -> Contender:
     """A model by its reference, known by content and checked; nothing is loaded."""
-    lone = base is not None and names_files(reference) and not (Path(reference) / "transformer").is_dir()
+    path = Path(reference).expanduser()
+    lone = base is not None and path.exists() and not (path / "transformer").is_dir()
     files = find_model(reference, config if names_files(reference) else None, uri, base if lone else None)
     model = files.model.model_copy(update=config.model.model_dump(include=DRAWN_ALIKE))
     check_model(model, files.base)

@@ -6,8 +6,9 @@ import pytest
 
 from srpo.config import RunConfig, parse_config
 from srpo.errors import ConfigError
-from srpo.evaluation.lineup import evaluate_models
+from srpo.evaluation.lineup import evaluate_models, find_contender
 from srpo.evaluation.schema import Report
+from srpo.shapes import WEIGHTS_DIR
 from tests.evaluation.test_evaluate import make_other, make_trained
 
 PROMPTS = "prompt,category\n" + "".join(
@@ -56,6 +57,18 @@ def test_the_others_stand_against_the_first(three: tuple[Report, Path], models: 
     assert {check.against for check in report.checks} == {models[0]}
     assert Report.model_validate_json((folder / "three" / "report.json").read_text(encoding="utf-8")) == report
     assert (folder / "three" / "report.html").stat().st_size > 1000
+
+
+def test_a_base_is_for_what_is_no_whole_model(config: RunConfig) -> None:
+    world = parse_config(config.model_dump(mode="json") | {"model": {"height": 32, "width": 32}}, "test")
+    whole, lone = (
+        find_contender(reference, world, base="builtin:shapes")
+        for reference in ("builtin:shapes", str(WEIGHTS_DIR / "flux" / "transformer"))
+    )
+    assert whole.transformer is None
+    assert lone.transformer is not None
+    assert whole.transformer_sha256 == lone.transformer_sha256
+    assert whole.base == lone.base
 
 
 def test_every_prompt_of_the_file_is_used_and_grouped_by_its_category(three: tuple[Report, Path]) -> None:
