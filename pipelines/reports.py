@@ -1,4 +1,4 @@
-"""What `compare` and `study` are given (runs, registered models, MLflow runs, report files), found as report folders."""
+"""What `compare` and `study` are given: runs, registered models, MLflow runs or report files, found as folders."""
 
 import re
 from pathlib import Path
