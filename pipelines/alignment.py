@@ -24,6 +24,8 @@ class Request(Settings):
     run_dir: str
     embeddings_dir: str
     """Named after everything the embeddings depend on, besides the prompts."""
+    scores_dir: str
+    """Scores and thumbnails of all evaluations."""
     prompts: str
     """Content of the prompt files, state of the images."""
     fingerprint: str
@@ -57,7 +59,7 @@ def alignment(config: RunConfig, request: Request) -> None:
         return
     evaluated = _given(request, "evaluated")
     if evaluated is None:
-        evaluated, _ = evaluate(config, weights, prompts, trained, f"{run_dir}/evaluation", tracked)
+        evaluated, _ = evaluate(config, weights, prompts, trained, f"{run_dir}/evaluation", request.scores_dir, tracked)
     if request.until == "evaluate":
         return
     register(config, weights, prompts, trained, evaluated, tracked)

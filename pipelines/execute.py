@@ -119,6 +119,7 @@ def _request(place: Place, record: RunRecord, given: dict[str, str]) -> Request:
     return Request(
         run_dir=record.folder,
         embeddings_dir=str(place.embeddings / embeddings),
+        scores_dir=str(place.scores),
         prompts=prompts,
         fingerprint=fingerprint.combine(weights, *scores, fingerprint.of_code("srpo.hub")),
         tracked=record.tracked,

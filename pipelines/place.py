@@ -23,6 +23,11 @@ class Place:
         return self.root / "embeddings"
 
     @property
+    def scores(self) -> Path:
+        """Scores and thumbnails of every image that was evaluated."""
+        return self.root / "scores"
+
+    @property
     def logs(self) -> Path:
         """Tracebacks of unexpected errors."""
         return self.root / "logs"

@@ -17,30 +17,33 @@ from torchvision.utils import make_grid, save_image
 
 from srpo.config import RunConfig
 from srpo.evaluation.images import MONITOR, image_seed
+from srpo.evaluation.pairs import DRIFT, SIDE
 from srpo.evaluation.scores import Scorer, summarise
 from srpo.models import TextToImage
 from srpo.prompts import select
+from srpo.prompts.split import split_held_out
 from srpo.rollout import sample, seeded_noise
 from srpo.shards import StoredRows
 
 BASE = "base.safetensors"
-DRIFT_SIDE = 128  # pixels
 
 
 class HeldOut:
-    """A fixed set of held-out images, shared out over the processes."""
+    """A fixed set of images of the monitor's held-out prompts, shared out over the processes."""
 
     def __init__(
         self,
         config: RunConfig,
         prompts: list[str],
         embeddings: StoredRows,
+        categories: list[str],
         scorer: Scorer,
         accelerator: Accelerator,
         folder: Path,
     ) -> None:
         self.config = config
         self.prompts = prompts
+        self.places, _ = split_held_out(categories, config.monitor.share)
         self.embeddings = embeddings
         self.scorer = scorer
         self.accelerator = accelerator
@@ -66,7 +69,7 @@ class HeldOut:
         if not self.accelerator.is_main_process:
             return {}
         metrics = summarise({name: torch.cat([part[name] for part in scores]) for name in scores[0]})
-        return metrics | {"drift": self._compare(update, torch.stack(shown), torch.stack(small))}
+        return metrics | {DRIFT: self._compare(update, torch.stack(shown), torch.stack(small))}
 
     def _compare(self, update: int, shown: Tensor, small: Tensor) -> float:
         """Drift of the small images from the base's, which update 0 keeps; the strip shows both."""
@@ -87,9 +90,9 @@ class HeldOut:
     def _batch(self, model: TextToImage, indices: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
         """Images of some members of the set, and their scores on the CPU."""
         settings, size = self.config.evaluation, (self.config.model.height, self.config.model.width)
-        chosen = [index % len(self.prompts) for index in indices]
+        chosen = [self.places[index % len(self.places)] for index in indices]
         seeds = [
-            image_seed(self.config.seed, prompt, index // len(self.prompts), MONITOR)
+            image_seed(self.config.seed, prompt, index // len(self.places), MONITOR)
             for index, prompt in zip(indices, chosen, strict=True)
         ]
         noise = seeded_noise(model.latent_shape(*size), seeds)
@@ -104,5 +107,5 @@ class HeldOut:
 
 def _small(images: Tensor) -> Tensor:
     """Images (batch, 3, height, width) scaled down to at most 128 pixels a side, by averaging."""
-    scale = min(1.0, DRIFT_SIDE / max(images.shape[-2:]))
+    scale = min(1.0, SIDE / max(images.shape[-2:]))
     return images if scale == 1 else interpolate(images, scale_factor=scale, mode="area")

@@ -20,6 +20,7 @@ from srpo.images.survey import describe_images, latent_bytes, texts_at_hand
 from srpo.models.layout import Shapes, folder_shapes, read_json
 from srpo.prompts import Prompt
 from srpo.prompts.encode import DTYPES
+from srpo.prompts.split import split_held_out
 from srpo.rewards.measured import check_score, find_score
 from srpo.rollout import describe
 
@@ -230,7 +231,9 @@ def _prompts(config: RunConfig) -> str:
     size = _sizes(config)[1] * DTYPES[config.prompts.dtype].itemsize / 2**20
     captions = f"{len(texts.captions)} captions of images, " if config.images else ""
     train = f"{len(texts.train)} to {'roll out' if config.images else 'train on'}"
-    return f"{captions}{train}, {len(texts.held_out)} held out; embeddings of {size:.3g} MiB each"
+    monitor, verdict = split_held_out([prompt.category for prompt in texts.held_out], config.monitor.share)
+    held_out = f"{len(texts.held_out)} held out ({len(monitor)} for the monitor, {len(verdict)} for the verdict)"
+    return f"{captions}{train}, {held_out}; embeddings of {size:.3g} MiB each"
 
 
 def _words(config: RunConfig) -> str:

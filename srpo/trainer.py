@@ -34,7 +34,7 @@ from srpo.held_out import HeldOut
 from srpo.hub import snapshot
 from srpo.images import LATENTS, load_image_set
 from srpo.models import TextToImage, check_guidance, find_family, load_model, load_without_transformer
-from srpo.prompts import load_prompt_set, select
+from srpo.prompts import load_categories, load_prompt_set, select
 from srpo.record import Clock, Record
 from srpo.reuse import load_rollouts, save_rollouts
 from srpo.rewards import load_reward
@@ -82,12 +82,16 @@ class Trainer:
         self._resume()
         self.record = Record(self.output_dir, self.update, config, accelerator.is_main_process)
         self.stopped = self._stop_reason()
-        scores = load_scores(watched_scores(config), job.weights, accelerator.device)
-        settings = config.evaluation
-        scorer = Scorer(self.reward, config.preference, settings.world, scores, settings.grid_periods)
-        self.held_out = HeldOut(
-            config, *load_prompt_set(job.prompts.held_out), scorer, accelerator, self.output_dir / "samples"
-        )
+        self.held_out = self._held_out(job)
+
+    def _held_out(self, job: TrainJob) -> HeldOut:
+        """The monitor's share of the held-out prompts, with what scores their images."""
+        settings, held_out = self.config.evaluation, job.prompts.held_out
+        scores = load_scores(watched_scores(self.config), job.weights, self.accelerator.device)
+        scorer = Scorer(self.reward, self.config.preference, settings.world, scores, settings.grid_periods)
+        samples = self.output_dir / "samples"
+        texts, embeddings = load_prompt_set(held_out)
+        return HeldOut(self.config, texts, embeddings, load_categories(held_out), scorer, self.accelerator, samples)
 
     def _load(self, folder: Path) -> TextToImage:
         """The model on the device; what will be sliced has no weights yet."""

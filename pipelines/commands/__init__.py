@@ -1,6 +1,6 @@
 """The commands of `run_pipeline.py`, one file per subject, in the order of the help."""
 
-from pipelines.commands import compare, images, look, models, runs, study
+from pipelines.commands import compare, images, judge, look, models, runs, study
 from pipelines.commands.app import app
 
 for command in (
@@ -9,6 +9,7 @@ for command in (
     runs.job,
     images.generate,
     images.words,
+    judge.evaluate,
     models.export,
     compare.compare,
     models.promote,
