@@ -59,8 +59,9 @@ class Place:
         """Sources of a recorded run, read without importing what `prepare` must come before; none if unreadable."""
         try:
             config = json.loads((self.runs / run / "run.json").read_text(encoding="utf-8"))["config"]
-            return str(config["model"]["source"]), str(config["reward"]["source"])
-        except (OSError, ValueError, KeyError, TypeError):
+            parts = (config["model"], config["reward"], *config.get("rewards", {}).values())
+            return tuple(str(part["source"]) for part in parts)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return ()
 
     def offline(self) -> dict[str, str]:

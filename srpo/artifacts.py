@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Self
 
+from pydantic import Field
+
 from srpo.config import RunConfig, Settings
 
 
@@ -54,6 +56,13 @@ class Weights(Settings):
 
     model: Snapshot
     reward: Snapshot
+    rewards: dict[str, Snapshot] = Field(default_factory=dict)
+    """Added rewards by name."""
+
+    @property
+    def all_rewards(self) -> dict[str, Snapshot]:
+        """Every reward as provenance names it, the first one first."""
+        return {"reward": self.reward} | {f"reward.{name}": added for name, added in self.rewards.items()}
 
 
 class PromptSet(Settings):

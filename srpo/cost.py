@@ -5,25 +5,27 @@ loaded: the folder's config files are enough. Left out are what an allocator los
 """
 
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from srpo.align import SigmaGrid
 from srpo.config import RunConfig, Settings, WeightsFormat
+from srpo.control_words import control_words
+from srpo.criteria import Criterion, criteria_of
 from srpo.gpus import ALLOCATOR, EXPECTED, REACHABLE, find_gpu
+from srpo.methods import Method, make_method
 from srpo.models import TextToImage
 from srpo.models.weights import in_blocks
-from srpo.objective import objective, passes
-from srpo.preference import Branch, make_branches
+from srpo.preference import control_word, with_word
 from srpo.rewards import Reward
 from srpo.rewards.preprocessing import resampling
 from srpo.rollout import Rollout
@@ -127,58 +129,56 @@ class LiveBytes(TorchDispatchMode):
         self.now -= self.sizes.pop(key)
 
 
-def count(config: RunConfig, model: TextToImage, reward: Reward) -> Cost:
-    """The cost of one update of one process; `model` and `reward` lie on the meta device and are used up."""
+def count(config: RunConfig, model: TextToImage, reward: Reward, added: Sequence[Reward] = ()) -> Cost:
+    """The cost of one update of one process; model, reward and added rewards lie on the meta device and are used up."""
     if config.train.lora is not None:
         add_lora(model.transformer, config.train.lora)
     save_memory(model.transformer, model.vae, config.train)
     images = config.train.batch_size * config.train.accumulation
-    branches = _branches(config)
-    with _without_storage(model, reward, config):
+    criteria = criteria_of(config, (reward, *added))
+    for criterion in criteria:
+        criterion.scale = 1.0
+    method = make_method(config, model, criteria, partial(_autocast, config))
+    positions = method.positions.draw((1, config.train.batch_size), Generator().manual_seed(0))  # all cost the same
+    modules = (model.transformer, model.vae, *_modules(criteria))
+    with _without_storage(model, modules, config):
         rollout = _rollout(config, model)
         levels = torch.full((config.train.batch_size,), 0.5)
         with FlopCounterMode(display=False) as forward, torch.no_grad(), _autocast(config):
             model.velocity(rollout.noise, levels, rollout.embeddings, config.rollout.guidance)
-        with torch.no_grad():  # the reward's texts are encoded once, in the first of many updates
-            reward(torch.zeros(1, 3, 8, 8), *([text] for text in _texts(branches)))
+        with torch.no_grad():  # texts are encoded once, in the first of many updates
+            for criterion in criteria:
+                criterion.reward(torch.zeros(1, 3, 8, 8), *([text] for text in _texts(config, criterion)))
         parameters = trainable(model.transformer)
-        with LiveBytes(_tensors(model, reward)) as live:
-            _gradient(config, model, reward, rollout, branches)
+        with LiveBytes(_tensors(modules)) as live:
+            _gradient(method, rollout, positions)
         model.transformer.zero_grad()
         with FlopCounterMode(display=False) as gradient:  # apart: its hooks keep tensors alive
-            _gradient(config, model, reward, rollout, branches)
+            _gradient(method, rollout, positions)
     one = forward.get_total_flops() / config.train.batch_size
     trained = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
     processes = config.train.num_processes if config.train.sharding != "none" else 1
     elsewhere = 1 - 1 / processes
     return Cost(
-        rollout=one * images * config.rollout.num_steps,
-        gradient=gradient.get_total_flops() * config.train.accumulation * config.align.num_injections,
+        rollout=one * images * method.rollout_steps,
+        gradient=gradient.get_total_flops() * config.train.accumulation * config.num_injections,
         forward=one,
-        weights=_weights(model, reward, config) - int(trained * elsewhere),
+        weights=_weights(model.transformer, modules[1:], config) - int(trained * elsewhere),
         optimizer=_moments(parameters, config) // processes,
         working=live.peak - int(trained * elsewhere),  # at the peak, when all gradients are there
     )
 
 
-def _gradient(config: RunConfig, model: TextToImage, reward: Reward, rollout: Rollout, branches: list[Branch]) -> None:
+def _gradient(method: Method, rollout: Rollout, positions: Tensor) -> None:
     """Forward and backward of one injection, as the loop does it."""
-    for group in passes(branches, config.align.together):
-        with _autocast(config):
-            loss, _ = objective(model, reward, rollout, group, len(branches), config.align.guidance, config.preference)
+    for loss, _ in method.losses(rollout, positions, update=1):
         loss.backward()
 
 
-def _branches(config: RunConfig) -> list[Branch]:
-    """The branches of an update in the middle of the grid; they cost the same at every level."""
-    positions = torch.full((config.train.batch_size,), config.align.num_levels // 2)
-    prompts = [""] * config.train.batch_size
-    return make_branches(config.align, config.preference, SigmaGrid(config.align), positions, prompts, 1)
-
-
-def _texts(branches: list[Branch]) -> set[str]:
-    """All texts that the reward will be asked about."""
-    return {"", *(text for branch in branches for text in (*branch.target, *branch.other))}
+def _texts(config: RunConfig, criterion: Criterion) -> set[str]:
+    """All texts that a reward will be asked about in the first update."""
+    words = control_words(criterion.preference)
+    return {"", *(text for group in words.of("", 1) for text in with_word(control_word(group, 1), [""]))}
 
 
 def _rollout(config: RunConfig, model: TextToImage) -> Rollout:
@@ -194,11 +194,11 @@ def _autocast(config: RunConfig) -> torch.autocast:
 
 
 @contextmanager
-def _without_storage(model: TextToImage, reward: Reward, config: RunConfig) -> Iterator[None]:
+def _without_storage(model: TextToImage, modules: Sequence[nn.Module], config: RunConfig) -> Iterator[None]:
     """Fake tensors in the place of all weights, and of everything that is made inside."""
     precision = torch.float32 if config.model.weights == "fp32" else torch.bfloat16
     with FakeTensorMode(allow_non_fake_inputs=True):
-        for module in (model.transformer, model.vae, *_modules(reward)):
+        for module in modules:
             _fill(module, precision if module is model.transformer else torch.float32)
         try:
             yield
@@ -206,8 +206,8 @@ def _without_storage(model: TextToImage, reward: Reward, config: RunConfig) -> I
             resampling.cache_clear()  # what was kept of this has no values
 
 
-def _modules(reward: Reward) -> list[nn.Module]:
-    return [reward] if isinstance(reward, nn.Module) else []
+def _modules(criteria: Sequence[Criterion]) -> list[nn.Module]:
+    return [criterion.reward for criterion in criteria if isinstance(criterion.reward, nn.Module)]
 
 
 def _fill(module: nn.Module, dtype: torch.dtype) -> None:
@@ -222,22 +222,22 @@ def _fill(module: nn.Module, dtype: torch.dtype) -> None:
                 part._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
 
 
-def _tensors(model: TextToImage, reward: Reward) -> Iterator[Tensor]:
+def _tensors(modules: Sequence[nn.Module]) -> Iterator[Tensor]:
     """All weights and buffers."""
-    for module in (model.transformer, model.vae, *_modules(reward)):
+    for module in modules:
         yield from module.parameters()
         yield from module.buffers()
 
 
-def _weights(model: TextToImage, reward: Reward, config: RunConfig) -> int:
+def _weights(trained: nn.Module, frozen: Sequence[nn.Module], config: RunConfig) -> int:
     """Bytes of all weights in the formats they are kept in."""
     transformer = 0.0
-    for name, module in model.transformer.named_modules():
+    for name, module in trained.named_modules():
         quantised = in_blocks(module, name) and config.model.weights in ("int8", "nf4")
         for key, value in module.named_parameters(recurse=False):
             small = BYTES[config.model.weights] if quantised and key == "weight" else value.element_size()
             transformer += value.numel() * small
-    others = [value for module in (model.vae, *_modules(reward)) for value in module.parameters()]
+    others = [value for module in frozen for value in module.parameters()]
     return int(transformer) + sum(value.numel() * value.element_size() for value in others)
 
 

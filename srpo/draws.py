@@ -6,13 +6,20 @@ they are spread over processes and micro-batches.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from srpo.align import SigmaGrid
 from srpo.config import RunConfig
+
+
+class Positions(Protocol):
+    """What a method needs to know of each step with gradient: a place on the sigma grid, a step, a seed."""
+
+    def draw(self, shape: Sequence[int], generator: Generator) -> Tensor:
+        """Random integers of the given shape, on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +31,7 @@ class Draw:
     noise: Tensor
     """(images, channels, h, w) on the CPU."""
     positions: Tensor
-    """(num_injections, images) positions on the sigma grid."""
+    """(num_injections, images) as the method draws them: by default places on the sigma grid."""
 
     def part(self, start: int, count: int) -> "Draw":
         """`count` images from `start` on."""
@@ -35,9 +42,9 @@ class Draw:
 class Draws:
     """Draws updates in order; its generator's state belongs into the checkpoint."""
 
-    def __init__(self, config: RunConfig, grid: SigmaGrid, latent_shape: Sequence[int], num_prompts: int) -> None:
+    def __init__(self, config: RunConfig, positions: Positions, latent_shape: Sequence[int], num_prompts: int) -> None:
         self.config = config
-        self.grid = grid
+        self.positions = positions
         self.latent_shape = latent_shape
         self.num_prompts = num_prompts
         self.generator = Generator().manual_seed(config.seed)
@@ -47,7 +54,7 @@ class Draws:
         images = self.config.train.images_per_update
         shared = self.config.rollout.noise == "shared"
         noise = torch.randn(1 if shared else images, *self.latent_shape, generator=self.generator)
-        positions = self.grid.draw((self.config.align.num_injections, images), self.generator)
+        positions = self.positions.draw((self.config.num_injections, images), self.generator)
         return Draw(
             prompt_order(self.num_prompts, self.config.seed, (update - 1) * images, images),
             noise.expand(images, *self.latent_shape),

@@ -11,7 +11,7 @@ from torchvision.utils import make_grid, save_image
 
 from srpo.config import RunConfig
 from srpo.evaluation.images import MONITOR, image_seed
-from srpo.evaluation.scores import Scorer, summarise
+from srpo.evaluation.scores import Scorer, Scores
 from srpo.models import TextToImage
 from srpo.prompts import StoredEmbeddings, select
 from srpo.rollout import sample, seeded_noise
@@ -35,8 +35,8 @@ class HeldOut:
         self.accelerator = accelerator
 
     @torch.no_grad()
-    def measure(self, model: TextToImage, strip: Path) -> dict[str, float]:
-        """Mean of every metric (and the spread) over the set; the first images are saved as a strip."""
+    def measure(self, model: TextToImage, strip: Path) -> Scores:
+        """Every metric of every image of the set, on all processes; the first images are saved as a strip."""
         mine, size = self._share(), self.config.evaluation.batch_size
         parts = [self._batch(model, mine[start : start + size]) for start in range(0, len(mine), size)]
         first = range(self.config.monitor.strip_images)
@@ -47,7 +47,7 @@ class HeldOut:
         if self.accelerator.is_main_process:
             save_image(make_grid(shown, nrow=len(shown), padding=1), strip)
         gathered: list[Mapping[str, Tensor]] = gather_object([scores for _, scores in parts])
-        return summarise({name: torch.cat([scores[name] for scores in gathered]) for name in gathered[0]})
+        return {name: torch.cat([scores[name] for scores in gathered]) for name in gathered[0]}
 
     def _share(self) -> list[int]:
         """This process's members of the set: neighbours, so that together the processes keep its order."""

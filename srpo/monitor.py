@@ -1,6 +1,6 @@
 """Is training improving the model, or damaging it? Held-out scores against the base's, within the config's bounds.
 
-The relative reward keeps rising while a model collapses, so it only ranks what the bounds let pass.
+The reward that is trained on keeps rising while a model collapses, so it only ranks what the bounds let pass.
 """
 
 import math
@@ -11,7 +11,6 @@ from srpo.config import Bound
 
 Limit = Literal["min_change", "max_change", "min_ratio", "max_ratio"]
 LIMITS: tuple[Limit, ...] = ("min_change", "max_change", "min_ratio", "max_ratio")
-RANKED_BY = "relative"
 
 
 def limits(bound: Bound) -> Iterator[tuple[Limit, float]]:
@@ -56,7 +55,7 @@ def _what_happened(limit: Limit, threshold: float, value: float | None, now: flo
     return f"changed by {value:+.3f} {way}, past its bound of {threshold:+g}"
 
 
-def best_update(measurements: Sequence[Mapping[str, Any]]) -> int | None:
-    """The update with the highest relative reward among those without a violation (the earliest of equals), if any."""
-    sound = [entry for entry in measurements if not entry["violations"] and math.isfinite(entry[RANKED_BY])]
-    return max(sound, key=lambda entry: entry[RANKED_BY])["update"] if sound else None
+def best_update(measurements: Sequence[Mapping[str, Any]], ranked_by: str = "relative") -> int | None:
+    """The update with the highest metric among those without a violation (the earliest of equals), if any."""
+    sound = [entry for entry in measurements if not entry["violations"] and math.isfinite(entry[ranked_by])]
+    return max(sound, key=lambda entry: entry[ranked_by])["update"] if sound else None

@@ -4,11 +4,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from math import prod
 from pathlib import Path, PurePosixPath
 
 from srpo import models, rewards
-from srpo.config import LoraConfig, RunConfig, Settings
+from srpo.config import LoraConfig, RewardConfig, RunConfig, Settings
 from srpo.control_words import check_prompts, control_words
 from srpo.cost import Prediction, count, predict
 from srpo.errors import ConfigError
@@ -73,7 +74,8 @@ def make_plan(config: RunConfig, output_dir: Path, steps: tuple[str, ...] = tupl
 
     look("model", lambda: _model(config))
     look("guidance", lambda: _guidance(config))
-    look("reward", lambda: _reward(config))
+    for name, reward in config.all_rewards.items():
+        look(name, partial(_reward, config, reward))
     look("prompts", lambda: _prompts(config))
     look("words", lambda: _words(config))
     look("metrics", lambda: _metrics(config))
@@ -117,11 +119,12 @@ def num_trained(shapes: Shapes, lora: LoraConfig | None) -> int:
 
 
 def price(config: RunConfig, gpu: str) -> Prediction:
-    """Memory and time that the run would take on a GPU, counted from the config files of model and reward."""
+    """Memory and time that the run would take on a GPU, counted from the config files of model and rewards."""
     find_gpu(gpu)
     model = models.model_skeleton(config.model, resolve(config.model.source, "model"))
-    reward = rewards.reward_skeleton(config.reward, resolve(config.reward.source, "reward"))
-    return predict(config, count(config, model, reward), gpu)
+    found = config.all_rewards.values()
+    first, *added = (rewards.reward_skeleton(reward, resolve(reward.source, "reward")) for reward in found)
+    return predict(config, count(config, model, first, added), gpu)
 
 
 def gibibytes(size: int) -> str:
@@ -144,7 +147,8 @@ def _sizes(config: RunConfig) -> tuple[int, int]:
 
 def _to_fetch(config: RunConfig) -> int:
     """Bytes that will be downloaded."""
-    return _left(config.model.source, "model") + _left(config.reward.source, "reward")
+    sources = {reward.source for reward in config.all_rewards.values()}
+    return _left(config.model.source, "model") + sum(_left(source, "reward") for source in sources)
 
 
 def _left(source: str, part: Part) -> int:
@@ -205,12 +209,15 @@ def _guidance(config: RunConfig) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
-def _reward(config: RunConfig) -> str:
-    if found := _remote(config.reward.source, "reward"):
-        rewards.find_family(config.reward.family)
+def _reward(config: RunConfig, reward: RewardConfig) -> str:
+    if found := _remote(reward.source, "reward"):
+        rewards.find_family(reward.family)
         return found
-    rewards.check_reward(config.reward, resolve(config.reward.source, "reward"))
-    return f"{config.reward.source}: a whole {config.reward.family} checkpoint"
+    path = resolve(reward.source, "reward")
+    rewards.check_reward(reward, path)
+    if config.method.trains_on == "relative":
+        rewards.check_text_is_read(reward, path)
+    return f"{reward.source}: a whole {reward.family} checkpoint"
 
 
 def _prompts(config: RunConfig) -> str:

@@ -109,7 +109,7 @@ def register(
         | {
             "data.transformer_sha256": trained.transformer.sha256,
             "licence.model": weights.model.licence or UNKNOWN_LICENCE,
-            "licence.reward": weights.reward.licence or UNKNOWN_LICENCE,
+            **{f"licence.{name}": own.licence or UNKNOWN_LICENCE for name, own in weights.all_rewards.items()},
             "verdict": evaluated.verdict,
             "reason": evaluated.reason,
             "run_name": client.get_run(tracked.run_id).info.run_name,

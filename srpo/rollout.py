@@ -15,7 +15,7 @@ class Rollout:
     """Clean latents with the noise they started from, and the prompts they show."""
 
     x0: Tensor
-    """(batch, channels, h, w)."""
+    """(batch, channels, h, w): clean, or where a method stops the rollout to go on with gradient."""
     noise: Tensor
     """Like x0; Direct-Align puts back this very noise."""
     embeddings: Embeddings

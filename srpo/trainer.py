@@ -11,7 +11,6 @@ from diffusers.optimization import get_scheduler
 from peft import get_peft_model_state_dict
 from torch import Tensor, nn
 
-from srpo.align import SigmaGrid
 from srpo.artifacts import Trained, TrainJob
 from srpo.checkpoint import (
     CheckpointStore,
@@ -26,17 +25,16 @@ from srpo.checkpoint import (
     write_atomic,
 )
 from srpo.config import RunConfig
-from srpo.control_words import control_words
+from srpo.criteria import load_criteria, measure_scales
 from srpo.draws import Draw, Draws
 from srpo.errors import ConfigError, TrainingStoppedError
-from srpo.evaluation.scores import Scorer
-from srpo.flow import shifted_sigmas
+from srpo.evaluation.scores import Scorer, summarise
 from srpo.held_out import HeldOut
 from srpo.hub import snapshot
+from srpo.methods import make_method
 from srpo.models import check_guidance, find_family, load_model
 from srpo.prompts import load_prompt_set, select
 from srpo.record import Clock, Record
-from srpo.rewards import load_reward
 from srpo.rollout import Rollout, sample
 from srpo.sharding import is_sharded, shard, whole
 from srpo.tuning import add_lora, make_optimizer, save_memory, set_learning_rate, speed_up, stepping, trainable
@@ -57,9 +55,9 @@ class Trainer:
         set_seed(config.seed)
         self.model = load_model(config.model, job.weights.model.path).to(accelerator.device)
         self.parameters = self._prepare()
-        self.reward = load_reward(config.reward, job.weights.reward.path).to(accelerator.device)
+        self.criteria = load_criteria(config, job.weights, accelerator.device)
+        self.method = make_method(config, self.model, self.criteria, accelerator.autocast)
         self.prompts, self.embeddings = load_prompt_set(job.prompts.train)
-        self.words = control_words(config.preference)
         self.optimizer = make_optimizer(self.parameters, config.train)
         self.scheduler = get_scheduler(
             config.train.schedule,
@@ -67,15 +65,15 @@ class Trainer:
             num_warmup_steps=config.train.num_warmup_updates,
             num_training_steps=config.train.num_updates,
         )
-        self.grid = SigmaGrid(config.align)
         size = config.model.height, config.model.width
-        self.draws = Draws(config, self.grid, self.model.latent_shape(*size), len(self.prompts))
+        self.draws = Draws(config, self.method.positions, self.model.latent_shape(*size), len(self.prompts))
         self.store = CheckpointStore(self.output_dir / "checkpoints", config.train.keep_last)
         self.update = 0
         self.seconds = 0.0
         self._resume()
         self.record = Record(self.output_dir, self.update, config, accelerator.is_main_process)
-        scorer = Scorer(self.reward, config.preference, config.evaluation.world)
+        first, *added = self.criteria
+        scorer = Scorer(first.reward, first.preference, config.evaluation.world, added)
         self.held_out = HeldOut(config, *load_prompt_set(job.prompts.held_out), scorer, accelerator)
 
     def _prepare(self) -> list[nn.Parameter]:
@@ -92,7 +90,7 @@ class Trainer:
     @property
     def num_injections(self) -> int:
         """Injections of one process that an update's gradient is averaged over."""
-        return self.config.train.accumulation * self.config.align.num_injections
+        return self.config.train.accumulation * self.config.num_injections
 
     def due(self, every: int) -> bool:
         """Every so many updates, and at the end."""
@@ -105,12 +103,12 @@ class Trainer:
             yield draw.part((index * world + rank) * size, size)
 
     def roll_out(self, draw: Draw) -> Rollout:
-        """Clean latents sampled from the drawn noise, without gradient."""
+        """Latents sampled from the drawn noise, without gradient, as far as the method wants it."""
         settings, device = self.config.rollout, self.accelerator.device
         embeddings = {name: tensor.to(device) for name, tensor in select(self.embeddings, draw.prompts).items()}
         noise = draw.noise.to(device)
         with self.accelerator.autocast():
-            sigmas = shifted_sigmas(settings.num_steps, settings.shift)
+            sigmas = self.method.sigmas(draw.positions)
             x0 = sample(self.model, embeddings, noise, sigmas, settings.guidance)
         return Rollout(x0, noise, embeddings, [self.prompts[index] for index in draw.prompts])
 
@@ -153,12 +151,15 @@ class Trainer:
         """Measure the held-out set and judge it against the base model's."""
         strip = self.output_dir / "samples" / f"update-{self.update:06d}.png"
         strip.parent.mkdir(parents=True, exist_ok=True)
-        self.record.measurement(self.update, self.held_out.measure(self.model, strip), strip)
+        scores = self.held_out.measure(self.model, strip)
+        if self.update == 0:
+            measure_scales(self.criteria, scores, self.config.method.trains_on)
+        self.record.measurement(self.update, summarise(scores), strip)
 
     def save(self) -> None:
         """Write a checkpoint, then drop those no longer kept."""
         state = {"update": self.update, "seconds": self.seconds, "config": self.config.model_dump(mode="json")}
-        state["words"] = self.words.digest
+        state |= {"words": self.method.words_digest, "scales": {each.name: each.scale for each in self.criteria}}
         with self.store.writing(self.update, self.accelerator) as folder:
             save_weights(folder, self.model.transformer, self.optimizer, self.accelerator.is_main_process)
             if self.accelerator.is_main_process:
@@ -175,7 +176,7 @@ class Trainer:
         folder = self.store.path(updates[-1])
         state = load_state(folder)
         refuse_other_settings(folder, self.config, RunConfig.model_validate(state["config"]))
-        if state.get("words") != self.words.digest:
+        if state.get("words") != self.method.words_digest:
             raise ConfigError(
                 f"{folder} was made with another content of preference.words_file; bring it back, or start a new run"
             )
@@ -183,6 +184,8 @@ class Trainer:
         self.scheduler.load_state_dict(state["scheduler"])
         for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
             set_learning_rate(group, float(rate))
+        for criterion in self.criteria:
+            criterion.scale = state["scales"][criterion.name]
         self.update, self.seconds = state["update"], state["seconds"]
         load_rng(folder, self.accelerator.process_index, self.draws.generator)
 
@@ -224,7 +227,7 @@ class Trainer:
 def refuse_other_settings(folder: Path, now: RunConfig, then: RunConfig) -> None:
     """A run goes on only as it began; more updates are fine where the learning rate does not depend on them."""
     free = {"keep_last"} | ({"num_updates"} if now.train.schedule.startswith("constant") else set())
-    fixed = {"seed", "model", "reward", "prompts", "preference", "align", "rollout", "train"}
+    fixed = {"seed", "model", "reward", "rewards", "method", "prompts", "preference", "align", "rollout", "train"}
     before, after = (config.model_dump(include=fixed, exclude={"train": free}) for config in (then, now))
     changed = sorted(section for section in fixed if before[section] != after[section])
     if changed:

@@ -4,6 +4,7 @@ The defaults are the reference recipe for FLUX.1-dev with HPSv2.1 (arXiv:2509.06
 file in `configs/` says what a run does differently.
 """
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -13,27 +14,45 @@ from pydantic import Field, ValidationError, model_validator
 
 from srpo.config.base import Range, Settings
 from srpo.config.judgement import DAMAGE_BOUNDS, Bound, EvaluationConfig, MonitorConfig, RegistryConfig
-from srpo.config.method import AlignConfig, PreferenceConfig, RolloutConfig
+from srpo.config.method import (
+    AlignConfig,
+    DirectAlignMethod,
+    DraftLvMethod,
+    Method,
+    PlainMethod,
+    PreferenceConfig,
+    ReflMethod,
+    RolloutConfig,
+    SrpoMethod,
+)
+from srpo.config.rewards import AddedReward, AddedRewards, with_own_preferences
 from srpo.config.training import LoraConfig, TrainConfig
 from srpo.config.world import QUANTISED, ModelConfig, PromptsConfig, RewardConfig, WeightsFormat
 from srpo.errors import ConfigError
 
 __all__ = [
     "DAMAGE_BOUNDS",
+    "AddedReward",
     "AlignConfig",
     "Bound",
+    "DirectAlignMethod",
+    "DraftLvMethod",
     "EvaluationConfig",
     "LoraConfig",
+    "Method",
     "ModelConfig",
     "MonitorConfig",
+    "PlainMethod",
     "PreferenceConfig",
     "PromptsConfig",
     "Range",
+    "ReflMethod",
     "RegistryConfig",
     "RewardConfig",
     "RolloutConfig",
     "RunConfig",
     "Settings",
+    "SrpoMethod",
     "TrainConfig",
     "WeightsFormat",
     "load_config",
@@ -55,6 +74,9 @@ class RunConfig(Settings):
     """Seed of everything random."""
     model: ModelConfig = ModelConfig()
     reward: RewardConfig = RewardConfig()
+    rewards: AddedRewards = Field(default_factory=dict)
+    """Further rewards by name, trained on beside `reward`, whose scores stay those that the run is judged by."""
+    method: Method = SrpoMethod()
     prompts: PromptsConfig = PromptsConfig()
     preference: PreferenceConfig = PreferenceConfig()
     align: AlignConfig = AlignConfig()
@@ -72,6 +94,39 @@ class RunConfig(Settings):
             "rollout.guidance": self.rollout.guidance,
             "evaluation.guidance": self.evaluation.guidance,
         }
+
+    @property
+    def all_rewards(self) -> dict[str, RewardConfig]:
+        """Every reward by the name of its setting, the first one first."""
+        return {"reward": self.reward} | {f"rewards.{name}": added for name, added in self.rewards.items()}
+
+    @property
+    def num_injections(self) -> int:
+        """Steps with gradient for each rollout, whose losses are averaged."""
+        return self.method.num_injections(self.align)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Where all weights lie."""
+        return self.model.source, *(reward.source for reward in self.all_rewards.values())
+
+    @model_validator(mode="before")
+    @classmethod
+    def added_rewards_share_the_preference(cls, data: Any) -> Any:
+        """What an added reward's preference leaves out, resolved here so that a run file shows it."""
+        return with_own_preferences(data) if isinstance(data, dict) and isinstance(data.get("rewards"), dict) else data
+
+    @model_validator(mode="after")
+    def settings_are_read(self) -> Self:
+        """Warn of what differs from its default though the method ignores it."""
+        if ignored := [key for key in self.method.unread if self._differs(*key.split("."))]:
+            warnings.warn(f"method {self.method.name} does not train by {', '.join(ignored)}", stacklevel=2)
+        return self
+
+    def _differs(self, section: str, name: str) -> bool:
+        """Whether a setting is not the default."""
+        settings: Settings = getattr(self, section)
+        return bool(getattr(settings, name) != type(settings).model_fields[name].default)
 
     @model_validator(mode="after")
     def weights_can_learn(self) -> Self:

@@ -31,7 +31,8 @@ class RewardConfig(Settings):
     """The frozen text-conditioned reward."""
 
     family: str = "hps"
-    """Key of `srpo.rewards.REWARDS`. `hps`: an open_clip state dict; `clip`: a transformers CLIPModel folder."""
+    """Key of `srpo.rewards.REWARDS`. `hps`: an open_clip state dict; `clip`: a transformers CLIPModel folder; `head`:
+    such a folder with an MLP on its features."""
     source: str = "builtin:shapes"
     """Where the checkpoint lies: a file, a folder, hf://owner/name[@revision][/file], s3://..., or `builtin:shapes`."""
     architecture: str = "ViT-H-14"

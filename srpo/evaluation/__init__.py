@@ -15,6 +15,7 @@ import torch
 from srpo.artifacts import Evaluated, PromptSets, Trained, Weights
 from srpo.checkpoint import write_atomic
 from srpo.config import RunConfig
+from srpo.criteria import load_criteria
 from srpo.errors import ConfigError
 from srpo.evaluation.gate import check_metrics, judge
 from srpo.evaluation.images import Gallery, ReportProgress, draw, make_design, score_images
@@ -27,7 +28,6 @@ from srpo.evaluation.statistics import MIN_PROMPTS, Array, compare
 from srpo.models import load_model
 from srpo.prompts import load_prompt_set
 from srpo.record import HELD_OUT, METRICS, read_journal
-from srpo.rewards import load_reward
 from srpo.tracking import Tracker
 
 __all__ = ["check_metrics", "evaluate", "terminal_progress"]
@@ -95,8 +95,8 @@ class _Evaluation:
                 f"{len(self.prompts)} held-out prompt cannot show how sure a difference is; give at least {MIN_PROMPTS}"
             )
         self.design = make_design(len(self.prompts), config.evaluation.seeds_per_prompt, config.seed)
-        reward = load_reward(config.reward, weights.reward.path).to(self.device)
-        self.scorer = Scorer(reward, config.preference, config.evaluation.world)
+        first, *added = load_criteria(config, weights, self.device)
+        self.scorer = Scorer(first.reward, first.preference, config.evaluation.world, added)
 
     def measure(self, transformer: Path | None, gallery: Gallery, activity: str) -> dict[str, Array]:
         """Draw and score all images of one model: metric -> (images,); only one model is in memory at a time."""

@@ -28,7 +28,7 @@ class Judgement:
 
 def check_metrics(config: RunConfig) -> None:
     """ConfigError for a metric that the config names but the evaluation will not produce."""
-    known = metric_names(config.evaluation.world)
+    known = metric_names(config.evaluation.world, config.rewards)
     named = {
         "evaluation.wanted": [config.evaluation.wanted],
         "evaluation.gate": [bound.metric for bound in config.evaluation.gate],

@@ -30,7 +30,7 @@ def trace(
         hashes=hashes,
         sources={
             "model": weights.model.source,
-            "reward": weights.reward.source,
+            **{name: reward.source for name, reward in weights.all_rewards.items()},
             "train_prompts": prompts.train.snapshot.source,
             "held_out_prompts": prompts.held_out.snapshot.source,
         },

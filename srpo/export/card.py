@@ -22,17 +22,21 @@ class Licence(Settings):
     """What is known of the terms of something the model is made from."""
 
     subject: str
-    """base model, or reward."""
+    """base model, reward, or reward.<name>."""
     source: str
     terms: str
 
 
 def find_licences(files: ModelFiles, report: Report | None) -> list[Licence]:
-    """Of the base, and of the reward if the run is known, as their own folders state them."""
+    """Of the base, and of the rewards if the run is known, as their own folders state them."""
     found = [Licence(subject="base model", source=files.model.source, terms=_terms(files.model.source, files.base))]
     if report is not None:
-        source = report.provenance.sources["reward"]  # the config may be of another version
-        found.append(Licence(subject="reward", source=source, terms=_terms(source, Path(source).expanduser())))
+        sources = report.provenance.sources  # the config may be of another version
+        rewards = {name: source for name, source in sources.items() if name.split(".")[0] == "reward"}
+        found += [
+            Licence(subject=name, source=source, terms=_terms(source, Path(source).expanduser()))
+            for name, source in rewards.items()
+        ]
     return found
 
 

@@ -104,7 +104,11 @@ def at_hand(recorded: Snapshot) -> Snapshot:
 
 def bring(weights: Weights) -> Weights:
     """All weights on this machine."""
-    return Weights(model=at_hand(weights.model), reward=at_hand(weights.reward))
+    return Weights(
+        model=at_hand(weights.model),
+        reward=at_hand(weights.reward),
+        rewards={name: at_hand(added) for name, added in weights.rewards.items()},
+    )
 
 
 def snapshot(path: Path, source: str) -> Snapshot:
