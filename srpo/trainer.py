@@ -185,7 +185,7 @@ class Trainer:
         for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
             set_learning_rate(group, float(rate))
         for criterion in self.criteria:
-            criterion.scale = state["scales"][criterion.name]
+            criterion.scale = state.get("scales", {}).get(criterion.name, criterion.scale)
         self.update, self.seconds = state["update"], state["seconds"]
         load_rng(folder, self.accelerator.process_index, self.draws.generator)
 

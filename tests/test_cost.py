@@ -58,6 +58,28 @@ def test_accumulation_and_injections_multiply_the_work_alone() -> None:
     assert four.memory == one.memory
 
 
+def test_each_method_is_counted_by_its_own_steps() -> None:
+    """Rollouts of 8 steps; a step with gradient costs the same in all methods, and DRaFT-LV takes three."""
+    methods = ("direct_align", "refl", "{name: draft_lv, num_copies: 2}")
+    direct, refl, draft = (cost_of(f"method={method}") for method in methods)
+    srpo = cost_of()
+    assert [cost.rollout / 2 / cost.forward for cost in (srpo, direct, refl, draft)] == [8, 8, 6.5, 7]
+    assert refl.gradient == direct.gradient == srpo.gradient, "shapes.yaml has one branch"
+    assert draft.gradient == 3 * refl.gradient
+    assert draft.memory == pytest.approx(refl.memory, rel=1e-3), "the copies come one after the other"
+
+
+def test_added_rewards_are_counted() -> None:
+    config = config_of("rewards={again: {source: 'builtin:shapes', architecture: shapes-vit.json}}")
+    source = resolve(config.reward.source, "reward")
+    rewards = [reward_skeleton(reward, source) for reward in config.all_rewards.values()]
+    both = count(config, model_skeleton(config.model, FOLDER), rewards[0], rewards[1:])
+    one = cost_of()
+    size = sum(value.numel() * value.element_size() for value in rewards[1].parameters())
+    assert both.weights == one.weights + size
+    assert one.gradient < both.gradient < 1.2 * one.gradient
+
+
 def test_live_bytes_rise_and_fall_and_views_are_free() -> None:
     known = torch.zeros(100)
     with LiveBytes([known]) as live:

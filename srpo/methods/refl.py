@@ -57,7 +57,7 @@ class Refl(Plain):
 
     def losses(self, rollout: Rollout, positions: Tensor, update: int) -> Iterator[tuple[Tensor, list[Scores]]]:
         """The one step."""
-        sigma = self.sigmas(positions)[-1].expand(len(rollout.x0)).to(rollout.x0.device)
+        sigma = self.schedule[positions[0]].to(rollout.x0.device)
         with self.autocast():
             images = self.model.decode(self.finish(rollout.x0, sigma, rollout))
             injection = self.loss(images, rollout, Step("refl", sigma, torch.zeros_like(sigma)))
