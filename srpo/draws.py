@@ -31,7 +31,7 @@ class Draw:
     noise: Tensor
     """(images, channels, h, w) on the CPU."""
     positions: Tensor
-    """(num_injections, images) as the method draws them: by default places on the sigma grid."""
+    """(num_injections, images) as the method draws them: for SRPO places on the sigma grid."""
 
     def part(self, start: int, count: int) -> "Draw":
         """`count` images from `start` on."""

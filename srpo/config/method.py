@@ -134,10 +134,13 @@ class SrpoMethod(Settings):
 
     name: Literal["srpo"] = "srpo"
 
-    trains_on: ClassVar[str] = "relative"
-    """The held-out metric that training raises: it ranks checkpoints, and its deviation gives rewards one scale."""
     unread: ClassVar[tuple[str, ...]] = ()
     """Settings of the run that training by this method ignores."""
+
+    @property
+    def trains_on(self) -> str:
+        """The held-out metric that training raises: it ranks checkpoints, and its deviation gives rewards one scale."""
+        return "relative"
 
     def num_injections(self, align: AlignConfig) -> int:
         """Noise levels with gradient for each rollout, whose losses are averaged."""
@@ -154,13 +157,19 @@ GRID_ONLY = tuple(
 
 
 class PlainMethod(Settings):
-    """What raises the plain reward r(image, prompt), without control words."""
+    """What raises the reward itself, r(image, prompt), not one text's against another's."""
 
     margin: float | None = None
     """Hinge `relu(margin - r)` per image; null: `-r`, as in DRaFT."""
+    word: str | None = Field(default=None, pattern=r"\S")
+    """The reward is asked about `"<word>. <prompt>"`; null: about the prompt."""
 
-    trains_on: ClassVar[str] = "reward"
     unread: ClassVar[tuple[str, ...]] = (*RELATIVE_ONLY, *GRID_ONLY)
+
+    @property
+    def trains_on(self) -> str:
+        """The held-out metric that training raises; for a word that is the preference for it over others."""
+        return "relative" if self.word else "reward"
 
     def num_injections(self, align: AlignConfig) -> int:
         """Steps with gradient for each rollout, whose losses are averaged."""

@@ -114,7 +114,7 @@ def _metric_row(report: Report, name: str) -> MetricRow:
     checks = [check for check in report.checks if check.metric == name]
     state = "free" if not checks else "held" if all(check.held for check in checks) else "broken"
     row = report.metrics[name]
-    return MetricRow(name, MEANINGS.get(name, ""), row, interval_bar(row, checks), state)
+    return MetricRow(name, MEANINGS.get(name.partition("/")[0], ""), row, interval_bar(row, checks), state)
 
 
 def _curves(report: Report) -> Iterator[LineChart]:

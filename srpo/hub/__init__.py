@@ -21,8 +21,9 @@ from srpo.hub.store import Store
 from srpo.shapes import WEIGHTS_DIR
 
 Part = Literal["model", "reward"]
-BUILTIN = {
+BUILTIN: dict[str, dict[Part, Path]] = {
     "builtin:shapes": {"model": WEIGHTS_DIR / "flux", "reward": WEIGHTS_DIR / "reward"},
+    "builtin:shapes-biased": {"reward": WEIGHTS_DIR / "biased"},
 }
 FILES_AT_ONCE = 4
 
@@ -35,8 +36,9 @@ def is_remote(source: str) -> bool:
 def resolve(source: str, part: Part) -> Path:
     """The local place of a source; ConfigError where there is none. A remote source must have been fetched."""
     if source.startswith("builtin:"):
-        if source not in BUILTIN:
-            raise ConfigError(f"{part}.source: no embedded world {source!r}; choose from {sorted(BUILTIN)}")
+        if part not in BUILTIN.get(source, {}):
+            known = sorted(name for name, parts in BUILTIN.items() if part in parts)
+            raise ConfigError(f"{part}.source: no embedded world {source!r} with a {part}; choose from {known}")
         return BUILTIN[source][part]
     if is_remote(source):
         _origin(source, part)

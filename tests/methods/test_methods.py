@@ -108,6 +108,17 @@ def test_a_step_against_the_gradient_raises_the_reward_of_what_is_sampled() -> N
         assert reward(model, unroll(model, noise(), SIGMAS)).mean() > before, name
 
 
+def test_a_word_is_put_before_the_prompts_that_the_reward_is_asked_about() -> None:
+    model, positions = Analytic(), torch.full((1, 2), 7)
+    method = method_of(model, {"name": "refl", "word": "Bright"})
+    with torch.no_grad():
+        x = unroll(model, noise(), SIGMAS[:8])
+    scores = Linear(2)(torch.sigmoid(unroll(model, x, SIGMAS[7:])), ["Bright. a", "Bright. abc"])[0]
+    check(method, positions, -scores.mean())
+    assert (method.config.method.trains_on, RunConfig().method.trains_on) == ("relative", "relative")
+    assert parse_config({"method": "refl"}, "test").method.trains_on == "reward"
+
+
 def test_refl_draws_one_late_step_for_all_and_rolls_out_to_it() -> None:
     method = method_of(Analytic(), {"name": "refl", "window": [0.5, 1.0]})
     generator = torch.Generator().manual_seed(0)
