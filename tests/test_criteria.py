@@ -8,14 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipelines.place import Place
 from srpo.artifacts import TrainJob
 from srpo.config import AddedReward, PreferenceConfig, RunConfig, parse_config
 from srpo.criteria import Criterion, measure_scales
 from srpo.errors import ConfigError
-from srpo.hub import fetch
+from srpo.hub import bring, fetch
 from srpo.methods import make_method
 from srpo.objective import Scores
 from srpo.record import read_journal
+from srpo.tracking import data_version
+from srpo.weights import fetch_weights
 from tests.analytic import Analytic, Linear, noise, rollout_of
 from tests.jobs import assert_same_weights, place, run
 
@@ -114,3 +117,18 @@ def test_a_run_on_two_rewards_measures_both_and_resumes_with_the_scale_it_began_
     assert {"relative/pick", "reward/pick"} <= set(read_journal(tmp_path / "whole" / "heldout.jsonl")[0])
     with pytest.raises(ConfigError, match="other settings in rewards"):
         run(place(job, tmp_path / "parts", num_updates=6, schedule="constant"))
+
+
+def test_every_reward_is_carried_to_the_steps_and_named_by_its_hash(
+    job: TrainJob, tmp_path: Path, clip_folder: Path
+) -> None:
+    two = with_clip(job, tmp_path, clip_folder)
+    assert bring(two.weights) == two.weights
+    assert fetch_weights(two.config.model, two.config.reward, two.config.rewards) == two.weights
+    hashes = data_version(two.weights, two.prompts)
+    assert hashes["data.reward_sha256"] == job.weights.reward.sha256
+    assert hashes["data.reward.pick_sha256"] == two.weights.rewards["pick"].sha256
+    assert two.config.sources == (two.config.model.source, two.config.reward.source, str(clip_folder))
+    (tmp_path / "runs" / "run").mkdir(parents=True)
+    (tmp_path / "runs" / "run" / "run.json").write_text(json.dumps({"config": two.config.model_dump(mode="json")}))
+    assert Place(tmp_path).recorded_sources("run") == two.config.sources

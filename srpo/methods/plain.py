@@ -5,6 +5,7 @@
 with r = r(image, prompt), or of the prompt with a word in front of it.
 """
 
+import torch
 from torch import Tensor
 
 from srpo.align import Step
@@ -34,7 +35,7 @@ class Plain(Method):
         rewards = [criterion.reward(images, texts)[0] for criterion in self.criteria]
         loss = images.new_zeros(len(images))
         for criterion, reward in zip(self.criteria, rewards, strict=True):
-            wanted = discount * criterion.scaled(reward)
+            wanted = torch.as_tensor(discount).to(reward) * criterion.scaled(reward)
             loss = loss + criterion.weight * (-wanted if margin is None else hinge(wanted, margin))
         first, *others = (reward.detach() for reward in rewards)
         added = {each.metric("reward"): score for each, score in zip(self.criteria[1:], others, strict=True)}
