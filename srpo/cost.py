@@ -148,7 +148,7 @@ def count(config: RunConfig, model: TextToImage, reward: Reward, added: Sequence
             model.velocity(rollout.noise, levels, rollout.embeddings, config.rollout.guidance)
         with torch.no_grad():  # texts are encoded once, in the first of many updates
             for criterion in criteria:
-                criterion.reward(torch.zeros(1, 3, 8, 8), *([text] for text in _texts(config, criterion)))
+                criterion.reward(torch.zeros(1, 3, 8, 8), *([text] for text in _texts(criterion)))
         parameters = trainable(model.transformer)
         with LiveBytes(_tensors(modules)) as live:
             _gradient(method, rollout, positions)
@@ -175,7 +175,7 @@ def _gradient(method: Method, rollout: Rollout, positions: Tensor) -> None:
         loss.backward()
 
 
-def _texts(config: RunConfig, criterion: Criterion) -> set[str]:
+def _texts(criterion: Criterion) -> set[str]:
     """All texts that a reward will be asked about in the first update."""
     words = control_words(criterion.preference)
     return {"", *(text for group in words.of("", 1) for text in with_word(control_word(group, 1), [""]))}
