@@ -156,7 +156,7 @@ def _figures(wanted: str, evaluated: Evaluated) -> Table:
             row = report.metrics[name]
             change = f"{row.change:+.3f}  ({row.lower:+.3f} to {row.upper:+.3f})"
             label = f"[bold]{name}[/]" if name == wanted else name
-            table.add_row(label, f"{row.base:.3f}", f"{row.trained:.3f}", change)
+            table.add_row(label, f"{row.reference:.3f}", f"{row.candidate:.3f}", change)
     return table
 
 

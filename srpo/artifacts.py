@@ -50,6 +50,12 @@ class Snapshot(Settings):
         listing = json.dumps([[file.path, file.sha256] for file in self.files])
         return hashlib.sha256(listing.encode()).hexdigest()
 
+    def part(self, folder: str) -> Self:
+        """What lies in one of its folders."""
+        inside = [file for file in self.files if file.path.startswith(f"{folder}/")]
+        files = tuple(file.model_copy(update={"path": file.path[len(folder) + 1 :]}) for file in inside)
+        return self.model_copy(update={"uri": f"{self.uri}/{folder}", "files": files})
+
 
 class Weights(Settings):
     """Result of `download`."""

@@ -1,4 +1,4 @@
-"""Base against trained: the same held-out prompts and noise, many metrics with their uncertainty, a verdict, a report.
+"""Base against candidate: same held-out prompts and noise, many metrics with their uncertainty, a verdict, a report.
 
 images -> scores -> paired statistics -> gate -> report. The trained reward alone decides nothing.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from srpo.artifacts import Evaluated, PromptSets, Trained, Weights
+from srpo.artifacts import Evaluated, PromptSets, Snapshot, Trained, Weights
 from srpo.checkpoint import write_atomic
 from srpo.config import RunConfig
 from srpo.criteria import load_criteria
@@ -22,7 +22,7 @@ from srpo.evaluation.images import Gallery, ReportProgress, draw, make_design, s
 from srpo.evaluation.progress import terminal_progress
 from srpo.evaluation.provenance import trace
 from srpo.evaluation.report import render
-from srpo.evaluation.schema import Curves, ImagePair, Report
+from srpo.evaluation.schema import BASE, CANDIDATE, Contrast, Curves, ImageSet, Report, Subject
 from srpo.evaluation.scores import Scorer
 from srpo.evaluation.statistics import MIN_PROMPTS, Array, compare
 from srpo.models import load_model
@@ -52,10 +52,14 @@ def evaluate(
     run = _Evaluation(config, weights, prompts, progress)
     output_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output_dir) as folder:
-        before, after = Gallery(Path(folder) / "base"), Gallery(Path(folder) / "trained")
-        base = run.measure(None, before, "base images")
-        aligned = run.measure(trained.transformer.path, after, "trained images")
-        metrics = compare(run.by_prompt(base), run.by_prompt(aligned), config.evaluation, config.seed)
+        transformers = {BASE: None, CANDIDATE: trained.transformer.path}
+        galleries = {label: Gallery(Path(folder) / label) for label in transformers}
+        scores = {
+            label: run.measure(transformer, galleries[label], f"{label} images")
+            for label, transformer in transformers.items()
+        }
+        before, after = (run.by_prompt(scores[label]) for label in (BASE, CANDIDATE))
+        metrics = compare(before, after, config.evaluation, config.seed)
         judgement = judge(config, metrics)
         report = Report(
             name=config.name,
@@ -68,13 +72,17 @@ def evaluate(
             confidence=config.evaluation.confidence,
             num_prompts=len(run.prompts),
             seeds_per_prompt=config.evaluation.seeds_per_prompt,
-            metrics=metrics,
+            models=[
+                _subject(BASE, weights.model.part("transformer")),
+                _subject(CANDIDATE, trained.transformer),
+            ],
+            contrasts=[Contrast(reference=BASE, candidate=CANDIDATE, metrics=metrics)],
             checks=judgement.checks,
             curves=read_curves(trained),
-            images=run.pairs(base, aligned),
+            images=run.image_sets(scores),
             provenance=trace(config, weights, prompts, trained, run.device),
         )
-        html = render(report, run.design, before, after, config.evaluation.num_report_images)
+        html = render(report, run.design, galleries, config.evaluation.num_report_images)
     return _publish(report, html, output_dir)
 
 
@@ -114,18 +122,21 @@ class _Evaluation:
         """Metric -> (prompts, seeds)."""
         return {name: values.reshape(len(self.prompts), -1) for name, values in scores.items()}
 
-    def pairs(self, base: Mapping[str, Array], trained: Mapping[str, Array]) -> list[ImagePair]:
+    def image_sets(self, scores: Mapping[str, Mapping[str, Array]]) -> list[ImageSet]:
         """One record per prompt and seed, in the design's order."""
         return [
-            ImagePair(
+            ImageSet(
                 prompt_index=cell.prompt_index,
                 prompt=self.prompts[cell.prompt_index],
                 seed=cell.seed,
-                base=_row(base, index),
-                trained=_row(trained, index),
+                scores={label: _row(columns, index) for label, columns in scores.items()},
             )
             for index, cell in enumerate(self.design)
         ]
+
+
+def _subject(label: str, transformer: Snapshot) -> Subject:
+    return Subject(label=label, reference=transformer.source, transformer_sha256=transformer.sha256)
 
 
 def _row(scores: Mapping[str, Array], index: int) -> dict[str, float]:
@@ -150,7 +161,7 @@ def _publish(report: Report, html: str, output_dir: Path) -> Evaluated:
     write_atomic(json_path, report.model_dump_json(indent=1))
     write_atomic(html_path, html)
     tracker = Tracker.from_environment()
-    shown = ("base", "trained", "change", "lower", "upper")
+    shown = ("reference", "candidate", "change", "lower", "upper")
     tracker.log_metrics(
         {f"evaluation/{name}/{part}": getattr(row, part) for name, row in report.metrics.items() for part in shown},
         report.curves.best_update,

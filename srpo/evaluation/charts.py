@@ -82,7 +82,7 @@ def interval_bar(row: Comparison, checks: Sequence[GateCheck]) -> IntervalBar:
     limits = {
         f"{check.limit.replace('_', ' ')} {check.threshold:g}": check.threshold
         if check.limit.endswith("change")
-        else (check.threshold - 1) * row.base
+        else (check.threshold - 1) * row.reference
         for check in checks
     }
     reach = MARGIN * max(map(abs, (row.lower, row.upper, row.change, *limits.values()))) or 1.0

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from srpo.config import Bound, RunConfig
 from srpo.errors import ConfigError
-from srpo.evaluation.schema import Comparison, GateCheck, Verdict
+from srpo.evaluation.schema import BASE, Comparison, GateCheck, Verdict
 from srpo.evaluation.scores import metric_names
 from srpo.monitor import Limit, holds, limits, violations
 
@@ -42,10 +42,10 @@ def check_metrics(config: RunConfig) -> None:
 
 def judge(config: RunConfig, metrics: Mapping[str, Comparison]) -> Judgement:
     """Collapsed, if the estimates break the monitor's bounds; promote, if the gate's limits all hold; else keep."""
-    checks = check_gate(config.evaluation.gate, metrics)
-    base = {name: row.base for name, row in metrics.items()}
-    trained = {name: row.trained for name, row in metrics.items()}
-    damage = violations(trained, base, config.monitor.bounds)
+    checks = check_gate(config.evaluation.gate, metrics, BASE)
+    base = {name: row.reference for name, row in metrics.items()}
+    candidate = {name: row.candidate for name, row in metrics.items()}
+    damage = violations(candidate, base, config.monitor.bounds)
     wanted = _change(config.evaluation.wanted, metrics[config.evaluation.wanted], config.evaluation.confidence)
     broken = [check for check in checks if not check.held]
     if damage:
@@ -56,14 +56,18 @@ def judge(config: RunConfig, metrics: Mapping[str, Comparison]) -> Judgement:
     return Judgement("promote", f"{wanted}, and {_all(len(checks))}.", checks, damage)
 
 
-def check_gate(bounds: Sequence[Bound], metrics: Mapping[str, Comparison]) -> list[GateCheck]:
-    """Each limit of each bound against its end of the interval."""
+def check_gate(bounds: Sequence[Bound], metrics: Mapping[str, Comparison], against: str) -> list[GateCheck]:
+    """Each limit of each bound against its end of the interval; `against` labels what the metrics compare with."""
     checks = []
     for bound in bounds:
         for limit, threshold in limits(bound):
             value = _end(limit, metrics[bound.metric])
             held = holds(limit, threshold, value)
-            checks.append(GateCheck(metric=bound.metric, limit=limit, threshold=threshold, value=value, held=held))
+            checks.append(
+                GateCheck(
+                    metric=bound.metric, against=against, limit=limit, threshold=threshold, value=value, held=held
+                )
+            )
     return checks
 
 
@@ -82,7 +86,7 @@ def _explain(check: GateCheck, metrics: Mapping[str, Comparison]) -> str:
     """Why a limit does not hold, in words."""
     demanded = f"{check.threshold:+g}" if check.limit.endswith("change") else f"{check.threshold:g} times the base"
     if check.value is None:
-        base = metrics[check.metric].base
+        base = metrics[check.metric].reference
         return f"{check.metric} has no ratio to a base of {base:.3g}, while {_side(check.limit)} {demanded} is demanded"
     end = "low" if check.limit.startswith("min") else "high"
     if check.limit.endswith("change"):

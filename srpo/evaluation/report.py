@@ -1,7 +1,7 @@
 """The report as one HTML file: no network, no script, light and dark, readable on a phone; every text is escaped."""
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from srpo.evaluation.charts import HEIGHT, WIDTH, IntervalBar, LineChart, interval_bar, line_chart
 from srpo.evaluation.images import Cell, Gallery
-from srpo.evaluation.schema import Comparison, ImagePair, Report
+from srpo.evaluation.schema import Comparison, ImageSet, Report
 
 MEANINGS = {
     "reward": "agreement with the prompt, as the trained reward sees it",
@@ -43,12 +43,11 @@ class MetricRow:
 
 @dataclass(frozen=True)
 class Picture:
-    """A pair of images with its record."""
+    """What every model drew of one prompt and noise."""
 
-    pair: ImagePair
-    base: str
-    """Data URI."""
-    trained: str
+    record: ImageSet
+    images: dict[str, str]
+    """Label of the model -> data URI."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +59,9 @@ class Group:
     pictures: list[Picture]
 
 
-def render(report: Report, design: Sequence[Cell], base: Gallery, trained: Gallery, num_pairs: int) -> str:
-    """The page; `num_pairs` pairs of images are embedded, from the galleries of both models."""
-    pictures = _Pictures(report, design, base, trained)
+def render(report: Report, design: Sequence[Cell], galleries: Mapping[str, Gallery], num_pairs: int) -> str:
+    """The page; images of `num_pairs` prompts and seeds are embedded, from the gallery of each label."""
+    pictures = _Pictures(report, design, galleries)
     return (
         _environment()
         .get_template("report.html.jinja")
@@ -75,7 +74,9 @@ def render(report: Report, design: Sequence[Cell], base: Gallery, trained: Galle
             strip=[pictures[index] for index in _spaced(len(design), min(NUM_STRIP, num_pairs))],
             groups=_groups(report, pictures, num_pairs),
             prompts=_by_prompt(report),
-            shown=[name for name in _order(report) if name in report.images[0].base][:3],
+            labels=[model.label for model in report.models],
+            judged=report.contrasts[0],
+            shown=[name for name in _order(report) if name in _measured(report)][:3],
             chart={"width": WIDTH, "height": HEIGHT},
         )
     )
@@ -131,17 +132,17 @@ def _curves(report: Report) -> Iterator[LineChart]:
 
 
 class _Pictures:
-    """Pairs of images by their place in the design, read when they are asked for."""
+    """Images by their place in the design, read when they are asked for."""
 
-    def __init__(self, report: Report, design: Sequence[Cell], base: Gallery, trained: Gallery) -> None:
+    def __init__(self, report: Report, design: Sequence[Cell], galleries: Mapping[str, Gallery]) -> None:
         self.report = report
         self.design = design
-        self.base = base
-        self.trained = trained
+        self.galleries = galleries
 
     def __getitem__(self, index: int) -> Picture:
         cell = self.design[index]
-        return Picture(self.report.images[index], _data_uri(self.base.find(cell)), _data_uri(self.trained.find(cell)))
+        images = {label: _data_uri(gallery.find(cell)) for label, gallery in self.galleries.items()}
+        return Picture(self.report.images[index], images)
 
 
 def _data_uri(path: Path) -> str:
@@ -168,13 +169,18 @@ def _groups(report: Report, pictures: _Pictures, num_pairs: int) -> list[Group]:
 def _ranking(report: Report) -> list[str]:
     """Per-image metrics that the gate demands not to fall, the wanted one last: what makes a pair bad or good."""
     guarded = [check.metric for check in report.checks if check.limit == "min_change" and check.metric != report.wanted]
-    names = [name for name in (*guarded, report.wanted) if name in report.images[0].base]
+    names = [name for name in (*guarded, report.wanted) if name in _measured(report)]
     return list(dict.fromkeys(names)) or ["relative"]
 
 
 def _gain(report: Report, index: int, name: str) -> float:
-    pair = report.images[index]
-    return pair.trained[name] - pair.base[name]
+    judged, scores = report.contrasts[0], report.images[index].scores
+    return scores[judged.candidate][name] - scores[judged.reference][name]
+
+
+def _measured(report: Report) -> list[str]:
+    """Metrics that every image has."""
+    return list(report.images[0].scores[report.models[0].label])
 
 
 def _spaced(total: int, count: int) -> list[int]:
@@ -182,19 +188,15 @@ def _spaced(total: int, count: int) -> list[int]:
     return sorted(set(np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()))
 
 
-def _by_prompt(report: Report) -> list[tuple[str, dict[str, tuple[float, float]]]]:
-    """Every prompt with its means, (base, trained) per metric; first the largest loss of the wanted metric."""
-    images = report.images
+def _by_prompt(report: Report) -> list[tuple[str, dict[str, dict[str, float]]]]:
+    """Every prompt with its means, metric -> label -> mean; first the largest loss of the wanted metric."""
+    images, judged = report.images, report.contrasts[0]
     groups = [images[i : i + report.seeds_per_prompt] for i in range(0, len(images), report.seeds_per_prompt)]
-    rows = [
-        (
-            group[0].prompt,
-            {
-                name: (float(np.mean([p.base[name] for p in group])), float(np.mean([p.trained[name] for p in group])))
-                for name in group[0].base
-            },
-        )
-        for group in groups
-    ]
-    wanted = report.wanted if report.wanted in images[0].base else "relative"
-    return sorted(rows, key=lambda row: row[1][wanted][1] - row[1][wanted][0])
+    rows = [(group[0].prompt, {name: _means(group, name) for name in _measured(report)}) for group in groups]
+    wanted = report.wanted if report.wanted in _measured(report) else "relative"
+    return sorted(rows, key=lambda row: row[1][wanted][judged.candidate] - row[1][wanted][judged.reference])
+
+
+def _means(group: Sequence[ImageSet], name: str) -> dict[str, float]:
+    """Label -> mean of a metric over the images of a prompt."""
+    return {label: float(np.mean([image.scores[label][name] for image in group])) for label in group[0].scores}

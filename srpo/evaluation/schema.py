@@ -5,18 +5,31 @@ from typing import Any, Literal
 from srpo.config import Settings
 from srpo.monitor import Limit
 
-REPORT_VERSION: Literal[1] = 1
+REPORT_VERSION: Literal[2] = 2
+
+BASE, CANDIDATE, CHAMPION = "base", "candidate", "champion"
+"""Labels of the models in the report of a run."""
 
 Verdict = Literal["promote", "keep", "collapsed"]
 
 
-class Comparison(Settings):
-    """One metric, base against trained, over prompts (each the mean of its seeds)."""
+class Subject(Settings):
+    """A model that was evaluated."""
 
-    base: float
-    trained: float
+    label: str
+    """What the report calls it: `base`, `candidate`, `champion`, or the name that it was asked for by."""
+    reference: str
+    """Where it comes from: a source, a run, or `models:/name/version`."""
+    transformer_sha256: str
+
+
+class Comparison(Settings):
+    """One metric of two models over prompts (each the mean of its seeds)."""
+
+    reference: float
+    candidate: float
     change: float
-    """`trained - base`."""
+    """`candidate - reference`."""
     lower: float
     """Lower end of the change's bootstrap interval."""
     upper: float
@@ -24,15 +37,27 @@ class Comparison(Settings):
     win_rate: float | None
     """Share of the prompts whose value rose, ties counting half; null for a metric of the whole set."""
     ratio: float | None
-    """`trained / base`; null, like its interval, where the base is not positive beyond doubt."""
+    """`candidate / reference`; null, like its interval, where the reference is not positive beyond doubt."""
     ratio_lower: float | None
     ratio_upper: float | None
+
+
+class Contrast(Settings):
+    """One model against another, on the same prompts and noise."""
+
+    reference: str
+    """Label of the model that is compared with."""
+    candidate: str
+    """Label of the model that is judged."""
+    metrics: dict[str, Comparison]
 
 
 class GateCheck(Settings):
     """One limit of the gate against the end of the interval that it concerns."""
 
     metric: str
+    against: str
+    """Label of the model that the candidate is compared with."""
     limit: Limit
     threshold: float
     """What the config demands."""
@@ -41,17 +66,15 @@ class GateCheck(Settings):
     held: bool
 
 
-class ImagePair(Settings):
-    """The same prompt and noise, drawn by both models."""
+class ImageSet(Settings):
+    """The same prompt and noise, drawn by every model."""
 
     prompt_index: int
     prompt: str
     seed: int
-    """Seed of the noise; with the prompt it is the key by which pairs are matched."""
-    base: dict[str, float]
-    """Metric -> score of the base model's image."""
-    trained: dict[str, float]
-    """Metric -> score of the trained model's image."""
+    """Seed of the noise; with the prompt it is the key by which images are matched."""
+    scores: dict[str, dict[str, float]]
+    """Label of the model -> metric -> score of its image."""
 
 
 class Curves(Settings):
@@ -85,7 +108,7 @@ class Provenance(Settings):
 class Report(Settings):
     """Everything an evaluation found. The same inputs give the same report, but for `created` and seconds."""
 
-    schema_version: Literal[1] = REPORT_VERSION
+    schema_version: Literal[2] = REPORT_VERSION
     name: str
     """Name of the run's experiment."""
     created: str
@@ -103,11 +126,19 @@ class Report(Settings):
     """Level of all intervals."""
     num_prompts: int
     seeds_per_prompt: int
-    metrics: dict[str, Comparison]
+    models: list[Subject]
+    """The one that the others are compared with comes first, the judged one second."""
+    contrasts: list[Contrast]
+    """The judged model against each of the others; the first is against the first model."""
     checks: list[GateCheck]
     curves: Curves
-    images: list[ImagePair]
+    images: list[ImageSet]
     provenance: Provenance
+
+    @property
+    def metrics(self) -> dict[str, Comparison]:
+        """The judged model against the first."""
+        return self.contrasts[0].metrics
 
     @property
     def passed(self) -> bool:

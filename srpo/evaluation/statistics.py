@@ -28,20 +28,20 @@ RESAMPLES_AT_ONCE = 500  # bounds the memory, not the result
 
 
 def compare(
-    base: Mapping[str, Array], trained: Mapping[str, Array], config: EvaluationConfig, seed: int
+    reference: Mapping[str, Array], candidate: Mapping[str, Array], config: EvaluationConfig, seed: int
 ) -> dict[str, Comparison]:
     """Every metric of two models, each given as (prompts, seeds) scores per image; `spread` is added.
 
     ValueError if the scores do not pair up, are not finite, or come from a single prompt.
     """
-    _check_pairs(base, trained)
+    _check_pairs(reference, candidate)
     resample = Bootstrap(config.num_resamples, config.confidence, seed)
     rows = {
-        name: _compare(_mean, [base[name].mean(1)], [trained[name].mean(1)], resample)
-        | {"win_rate": _win_rate(trained[name].mean(1) - base[name].mean(1))}
-        for name in base
+        name: _compare(_mean, [reference[name].mean(1)], [candidate[name].mean(1)], resample)
+        | {"win_rate": _win_rate(candidate[name].mean(1) - reference[name].mean(1))}
+        for name in reference
     }
-    spread = _compare(_spread, _moments(base["luminance"]), _moments(trained["luminance"]), resample)
+    spread = _compare(_spread, _moments(reference["luminance"]), _moments(candidate["luminance"]), resample)
     rows["spread"] = spread | {"win_rate": None}
     return {name: Comparison.model_validate(row) for name, row in rows.items()}
 
@@ -86,10 +86,12 @@ def expanded_level(confidence: float, count: int) -> float:
     return min(1 - 2 * float(norm.sf(width)), HIGHEST_LEVEL)
 
 
-def _compare(level: Statistic, base: list[Array], trained: list[Array], resample: Bootstrap) -> dict[str, float | None]:
+def _compare(
+    level: Statistic, reference: list[Array], candidate: list[Array], resample: Bootstrap
+) -> dict[str, float | None]:
     """Change and ratio of a level that both models' prompts give, with intervals."""
-    count = len(base)
-    before, after = float(level(*base, axis=-1)), float(level(*trained, axis=-1))
+    count = len(reference)
+    before, after = float(level(*reference, axis=-1)), float(level(*candidate, axis=-1))
 
     def change(*samples: Array, axis: int) -> Array:
         return level(*samples[count:], axis=axis) - level(*samples[:count], axis=axis)
@@ -97,12 +99,12 @@ def _compare(level: Statistic, base: list[Array], trained: list[Array], resample
     def ratio(*samples: Array, axis: int) -> Array:
         return level(*samples[count:], axis=axis) / _positive(level(*samples[:count], axis=axis))
 
-    lower, upper = resample.interval(change, *base, *trained)
-    ratios = resample.interval(ratio, *base, *trained) if before > 0 else (math.nan, math.nan)
+    lower, upper = resample.interval(change, *reference, *candidate)
+    ratios = resample.interval(ratio, *reference, *candidate) if before > 0 else (math.nan, math.nan)
     known = all(map(math.isfinite, ratios))
     return {
-        "base": before,
-        "trained": after,
+        "reference": before,
+        "candidate": after,
         "change": after - before,
         "lower": lower,
         "upper": upper,
@@ -136,11 +138,13 @@ def _win_rate(changes: Array) -> float:
     return float((changes > 0).mean() + 0.5 * (changes == 0).mean())
 
 
-def _check_pairs(base: Mapping[str, Array], trained: Mapping[str, Array]) -> None:
-    for name in base.keys() | trained.keys():
-        if name not in base or name not in trained or base[name].shape != trained[name].shape:
+def _check_pairs(reference: Mapping[str, Array], candidate: Mapping[str, Array]) -> None:
+    for name in reference.keys() | candidate.keys():
+        if name not in reference or name not in candidate or reference[name].shape != candidate[name].shape:
             raise ValueError(f"{name!r} was not scored on the same prompts and seeds by both models; score both alike")
-        if len(base[name]) < MIN_PROMPTS:
-            raise ValueError(f"got {len(base[name])} prompt, but an interval over prompts needs at least {MIN_PROMPTS}")
-        if not (np.isfinite(base[name]).all() and np.isfinite(trained[name]).all()):
+        if len(reference[name]) < MIN_PROMPTS:
+            raise ValueError(
+                f"got {len(reference[name])} prompt, but an interval over prompts needs at least {MIN_PROMPTS}"
+            )
+        if not (np.isfinite(reference[name]).all() and np.isfinite(candidate[name]).all()):
             raise ValueError(f"{name!r} has scores that are not finite, which no mean survives; look at the images")

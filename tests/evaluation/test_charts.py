@@ -40,11 +40,11 @@ def test_a_single_measurement_that_does_not_vary_can_be_drawn() -> None:
 def row(change: float, half: float) -> Comparison:
     ends = {"lower": change - half, "upper": change + half, "win_rate": 0.5}
     ratios = {"ratio": None, "ratio_lower": None, "ratio_upper": None}
-    return Comparison(base=0.5, trained=0.5 + change, change=change, **ends, **ratios)
+    return Comparison(reference=0.5, candidate=0.5 + change, change=change, **ends, **ratios)
 
 
 def test_a_bar_is_symmetric_around_zero_and_reaches_every_limit() -> None:
-    check = GateCheck(metric="m", limit="min_ratio", threshold=0.6, value=0.7, held=True)
+    check = GateCheck(metric="m", against="base", limit="min_ratio", threshold=0.6, value=0.7, held=True)
     bar = interval_bar(row(0.1, 0.02), [check])
     assert 50 < bar.low < bar.estimate < bar.high < 100
     (limit,) = bar.limits

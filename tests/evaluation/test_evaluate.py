@@ -92,14 +92,16 @@ def test_the_report_holds_every_pair_and_the_verdict(inputs: Inputs, evaluated: 
     assert len(report.images) == len({(pair.prompt, pair.seed) for pair in report.images}) == 8
     assert [pair.prompt for pair in report.images[::2]] == HELD_OUT
     assert (evaluated.verdict, evaluated.reason, evaluated.passed) == (report.verdict, report.reason, report.passed)
-    assert report.metrics["relative"].base == pytest.approx(sum(pair.base["relative"] for pair in report.images) / 8)
+    assert report.metrics["relative"].reference == pytest.approx(
+        sum(pair.scores["base"]["relative"] for pair in report.images) / 8
+    )
     assert len(report.checks) == 7
     assert report.provenance.hashes["transformer"] == inputs[3].transformer.sha256
     assert [entry["update"] for entry in report.curves.held_out] == [0, 5, 10]
 
 
 def test_the_two_models_differ_and_nothing_else_is_left_behind(evaluated: Evaluated) -> None:
-    assert all(pair.base != pair.trained for pair in load(evaluated).images)
+    assert all(pair.scores["base"] != pair.scores["candidate"] for pair in load(evaluated).images)
     assert sorted(path.name for path in Path(evaluated.report_json).parent.iterdir()) == ["report.html", "report.json"]
 
 
@@ -112,7 +114,7 @@ def test_again_and_with_another_batch_size_it_finds_the_same(
     larger = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"batch_size": 8})})
     other = load(evaluate(larger, *others, tmp_path / "larger"))
     for pair, same in zip(other.images, load(evaluated).images, strict=True):
-        assert pair.trained == pytest.approx(same.trained, abs=1e-4)
+        assert pair.scores["candidate"] == pytest.approx(same.scores["candidate"], abs=1e-4)
 
 
 def test_a_model_compared_with_itself_does_not_change(inputs: Inputs, flux_folder: Path, tmp_path: Path) -> None:
@@ -120,13 +122,13 @@ def test_a_model_compared_with_itself_does_not_change(inputs: Inputs, flux_folde
     itself = trained.model_copy(update={"transformer": snapshot(flux_folder / "transformer", "base")})
     report = load(evaluate(config, weights, prompts, itself, tmp_path))
     assert {(row.change, row.lower, row.upper) for row in report.metrics.values()} == {(0, 0, 0)}
-    assert all(pair.base == pair.trained for pair in report.images)
+    assert all(pair.scores["base"] == pair.scores["candidate"] for pair in report.images)
 
 
 def test_progress_is_reported_for_both_models(inputs: Inputs, tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     evaluate(*inputs, tmp_path, lambda *report: seen.append(report))
-    assert seen == [(f"{name} images", done, 8) for name in ("base", "trained") for done in (3, 6, 8)]
+    assert seen == [(f"{name} images", done, 8) for name in ("base", "candidate") for done in (3, 6, 8)]
 
 
 def test_the_page_escapes_what_others_wrote(evaluated: Evaluated) -> None:
@@ -160,7 +162,7 @@ def test_an_embedded_world_adds_what_its_captions_let_us_measure(
     inputs = make_inputs(tmp_path, flux_folder, hps_folder, heldout_captions()[:3], world="shapes", wanted="luminance")
     report = load(evaluate(*inputs, tmp_path / "evaluation"))
     assert {"content", "texture"} < set(report.metrics)
-    assert {pair.base["content"] for pair in report.images} <= {0.0, 1.0}
+    assert {pair.scores["base"]["content"] for pair in report.images} <= {0.0, 1.0}
     assert "wrong → " in page(evaluate(*inputs, tmp_path / "evaluation"))
 
 

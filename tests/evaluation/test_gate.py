@@ -12,8 +12,8 @@ def row(change: float, half: float, base: float = 1.0) -> Comparison:
     """A change with a symmetric interval, and the ratio that follows from it."""
     ratios = [(base + change + end) / base if base > 0 else None for end in (0, -half, half)]
     return Comparison(
-        base=base,
-        trained=base + change,
+        reference=base,
+        candidate=base + change,
         change=change,
         lower=change - half,
         upper=change + half,
@@ -43,12 +43,12 @@ def config(gate: list[Bound], monitor: list[Bound] | None = None) -> RunConfig:
     ],
 )
 def test_the_end_of_the_interval_must_keep_the_limit(bound: Bound, held: bool) -> None:
-    (check,) = check_gate([bound], {"m": row(0.2, 0.05)})
+    (check,) = check_gate([bound], {"m": row(0.2, 0.05)}, "base")
     assert check.held == held
 
 
 def test_every_limit_of_a_bound_is_a_check_with_its_value() -> None:
-    checks = check_gate([Bound(metric="m", min_change=0, max_ratio=2)], {"m": row(0.2, 0.05)})
+    checks = check_gate([Bound(metric="m", min_change=0, max_ratio=2)], {"m": row(0.2, 0.05)}, "base")
     assert [(check.limit, check.value) for check in checks] == [
         ("min_change", pytest.approx(0.15)),
         ("max_ratio", pytest.approx(1.25)),
@@ -56,7 +56,7 @@ def test_every_limit_of_a_bound_is_a_check_with_its_value() -> None:
 
 
 def test_a_ratio_that_does_not_exist_holds_nothing() -> None:
-    (check,) = check_gate([Bound(metric="m", max_ratio=10)], {"m": row(0.0, 0.0, base=0.0)})
+    (check,) = check_gate([Bound(metric="m", max_ratio=10)], {"m": row(0.0, 0.0, base=0.0)}, "base")
     assert (check.value, check.held) == (None, False)
 
 

@@ -19,7 +19,7 @@ def test_means_change_ratio_and_win_rate_by_hand() -> None:
     base = {"luminance": np.array([[0.2, 0.4], [0.5, 0.5], [0.6, 0.8]])}
     trained = {"luminance": np.array([[0.4, 0.6], [0.5, 0.5], [0.5, 0.7]])}
     row = compare(base, trained, CONFIG, 0)["luminance"]
-    assert (row.base, row.trained) == pytest.approx((0.5, 1.6 / 3))
+    assert (row.reference, row.candidate) == pytest.approx((0.5, 1.6 / 3))
     assert row.change == pytest.approx(0.1 / 3)
     assert row.ratio == pytest.approx(1.6 / 1.5)
     assert row.win_rate == pytest.approx((1 + 0.5 + 0) / 3)  # one rose, one tied, one fell
@@ -56,8 +56,8 @@ def test_spread_is_the_deviation_over_all_images() -> None:
     base, trained = scores(), scores(seed=1)
     trained["luminance"] = trained["luminance"].mean() + 0.5 * (trained["luminance"] - trained["luminance"].mean())
     row = compare(base, trained, CONFIG, 0)["spread"]
-    assert row.base == pytest.approx(base["luminance"].std())
-    assert row.trained == pytest.approx(trained["luminance"].std())
+    assert row.reference == pytest.approx(base["luminance"].std())
+    assert row.candidate == pytest.approx(trained["luminance"].std())
     assert row.win_rate is None
     assert row.ratio is not None
     assert row.ratio_lower is not None
