@@ -11,7 +11,7 @@ from rich.table import Table
 
 from srpo.config import RunConfig, load_config
 from srpo.cost import Cost, count
-from srpo.models import model_skeleton
+from srpo.models import model_skeleton, text_skeleton
 from srpo.rewards import reward_skeleton
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -25,16 +25,18 @@ def cost_of(hardware: str | None) -> tuple[RunConfig, Cost]:
     preset = [CONFIGS / "hardware" / f"{hardware}.yaml"] if hardware else []
     config = load_config([CONFIGS / "flux_hpsv2.yaml", *preset])
     reward = reward_skeleton(config.reward, Path("HPS_v2.1_compressed.pt"))
-    return config, count(config, model_skeleton(config.model, FLUX_DEV), reward)
+    cost = count(config, model_skeleton(config.model, FLUX_DEV), [reward], text_skeleton(config.model, FLUX_DEV))
+    assert cost, "there is no limit to what it may need"
+    return config, cost
 
 
 def main() -> None:
     """Print the table."""
-    table = Table("preset", "TFLOP", "forwards", "weights", "moments", "working", "GiB in all")
+    table = Table("preset", "TFLOP", "forwards", "weights", "moments", "working", "embed", "train", "evaluate")
     for hardware in (None, *sorted(path.stem for path in (CONFIGS / "hardware").glob("*.yaml"))):
         config, cost = cost_of(hardware)
         images = config.train.batch_size * config.train.accumulation
-        sizes = [size / 2**30 for size in (cost.weights, cost.optimizer, cost.working, cost.memory)]
+        sizes = [size / 2**30 for size in (cost.weights, cost.optimizer, cost.working, *cost.phases.values())]
         work = f"{(cost.rollout + cost.gradient) / images / 1e12:.0f}"
         forwards = f"{cost.forward_equivalents / images:.1f}"
         table.add_row(hardware or "published", work, forwards, *(f"{size:.1f}" for size in sizes))

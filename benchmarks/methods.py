@@ -23,7 +23,7 @@ from srpo.checkpoint import write_atomic
 from srpo.config import RunConfig, load_config
 from srpo.cost import count
 from srpo.hub import resolve
-from srpo.models import model_skeleton
+from srpo.models import model_skeleton, text_skeleton
 from srpo.prompts import embed_prompts
 from srpo.record import HELD_OUT, read_journal
 from srpo.rewards import reward_skeleton
@@ -67,7 +67,10 @@ def work(config: RunConfig) -> float:
     """Forwards of the transformer that an image of an update costs."""
     model = model_skeleton(config.model, resolve(config.model.source, "model"))
     reward = reward_skeleton(config.reward, resolve(config.reward.source, "reward"))
-    return count(config, model, reward).forward_equivalents / (config.train.batch_size * config.train.accumulation)
+    text = text_skeleton(config.model, resolve(config.model.source, "model"))
+    cost = count(config, model, [reward], text)
+    assert cost, "no limit is given"
+    return cost.forward_equivalents / (config.train.batch_size * config.train.accumulation)
 
 
 def run(config: RunConfig, folder: Path, prompts: PromptSets, weights: Weights) -> float:
@@ -86,7 +89,7 @@ def compare(out: Path, num_updates: int, num_seeds: int, extra: Sequence[str] = 
     base = settings("srpo", REWARDS[0], 0, num_updates, extra)
     forwards = {variant: work(settings(variant, REWARDS[0], 0, num_updates, extra)) for variant in VARIANTS}
     sources = {
-        source: fetch_weights(base.model, base.reward.model_copy(update={"source": source})) for source in REWARDS
+        source: fetch_weights(base.model, base.reward.model_copy(update={"source": source}), {}) for source in REWARDS
     }
     prompts = embed_prompts(base.model, base.prompts, sources[REWARDS[0]], out / "embeddings")
     for seed in range(num_seeds):

@@ -39,9 +39,10 @@ class Request(Settings):
 def alignment(config: RunConfig, request: Request) -> None:
     """Each output feeds the next; `given` outputs take the place of their steps."""
     tracked, run_dir = request.tracked, request.run_dir
-    remote = any(is_remote(source) for source in config.sources)
-    fetch_once = download.with_options(enable_cache=not remote)
-    weights = _given(request, "weights") or fetch_once(config.model, config.reward, config.rewards, request.fingerprint)
+    fetch_once = download.with_options(enable_cache=not any(map(is_remote, config.sources)))
+    weights = _given(request, "weights") or fetch_once(
+        config.model, config.reward, config.rewards, config.evaluation.scores, request.fingerprint
+    )
     if request.until == "download":
         return
     embed_once = embed.with_options(enable_cache=Path(request.embeddings_dir).exists())

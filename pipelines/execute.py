@@ -14,6 +14,7 @@ from pipelines.runs import OUTPUTS, RunRecord, load_runs, needed_before, new_fol
 from pipelines.stacks import activate_local_stack, log_to_file
 from srpo.artifacts import Evaluated, Registered, Trained
 from srpo.config import RunConfig, Settings
+from srpo.control_words import control_words
 from srpo.errors import ConfigError
 from srpo.plan import STEPS, Plan
 from srpo.tracking import open_run, set_status
@@ -68,6 +69,7 @@ def new_run(place: Place, plan: Plan) -> RunRecord:
         folder=str(folder),
         tracked=open_run(tracking_uri, place.mlflow_artifacts_uri, folder.name, plan.config),
         steps=plan.steps,
+        words=control_words(plan.config.preference).digest,
         given=given,
     )
     return record.save()
@@ -103,6 +105,7 @@ def _request(place: Place, record: RunRecord, given: dict[str, str]) -> Request:
         fingerprint.of_source(config.model.source, "model"),
         *(fingerprint.of_source(reward.source, "reward") for reward in config.all_rewards.values()),
     )
+    scores = [fingerprint.of_source(source, "score") for source in config.evaluation.score_sources]
     embeddings = fingerprint.combine(
         weights,
         config.model.model_dump_json(include={"family", "max_sequence_length"}),
@@ -116,7 +119,7 @@ def _request(place: Place, record: RunRecord, given: dict[str, str]) -> Request:
         run_dir=record.folder,
         embeddings_dir=str(place.embeddings / embeddings),
         prompts=prompts,
-        fingerprint=fingerprint.combine(weights, fingerprint.of_code("srpo.hub")),
+        fingerprint=fingerprint.combine(weights, *scores, fingerprint.of_code("srpo.hub")),
         tracked=record.tracked,
         until=record.steps[-1],
         given=given,
@@ -160,7 +163,7 @@ def _earlier_outputs(place: Place, config: RunConfig, first: str) -> dict[str, s
         return {}
     for record in load_runs(place):
         outputs = record.given | _outputs(record)
-        if _same_origin(record.config, config, needed) and set(needed) <= set(outputs):
+        if same_origin(record, config, needed) and set(needed) <= set(outputs):
             return {name: outputs[name] for name in needed}
     raise ConfigError(
         f"--from {first} needs the results of the steps before it, and no run of experiment {config.name!r} in "
@@ -168,7 +171,9 @@ def _earlier_outputs(place: Place, config: RunConfig, first: str) -> dict[str, s
     )
 
 
-def _same_origin(then: RunConfig, now: RunConfig, outputs: list[str]) -> bool:
-    """Whether the settings that made these outputs are the same in both configs."""
+def same_origin(then: RunRecord, now: RunConfig, outputs: list[str]) -> bool:
+    """Whether the settings that made these outputs are the same, the content of a words file included."""
     sections = {"name"}.union(*(MADE_WITH[name] for name in outputs))
-    return then.model_dump(include=sections) == now.model_dump(include=sections)
+    if "preference" in sections and then.words != control_words(now.preference).digest:
+        return False
+    return then.config.model_dump(include=sections) == now.model_dump(include=sections)

@@ -42,6 +42,8 @@ class RunRecord(Settings):
     """Its MLflow run."""
     steps: tuple[str, ...]
     """The steps asked for, in order."""
+    words: str | None = None
+    """Hash of the content of `preference.words_file`, if there is one."""
     given: dict[str, str] = Field(default_factory=dict)
     """Outputs taken from an earlier run: name -> id of the ZenML artifact version."""
     state: State = "running"

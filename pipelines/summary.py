@@ -17,11 +17,11 @@ from pipelines.place import Place
 from pipelines.runs import load_runs, unreadable_runs
 from pipelines.stacks import CODE_ROOT
 from srpo.artifacts import Evaluated
-from srpo.cost import Prediction
 from srpo.evaluation.schema import Report
 from srpo.evaluation.words import WordReport
 from srpo.gpus import find_gpu
 from srpo.plan import STEPS, Plan
+from srpo.price import Prediction
 from srpo.registry import versions
 
 STATE_COLOURS = {"done": "green", "running": "cyan", "failed": "red", "interrupted": "yellow"}
@@ -44,7 +44,7 @@ def show_prediction(console: Console, prediction: Prediction, smaller: tuple[Pat
     work = f"{prediction.forward_equivalents:.1f} forwards of the transformer per image"
     seconds = f"{prediction.seconds_per_update:.3g} s expected, {prediction.floor_per_update:.3g} s at the least"
     facts = {
-        "memory": f"{prediction.memory:.1f} GiB at the peak, {room:.1f} there: {verdict}",
+        "memory": f"{prediction.memory:.1f} GiB at the peak, in {prediction.phase}; {room:.1f} there: {verdict}",
         "work": work,
         "update": seconds,
         "training": f"{prediction.hours:.2g} hours for all updates, without measurements and evaluation",
@@ -144,7 +144,8 @@ def _table(*columns: str) -> Table:
 
 def _best(outcome: Outcome) -> str:
     assert outcome.trained is not None
-    return f"best after update {outcome.trained.best_update} of {outcome.trained.num_updates}"
+    stopped = f"; stopped early: {outcome.trained.stopped}" if outcome.trained.stopped else ""
+    return f"best after update {outcome.trained.best_update} of {outcome.trained.num_updates}{stopped}"
 
 
 def _figures(wanted: str, evaluated: Evaluated) -> Table:

@@ -57,6 +57,13 @@ class Snapshot(Settings):
         return self.model_copy(update={"uri": f"{self.uri}/{folder}", "files": files})
 
 
+class ScoreWeights(Settings):
+    """A published score: its checkpoint, and what that needs beside it."""
+
+    checkpoint: Snapshot
+    companion: Snapshot | None = None
+
+
 class Weights(Settings):
     """Result of `download`."""
 
@@ -64,11 +71,19 @@ class Weights(Settings):
     reward: Snapshot
     rewards: dict[str, Snapshot] = Field(default_factory=dict)
     """Added rewards by name."""
+    scores: dict[str, ScoreWeights] = Field(default_factory=dict)
+    """The held-out scores of the evaluation by name."""
 
     @property
-    def all_rewards(self) -> dict[str, Snapshot]:
-        """Every reward as provenance names it, the first one first."""
-        return {"reward": self.reward} | {f"reward.{name}": added for name, added in self.rewards.items()}
+    def snapshots(self) -> dict[str, Snapshot]:
+        """Everything by what it is: `model`, `reward`, `reward_<name>`, `score_<name>`, `score_<name>_companion`."""
+        found = {"model": self.model, "reward": self.reward}
+        found |= {f"reward_{name}": added for name, added in self.rewards.items()}
+        for name, score in self.scores.items():
+            found[f"score_{name}"] = score.checkpoint
+            if score.companion:
+                found[f"score_{name}_companion"] = score.companion
+        return found
 
 
 class PromptSet(Settings):
@@ -115,6 +130,8 @@ class Trained(Settings):
     num_updates: int
     seconds: float
     """Wall time inside the training loop, over all resumptions."""
+    stopped: str | None = None
+    """Why the monitor ended training before its last update, if it did."""
 
 
 class Evaluated(Settings):

@@ -1,35 +1,33 @@
-"""What an update costs, counted before it runs: the update itself, on tensors that have shapes but no storage.
+"""What a run costs, counted before it begins: its phases themselves, on tensors that have shapes but no storage.
 
 Work is counted operation by operation (`torch.utils.flop_counter`), memory by the storages alive at once. Nothing is
 loaded: the folder's config files are enough. Left out are what an allocator loses (5 to 10 %) and a kernel's workspace.
 """
 
-import weakref
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from math import prod
-from typing import Any
 
 import torch
-from torch import Generator, Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch import Generator, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from srpo.config import RunConfig, Settings, WeightsFormat
 from srpo.control_words import control_words
 from srpo.criteria import Criterion, criteria_of
-from srpo.gpus import ALLOCATOR, EXPECTED, REACHABLE, find_gpu
 from srpo.methods import Method, make_method
 from srpo.models import TextToImage
-from srpo.models.weights import in_blocks
+from srpo.models.shared import TextSkeleton
+from srpo.models.weights import in_blocks, load_dtype
 from srpo.preference import control_word, with_word
+from srpo.prompts.encode import batch_size
 from srpo.rewards import Reward
 from srpo.rewards.preprocessing import resampling
 from srpo.rollout import Rollout
 from srpo.tuning import add_lora, save_memory, trainable
+from srpo.weightless import LiveBytes, tensors_of, without_storage
 
 BYTES: dict[WeightsFormat, float] = {"fp32": 4, "bf16": 2, "int8": 1, "nf4": 0.5 + 4 / 64}
 """Of one value in the blocks; NF4 has a float32 scale for every 64, int8 one for every row, which is nothing."""
@@ -38,8 +36,36 @@ EIGHT_BIT = 1 + 4 / 256
 """Bytes of an 8-bit moment: a float32 scale for every 256."""
 
 
-class Cost(Settings):
-    """One update of one process: floating-point operations and bytes (of its slice, where the weights are sharded)."""
+class Memory(Settings):
+    """Bytes on the device of one process (of its slice, where the weights are sharded)."""
+
+    embed: int
+    """Text encoders, and most of what they make of a batch of prompts."""
+    weights: int
+    """Transformer, VAE and reward, while the transformer is trained."""
+    optimizer: int
+    """Moments."""
+    working: int
+    """Most activations, gradients and temporaries of an update."""
+    watching: int
+    """Most temporaries of a measurement on held-out prompts during training."""
+    evaluate: int
+    """Transformer, VAE and reward, and most temporaries of an evaluation; drawing takes no more."""
+
+    @property
+    def phases(self) -> dict[str, int]:
+        """Bytes at the peak of each phase; one begins when all that another had is gone."""
+        train = self.weights + self.optimizer + max(self.working, self.watching)
+        return {"embed": self.embed, "train": train, "evaluate": self.evaluate}
+
+    @property
+    def memory(self) -> int:
+        """Bytes at the peak of all phases."""
+        return max(self.phases.values())
+
+
+class Cost(Memory):
+    """A run's memory, and the floating-point operations of one update of one process."""
 
     rollout: float
     """Operations of the rollouts."""
@@ -47,130 +73,112 @@ class Cost(Settings):
     """Operations of everything with gradient: transformer forward, recomputation and backward, VAE, reward."""
     forward: float
     """Operations of one forward of the transformer for one image: the unit of `forward_equivalents`."""
-    weights: int
-    """Bytes of transformer, VAE and reward."""
-    optimizer: int
-    """Bytes of the moments."""
-    working: int
-    """Most bytes of activations, gradients and temporaries alive at once."""
 
     @property
     def forward_equivalents(self) -> float:
         """All work of the update in forwards of the transformer, summed over its images."""
         return (self.rollout + self.gradient) / self.forward
 
-    @property
-    def memory(self) -> int:
-        """Bytes on the device at the peak."""
-        return self.weights + self.optimizer + self.working
 
+def count(
+    config: RunConfig, model: TextToImage, rewards: Sequence[Reward], text: TextSkeleton, room: float = math.inf
+) -> Cost | None:
+    """The cost of a run, whose parts lie on the meta device and are used up.
 
-class Prediction(Settings):
-    """What a run asks of one GPU."""
-
-    gpu: str
-    memory: float
-    """GiB at the peak, with what the allocator loses."""
-    fits: bool
-    seconds_per_update: float
-    """At the share of the peak speed that training usually reaches."""
-    floor_per_update: float
-    """At the share that large matrix products reach."""
-    hours: float
-    """All updates, without held-out measurements and evaluation."""
-    forward_equivalents: float
-    """Work per image, in forwards of the transformer."""
-
-
-def predict(config: RunConfig, cost: Cost, gpu: str) -> Prediction:
-    """The cost on a GPU of `srpo.gpus`."""
-    device = find_gpu(gpu)
-    memory = cost.memory / 2**30 * ALLOCATOR
-    work = (cost.rollout + cost.gradient) / (device.peak * 1e12)
-    return Prediction(
-        gpu=gpu,
-        memory=memory,
-        fits=memory <= device.memory,
-        seconds_per_update=work / EXPECTED,
-        floor_per_update=work / REACHABLE,
-        hours=work / EXPECTED * config.train.num_updates / 3600,
-        forward_equivalents=cost.forward_equivalents / (config.train.batch_size * config.train.accumulation),
-    )
-
-
-class LiveBytes(TorchDispatchMode):
-    """Bytes of the storages made and still alive inside the context, and their most so far.
-
-    `known`: tensors that were there before; a view of one makes nothing.
+    None, as early as that is clear, if more than `room` bytes are needed.
     """
-
-    def __init__(self, known: Iterable[Tensor]) -> None:
-        super().__init__()
-        self.sizes = {tensor.untyped_storage()._cdata: 0 for tensor in known}
-        self.now = self.peak = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation and note what it made."""
-        made = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
-            if isinstance(tensor, Tensor):
-                self._note(tensor.untyped_storage())
-        return made
-
-    def _note(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
-        if key not in self.sizes:
-            self.sizes[key] = storage.nbytes()
-            self.now += storage.nbytes()
-            self.peak = max(self.peak, self.now)
-            weakref.finalize(storage, self._forget, key)
-
-    def _forget(self, key: int) -> None:
-        self.now -= self.sizes.pop(key)
-
-
-def count(config: RunConfig, model: TextToImage, reward: Reward, added: Sequence[Reward] = ()) -> Cost:
-    """The cost of one update of one process; model, reward and added rewards lie on the meta device and are used up."""
     if config.train.lora is not None:
         add_lora(model.transformer, config.train.lora)
     save_memory(model.transformer, model.vae, config.train)
-    images = config.train.batch_size * config.train.accumulation
-    criteria = criteria_of(config, (reward, *added))
+    criteria = criteria_of(config, rewards)
     for criterion in criteria:
-        criterion.scale = 1.0
+        criterion.scale = 1.0  # it is measured later, and costs the same
     method = make_method(config, model, criteria, partial(_autocast, config))
-    positions = method.positions.draw((1, config.train.batch_size), Generator().manual_seed(0))  # all cost the same
-    modules = (model.transformer, model.vae, *_modules(criteria))
-    with _without_storage(model, modules, config):
-        rollout = _rollout(config, model)
-        levels = torch.full((config.train.batch_size,), 0.5)
-        with FlopCounterMode(display=False) as forward, torch.no_grad(), _autocast(config):
-            model.velocity(rollout.noise, levels, rollout.embeddings, config.rollout.guidance)
-        with torch.no_grad():  # texts are encoded once, in the first of many updates
-            for criterion in criteria:
-                criterion.reward(torch.zeros(1, 3, 8, 8), *([text] for text in _texts(criterion)))
-        parameters = trainable(model.transformer)
-        with LiveBytes(_tensors(modules)) as live:
-            _gradient(method, rollout, positions)
-        model.transformer.zero_grad()
-        with FlopCounterMode(display=False) as gradient:  # apart: its hooks keep tensors alive
-            _gradient(method, rollout, positions)
-    one = forward.get_total_flops() / config.train.batch_size
-    trained = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
-    processes = config.train.num_processes if config.train.sharding != "none" else 1
-    elsewhere = 1 - 1 / processes
-    return Cost(
-        rollout=one * images * method.rollout_steps,
-        gradient=gradient.get_total_flops() * config.train.accumulation * config.num_injections,
-        forward=one,
-        weights=_weights(model.transformer, modules[1:], config) - int(trained * elsewhere),
-        optimizer=_moments(parameters, config) // processes,
-        working=live.peak - int(trained * elsewhere),  # at the peak, when all gradients are there
+    embed = embedding(config, text)
+    with _without_storage(method):
+        weights, optimizer = _weights(method), _moments(trainable(model.transformer), config)
+        if max(embed, weights, (weights + optimizer) * (1 - _elsewhere(config))) > room:
+            return None
+        memory = _memory(method, embed, weights, optimizer)
+        if memory.memory > room:
+            return None
+        return Cost(**memory.model_dump(), **_work(method))
+
+
+def _memory(method: Method, embed: int, weights: int, optimizer: int) -> Memory:
+    """`weights`, `optimizer`: bytes of all of them, not of a slice."""
+    config, model = method.config, method.model
+    with torch.no_grad():  # texts are encoded once, in the first of many updates
+        for criterion in method.criteria:
+            criterion.reward(torch.zeros(1, 3, 8, 8), *([text] for text in _texts(criterion)))
+    rollout = _rollout(config, model, config.train.batch_size)
+    with LiveBytes(tensors_of(_modules(method))) as live:
+        _gradient(method, rollout)
+    model.transformer.zero_grad()
+    parameters = trainable(model.transformer)
+    elsewhere = _elsewhere(config)
+    sliced = int(sum(parameter.numel() * parameter.element_size() for parameter in parameters) * elsewhere)
+    drawing = _drawing(method, autocast=False)
+    watched = drawing if elsewhere else _drawing(method, autocast=True)  # a slice is gathered in bf16
+    return Memory(
+        embed=embed,
+        weights=weights - sliced,
+        optimizer=int(optimizer * (1 - elsewhere)),
+        working=live.peak - sliced,  # at the peak, when all gradients are there
+        watching=watched,
+        evaluate=weights + drawing,
     )
 
 
-def _gradient(method: Method, rollout: Rollout, positions: Tensor) -> None:
+def _work(method: Method) -> dict[str, float]:
+    """Operations of an update, counted apart from memory: the counter's hooks keep tensors alive."""
+    config, model = method.config, method.model
+    rollout = _rollout(config, model, config.train.batch_size)
+    levels = torch.full((config.train.batch_size,), 0.5)
+    with FlopCounterMode(display=False) as forward, torch.no_grad(), _autocast(config):
+        model.velocity(rollout.noise, levels, rollout.embeddings, config.rollout.guidance)
+    with FlopCounterMode(display=False) as gradient:
+        _gradient(method, rollout)
+    one = forward.get_total_flops() / config.train.batch_size
+    images = config.train.batch_size * config.train.accumulation
+    return {
+        "rollout": one * images * method.rollout_steps,
+        "gradient": gradient.get_total_flops() * config.train.accumulation * config.num_injections,
+        "forward": one,
+    }
+
+
+def embedding(config: RunConfig, text: TextSkeleton) -> int:
+    """Bytes of the text encoders and of what they make of a batch of prompts."""
+    dtype, tokens = load_dtype(config.model.weights), config.model.max_sequence_length + text.template
+    with without_storage((encoder, dtype) for encoder in text.encoders):
+        ids = torch.zeros(batch_size(config.model), tokens, dtype=torch.long)
+        weights = list(tensors_of(text.encoders))
+        with torch.no_grad(), LiveBytes(weights) as live:
+            text.forward(ids)
+    return sum(tensor.numel() * tensor.element_size() for tensor in weights) + live.peak
+
+
+def _drawing(method: Method, autocast: bool) -> int:
+    """Most bytes made at once by drawing a batch of held-out images and scoring it."""
+    config, model = method.config, method.model
+    batch = config.evaluation.batch_size
+    start = _rollout(config, model, batch)
+    cast = _autocast(config) if autocast else nullcontext()
+    with torch.no_grad(), LiveBytes(tensors_of(_modules(method))) as live:
+        with cast:
+            levels = torch.full((batch,), 0.5)
+            x0 = model.velocity(start.noise, levels, start.embeddings, config.evaluation.guidance)
+            images = model.decode(x0)
+        for criterion in method.criteria:
+            criterion.reward(images.float(), start.prompts)
+    return live.peak
+
+
+def _gradient(method: Method, rollout: Rollout) -> None:
     """Forward and backward of one injection, as the loop does it."""
+    shape = 1, method.config.train.batch_size
+    positions = method.positions.draw(shape, Generator().manual_seed(0))  # they cost the same wherever they are
     for loss, _ in method.losses(rollout, positions, update=1):
         loss.backward()
 
@@ -181,9 +189,9 @@ def _texts(criterion: Criterion) -> set[str]:
     return {"", *(text for group in words.of("", 1) for text in with_word(control_word(group, 1), [""]))}
 
 
-def _rollout(config: RunConfig, model: TextToImage) -> Rollout:
-    """Images of a micro-batch, without storage."""
-    batch, size = config.train.batch_size, (config.model.height, config.model.width)
+def _rollout(config: RunConfig, model: TextToImage, batch: int) -> Rollout:
+    """Images without storage."""
+    size = config.model.height, config.model.width
     noise = torch.empty(batch, *model.latent_shape(*size))
     embeddings = model.blank_embeddings(batch, config.model.max_sequence_length)
     return Rollout(noise.clone(), noise, embeddings, [""] * batch)
@@ -193,51 +201,37 @@ def _autocast(config: RunConfig) -> torch.autocast:
     return torch.autocast("cpu", torch.bfloat16, enabled=config.train.precision == "bf16")
 
 
+def _elsewhere(config: RunConfig) -> float:
+    """Share of what is sliced that other processes keep."""
+    return 1 - 1 / config.train.num_processes if config.train.sharding != "none" else 0.0
+
+
 @contextmanager
-def _without_storage(model: TextToImage, modules: Sequence[nn.Module], config: RunConfig) -> Iterator[None]:
+def _without_storage(method: Method) -> Iterator[None]:
     """Fake tensors in the place of all weights, and of everything that is made inside."""
-    precision = torch.float32 if config.model.weights == "fp32" else torch.bfloat16
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        for module in modules:
-            _fill(module, precision if module is model.transformer else torch.float32)
-        try:
+    kept, transformer = load_dtype(method.config.model.weights), method.model.transformer
+    kinds = [(part, kept if part is transformer else torch.float32) for part in _modules(method)]
+    try:
+        with without_storage(kinds):
             yield
-        finally:
-            resampling.cache_clear()  # what was kept of this has no values
+    finally:
+        resampling.cache_clear()  # what was kept of this has no values
 
 
-def _modules(criteria: Sequence[Criterion]) -> list[nn.Module]:
-    return [criterion.reward for criterion in criteria if isinstance(criterion.reward, nn.Module)]
+def _modules(method: Method) -> list[nn.Module]:
+    rewards = [criterion.reward for criterion in method.criteria]
+    return [method.model.transformer, method.model.vae, *(each for each in rewards if isinstance(each, nn.Module))]
 
 
-def _fill(module: nn.Module, dtype: torch.dtype) -> None:
-    """Replace meta weights by fake ones: `dtype` where they are frozen or all trained, float32 in an adapter."""
-    for part in module.modules():
-        for name, value in list(part._parameters.items()):
-            if value is not None:
-                kind = torch.float32 if "lora_" in str(name) else dtype
-                part._parameters[name] = nn.Parameter(torch.empty(value.shape, dtype=kind), value.requires_grad)
-        for name, buffer in list(part._buffers.items()):
-            if buffer is not None:
-                part._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
-
-
-def _tensors(modules: Sequence[nn.Module]) -> Iterator[Tensor]:
-    """All weights and buffers."""
-    for module in modules:
-        yield from module.parameters()
-        yield from module.buffers()
-
-
-def _weights(trained: nn.Module, frozen: Sequence[nn.Module], config: RunConfig) -> int:
+def _weights(method: Method) -> int:
     """Bytes of all weights in the formats they are kept in."""
-    transformer = 0.0
-    for name, module in trained.named_modules():
+    config, transformer = method.config, 0.0
+    for name, module in method.model.transformer.named_modules():
         quantised = in_blocks(module, name) and config.model.weights in ("int8", "nf4")
         for key, value in module.named_parameters(recurse=False):
             small = BYTES[config.model.weights] if quantised and key == "weight" else value.element_size()
             transformer += value.numel() * small
-    others = [value for module in frozen for value in module.parameters()]
+    others = [value for module in _modules(method)[1:] for value in module.parameters()]
     return int(transformer) + sum(value.numel() * value.element_size() for value in others)
 
 

@@ -3,6 +3,7 @@
 Each picture is a forward pass of its own: one of 1024 x 1024 fills a device, and no picture depends on its neighbours.
 """
 
+import gc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,11 +13,14 @@ from torch import Tensor
 
 from srpo.config import ModelConfig, PromptsConfig, Settings
 from srpo.errors import ConfigError
-from srpo.models import TextEncoder, TextToImage, check_model, load_model, load_text_encoder
+from srpo.models import Embeddings, TextToImage, check_model, load_model, load_text_encoder
 from srpo.preference import with_word
 from srpo.prompts import read_prompts
 from srpo.rollout import sample, seeded_noise
 
+CPU = torch.device("cpu")
+AT_ONCE = 128
+"""Prompts that are encoded before any is drawn: at most 1 GiB of embeddings for T5-XXL at 512 tokens in float32."""
 MAX_PATH = 4096  # longer texts cannot be paths
 
 
@@ -38,16 +42,19 @@ class Sampling(Settings):
 
 
 class Generator:
-    """A loaded model that turns prompts into pictures."""
+    """A model that turns prompts into pictures. Its parts are loaded when they are needed, and the text encoders are
+    never on the device together with the transformer: either may fill it.
+    """
 
     def __init__(
         self, config: ModelConfig, folder: Path, transformer: Path | None = None, device: str | None = None
     ) -> None:
         check_model(config, folder)
         self.config = config
+        self.folder = folder
+        self.transformer = transformer
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.model: TextToImage = load_model(config, folder, transformer).to(self.device)
-        self.text: TextEncoder = load_text_encoder(config, folder).to(self.device)
+        self._model: TextToImage | None = None
 
     def images(self, prompts: Sequence[str], sampling: Sampling) -> Iterator[Image.Image]:
         """One picture after another."""
@@ -56,22 +63,43 @@ class Generator:
 
     def tensors(self, prompts: Sequence[str], sampling: Sampling) -> Iterator[Tensor]:
         """The same as (3, height, width) in [0, 1], before they are rounded to 8 bits."""
-        for index, prompt in enumerate(prompts):
-            yield self._draw(prompt, sampling.seed + index, sampling)
+        seeds = range(sampling.seed, sampling.seed + len(prompts))
+        return self.draw(list(zip(prompts, seeds, strict=True)), sampling)
 
-    def picture(self, prompt: str, seed: int, sampling: Sampling) -> Image.Image:
-        """The picture of one prompt from the noise of one seed."""
-        return to_picture(self._draw(prompt, seed, sampling))
+    def draw(self, pairs: Sequence[tuple[str, int]], sampling: Sampling) -> Iterator[Tensor]:
+        """The image (3, height, width) in [0, 1] of each prompt from the noise of the seed beside it."""
+        for start in range(0, len(pairs), AT_ONCE):
+            chosen = pairs[start : start + AT_ONCE]
+            encoded = self._encode([sampling.text(prompt) for prompt, _ in chosen])
+            model = self._loaded()
+            for (_, seed), embeddings in zip(chosen, encoded, strict=True):
+                yield self._draw(model, _to(self.device, embeddings), seed, sampling)
+
+    def _encode(self, texts: Sequence[str]) -> list[Embeddings]:
+        """The embeddings of each text by itself, on the CPU; nothing else is on the device meanwhile."""
+        if self._model is not None:
+            self._model.to(CPU)
+        encoder = load_text_encoder(self.config, self.folder).to(self.device)
+        length = self.config.max_sequence_length
+        encoded = [_to(CPU, encoder.encode_prompts([text], length)) for text in texts]
+        del encoder
+        gc.collect()  # a pipeline and its parts know each other
+        torch.cuda.empty_cache()
+        return encoded
 
     @torch.no_grad()
-    def _draw(self, prompt: str, seed: int, sampling: Sampling) -> Tensor:
+    def _draw(self, model: TextToImage, embeddings: Embeddings, seed: int, sampling: Sampling) -> Tensor:
         """One image (3, height, width) in [0, 1]."""
         height, width = self.config.height, self.config.width
-        noise = seeded_noise(self.model.latent_shape(height, width), [seed]).to(self.device)
-        sigmas = self.model.sampling_sigmas(sampling.num_steps, height, width)
-        embeddings = self.text.encode_prompts([sampling.text(prompt)], self.config.max_sequence_length)
-        x0 = sample(self.model, embeddings, noise, sigmas, sampling.guidance)
-        return self.model.decode(x0)[0]
+        noise = seeded_noise(model.latent_shape(height, width), [seed]).to(self.device)
+        sigmas = model.sampling_sigmas(sampling.num_steps, height, width)
+        return model.decode(sample(model, embeddings, noise, sigmas, sampling.guidance))[0]
+
+    def _loaded(self) -> TextToImage:
+        """The model on the device."""
+        if self._model is None:
+            self._model = load_model(self.config, self.folder, self.transformer)
+        return self._model.to(self.device)
 
 
 class ModelFiles(Settings):
@@ -96,6 +124,10 @@ class ModelFiles(Settings):
         given = {"height": height, "width": width}
         given = {key: value for key, value in given.items() if value is not None}
         return self.model_copy(update={"model": self.model.model_copy(update=given)})
+
+
+def _to(device: torch.device, embeddings: Embeddings) -> Embeddings:
+    return {name: tensor.to(device) for name, tensor in embeddings.items()}
 
 
 def to_picture(image: Tensor) -> Image.Image:

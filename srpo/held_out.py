@@ -1,4 +1,8 @@
-"""What the model makes of prompts it is not trained on: the same prompts and noise each time, scored and shown."""
+"""What the model makes of prompts it is not trained on: the same prompts and noise each time, scored and shown.
+
+`drift` is how far the images have moved from the base model's of the same noise: the root mean square difference of
+their pixels, at most 128 a side, averaged over the images.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,15 +10,20 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torchvision.utils import make_grid, save_image
 
 from srpo.config import RunConfig
 from srpo.evaluation.images import MONITOR, image_seed
-from srpo.evaluation.scores import Scorer, Scores
+from srpo.evaluation.scores import Scorer, Scores, summarise
 from srpo.models import TextToImage
 from srpo.prompts import StoredEmbeddings, select
 from srpo.rollout import sample, seeded_noise
+
+BASE = "base.safetensors"
+DRIFT_SIDE = 128  # pixels
 
 
 class HeldOut:
@@ -27,27 +36,46 @@ class HeldOut:
         embeddings: StoredEmbeddings,
         scorer: Scorer,
         accelerator: Accelerator,
+        folder: Path,
     ) -> None:
         self.config = config
         self.prompts = prompts
         self.embeddings = embeddings
         self.scorer = scorer
         self.accelerator = accelerator
+        self.folder = folder
+
+    def strip(self, update: int) -> Path:
+        """Where the first images after an update are kept: the base model's above, the present ones below."""
+        return self.folder / f"update-{update:06d}.png"
 
     @torch.no_grad()
-    def measure(self, model: TextToImage, strip: Path) -> Scores:
-        """Every metric of every image of the set, on all processes; the first images are saved as a strip."""
+    def measure(self, model: TextToImage, update: int) -> tuple[Scores, dict[str, float]]:
+        """Every metric of every image, on all processes, and their means, the spread and the drift over the set.
+
+        Update 0 is the base model. Only the main process gets the means, and saves the strip.
+        """
         mine, size = self._share(), self.config.evaluation.batch_size
         parts = [self._batch(model, mine[start : start + size]) for start in range(0, len(mine), size)]
-        first = range(self.config.monitor.strip_images)
-        images = torch.cat([images for images, _ in parts])
-        shown: list[Tensor] = gather_object(
-            [image.float().cpu() for index, image in zip(mine, images, strict=True) if index in first]
-        )
-        if self.accelerator.is_main_process:
-            save_image(make_grid(shown, nrow=len(shown), padding=1), strip)
+        images = torch.cat([images for images, _ in parts]).float().cpu()
+        num_shown = sum(index < self.config.monitor.strip_images for index in mine)
+        shown: list[Tensor] = gather_object(list(images[:num_shown]))
+        small: list[Tensor] = gather_object(list(_small(images)))
         gathered: list[Mapping[str, Tensor]] = gather_object([scores for _, scores in parts])
-        return {name: torch.cat([scores[name] for scores in gathered]) for name in gathered[0]}
+        scores = {name: torch.cat([part[name] for part in gathered]) for name in gathered[0]}
+        if not self.accelerator.is_main_process:
+            return scores, {}
+        return scores, summarise(scores) | {"drift": self._compare(update, torch.stack(shown), torch.stack(small))}
+
+    def _compare(self, update: int, shown: Tensor, small: Tensor) -> float:
+        """Drift of the small images from the base's, which update 0 keeps; the strip shows both."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if update == 0:
+            save_file({"shown": shown, "small": small}, self.folder / BASE)
+        base = load_file(self.folder / BASE)
+        rows = [base["shown"], shown] if update else [shown]
+        save_image(make_grid(torch.cat(rows), nrow=len(shown), padding=1), self.strip(update))
+        return float((small - base["small"]).square().mean((1, 2, 3)).sqrt().mean())
 
     def _share(self) -> list[int]:
         """This process's members of the set: neighbours, so that together the processes keep its order."""
@@ -71,3 +99,9 @@ class HeldOut:
             images = model.decode(sample(model, embeddings, noise.to(device), sigmas, settings.guidance))
         scores = self.scorer(images.float(), [self.prompts[index] for index in chosen])
         return images, {name: values.cpu() for name, values in scores.items()}
+
+
+def _small(images: Tensor) -> Tensor:
+    """Images (batch, 3, height, width) scaled down to at most 128 pixels a side, by averaging."""
+    scale = min(1.0, DRIFT_SIDE / max(images.shape[-2:]))
+    return images if scale == 1 else interpolate(images, scale_factor=scale, mode="area")

@@ -1,13 +1,14 @@
 """Is training improving the model, or damaging it? Held-out scores against the base's, within the config's bounds.
 
-The reward that is trained on keeps rising while a model collapses, so it only ranks what the bounds let pass.
+The reward that is trained on keeps rising while a model collapses, so it only ranks what the bounds let pass. All
+decisions are functions of the journal of measurements, so that a resumed run decides as an uninterrupted one.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from srpo.config import Bound
+from srpo.config import Bound, MonitorConfig
 
 Limit = Literal["min_change", "max_change", "min_ratio", "max_ratio"]
 LIMITS: tuple[Limit, ...] = ("min_change", "max_change", "min_ratio", "max_ratio")
@@ -55,7 +56,39 @@ def _what_happened(limit: Limit, threshold: float, value: float | None, now: flo
     return f"changed by {value:+.3f} {way}, past its bound of {threshold:+g}"
 
 
-def best_update(measurements: Sequence[Mapping[str, Any]], ranked_by: str = "relative") -> int | None:
-    """The update with the highest metric among those without a violation (the earliest of equals), if any."""
-    sound = [entry for entry in measurements if not entry["violations"] and math.isfinite(entry[ranked_by])]
-    return max(sound, key=lambda entry: entry[ranked_by])["update"] if sound else None
+def best_update(measurements: Sequence[Mapping[str, Any]], watch: str) -> int | None:
+    """The update with the highest watched metric among those without a violation (the earliest of equals), if any."""
+    sound = [entry for entry in measurements if _sound(entry, watch)]
+    return max(sound, key=lambda entry: entry[watch])["update"] if sound else None
+
+
+def chosen_update(measurements: Sequence[Mapping[str, Any]], watch: str) -> int | None:
+    """The update whose checkpoint goes on: the best, or where all are damaged the least damaged; None of none.
+
+    `measurements`: the base's first; its own update is never chosen.
+    """
+    after = measurements[1:]
+    sound = best_update(after, watch)
+    if sound is not None or not after:
+        return sound
+    return int(min(after, key=lambda entry: (len(entry["violations"]), entry["update"]))["update"])
+
+
+def stop_reason(measurements: Sequence[Mapping[str, Any]], config: MonitorConfig) -> str | None:
+    """Why training should stop after the last of these measurements (the base's first), in words; None to go on."""
+    after = measurements[1:]
+    damaged, patience, watch = config.stop_after_damaged, config.patience, config.watch
+    if damaged and len(after) >= damaged and all(entry["violations"] for entry in after[-damaged:]):
+        return f"{_times(damaged)} in a row the model was damaged: {'; '.join(after[-1]['violations'])}"
+    best = best_update(measurements, watch)
+    if patience and sum(entry["update"] > (best or 0) for entry in after) >= patience:
+        return f"{watch} has not risen above its value at update {best or 0} for {_times(patience)}"
+    return None
+
+
+def _sound(entry: Mapping[str, Any], watch: str) -> bool:
+    return not entry["violations"] and math.isfinite(entry[watch])
+
+
+def _times(count: int) -> str:
+    return f"{count} measurement{'s' if count > 1 else ''}"

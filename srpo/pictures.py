@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from srpo.checkpoint import staging_of
 from srpo.errors import ConfigError
-from srpo.generate import ModelFiles
+from srpo.generate import ModelFiles, to_picture
 
 SHEET = "contact-sheet.jpg"
 SHEET_SIDE = 256  # pixels of a picture's longer side on the sheet
@@ -44,7 +44,7 @@ def write_pictures(
 
 def facts_of(files: ModelFiles, prompt: str, seed: int) -> Facts:
     """Everything that decides a picture's pixels."""
-    made = files.model.model_dump(include={"height", "width", "max_sequence_length"})
+    made = files.model.model_dump(include={"height", "width", "max_sequence_length", "weights"})
     made |= files.sampling.model_dump(exclude={"seed"})
     made |= {"model": files.reference, "transformer_sha256": files.transformer_sha256, "prompt": prompt, "seed": seed}
     return {key: str(value) for key, value in made.items()}
@@ -101,9 +101,9 @@ def _draw_share(arguments: tuple[ModelFiles, list[Task], str]) -> list[Path]:
 
 
 def _draw(files: ModelFiles, tasks: list[Task], device: str | None) -> Iterator[Path]:
-    generator = files.generator(device)
-    for prompt, seed, facts, path in tasks:
-        save_png(generator.picture(prompt, seed, files.sampling), facts, path)
+    images = files.generator(device).draw([(prompt, seed) for prompt, seed, *_ in tasks], files.sampling)
+    for image, (*_, facts, path) in zip(images, tasks, strict=True):
+        save_png(to_picture(image), facts, path)
         yield path
 
 

@@ -9,18 +9,17 @@ from math import prod
 from pathlib import Path, PurePosixPath
 
 from srpo import models, rewards
-from srpo.config import LoraConfig, RewardConfig, RunConfig, Settings
+from srpo.config import LoraConfig, RewardConfig, RunConfig, ScoreConfig, Settings
 from srpo.control_words import check_prompts, control_words
-from srpo.cost import Prediction, count, predict
 from srpo.errors import ConfigError
 from srpo.evaluation.gate import check_metrics
 from srpo.evaluation.scores import check_captions
-from srpo.gpus import find_gpu
 from srpo.hub import Part, fetched, is_remote, missing, resolve, survey
 from srpo.hub.place import store_dir
 from srpo.models.layout import Shapes, folder_shapes, read_json
 from srpo.prompts import Prompt, read_both
 from srpo.prompts.encode import DTYPES
+from srpo.rewards.measured import check_score, find_score
 
 STEPS = {
     "download": "fetch or find model and reward, hash every file",
@@ -76,6 +75,8 @@ def make_plan(config: RunConfig, output_dir: Path, steps: tuple[str, ...] = tupl
     look("guidance", lambda: _guidance(config))
     for name, reward in config.all_rewards.items():
         look(name, partial(_reward, config, reward))
+    for name, score in config.evaluation.scores.items():
+        look("score", partial(_score, name, score))
     look("prompts", lambda: _prompts(config))
     look("words", lambda: _words(config))
     look("metrics", lambda: _metrics(config))
@@ -118,15 +119,6 @@ def num_trained(shapes: Shapes, lora: LoraConfig | None) -> int:
     return sum(lora.rank * sum(shape) for name, shape in shapes.items() if f".{name}".endswith(targets))
 
 
-def price(config: RunConfig, gpu: str) -> Prediction:
-    """Memory and time that the run would take on a GPU, counted from the config files of model and rewards."""
-    find_gpu(gpu)
-    model = models.model_skeleton(config.model, resolve(config.model.source, "model"))
-    found = config.all_rewards.values()
-    first, *added = (rewards.reward_skeleton(reward, resolve(reward.source, "reward")) for reward in found)
-    return predict(config, count(config, model, first, added), gpu)
-
-
 def gibibytes(size: int) -> str:
     """A size for people."""
     return f"{size / 2**30:.2f} GiB"
@@ -148,7 +140,8 @@ def _sizes(config: RunConfig) -> tuple[int, int]:
 def _to_fetch(config: RunConfig) -> int:
     """Bytes that will be downloaded."""
     sources = {reward.source for reward in config.all_rewards.values()}
-    return _left(config.model.source, "model") + sum(_left(source, "reward") for source in sources)
+    trained_on = _left(config.model.source, "model") + sum(_left(source, "reward") for source in sources)
+    return trained_on + sum(_left(source, "score") for source in config.evaluation.score_sources)
 
 
 def _left(source: str, part: Part) -> int:
@@ -218,6 +211,15 @@ def _reward(config: RunConfig, reward: RewardConfig) -> str:
     if config.method.trains_on == "relative":
         rewards.check_text_is_read(reward, path)
     return f"{reward.source}: a whole {reward.family} checkpoint"
+
+
+def _score(name: str, score: ScoreConfig) -> str:
+    find_score(name, score)
+    if found := [text for source in score.sources if (text := _remote(source, "score"))]:
+        return f"{name}: {'; '.join(found)}"
+    places = [resolve(source, "score") for source in score.sources]
+    check_score(name, score, places[0], places[1] if score.companion else None)
+    return f"{name}: {score.source}: a whole {score.family} checkpoint"
 
 
 def _prompts(config: RunConfig) -> str:

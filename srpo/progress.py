@@ -41,6 +41,10 @@ class TrainingProgress:
         warning = f"  [yellow]{'; '.join(violations)}[/]" if violations else ""
         self.bar.console.print(f"update {update:>4}  {scores}{warning}", highlight=False, soft_wrap=True)
 
+    def stopped(self, reason: str) -> None:
+        """Training ends before its last update."""
+        self.bar.console.print(f"[yellow]stopped:[/] {reason}", highlight=False, soft_wrap=True)
+
     def close(self) -> None:
         """Stop the live bar."""
         self.bar.stop()

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 
 from srpo.checkpoint import write_atomic
 from srpo.config import RunConfig
-from srpo.monitor import best_update, violations
+from srpo.monitor import chosen_update, stop_reason, violations
 from srpo.objective import Scores
 from srpo.progress import TrainingProgress
 from srpo.tracking import Tracker
@@ -133,11 +133,17 @@ class Record:
 
     def best(self) -> int | None:
         """The best measured update so far; where all are damaged, the least damaged (main process only)."""
-        measured = [entry for entry in self.measurements.entries if entry["update"] > 0]
-        sound = best_update(measured, self.config.method.trains_on)
-        if sound is None and measured:
-            return int(min(measured, key=lambda entry: (len(entry["violations"]), entry["update"]))["update"])
-        return sound
+        return chosen_update(self.measurements.entries, self.config.monitor.watch)
+
+    def stop_reason(self) -> str | None:
+        """Why the measurements say that training should stop (main process only)."""
+        return stop_reason(self.measurements.entries, self.config.monitor)
+
+    def stopped(self, reason: str) -> None:
+        """Say that training has stopped early."""
+        if self.writes:
+            self.tracker.set_tags({"stopped": reason})
+            self.progress.stopped(reason)
 
     def close(self) -> None:
         """Leave the terminal as it was."""

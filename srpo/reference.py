@@ -1,14 +1,14 @@
-"""What `--model` names: a folder, a transformer with its base, or a registered model; found before it is loaded."""
+"""What `--model` names: a folder, a part with its base, or a registered model; found before it is loaded."""
 
 from pathlib import Path
 
 from srpo.config import EvaluationConfig, ModelConfig, RunConfig
 from srpo.errors import ConfigError
-from srpo.generate import ModelFiles
+from srpo.generate import ModelFiles, Sampling
 from srpo.hub import fetch, is_remote, resolve, snapshot
 from srpo.models import family_of
 from srpo.models.layout import compare_shapes, file_shapes, folder_shapes
-from srpo.models.weights import ADAPTER
+from srpo.models.weights import adapter_file, check_adapter
 from srpo.registry import registered_files, sampling_of
 from srpo.shapes import SAMPLING_STEPS, SIZE
 from srpo.shapes.models import TEXT_TOKENS
@@ -22,22 +22,22 @@ def find_model(
     """The files behind a reference, hashed, before anything is loaded.
 
     A registered model brings its own settings. A folder is sized and sampled as `config` says. With `base`, `reference`
-    is a transformer (file or folder) and the rest comes from the base's folder. `uri`: the MLflow store to look in;
-    None where there is none yet.
+    is a transformer or an adapter (file, folder, hf://, s3://) and the rest is the base's. `uri`: the MLflow store to
+    look in; None where there is none yet.
     """
     if base is not None:
-        return _transformer_with_base(Path(reference).expanduser(), base, config)
+        return _transformer_with_base(reference, base, config)
     if is_remote(reference) or reference.startswith("builtin:") or Path(reference).exists():
-        folder = _folder(reference)
-        settings = config or _default_config(reference, folder)
+        folder = _local(reference)
         if folder.is_file() or not (folder / "transformer").is_dir():
-            raise ConfigError(f"--model {reference} is no whole diffusers folder; if it is a transformer, give --base")
+            raise ConfigError(f"--model {reference} is no whole diffusers folder; if it is a part of one, give --base")
+        model, sampling = _how(reference, folder, config)
         return ModelFiles(
             reference=reference,
-            model=settings.model,
+            model=model,
             base=folder,
             transformer_sha256=snapshot(folder / "transformer", reference).sha256,
-            sampling=sampling_of(settings),
+            sampling=sampling,
         )
     if uri is None:
         raise ConfigError(
@@ -48,33 +48,40 @@ def find_model(
     return registered_files(uri, reference)
 
 
-def _folder(reference: str) -> Path:
-    """A model folder on this machine; what is remote is fetched."""
+def _local(reference: str) -> Path:
+    """A file or folder on this machine; what is remote is fetched."""
     return fetch(reference, "model").path if is_remote(reference) else resolve(reference, "model")
 
 
-def _transformer_with_base(transformer: Path, base: str, config: RunConfig | None) -> ModelFiles:
-    if not transformer.exists():
-        raise ConfigError(f"--model {transformer}: nothing there; with --base, give a transformer's file or folder")
-    folder = _folder(base)
-    settings = config or _default_config(base, folder)
-    if not (transformer / ADAPTER).is_file():
+def _transformer_with_base(reference: str, base: str, config: RunConfig | None) -> ModelFiles:
+    """A transformer, or an adapter of the base's; refused, by its header, if it does not fit."""
+    if not is_remote(reference) and not Path(reference).expanduser().exists():
+        raise ConfigError(f"--model {reference}: nothing there; with --base, give a transformer or an adapter")
+    transformer, folder = _local(reference), _local(base)
+    if adapter := adapter_file(transformer):
+        check_adapter(adapter, folder_shapes(folder / "transformer"))
+    else:
         shapes = file_shapes(transformer) if transformer.is_file() else folder_shapes(transformer)
         compare_shapes(str(transformer), folder_shapes(folder / "transformer"), shapes)
+    model, sampling = _how(base, folder, config)
     return ModelFiles(
-        reference=str(transformer),
-        model=settings.model,
+        reference=reference,
+        model=model,
         base=folder,
-        transformer=transformer.resolve(),
-        transformer_sha256=snapshot(transformer, str(transformer)).sha256,
-        sampling=sampling_of(settings),
+        transformer=transformer,
+        transformer_sha256=snapshot(transformer, reference).sha256,
+        sampling=sampling,
     )
 
 
-def _default_config(reference: str, folder: Path) -> RunConfig:
-    """Size and sampling of a folder that comes without a run file: the defaults, or the embedded world's."""
-    if not reference.startswith("builtin:"):
-        family = family_of(folder) or ModelConfig().family
-        return RunConfig(model=ModelConfig(family=family, source=reference, height=FLUX_SIZE, width=FLUX_SIZE))
-    model = ModelConfig(source=reference, height=SIZE, width=SIZE, max_sequence_length=TEXT_TOKENS)
-    return RunConfig(model=model, evaluation=EvaluationConfig(num_steps=SAMPLING_STEPS))
+def _how(reference: str, folder: Path, config: RunConfig | None) -> tuple[ModelConfig, Sampling]:
+    """How a folder's model is sized, kept and sampled: by a run file; without one as published, or as its world is."""
+    if config is not None:
+        return config.model, sampling_of(config)
+    if reference.startswith("builtin:"):
+        world = RunConfig(evaluation=EvaluationConfig(num_steps=SAMPLING_STEPS))
+        size = {"height": SIZE, "width": SIZE, "max_sequence_length": TEXT_TOKENS}
+        return ModelConfig(source=reference, **size), sampling_of(world)
+    family = family_of(folder) or ModelConfig().family
+    model = ModelConfig(family=family, source=reference, weights="bf16", height=FLUX_SIZE, width=FLUX_SIZE)
+    return model, sampling_of(RunConfig())

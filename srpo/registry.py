@@ -29,6 +29,7 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 MANIFEST = "manifest.json"
 UNKNOWN_LICENCE = "not stated"
 FOLDER = "model"
+REPORT = "evaluation/report.json"
 
 
 class Manifest(Settings):
@@ -108,8 +109,7 @@ def register(
         | data_version(weights, prompts)
         | {
             "data.transformer_sha256": trained.transformer.sha256,
-            "licence.model": weights.model.licence or UNKNOWN_LICENCE,
-            **{f"licence.{name}": own.licence or UNKNOWN_LICENCE for name, own in weights.all_rewards.items()},
+            **{f"licence.{name}": files.licence or UNKNOWN_LICENCE for name, files in weights.snapshots.items()},
             "verdict": evaluated.verdict,
             "reason": evaluated.reason,
             "run_name": client.get_run(tracked.run_id).info.run_name,
@@ -141,14 +141,16 @@ def registered_files(uri: str, reference: str) -> ModelFiles:
     return load_manifest(uri, f"{name}/{version}").files(f"models:/{name}/{version}")
 
 
-def load_report(uri: str, reference: str) -> Report:
-    """The evaluation of the run that made a registered version; `reference` as in `load_manifest`."""
+def load_report(uri: str, reference: str) -> Report | None:
+    """The evaluation of the run that made a registered version, if it has one; `reference` as in `load_manifest`."""
     client = _client(uri)
     run_id = client.get_model_version(*_locate(client, reference)).run_id
+    if not run_id or REPORT not in (file.path for file in client.list_artifacts(run_id, str(Path(REPORT).parent))):
+        return None
     from mlflow.artifacts import download_artifacts
 
     with tempfile.TemporaryDirectory() as folder:
-        path = download_artifacts(f"runs:/{run_id}/evaluation/report.json", dst_path=folder, tracking_uri=uri)
+        path = download_artifacts(f"runs:/{run_id}/{REPORT}", dst_path=folder, tracking_uri=uri)
         return Report.model_validate_json(Path(path).read_text(encoding="utf-8"))
 
 

@@ -1,21 +1,30 @@
 """Fully sharded training (FSDP2): each process keeps a slice of every weight, gradient and moment.
 
 torch's `fully_shard` directly, because accelerate ignores its own FSDP plugin on CPU; so the path that the tests run is
-the one that runs on GPUs. Whole tensors exist only while a block computes, and where a checkpoint is written.
+the one that runs on GPUs. Whole tensors exist only while a block computes, and where a checkpoint is written: the model
+is sliced before it has weights, then each process reads its rows of every tensor, so that neither device nor memory
+ever holds more than a slice of it.
 """
 
 import warnings
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from srpo.models.layout import weight_files
 
-def shard(transformer: nn.Module, accelerator: Accelerator) -> None:
-    """Slice the weights over all processes, block by block; bf16 gathers under bf16 autocast, fp32 reductions."""
+
+def shard(transformer: nn.Module, folder: Path, accelerator: Accelerator) -> None:
+    """Slice a transformer without weights over all processes and read them from a folder of safetensors.
+
+    bf16 gathers under bf16 autocast, fp32 reductions.
+    """
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     gathered = torch.bfloat16 if accelerator.mixed_precision == "bf16" else None
     # autocast casts what each layer takes; casting a block's inputs would round the rotary positions
@@ -27,6 +36,31 @@ def shard(transformer: nn.Module, accelerator: Accelerator) -> None:
     # the root too: what is left whole after a forward pass would be saved instead of the master weights
     fully_shard(transformer, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module", category=UserWarning)  # no block works in place
+    _read_slices(transformer, folder, accelerator.device)
+
+
+def _read_slices(transformer: nn.Module, folder: Path, device: torch.device) -> None:
+    """Give each parameter the rows of it that this process keeps, as `fully_shard` has cut it."""
+    slices: dict[str, Tensor] = {}
+    targets = dict(transformer.named_parameters())
+    for path in weight_files(folder):
+        with safe_open(path, framework="pt") as file:
+            for name in targets.keys() & set(file.keys()):
+                slices[name] = _slice_like(targets[name], file.get_tensor(name), device)
+    missing, _ = transformer.load_state_dict(slices, strict=False, assign=True)
+    assert not set(missing) & targets.keys(), "the folder has been checked"
+
+
+def _slice_like(target: Tensor, tensor: Tensor, device: torch.device) -> DTensor:
+    """This process's rows of a whole tensor, which is mapped from its file, copied to the device."""
+    assert isinstance(target, DTensor)
+    mesh = target.device_mesh
+    rows = -(-len(tensor) // mesh.size())
+    first = mesh.get_local_rank() * rows
+    mine = tensor[first : first + rows].to(device, target.dtype, copy=True)
+    return DTensor.from_local(
+        mine, mesh, target.placements, run_check=False, shape=target.shape, stride=target.stride()
+    )
 
 
 def is_sharded(transformer: nn.Module) -> bool:

@@ -133,8 +133,7 @@ def serve_page(uri: str, artifacts_uri: str, port: int) -> NoReturn:
 def data_version(weights: Weights, prompts: PromptSets) -> dict[str, str]:
     """Hashes that name exactly what a run was made from."""
     return {
-        "data.model_sha256": weights.model.sha256,
-        **{f"data.{name}_sha256": reward.sha256 for name, reward in weights.all_rewards.items()},
+        **{f"data.{name}_sha256": files.sha256 for name, files in weights.snapshots.items()},
         "data.train_prompts_sha256": prompts.train.snapshot.sha256,
         "data.held_out_prompts_sha256": prompts.held_out.snapshot.sha256,
     }

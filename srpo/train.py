@@ -41,7 +41,7 @@ def _train(run: Trainer, config: RunConfig, accelerator: Accelerator) -> Trained
     """The loop."""
     if run.update == 0:
         run.watch()
-    while run.update < config.train.num_updates:
+    while run.update < config.train.num_updates and not run.stopped:
         run.update += 1
         clock, record = Clock(accelerator.device), UpdateRecord()
         for part in run.micro_batches(run.draws.draw(run.update)):

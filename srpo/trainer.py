@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast_object_list, set_seed
 from diffusers.optimization import get_scheduler
 from peft import get_peft_model_state_dict
 from torch import Tensor, nn
@@ -28,11 +28,11 @@ from srpo.config import RunConfig
 from srpo.criteria import load_criteria, measure_scales
 from srpo.draws import Draw, Draws
 from srpo.errors import ConfigError, TrainingStoppedError
-from srpo.evaluation.scores import Scorer, summarise
+from srpo.evaluation.scores import Scorer, load_scores, watched_scores
 from srpo.held_out import HeldOut
 from srpo.hub import snapshot
 from srpo.methods import make_method
-from srpo.models import check_guidance, find_family, load_model
+from srpo.models import TextToImage, check_guidance, find_family, load_model, load_without_transformer
 from srpo.prompts import load_prompt_set, select
 from srpo.record import Clock, Record
 from srpo.rollout import Rollout, sample
@@ -53,8 +53,8 @@ class Trainer:
             config.model, job.weights.model.path, config.guidance
         )  # a plan sees no model still to be fetched
         set_seed(config.seed)
-        self.model = load_model(config.model, job.weights.model.path).to(accelerator.device)
-        self.parameters = self._prepare()
+        self.model = self._load(job.weights.model.path)
+        self.parameters = self._prepare(job.weights.model.path)
         self.criteria = load_criteria(config, job.weights, accelerator.device)
         self.method = make_method(config, self.model, self.criteria, accelerator.autocast)
         self.prompts, self.embeddings = load_prompt_set(job.prompts.train)
@@ -72,11 +72,24 @@ class Trainer:
         self.seconds = 0.0
         self._resume()
         self.record = Record(self.output_dir, self.update, config, accelerator.is_main_process)
+        self.stopped = self._stop_reason()
         first, *added = self.criteria
-        scorer = Scorer(first.reward, first.preference, config.evaluation.world, added)
-        self.held_out = HeldOut(config, *load_prompt_set(job.prompts.held_out), scorer, accelerator)
+        scores = load_scores(watched_scores(config), job.weights, accelerator.device)
+        settings = config.evaluation
+        scorer = Scorer(first.reward, first.preference, settings.world, scores, settings.grid_periods, added)
+        self.held_out = HeldOut(
+            config, *load_prompt_set(job.prompts.held_out), scorer, accelerator, self.output_dir / "samples"
+        )
 
-    def _prepare(self) -> list[nn.Parameter]:
+    def _load(self, folder: Path) -> TextToImage:
+        """The model on the device; what will be sliced has no weights yet."""
+        if self.config.train.sharding == "none":
+            return load_model(self.config.model, folder).to(self.accelerator.device)
+        model = load_without_transformer(self.config.model, folder)
+        model.vae.to(self.accelerator.device)
+        return model
+
+    def _prepare(self, folder: Path) -> list[nn.Parameter]:
         """Make the transformer ready to be trained as the config says; the parameters that are."""
         transformer, train = self.model.transformer, self.config.train
         if train.lora is not None:
@@ -84,7 +97,7 @@ class Trainer:
         save_memory(transformer, self.model.vae, train)
         speed_up(transformer, train)
         if train.sharding == "fsdp2":
-            shard(transformer, self.accelerator)
+            shard(transformer, folder / "transformer", self.accelerator)
         return trainable(transformer)
 
     @property
@@ -149,12 +162,13 @@ class Trainer:
 
     def watch(self) -> None:
         """Measure the held-out set and judge it against the base model's."""
-        strip = self.output_dir / "samples" / f"update-{self.update:06d}.png"
-        strip.parent.mkdir(parents=True, exist_ok=True)
-        scores = self.held_out.measure(self.model, strip)
+        scores, measured = self.held_out.measure(self.model, self.update)
         if self.update == 0:
             measure_scales(self.criteria, scores, self.config.method.trains_on)
-        self.record.measurement(self.update, summarise(scores), strip)
+        self.record.measurement(self.update, measured, self.held_out.strip(self.update))
+        self.stopped = self._stop_reason()
+        if self.stopped:
+            self.record.stopped(self.stopped)
 
     def save(self) -> None:
         """Write a checkpoint, then drop those no longer kept."""
@@ -167,6 +181,11 @@ class Trainer:
             save_rng(folder, self.accelerator.process_index, self.draws.generator)
         if self.accelerator.is_main_process:
             self.store.prune(self.record.best())
+
+    def _stop_reason(self) -> str | None:
+        """Why training should stop here, as the main process reads its record; the same on every process."""
+        reason = [self.record.stop_reason() if self.accelerator.is_main_process else None]
+        return broadcast_object_list(reason)[0]
 
     def _resume(self) -> None:
         """Go on from the last checkpoint, if there is one; ConfigError if it was made with other settings."""
@@ -203,6 +222,7 @@ class Trainer:
                 best_update=best,
                 num_updates=self.update,
                 seconds=self.seconds,
+                stopped=self.stopped,
             )
             write_atomic(result_path, result.model_dump_json(indent=1))
         self.accelerator.wait_for_everyone()

@@ -1,19 +1,24 @@
 """What is counted on tensors without storage is what real tensors do."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from srpo import cost
 from srpo.config import ModelConfig, RunConfig, load_config
-from srpo.cost import BYTES, Cost, LiveBytes, count, predict
+from srpo.cost import BYTES, Cost, count
 from srpo.errors import ConfigError
 from srpo.hub import resolve
-from srpo.models import load_model, model_skeleton
+from srpo.models import load_model, load_text_encoder, model_skeleton, text_skeleton
 from srpo.models.weights import in_blocks
-from srpo.plan import price
+from srpo.price import predict, price
+from srpo.prompts.encode import BATCH
 from srpo.rewards import reward_skeleton
 from srpo.rollout import sample, seeded_noise
 from srpo.shapes import SIZE
+from srpo.weightless import LiveBytes, tensors_of
 from tests.conftest import CONFIG
 
 FOLDER = resolve("builtin:shapes", "model")
@@ -26,7 +31,9 @@ def config_of(*overrides: str) -> RunConfig:
 def cost_of(*overrides: str) -> Cost:
     config = config_of(*overrides)
     reward = reward_skeleton(config.reward, resolve(config.reward.source, "reward"))
-    return count(config, model_skeleton(config.model, FOLDER), reward)
+    counted = count(config, model_skeleton(config.model, FOLDER), [reward], text_skeleton(config.model, FOLDER))
+    assert counted
+    return counted
 
 
 def test_a_forward_counts_as_on_real_tensors() -> None:
@@ -34,9 +41,9 @@ def test_a_forward_counts_as_on_real_tensors() -> None:
     noise = seeded_noise(model.latent_shape(SIZE, SIZE), [0])
     with FlopCounterMode(display=False) as counter:
         sample(model, model.blank_embeddings(1, 12), noise, torch.tensor([1.0, 0.0]), 3.5)
-    cost = cost_of()
-    assert cost.forward == counter.get_total_flops()
-    assert cost.rollout == 2 * 8 * cost.forward
+    counted = cost_of()
+    assert counted.forward == counter.get_total_flops()
+    assert counted.rollout == 2 * 8 * counted.forward
 
 
 def test_recomputing_trades_work_for_memory() -> None:
@@ -73,7 +80,7 @@ def test_added_rewards_are_counted() -> None:
     config = config_of("rewards={again: {source: 'builtin:shapes', architecture: shapes-vit.json}}")
     source = resolve(config.reward.source, "reward")
     rewards = [reward_skeleton(reward, source) for reward in config.all_rewards.values()]
-    both = count(config, model_skeleton(config.model, FOLDER), rewards[0], rewards[1:])
+    both = count(config, model_skeleton(config.model, FOLDER), rewards, text_skeleton(config.model, FOLDER))
     one = cost_of()
     size = sum(value.numel() * value.element_size() for value in rewards[1].parameters())
     assert both.weights == one.weights + size
@@ -109,6 +116,44 @@ def test_quantised_weights_take_the_bytes_that_are_predicted(weights: str) -> No
     assert real == pytest.approx(predicted, rel=0.04)  # int8: four bytes for every row, here of 128 values
 
 
+def test_an_encoder_takes_what_it_takes_on_real_tensors() -> None:
+    config = config_of()
+    encoder = load_text_encoder(config.model, FOLDER)
+    parts = encoder.pipeline.text_encoder, encoder.pipeline.text_encoder_2
+    known = list(tensors_of(parts))
+    with torch.no_grad(), LiveBytes(known) as live:
+        parts[1](input_ids=torch.zeros(BATCH, config.model.max_sequence_length, dtype=torch.long))
+    counted = cost.embedding(config, text_skeleton(config.model, FOLDER))
+    real = live.peak + sum(tensor.nbytes for tensor in known)
+    assert counted == pytest.approx(real, rel=0.05)  # with another attention kernel
+
+
+def test_qwens_encoder_too(qwen_folder: Path) -> None:
+    """Its pipeline calls it with the template around the prompt, for the states of all layers."""
+    config = RunConfig(model=ModelConfig(family="qwen_image", max_sequence_length=12))
+    encoder = load_text_encoder(config.model, qwen_folder).pipeline.text_encoder
+    known = list(tensors_of([encoder]))
+    ids = torch.zeros(BATCH, 12 + 34, dtype=torch.long)
+    with torch.no_grad(), LiveBytes(known) as live:
+        encoder(input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states=True)
+    counted = cost.embedding(config, text_skeleton(config.model, qwen_folder))
+    assert counted == pytest.approx(live.peak + sum(tensor.nbytes for tensor in known), rel=0.05)
+
+
+def test_a_count_with_too_little_room_ends_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = cost_of()
+
+    def count_in(room: float) -> Cost | None:
+        reward = reward_skeleton(config_of().reward, resolve("builtin:shapes", "reward"))
+        text = text_skeleton(config_of().model, FOLDER)
+        return count(config_of(), model_skeleton(config_of().model, FOLDER), [reward], text, room)
+
+    assert count_in(whole.memory) == whole
+    assert count_in(whole.memory - 1) is None
+    monkeypatch.setattr(cost, "_gradient", None)  # nothing is run through
+    assert count_in(whole.weights) is None
+
+
 def test_a_gpu_is_predicted_to_hold_the_run_or_not() -> None:
     config = config_of()
     prediction = price(config, "4090")
@@ -116,5 +161,7 @@ def test_a_gpu_is_predicted_to_hold_the_run_or_not() -> None:
     assert 0 < prediction.floor_per_update < prediction.seconds_per_update
     huge = cost_of().model_copy(update={"weights": 30 * 2**30})
     assert not predict(config, huge, "4090").fits
+    embedding = predict(config, cost_of().model_copy(update={"embed": 30 * 2**30}), "4090")
+    assert (embedding.fits, embedding.phase) == (False, "embed")
     with pytest.raises(ConfigError, match=r"--gpu 8800GT: not in the list; choose from 3090, 4090"):
         price(config, "8800GT")

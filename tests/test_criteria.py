@@ -124,10 +124,10 @@ def test_every_reward_is_carried_to_the_steps_and_named_by_its_hash(
 ) -> None:
     two = with_clip(job, tmp_path, clip_folder)
     assert bring(two.weights) == two.weights
-    assert fetch_weights(two.config.model, two.config.reward, two.config.rewards) == two.weights
+    assert fetch_weights(two.config.model, two.config.reward, {}, two.config.rewards) == two.weights
     hashes = data_version(two.weights, two.prompts)
     assert hashes["data.reward_sha256"] == job.weights.reward.sha256
-    assert hashes["data.reward.pick_sha256"] == two.weights.rewards["pick"].sha256
+    assert hashes["data.reward_pick_sha256"] == two.weights.rewards["pick"].sha256
     assert two.config.sources == (two.config.model.source, two.config.reward.source, str(clip_folder))
     (tmp_path / "runs" / "run").mkdir(parents=True)
     (tmp_path / "runs" / "run" / "run.json").write_text(json.dumps({"config": two.config.model_dump(mode="json")}))

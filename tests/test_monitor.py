@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from srpo.config import DAMAGE_BOUNDS, Bound
-from srpo.monitor import best_update, violations
+from srpo.config import DAMAGE_BOUNDS, Bound, MonitorConfig
+from srpo.monitor import best_update, chosen_update, stop_reason, violations
 
 BASE = {"content": 0.9, "spread": 0.16, "clipped": 0.0, "relative": -0.05}
 
@@ -49,18 +49,65 @@ def test_a_metric_that_was_not_measured_is_an_error() -> None:
         violations(BASE, BASE, [Bound(metric="colour", min_change=0)])
 
 
+def test_where_all_are_damaged_the_least_damaged_goes_on() -> None:
+    measured = [entry(0, 0.0), entry(10, 0.1, "a", "b"), entry(20, 0.2, "a"), entry(30, 0.3, "b")]
+    assert chosen_update(measured, "relative") == 20
+    assert chosen_update([*measured, entry(40, 0.01)], "relative") == 40
+    assert chosen_update(measured[:1], "relative") is None
+
+
 def entry(update: int, relative: float, *broken: str) -> dict[str, object]:
     return {"update": update, "relative": relative, "violations": list(broken)}
 
 
 def test_the_best_has_the_highest_relative_reward_without_damage() -> None:
-    assert best_update([entry(20, 0.1), entry(40, 0.3), entry(60, 0.2), entry(80, 0.5, "content")]) == 40
+    assert best_update([entry(20, 0.1), entry(40, 0.3), entry(60, 0.2), entry(80, 0.5, "content")], "relative") == 40
 
 
 def test_of_equals_the_earliest_is_best() -> None:
-    assert best_update([entry(20, 0.3), entry(40, 0.3)]) == 20
+    assert best_update([entry(20, 0.3), entry(40, 0.3)], "relative") == 20
 
 
 def test_there_is_no_best_if_all_are_damaged_or_nothing_was_measured() -> None:
-    assert best_update([entry(20, 0.3, "content"), entry(40, math.nan)]) is None
-    assert best_update([]) is None
+    assert best_update([entry(20, 0.3, "content"), entry(40, math.nan)], "relative") is None
+    assert best_update([], "relative") is None
+
+
+OFF = MonitorConfig(stop_after_damaged=None)
+FIRST = entry(0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("damaged", "stops"),
+    [((False, True, True), True), ((True, True, False), False), ((True, False, True), False), ((True,), False)],
+)
+def test_damage_in_a_row_stops(damaged: tuple[bool, ...], stops: bool) -> None:
+    measured = [FIRST, *(entry(10 * i, 0.1, *(["spread"] if bad else [])) for i, bad in enumerate(damaged, 1))]
+    reason = stop_reason(measured, MonitorConfig(stop_after_damaged=2))
+    assert reason == ("2 measurements in a row the model was damaged: spread" if stops else None)
+    assert stop_reason(measured, OFF) is None
+
+
+@pytest.mark.parametrize(
+    ("relative", "stops"),
+    [
+        ((0.1, 0.1, 0.05), True),  # the best is the earliest of equals
+        ((0.1, 0.05, 0.2), False),
+        ((0.1, 0.05), False),
+        ((-0.1, -0.2), True),  # nothing was above the base model
+        ((math.nan, math.nan), True),
+    ],
+)
+def test_a_watched_metric_that_no_longer_rises_stops(relative: tuple[float, ...], stops: bool) -> None:
+    measured = [FIRST, *(entry(10 * i, value) for i, value in enumerate(relative, 1))]
+    assert bool(stop_reason(measured, MonitorConfig(stop_after_damaged=None, patience=2))) == stops
+
+
+def test_another_metric_can_be_watched() -> None:
+    measured = [
+        {"update": update, "score": score, "violations": []} for update, score in ((0, 0.1), (5, 0.4), (9, 0.3))
+    ]
+    assert best_update(measured, "score") == 5
+    assert stop_reason(measured, MonitorConfig(watch="score", patience=1)) == (
+        "score has not risen above its value at update 5 for 1 measurement"
+    )

@@ -84,3 +84,6 @@ def test_a_bare_folder_is_drawn_at_the_size_of_flux(flux_folder: Path) -> None:
     found = find_model(str(flux_folder))
     assert (found.model.height, found.model.width, found.model.max_sequence_length) == (1024, 1024, 512)
     assert (found.sampling.num_steps, found.sampling.guidance) == (50, 3.5)
+    assert found.model.weights == "bf16", "as it is published"
+    exact = RunConfig(model=ModelConfig(source=str(flux_folder)))
+    assert find_model(str(flux_folder), exact).model.weights == "fp32"

@@ -39,6 +39,11 @@ def test_a_good_run_lists_what_was_checked(tmp_path: Path) -> None:
         ("rollout.guidance=null", "rollout.guidance: the model in .* takes a guidance"),
         ("evaluation.wanted=beauty", "evaluation.wanted: no metric named 'beauty'"),
         ("monitor.bounds=[{metric: truth, min_change: 0}]", "monitor.bounds: no metric named 'truth'"),
+        ("evaluation.scores={pick: {family: vibes, source: x}}", r"scores\.pick\.family: no score named 'vibes'"),
+        ("evaluation.scores={pick: {family: pick_score, source: /nowhere}}", "nothing at /nowhere"),
+        ("evaluation.scores={sharpness: {family: hps, source: 'builtin:shapes'}}", "another metric has that name"),
+        ("evaluation.scores={hps: {family: hps, source: 'builtin:shapes'}}", "do not fit its architecture"),
+        ("evaluation.grid_periods=[16]", "evaluation.grid_periods: 16 px cannot be seen in images of 32 px; .* 3 to 8"),
         ("evaluation.world=null", "evaluation.gate: no metric named 'content'"),
     ],
 )
@@ -60,6 +65,18 @@ def test_a_reward_without_text_is_refused_for_srpo_alone(tmp_path: Path, clip_fo
         make_plan(load_config(CONFIG, settings), tmp_path)
     with pytest.warns(UserWarning, match="does not train by align.branches"):
         make_plan(load_config(CONFIG, (*settings, "method=direct_align")), tmp_path)
+
+
+def test_held_out_scores_are_looked_at_and_may_be_demanded(tmp_path: Path) -> None:
+    score = "{family: hps, source: 'builtin:shapes', architecture: shapes-vit.json}"
+    overrides = (
+        f"evaluation.scores={{held: {score}}}",
+        "evaluation.gate=[{metric: relative/held, min_change: 0}]",
+        "monitor.bounds=[{metric: held, min_change: -1}]",
+    )
+    plan = make_plan(load_config(CONFIG, (*SHORT, *overrides)), tmp_path)
+    (check,) = (check for check in plan.checks if check.subject == "score")
+    assert check.finding == "held: builtin:shapes: a whole hps checkpoint"
 
 
 def test_all_problems_are_told_at_once(tmp_path: Path) -> None:

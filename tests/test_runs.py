@@ -3,9 +3,11 @@
 import os
 from pathlib import Path
 
+from pipelines.execute import same_origin
 from pipelines.place import Place
 from pipelines.runs import FILE, RunRecord, load_runs, unreadable_runs
-from srpo.config import RunConfig
+from srpo.config import EvaluationConfig, RunConfig, ScoreConfig
+from srpo.control_words import control_words
 from srpo.tracking import TrackedRun
 
 
@@ -30,6 +32,19 @@ def test_running_is_believed_of_the_very_process_only(tmp_path: Path) -> None:
     assert load_runs(Place(tmp_path))[0].actual_state == "running"
 
 
+def test_results_of_another_words_file_are_not_taken(tmp_path: Path) -> None:
+    """The settings name the file, which does not tell that its content has changed."""
+    file = tmp_path / "words.csv"
+    file.write_text("prompt,positive\na castle,Moonlit\n")
+    config = RunConfig.model_validate({"preference": {"words_file": str(file)}})
+    words = control_words(config.preference).digest
+    made = record(Place(tmp_path), "made").changed(config=config, words=words)
+    assert same_origin(made, config, ["weights", "prompts", "trained"])
+    file.write_text("prompt,positive\na castle,Sunlit\n")
+    assert not same_origin(made, config, ["weights", "prompts", "trained"])
+    assert same_origin(made, config, ["weights", "prompts"]), "which no word has made"
+
+
 def test_one_unreadable_record_hides_no_other(tmp_path: Path) -> None:
     place = Place(tmp_path)
     record(place, "good")
@@ -37,3 +52,14 @@ def test_one_unreadable_record_hides_no_other(tmp_path: Path) -> None:
     (place.runs / "old" / FILE).write_text('{"schema_version": 0}')
     assert [run.name for run in load_runs(place)] == ["good"]
     assert unreadable_runs(place) == ["old"]
+
+
+def test_a_recorded_run_names_every_source_of_its_weights(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    score = ScoreConfig(family="aesthetic", source="head.pth", companion="hf://google/siglip")
+    scored = RunConfig(evaluation=EvaluationConfig(scores={"beauty": score}))
+    record(place, "plain")
+    record(place, "scored").model_copy(update={"config": scored}).save()
+    assert place.recorded_sources("plain") == ("builtin:shapes", "builtin:shapes")
+    assert place.recorded_sources("scored")[2:] == ("head.pth", "hf://google/siglip")
+    assert place.recorded_sources("none") == ()

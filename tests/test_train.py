@@ -7,8 +7,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
+from torchvision.io import read_image
 
 from srpo.artifacts import Trained, TrainJob
+from srpo.config import Bound
 from srpo.errors import ConfigError, TrainingStoppedError
 from srpo.record import read_journal
 from srpo.train import reproducible, train
@@ -27,6 +29,7 @@ def test_a_run_leaves_everything_promised(job: TrainJob, whole: Path, flux_folde
     assert names <= set(metrics[0])
     assert metrics[0]["learning_rate"] > metrics[-1]["learning_rate"], "the cosine falls"
     assert len(list((whole / "samples").glob("*.png"))) == 4
+    assert measured[0]["drift"] == 0 and all(entry["drift"] > 0 for entry in measured[1:])
     result = Trained.model_validate_json((whole / "result.json").read_text())
     relative = {entry["update"]: entry["relative"] for entry in measured[1:]}
     assert relative[result.best_update] == max(relative.values())
@@ -119,3 +122,38 @@ def test_a_run_goes_on_only_with_the_words_file_it_began_with(job: TrainJob, tmp
     words.write_text("first_update,last_update,positive\n1,2,Dark\n")
     with pytest.raises(ConfigError, match=r"another content of preference.words_file"):
         run(place(worded, tmp_path / "run", num_updates=4, schedule="constant"))
+
+
+def guarded(job: TrainJob, output_dir: Path, **monitor: object) -> TrainJob:
+    settings = job.config.monitor.model_copy(update=monitor)
+    return place(job, output_dir).model_copy(
+        update={"config": job.config.model_copy(update={"monitor": settings}), "output_dir": str(output_dir)}
+    )
+
+
+def test_a_collapse_ends_training_and_without_the_rule_it_goes_on_as_if_nothing_had_been(
+    job: TrainJob, whole: Path, tmp_path: Path
+) -> None:
+    never_held = (Bound(metric="luminance", max_change=-1),)
+    strict = guarded(job, tmp_path, bounds=never_held, stop_after_damaged=2)
+    for _ in range(2):  # the second call finds the run stopped and trains no further
+        result = run(strict)
+        assert (result.num_updates, result.best_update) == (4, 2)
+        assert result.stopped is not None
+        assert result.stopped.startswith("2 measurements in a row the model was damaged: luminance changed by")
+        assert [entry["update"] for entry in read_journal(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4]
+    assert run(guarded(job, tmp_path, bounds=never_held, stop_after_damaged=None)).stopped is None
+    assert_same_weights(whole, tmp_path, 6)
+
+
+def test_drift_is_the_distance_from_the_base_models_own_images(job: TrainJob, whole: Path) -> None:
+    """The strip shows both rows; their distance, on as many images as it shows, is in the order of the drift."""
+    size, padding = job.config.model.height, 1
+    strip = read_image(str(whole / "samples" / "update-000006.png")).double() / 255
+    rows = strip[:, padding:].unfold(1, size, size + padding).unfold(2, size, size + padding)[:, :2]
+    first = read_image(str(whole / "samples" / "update-000000.png")).double() / 255
+    assert torch.equal(strip[:, : first.shape[1]], first)
+    assert rows.shape[1] == 2
+    measured = read_journal(whole / "heldout.jsonl")[-1]["drift"]
+    shown = (rows[:, 1] - rows[:, 0]).square().mean((0, -2, -1)).sqrt()
+    assert 0.5 * float(shown.min()) < measured < 2 * float(shown.max())

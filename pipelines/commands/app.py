@@ -47,12 +47,10 @@ ModelOption = Annotated[
     str,
     typer.Option(
         help="A diffusers folder, hf://OWNER/NAME, s3://BUCKET/PREFIX, builtin:shapes, or a registered model "
-        "(NAME@ALIAS, models:/NAME/VERSION); with --base, a transformer's file or folder."
+        "(NAME@ALIAS, models:/NAME/VERSION); with --base, a transformer or an adapter (file, folder, hf://, s3://)."
     ),
 ]
-BaseOption = Annotated[
-    str | None, typer.Option(help="Diffusers folder that gives a lone transformer its VAE, text encoders and config.")
-]
+BaseOption = Annotated[str | None, typer.Option(help="Model, as above, that a lone transformer or adapter belongs to.")]
 UntilOption = Annotated[str | None, typer.Option("--until", metavar="STEP", help="Stop after this step.")]
 
 

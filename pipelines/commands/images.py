@@ -40,6 +40,7 @@ def generate(
     settings = load([config], ()) if config else None
     place = here()
     place.prepare(model, base or "")
+    from srpo.export.card import find_licences
     from srpo.generate import read_texts
     from srpo.pictures import write_pictures
     from srpo.reference import find_model
@@ -48,6 +49,8 @@ def generate(
     with console.status("finding the model"):
         uri = place.mlflow_uri if place.mlflow_database.exists() else None
         files = find_model(model, settings, uri, base).resized(height, width)
+    for licence in find_licences(files, None):
+        typer.echo(licence, err=True)
     given = {"seed": seed, "num_steps": num_steps, "guidance": guidance, "prefix": prefix}
     sampling = files.sampling.model_copy(update={key: value for key, value in given.items() if value is not None})
     files = files.model_copy(update={"sampling": sampling})

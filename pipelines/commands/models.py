@@ -13,7 +13,13 @@ EXPORT_FORMS = ("transformer", "lora", "fp8", "folder")
 
 def export(
     model: Annotated[str, typer.Argument(help="As --model of `generate`.")],
-    to: Annotated[str, typer.Option(metavar="FOLDER|s3://BUCKET/PREFIX", help="A place where nothing is yet.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="FOLDER|s3://BUCKET/PREFIX|hf://OWNER/NAME",
+            help="A place where nothing is yet; a new repository of the hub is private.",
+        ),
+    ],
     form: Annotated[
         str,
         typer.Option(
@@ -32,7 +38,7 @@ def export(
     if form not in EXPORT_FORMS:
         raise ConfigError(f"--format {form}: choose from {', '.join(EXPORT_FORMS)}")
     place = here()
-    place.prepare(model, base or "")
+    place.prepare(model, base or "", to)
     from srpo.export import export as export_model
     from srpo.export.card import find_licences
     from srpo.generate import read_texts
@@ -44,7 +50,7 @@ def export(
     report = load_report(uri, files.reference) if uri and files.reference.startswith("models:/") else None
     licences = find_licences(files, report)
     for licence in licences:
-        console.print(f"licence of the {licence.subject} ({licence.source}): {licence.terms}", soft_wrap=True)
+        console.print(str(licence), soft_wrap=True)
     drawn = [image.prompt for image in report.images] if report else []
     texts = read_texts(prompts) if prompts else list(dict.fromkeys(drawn))[:2]
     with console.status("exporting"):

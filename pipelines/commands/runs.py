@@ -12,8 +12,8 @@ from srpo.errors import ConfigError
 
 if TYPE_CHECKING:
     from pipelines.runs import RunRecord
-    from srpo.cost import Prediction
     from srpo.plan import Plan
+    from srpo.price import Prediction
 
 STARTED = time.monotonic()
 INTERRUPTED = 130
@@ -61,7 +61,7 @@ def plan(
     _show_plan(checked)
     if gpu is not None:
         from pipelines.summary import show_prediction
-        from srpo.plan import price
+        from srpo.price import price
 
         with console.status("counting operations and bytes of an update"):
             prediction = price(checked.config, gpu)
@@ -90,12 +90,12 @@ def job(
 
 def _preset_that_fits(config: list[Path] | None, set_: list[str] | None, gpu: str) -> "tuple[Path, Prediction] | None":
     """The largest hardware preset that lets the run fit, with what it would then take."""
-    from srpo.plan import price
+    from srpo.price import price_if_it_fits
 
     sizes = {int(path.stem.removesuffix("gb")): path for path in HARDWARE.glob("*gb.yaml") if "x" not in path.stem}
     for _, preset in sorted(sizes.items(), reverse=True):
-        prediction = price(load([*(config or [DEFAULT_CONFIG]), preset], tuple(set_ or ())), gpu)
-        if prediction.fits:
+        settings = load([*(config or [DEFAULT_CONFIG]), preset], tuple(set_ or ()))
+        if prediction := price_if_it_fits(settings, gpu):
             return preset, prediction
     return None
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from srpo.config.base import Range, Settings
-from srpo.config.judgement import DAMAGE_BOUNDS, Bound, EvaluationConfig, MonitorConfig, RegistryConfig
+from srpo.config.judgement import DAMAGE_BOUNDS, Bound, EvaluationConfig, MonitorConfig, RegistryConfig, ScoreConfig
 from srpo.config.method import (
     AlignConfig,
     DirectAlignMethod,
@@ -51,6 +51,7 @@ __all__ = [
     "RewardConfig",
     "RolloutConfig",
     "RunConfig",
+    "ScoreConfig",
     "Settings",
     "SrpoMethod",
     "TrainConfig",
@@ -107,14 +108,28 @@ class RunConfig(Settings):
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Where all weights lie."""
-        return self.model.source, *(reward.source for reward in self.all_rewards.values())
+        """Where all weights lie, of held-out scores too."""
+        rewards = (reward.source for reward in self.all_rewards.values())
+        return self.model.source, *rewards, *self.evaluation.score_sources
 
     @model_validator(mode="before")
     @classmethod
     def added_rewards_share_the_preference(cls, data: Any) -> Any:
         """What an added reward's preference leaves out, resolved here so that a run file shows it."""
         return with_own_preferences(data) if isinstance(data, dict) and isinstance(data.get("rewards"), dict) else data
+
+    @model_validator(mode="before")
+    @classmethod
+    def monitor_watches_what_is_trained(cls, data: Any) -> Any:
+        """Which metric the monitor watches, where the run does not say."""
+        monitor = data.get("monitor", {}) if isinstance(data, dict) else None
+        if not isinstance(monitor, dict) or "watch" in monitor:
+            return data
+        try:
+            method = TypeAdapter[SrpoMethod | PlainMethod](Method).validate_python(data.get("method", "srpo"))
+        except ValidationError:
+            return data  # said where it stands
+        return {**data, "monitor": {**monitor, "watch": method.trains_on}}
 
     @model_validator(mode="after")
     def settings_are_read(self) -> Self:

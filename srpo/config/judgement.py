@@ -1,10 +1,12 @@
 """What is measured, and what it takes to pass."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from srpo.config.base import Settings
+
+ScoreName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$")]
 
 
 class Bound(Settings):
@@ -40,7 +42,7 @@ DAMAGE_BOUNDS = (
 
 
 class MonitorConfig(Settings):
-    """Held-out scores and a fixed sample strip during training; they choose the best checkpoint."""
+    """Held-out scores and a fixed sample strip during training; they choose the best checkpoint, and end a collapse."""
 
     every: int = Field(default=5, gt=0)
     """Updates between measurements; a multiple of `train.save_every`, so that each measurement has its checkpoint."""
@@ -49,7 +51,37 @@ class MonitorConfig(Settings):
     strip_images: int = Field(default=8, gt=0)
     """How many of them are kept as pictures."""
     bounds: tuple[Bound, ...] = DAMAGE_BOUNDS
-    """A checkpoint outside any of these is damaged and cannot be the best, however high its relative reward."""
+    """A checkpoint outside any of these is damaged and cannot be the best, however high its watched metric."""
+    watch: str = "relative"
+    """The metric that ranks the sound checkpoints: the highest goes on to the evaluation. A run that leaves it out watches
+    what its method trains on: `relative`, or `reward`."""
+    stop_after_damaged: int | None = Field(default=2, gt=0)
+    """Training stops when so many measurements in a row break a bound; null: it never stops for that."""
+    patience: int | None = Field(default=None, gt=0)
+    """Training stops when the watched metric has not exceeded its best for so many measurements; null: never."""
+
+
+class ScoreConfig(Settings):
+    """A published score that is only measured: nothing is trained towards it, so it cannot be gamed."""
+
+    family: str
+    """Key of `srpo.rewards.measured.SCORES`: `hps`, `pick_score`, `clip_score`, `image_reward`, `aesthetic`."""
+    source: str
+    """Where the checkpoint lies: a file, a folder, hf://owner/name[@revision][/file], s3://..., or `builtin:shapes`."""
+    companion: str | None = None
+    """What the checkpoint needs beside it, as a source: for `aesthetic` the SigLIP folder that its head reads, for
+    `image_reward` BERT's vocab.txt."""
+    architecture: str = "ViT-H-14"
+    """For `hps`: an open_clip model name, or the path of an open_clip model JSON."""
+    positive: tuple[str, ...] = Field(default=("Realistic photo",), min_length=1)
+    """Control words of the score's own relative preference, `relative/<name>`: those that are wanted."""
+    negative: tuple[str, ...] = Field(default=("CG Render",), min_length=1)
+    """Control words that are not."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Everything that has to be here."""
+        return (self.source,) if self.companion is None else (self.source, self.companion)
 
 
 class EvaluationConfig(Settings):
@@ -67,6 +99,12 @@ class EvaluationConfig(Settings):
     """Images per forward pass."""
     world: Literal["shapes"] | None = None
     """An embedded world whose captions let content and style be measured exactly."""
+    grid_periods: tuple[int, ...] = ()
+    """Periods in pixels at which a grid is looked for, as `grid/<period>`: those of the VAE and of the 2x2 patches, 8
+    and 16 for FLUX and Qwen-Image. Images must be at least four periods long."""
+    scores: dict[ScoreName, ScoreConfig] = Field(default_factory=dict)
+    """Held-out scores by name; each becomes a metric, and `relative/<name>` another if it reads the prompt. During
+    training only those are measured that `monitor.bounds` names."""
     wanted: str = "relative"
     """The metric the summary shows first: what this run is meant to raise."""
     num_resamples: int = Field(default=5000, ge=100)
@@ -77,6 +115,11 @@ class EvaluationConfig(Settings):
     """What a version must show to become champion: the interval's bound, not the mean, must keep every limit."""
     num_report_images: int = Field(default=24, gt=0)
     """Pairs of images shown in the report."""
+
+    @property
+    def score_sources(self) -> tuple[str, ...]:
+        """Everything that the held-out scores are made from."""
+        return tuple(source for score in self.scores.values() for source in score.sources)
 
 
 class RegistryConfig(Settings):

@@ -139,7 +139,7 @@ class SrpoMethod(Settings):
 
     @property
     def trains_on(self) -> str:
-        """The held-out metric that training raises: it ranks checkpoints, and its deviation gives rewards one scale."""
+        """The held-out metric that training raises: the monitor watches it, its deviation gives rewards one scale."""
         return "relative"
 
     def num_injections(self, align: AlignConfig) -> int:

@@ -23,7 +23,7 @@ from srpo.evaluation.progress import terminal_progress
 from srpo.evaluation.provenance import trace
 from srpo.evaluation.report import render
 from srpo.evaluation.schema import BASE, CANDIDATE, Contrast, Curves, ImageSet, Report, Subject
-from srpo.evaluation.scores import Scorer
+from srpo.evaluation.scores import Scorer, load_scores
 from srpo.evaluation.statistics import MIN_PROMPTS, Array, compare
 from srpo.models import load_model
 from srpo.prompts import load_prompt_set
@@ -104,7 +104,9 @@ class _Evaluation:
             )
         self.design = make_design(len(self.prompts), config.evaluation.seeds_per_prompt, config.seed)
         first, *added = load_criteria(config, weights, self.device)
-        self.scorer = Scorer(first.reward, first.preference, config.evaluation.world, added)
+        scores = load_scores(config.evaluation.scores, weights, self.device)
+        settings = config.evaluation
+        self.scorer = Scorer(first.reward, first.preference, settings.world, scores, settings.grid_periods, added)
 
     def measure(self, transformer: Path | None, gallery: Gallery, activity: str) -> dict[str, Array]:
         """Draw and score all images of one model: metric -> (images,); only one model is in memory at a time."""
@@ -152,6 +154,7 @@ def read_curves(trained: Trained) -> Curves:
         best_update=trained.best_update,
         num_updates=trained.num_updates,
         seconds=trained.seconds,
+        stopped=trained.stopped,
     )
 
 

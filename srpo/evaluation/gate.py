@@ -11,6 +11,7 @@ from srpo.config import Bound, RunConfig
 from srpo.errors import ConfigError
 from srpo.evaluation.schema import BASE, Comparison, GateCheck, Verdict
 from srpo.evaluation.scores import metric_names
+from srpo.meters import SHORTEST_GRID, SHORTEST_PERIOD
 from srpo.monitor import Limit, holds, limits, violations
 
 
@@ -27,17 +28,30 @@ class Judgement:
 
 
 def check_metrics(config: RunConfig) -> None:
-    """ConfigError for a metric that the config names but the evaluation will not produce."""
-    known = metric_names(config.evaluation.world, config.rewards)
+    """ConfigError for a metric that the config names but the evaluation will not produce, or cannot."""
+    check_grids(config)
+    known = metric_names(config.evaluation, config.rewards)
     named = {
         "evaluation.wanted": [config.evaluation.wanted],
         "evaluation.gate": [bound.metric for bound in config.evaluation.gate],
+        "monitor.watch": [config.monitor.watch],
         "monitor.bounds": [bound.metric for bound in config.monitor.bounds],
     }
     for key, metrics in named.items():
         for metric in metrics:
             if metric not in known:
                 raise ConfigError(f"{key}: no metric named {metric!r} is measured here; choose from {sorted(known)}")
+
+
+def check_grids(config: RunConfig) -> None:
+    """ConfigError for a period of a grid that the images are too small to show."""
+    shorter = min(config.model.height, config.model.width)
+    for period in config.evaluation.grid_periods:
+        if period < SHORTEST_PERIOD or SHORTEST_GRID * period > shorter:
+            raise ConfigError(
+                f"evaluation.grid_periods: {period} px cannot be seen in images of {shorter} px; "
+                f"give periods from {SHORTEST_PERIOD} to {shorter // SHORTEST_GRID}"
+            )
 
 
 def judge(config: RunConfig, metrics: Mapping[str, Comparison]) -> Judgement:

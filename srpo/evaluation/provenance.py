@@ -29,10 +29,10 @@ def trace(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})",
         hashes=hashes,
         sources={
-            "model": weights.model.source,
-            **{name: reward.source for name, reward in weights.all_rewards.items()},
+            **{name: files.source for name, files in weights.snapshots.items()},
             "train_prompts": prompts.train.snapshot.source,
             "held_out_prompts": prompts.held_out.snapshot.source,
         },
+        licences={name: files.licence for name, files in weights.snapshots.items()},
         config=config.model_dump(mode="json"),
     )

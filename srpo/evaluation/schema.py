@@ -2,6 +2,8 @@
 
 from typing import Any, Literal
 
+from pydantic import Field
+
 from srpo.config import Settings
 from srpo.monitor import Limit
 
@@ -87,6 +89,8 @@ class Curves(Settings):
     best_update: int
     num_updates: int
     seconds: float
+    stopped: str | None = None
+    """Why the monitor ended training before its last update, if it did."""
 
 
 class Provenance(Settings):
@@ -101,6 +105,8 @@ class Provenance(Settings):
     """sha256 of weights, prompts and config."""
     sources: dict[str, str]
     """Where they came from."""
+    licences: dict[str, str] = Field(default_factory=dict)
+    """What the sources of weights say of their terms; empty where they say nothing."""
     config: dict[str, Any]
     """The whole config of the run."""
 

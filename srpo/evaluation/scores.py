@@ -3,21 +3,27 @@
     reward   = r(image, prompt)
     relative = mean over positive words of r(image, "w. prompt") - mean over negative words of r(image, "w. prompt")
 
-`reward/<name>` and `relative/<name>` are those of a run's added rewards, each by its own words. `spread` belongs to a
-set of images: the standard deviation of their luminance. A model that collapses loses it.
+`reward/<name>` and `relative/<name>` are those of a run's added rewards. Held-out scores (`evaluation.scores`) give the
+same two under `<name>` and `relative/<name>`, with words of their own. Training raises the rewards, not them.
+
+`spread` belongs to a set of images: the standard deviation of their luminance. A model that collapses loses it.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
-from srpo.config import PreferenceConfig
+from srpo.artifacts import Weights
+from srpo.config import EvaluationConfig, PreferenceConfig, RunConfig, ScoreConfig
 from srpo.criteria import Criterion
 from srpo.errors import ConfigError
-from srpo.meters import METERS
+from srpo.meters import meters
 from srpo.preference import with_word
 from srpo.rewards import Reward
+from srpo.rewards.measured import find_score, load_score
 from srpo.shapes.measure import content_correct, texture
 from srpo.shapes.render import parse_caption
 
@@ -45,10 +51,47 @@ def check_captions(world: str, prompts: Sequence[str]) -> None:
             raise ConfigError(f"prompts.held_out: {error}; or set evaluation.world to null") from None
 
 
-def metric_names(world: str | None, added: Iterable[str] = ()) -> list[str]:
-    """Every metric that an evaluation in this world (None: no embedded one) with these added rewards produces."""
+@dataclass(frozen=True)
+class HeldOutScore:
+    """A published score that is only measured, and the words of its relative preference."""
+
+    reward: Reward
+    positive: tuple[str, ...]
+    negative: tuple[str, ...]
+    """Both empty for a score that does not read the prompt."""
+
+
+def metric_names(settings: EvaluationConfig, added: Iterable[str] = ()) -> list[str]:
+    """Every metric that an evaluation with these added rewards produces; ConfigError for a name that two would have."""
+    world = WORLDS[settings.world] if settings.world else ()
     own = [f"{kind}/{name}" for name in added for kind in ("reward", "relative")]
-    return ["reward", "relative", *own, *METERS, *(WORLDS[world] if world else ()), "spread"]
+    names = ["reward", "relative", *own, *meters(settings.grid_periods), *world, "spread"]
+    for name, score in settings.scores.items():
+        if name in names or f"relative/{name}" in names:
+            raise ConfigError(f"evaluation.scores.{name}: another metric has that name; choose one of your own")
+        names += [name, *([f"relative/{name}"] if find_score(name, score).reads_text else [])]
+    return names
+
+
+def load_scores(scores: Mapping[str, ScoreConfig], weights: Weights, device: torch.device) -> dict[str, HeldOutScore]:
+    """The held-out scores, frozen; ConfigError for one that was not fetched."""
+    loaded = {}
+    for name, score in scores.items():
+        if name not in weights.scores:
+            raise ConfigError(f"evaluation.scores.{name} was not fetched when this run began; start a new run")
+        files = weights.scores[name]
+        reward = load_score(name, score, files.checkpoint.path, files.companion.path if files.companion else None)
+        reads_text = find_score(name, score).reads_text
+        words = (score.positive, score.negative) if reads_text else ((), ())
+        loaded[name] = HeldOutScore(reward.to(device), *words)
+    return loaded
+
+
+def watched_scores(config: RunConfig) -> dict[str, ScoreConfig]:
+    """The held-out scores that the monitor names: only those are loaded beside a model in training."""
+    named = (config.monitor.watch, *(bound.metric for bound in config.monitor.bounds))
+    watched = {name.removeprefix("relative/") for name in named}
+    return {name: score for name, score in config.evaluation.scores.items() if name in watched}
 
 
 class Scorer:
@@ -59,28 +102,40 @@ class Scorer:
         reward: Reward,
         preference: PreferenceConfig,
         world: str | None = None,
+        scores: Mapping[str, HeldOutScore] = MappingProxyType({}),
+        grid_periods: Sequence[int] = (),
         added: Sequence[Criterion] = (),
     ) -> None:
         self.criteria = [Criterion("", reward, preference), *added]
         self.world_meters = WORLDS[world] if world else {}
+        self.scores = scores
+        self.meters = meters(grid_periods)
 
     @torch.no_grad()
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Scores:
         """Every per-image metric of images (batch, 3, height, width) in [0, 1]."""
         scores: Scores = {}
         for criterion in self.criteria:
-            plain, relative = _rewards(criterion, images, list(prompts))
+            words = criterion.preference.positive, criterion.preference.negative
+            plain, relative = plain_and_relative(criterion.reward, *words, images, list(prompts))
             scores |= {criterion.metric("reward"): plain, criterion.metric("relative"): relative}
-        scores |= {name: meter(images) for name, meter in METERS.items()}
-        return scores | {name: meter(images, prompts) for name, meter in self.world_meters.items()}
+        scores |= {name: meter(images) for name, meter in self.meters.items()}
+        scores |= {name: meter(images, prompts) for name, meter in self.world_meters.items()}
+        for name, score in self.scores.items():
+            plain, relative = plain_and_relative(score.reward, score.positive, score.negative, images, list(prompts))
+            scores |= {name: plain, f"relative/{name}": relative} if score.positive else {name: plain}
+        return scores
 
 
-def _rewards(criterion: Criterion, images: Tensor, prompts: list[str]) -> tuple[Tensor, Tensor]:
-    """Plain and relative reward; the images are looked at once."""
-    positive, negative = criterion.preference.positive, criterion.preference.negative
-    plain, *worded = criterion.reward(images, prompts, *(with_word(word, prompts) for word in (*positive, *negative)))
-    wanted, unwanted = worded[: len(positive)], worded[len(positive) :]
-    return plain, torch.stack(wanted).mean(0) - torch.stack(unwanted).mean(0)
+def plain_and_relative(
+    reward: Reward, positive: Sequence[str], negative: Sequence[str], images: Tensor, prompts: list[str]
+) -> tuple[Tensor, Tensor]:
+    """Plain and relative reward, each (batch,); the images are looked at once. Without words the relative one is 0."""
+    words = (*positive, *negative)
+    plain, *worded = reward(images, prompts, *(with_word(word, prompts) for word in words))
+    if not worded:
+        return plain, torch.zeros_like(plain)
+    return plain, torch.stack(worded[: len(positive)]).mean(0) - torch.stack(worded[len(positive) :]).mean(0)
 
 
 def summarise(scores: Mapping[str, Tensor]) -> dict[str, float]:

@@ -9,9 +9,11 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Literal
 
+import torch
 from PIL import Image
 
 from srpo.checkpoint import write_atomic
@@ -19,16 +21,18 @@ from srpo.errors import ConfigError
 from srpo.evaluation.schema import Report
 from srpo.export.card import Licence, render_card
 from srpo.export.comfy import as_workflow, text_to_image
-from srpo.export.target import open_target
+from srpo.export.target import open_target, require_space
 from srpo.export.weights import CONFIG, WEIGHTS, Fp8Error, write_bf16, write_fp8
 from srpo.generate import ModelFiles
-from srpo.hub import snapshot
+from srpo.hub import local_files, snapshot
 from srpo.models import check_model, load_model
-from srpo.models.layout import read_json
-from srpo.models.weights import ADAPTER
+from srpo.models.layout import folder_shapes, read_json
+from srpo.models.weights import ADAPTER, adapter_file
 from srpo.pictures import facts_of, save_png, write_pictures
 
 Form = Literal["transformer", "lora", "fp8", "folder"]
+BYTES_PER_VALUE: dict[Form, int] = {"transformer": 2, "fp8": 1, "folder": 0, "lora": 0}
+"""Of the transformer, that are written anew; the others are linked."""
 
 
 def export(
@@ -39,26 +43,41 @@ def export(
     report: Report | None = None,
     prompts: Sequence[str] = (),
 ) -> None:
-    """Write the model to a folder or to `s3://bucket/prefix`; it appears there whole, or with its card last.
+    """Write the model to a folder, `s3://bucket/prefix` or `hf://owner/name`; it appears there whole, or its card last.
 
     `report`: the evaluation of the run, for the card. `prompts`: what base and model draw for it; they are loaded only
     if there are any. ConfigError, before any work, if the model is not whole or the target cannot take it.
     """
     check_model(files.model, files.base)
-    adapter = files.transformer is not None and (files.transformer / ADAPTER).is_file()
-    if form == "lora" and not adapter:
-        raise ConfigError(f"{files.reference} was trained without an adapter; export it as transformer, fp8 or folder")
+    adapter = adapter_file(files.transformer)
+    if form == "lora" and adapter is None:
+        raise ConfigError(f"{files.reference} is no adapter; export it as transformer, fp8 or folder")
     if form in ("transformer", "fp8") and files.model.family != "flux":
         raise ConfigError(
             f"--format {form} is made for FLUX and ComfyUI; export {files.model.family} as folder or lora"
         )
-    with open_target(to) as folder, _merged(files, form != "lora" and adapter) as whole:
-        error = _write_weights(whole, form, folder)
-        name = WEIGHTS if form != "fp8" else f"{name_of(files)}-fp8.safetensors"
-        drawn_by_comfy = form != "lora" and files.model.family == "flux"
-        _write_pictures(files, prompts, name if drawn_by_comfy else None, folder)
-        card = render_card(files, form, licences, report, prompts, error)
-        write_atomic(folder / "README.md", card)
+    merge = adapter is not None and form != "lora"
+    with open_target(to) as folder:
+        require_space(folder, _space(files, form, merge, folder))
+        with _merged(files, merge, folder.parent) as whole:
+            _fill(whole, form, folder, licences, report, prompts)
+
+
+def _fill(
+    files: ModelFiles,
+    form: Form,
+    folder: Path,
+    licences: Sequence[Licence],
+    report: Report | None,
+    prompts: Sequence[str],
+) -> None:
+    """Weights, pictures and card."""
+    error = _write_weights(files, form, folder)
+    name = WEIGHTS if form != "fp8" else f"{name_of(files)}-fp8.safetensors"
+    drawn_by_comfy = form != "lora" and files.model.family == "flux"
+    _write_pictures(files, prompts, name if drawn_by_comfy else None, folder)
+    card = render_card(files, form, licences, report, prompts, error)
+    write_atomic(folder / "README.md", card)
 
 
 def name_of(files: ModelFiles) -> str:
@@ -67,13 +86,24 @@ def name_of(files: ModelFiles) -> str:
     return registered.replace("/", "-") if registered != files.reference else Path(files.reference.split(":")[-1]).stem
 
 
+def _space(files: ModelFiles, form: Form, merge: bool, target: Path) -> int:
+    """Bytes that an export writes at most, pictures and card aside; what is linked takes none."""
+    values = sum(prod(shape) for shape in folder_shapes(files.base / "transformer").values())
+    merged = values * torch.float32.itemsize if merge else 0
+    linked = files.base.stat().st_dev == target.stat().st_dev
+    parts = (
+        0 if linked or form != "folder" else sum((files.base / name).stat().st_size for name in local_files(files.base))
+    )
+    return merged + parts + values * BYTES_PER_VALUE[form]
+
+
 @contextmanager
-def _merged(files: ModelFiles, adapter: bool) -> Iterator[ModelFiles]:
-    """The model with its adapter added to the base's weights in float32; as it is, if there is none to add."""
-    if not adapter:
+def _merged(files: ModelFiles, merge: bool, scratch: Path) -> Iterator[ModelFiles]:
+    """The model with its adapter added to the base's weights in float32, which lies in `scratch` meanwhile."""
+    if not merge:
         yield files
         return
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
         exact = files.model.model_copy(update={"weights": "fp32"})
         transformer = load_model(exact, files.base, files.transformer).transformer
         transformer.fuse_lora()
@@ -86,7 +116,9 @@ def _write_weights(files: ModelFiles, form: Form, folder: Path) -> Fp8Error | No
     base = files.base / "transformer"
     transformer = files.transformer or base
     if form == "lora":
-        _link(transformer / ADAPTER, folder / ADAPTER)
+        adapter = adapter_file(transformer)
+        assert adapter, "looked for before"
+        _link(adapter, folder / ADAPTER)
         return None
     if form == "fp8":
         return write_fp8(transformer, folder / f"{name_of(files)}-fp8.safetensors")

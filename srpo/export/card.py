@@ -14,6 +14,7 @@ from srpo.export.weights import Fp8Error
 from srpo.generate import ModelFiles
 from srpo.hub import fetched, is_remote
 from srpo.models import find_family
+from srpo.models.weights import adapter_file
 
 UNKNOWN = "not stated in its files; ask where it comes from"
 
@@ -22,17 +23,24 @@ class Licence(Settings):
     """What is known of the terms of something the model is made from."""
 
     subject: str
-    """base model, reward, or reward.<name>."""
+    """base model, adapter, transformer, reward, or reward_<name>."""
     source: str
     terms: str
 
+    def __str__(self) -> str:
+        """One line for the terminal."""
+        return f"licence of the {self.subject} ({self.source}): {self.terms}"
+
 
 def find_licences(files: ModelFiles, report: Report | None) -> list[Licence]:
-    """Of the base, and of the rewards if the run is known, as their own folders state them."""
+    """Of the base, of what was given with it, and of the rewards if the run is known, as their folders state them."""
     found = [Licence(subject="base model", source=files.model.source, terms=_terms(files.model.source, files.base))]
+    if files.transformer is not None and not files.reference.startswith("models:/"):
+        subject = "adapter" if adapter_file(files.transformer) else "transformer"
+        found.append(Licence(subject=subject, source=files.reference, terms=_terms(files.reference, files.transformer)))
     if report is not None:
         sources = report.provenance.sources  # the config may be of another version
-        rewards = {name: source for name, source in sources.items() if name.split(".")[0] == "reward"}
+        rewards = {name: source for name, source in sources.items() if name.split("_")[0] == "reward"}
         found += [
             Licence(subject=name, source=source, terms=_terms(source, Path(source).expanduser()))
             for name, source in rewards.items()

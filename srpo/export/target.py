@@ -1,5 +1,6 @@
-"""Where an export goes: a new folder, which appears whole, or a place in an S3 bucket."""
+"""Where an export goes: a new folder, which appears whole, a place in an S3 bucket, or a repository of the hub."""
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,13 +18,32 @@ def open_target(to: str) -> Iterator[Path]:
         with _bucket(to) as folder:
             yield folder
         return
+    if to.startswith("hf://"):
+        from srpo.hub.upload import HubRepository
+
+        repository = HubRepository(to)
+        repository.create()
+        with tempfile.TemporaryDirectory() as name:
+            yield Path(name)
+            repository.upload(Path(name))
+        return
     if "://" in to:
-        raise ConfigError(f"--to {to}: give a folder, or s3://BUCKET/PREFIX")
+        raise ConfigError(f"--to {to}: give a folder, s3://BUCKET/PREFIX, or hf://OWNER/NAME")
     target = Path(to).expanduser().resolve()
     if target.exists():
         raise ConfigError(f"--to {to} exists already; give a new folder")
     with atomic_folder(target) as folder:
         yield folder
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """ConfigError if the disk of a folder cannot take so many bytes."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise ConfigError(
+            f"{folder.parent} has {free / 2**30:.1f} GiB free, but the export may take {needed / 2**30:.1f}; "
+            "free some space, give --to on another disk, or for a remote one let TMPDIR name it"
+        )
 
 
 @contextmanager

@@ -9,21 +9,25 @@ Remote sources are fetched once into the store (`srpo.hub.store`) and found agai
 """
 
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from srpo.artifacts import FileEntry, Snapshot, Weights
+from srpo.artifacts import FileEntry, ScoreWeights, Snapshot, Weights
 from srpo.errors import ConfigError, UnreachableError
 from srpo.hub import digests
-from srpo.hub.listing import INDEX, Listing, Origin, RemoteFile, licence_text, needed
+from srpo.hub.listing import INDEX, Listing, Origin, RemoteFile, holds_weights, licence_text, needed
 from srpo.hub.progress import FetchProgress
 from srpo.hub.store import Store
 from srpo.shapes import WEIGHTS_DIR
 
-Part = Literal["model", "reward"]
+Part = Literal["model", "reward", "score"]
 BUILTIN: dict[str, dict[Part, Path]] = {
-    "builtin:shapes": {"model": WEIGHTS_DIR / "flux", "reward": WEIGHTS_DIR / "reward"},
-    "builtin:shapes-biased": {"reward": WEIGHTS_DIR / "biased"},
+    "builtin:shapes": {
+        "model": WEIGHTS_DIR / "flux",
+        "reward": WEIGHTS_DIR / "reward",
+        "score": WEIGHTS_DIR / "reward",
+    },
+    "builtin:shapes-biased": {"reward": WEIGHTS_DIR / "biased", "score": WEIGHTS_DIR / "biased"},
 }
 FILES_AT_ONCE = 4
 
@@ -91,6 +95,22 @@ def fetch(source: str, part: Part) -> Snapshot:
     return made.model_copy(update={"licence": listing.licence})
 
 
+def without_weights(source: str, part: Part) -> Path:
+    """The local place of a source, with at least all its files that hold no weights: what a plan needs.
+
+    Of one that is not in the store yet only those are fetched; it does not count as fetched for that.
+    """
+    if not is_remote(source) or fetched(source):
+        return resolve(source, part)
+    origin, store = _origin(source, part), Store()
+    listing = origin.listing()
+    small = tuple(file for file in listing.files if not holds_weights(file.path))
+    if listing.single or not small:
+        return Path(PurePosixPath(listing.files[0].path).name)
+    listing = listing.model_copy(update={"files": small})
+    return store.tree(listing.model_copy(update={"files": _obtain_all(store, origin, listing)})).path
+
+
 def at_hand(recorded: Snapshot) -> Snapshot:
     """A fetched snapshot on this machine: where it was recorded, or brought from the store that nodes share."""
     if not is_remote(recorded.source) or all((_root(recorded) / file.path).is_file() for file in recorded.files):
@@ -106,11 +126,12 @@ def at_hand(recorded: Snapshot) -> Snapshot:
 
 def bring(weights: Weights) -> Weights:
     """All weights on this machine."""
-    return Weights(
-        model=at_hand(weights.model),
-        reward=at_hand(weights.reward),
-        rewards={name: at_hand(added) for name, added in weights.rewards.items()},
-    )
+    rewards = {name: at_hand(added) for name, added in weights.rewards.items()}
+    scores = {
+        name: ScoreWeights(checkpoint=at_hand(score.checkpoint), companion=score.companion and at_hand(score.companion))
+        for name, score in weights.scores.items()
+    }
+    return Weights(model=at_hand(weights.model), reward=at_hand(weights.reward), rewards=rewards, scores=scores)
 
 
 def snapshot(path: Path, source: str) -> Snapshot:

@@ -80,6 +80,11 @@ def needed(paths: Iterable[str], read_index: Callable[[], bytes]) -> set[str]:
     return {path for path in paths if not _second_form(PurePosixPath(path), folders)}
 
 
+def holds_weights(path: str) -> bool:
+    """Whether a file is large, going by its name."""
+    return PurePosixPath(path).suffix.lower() in UNREAD | {".safetensors"}
+
+
 def is_licence(path: str) -> bool:
     """A licence at the top of a source."""
     return "/" not in path and path.lower().startswith(("license", "licence"))

@@ -14,6 +14,8 @@ from srpo.config import ModelConfig, WeightsFormat
 from srpo.errors import ConfigError
 from srpo.models import flux, qwen_image
 from srpo.models.layout import read_json
+from srpo.models.shared import TextSkeleton
+from srpo.models.weights import load_dtype
 
 Embeddings = dict[str, Tensor]
 """What a model needs to know of its prompts; every tensor is batch-first, and as long for one prompt as for another:
@@ -65,14 +67,17 @@ class TextToImage(Protocol):
 class Family:
     """How a model family is loaded and checked."""
 
-    load: Callable[[Path, Path | None, WeightsFormat], TextToImage]
-    """(folder, folder of another transformer or of an adapter or None, format of the transformer) -> model."""
-    load_text: Callable[[Path], TextEncoder]
-    """folder -> its text encoders in float32."""
+    load: Callable[[Path, Path | None, WeightsFormat | None], TextToImage]
+    """(folder, folder of another transformer or of an adapter or None, format of the transformer) -> model; without a
+    format the transformer's parameters are on the meta device."""
+    load_text: Callable[[Path, torch.dtype], TextEncoder]
+    """(folder, type of the weights) -> its text encoders."""
     check: Callable[[Path, int, int], None]
     """(folder, height, width): layout, names and shapes by file headers alone; ConfigError names what is wrong."""
     skeleton: Callable[[Path], TextToImage]
     """folder -> the model on the meta device, from its config files alone."""
+    text_skeleton: Callable[[Path], TextSkeleton]
+    """folder -> its text encoders on the meta device, from their config files alone."""
     guidance_problem: Callable[[Path, float | None], str]
     """(folder, guidance) -> the end of a sentence that begins with "the model": why not this one; empty if it fits."""
     pipeline: type[DiffusionPipeline]
@@ -80,12 +85,21 @@ class Family:
 
 
 MODELS: dict[str, Family] = {
-    "flux": Family(flux.load, flux.load_text, flux.check, flux.skeleton, flux.guidance_problem, FluxPipeline),
+    "flux": Family(
+        flux.load,
+        flux.load_text,
+        flux.check,
+        flux.skeleton,
+        flux.text_skeleton,
+        flux.guidance_problem,
+        FluxPipeline,
+    ),
     "qwen_image": Family(
         qwen_image.load,
         qwen_image.load_text,
         qwen_image.check,
         qwen_image.skeleton,
+        qwen_image.text_skeleton,
         qwen_image.guidance_problem,
         QwenImagePipeline,
     ),
@@ -104,9 +118,14 @@ def load_model(config: ModelConfig, folder: Path, transformer: Path | None = Non
     return find_family(config.family).load(folder, transformer, config.weights)
 
 
+def load_without_transformer(config: ModelConfig, folder: Path) -> TextToImage:
+    """The same, with the transformer's parameters on the meta device."""
+    return find_family(config.family).load(folder, None, None)
+
+
 def load_text_encoder(config: ModelConfig, folder: Path) -> TextEncoder:
-    """The text side of the model in a diffusers folder, in float32."""
-    return find_family(config.family).load_text(folder)
+    """The text side of the model in a diffusers folder, in bf16 unless the transformer is kept in float32."""
+    return find_family(config.family).load_text(folder, load_dtype(config.weights))
 
 
 def family_of(folder: Path) -> str | None:
@@ -133,6 +152,11 @@ def can_recompute_vae(folder: Path) -> bool:
 def model_skeleton(config: ModelConfig, folder: Path) -> TextToImage:
     """The model on the meta device, from the config files in a folder: shapes without weights."""
     return find_family(config.family).skeleton(folder)
+
+
+def text_skeleton(config: ModelConfig, folder: Path) -> TextSkeleton:
+    """The text encoders on the meta device, from the config files in a folder."""
+    return find_family(config.family).text_skeleton(folder)
 
 
 def check_guidance(config: ModelConfig, folder: Path, guidance: Mapping[str, float | None]) -> None:

@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
 
 from srpo.config import WeightsFormat
 from srpo.errors import ConfigError
 from srpo.models.layout import check_component, check_loads, check_tokenizer, read_json, require_folder
-from srpo.models.shared import ExactTimestep, check_image_size, folder_sigmas, pack, unpack
+from srpo.models.shared import ExactTimestep, TextSkeleton, check_image_size, folder_sigmas, pack, unpack
 from srpo.models.weights import load_transformer
 
 Guidance = float | Tensor | None
@@ -121,6 +121,14 @@ def skeleton(folder: Path) -> Flux:
     return Flux(transformer, vae, FlowMatchEulerDiscreteScheduler.from_config(settings))
 
 
+def text_skeleton(folder: Path) -> TextSkeleton:
+    """The encoders on the meta device, from their config files alone."""
+    with torch.device("meta"):
+        clip = CLIPTextModel(CLIPTextConfig(**read_json(folder / "text_encoder" / "config.json")))
+        t5 = T5EncoderModel(T5Config(**read_json(folder / "text_encoder_2" / "config.json")))
+    return TextSkeleton((clip.eval(), t5.eval()), lambda ids: t5(input_ids=ids))
+
+
 def image_ids(height: int, width: int, like: Tensor) -> Tensor:
     """(0, row, column) of each 2x2 patch of latents height x width: (tokens, 3)."""
     rows = torch.arange(height // 2, device=like.device, dtype=like.dtype)
@@ -129,7 +137,7 @@ def image_ids(height: int, width: int, like: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(grid[:, :1]), grid], dim=1)
 
 
-def load(folder: Path, transformer: Path | None = None, weights: WeightsFormat = "fp32") -> Flux:
+def load(folder: Path, transformer: Path | None = None, weights: WeightsFormat | None = "fp32") -> Flux:
     """Load from disk, the VAE in float32; `transformer` is an aligned one (folder or file), or its adapter."""
     return Flux(
         load_transformer(FluxTransformer2DModel, folder / "transformer", transformer, weights),
@@ -138,9 +146,9 @@ def load(folder: Path, transformer: Path | None = None, weights: WeightsFormat =
     )
 
 
-def load_text(folder: Path) -> FluxText:
-    """The text side alone, in float32; neither transformer nor VAE is read."""
-    options = {"dtype": torch.float32, "local_files_only": True, "use_safetensors": True}
+def load_text(folder: Path, dtype: torch.dtype) -> FluxText:
+    """The text side alone; neither transformer nor VAE is read."""
+    options = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
     pipeline = FluxPipeline(
         scheduler=None,
         vae=None,

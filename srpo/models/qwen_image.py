@@ -19,12 +19,12 @@ from diffusers import (
 )
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from srpo.config import WeightsFormat
 from srpo.errors import ConfigError
 from srpo.models.layout import check_component, check_loads, check_tokenizer, read_json, require_folder
-from srpo.models.shared import ExactTimestep, check_image_size, folder_sigmas, pack, unpack
+from srpo.models.shared import ExactTimestep, TextSkeleton, check_image_size, folder_sigmas, pack, unpack
 from srpo.models.weights import load_transformer
 
 PARTS = ("scheduler", "text_encoder", "tokenizer", "transformer", "vae")
@@ -32,6 +32,8 @@ NEGATIVE_PROMPT = " "
 """What the published pipeline's users are told to pass for an empty one."""
 NEGATIVE_TOKENS = 6
 """What is left of it in the prompt template: itself, and five tokens that end the turn."""
+TEMPLATE_TOKENS = 34
+"""What the template puts before a prompt, encoded with it and cut off after (`prompt_template_encode_start_idx`)."""
 OTHER_MODELS = ("use_additional_t_cond", "use_layer3d_rope", "zero_cond_t")
 """Settings of its siblings, which edit pictures or draw them in layers."""
 
@@ -151,7 +153,7 @@ def guide(velocity: Tensor, negative: Tensor, guidance: float) -> Tensor:
     return guided * (velocity.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True))
 
 
-def load(folder: Path, transformer: Path | None = None, weights: WeightsFormat = "fp32") -> QwenImage:
+def load(folder: Path, transformer: Path | None = None, weights: WeightsFormat | None = "fp32") -> QwenImage:
     """Load from disk, the VAE in float32; `transformer` is the folder of an aligned one, or of its adapter."""
     options = {"dtype": torch.float32, "local_files_only": True, "use_safetensors": True}
     return QwenImage(
@@ -170,9 +172,23 @@ def skeleton(folder: Path) -> QwenImage:
     return QwenImage(transformer, vae, FlowMatchEulerDiscreteScheduler.from_config(settings))
 
 
-def load_text(folder: Path) -> QwenImageText:
-    """The text side alone, in float32; neither transformer nor VAE is read."""
-    options = {"dtype": torch.float32, "local_files_only": True, "use_safetensors": True}
+def text_skeleton(folder: Path) -> TextSkeleton:
+    """The encoder on the meta device, from its config file alone."""
+    with torch.device("meta"):
+        model = Qwen2_5_VLForConditionalGeneration(
+            Qwen2_5_VLConfig(**read_json(folder / "text_encoder" / "config.json"))
+        )
+
+    def forward(ids: Tensor) -> object:
+        made = model.model.language_model(input_ids=ids, output_hidden_states=True)
+        return made, model.lm_head(made.last_hidden_state)  # the pipeline has the scores of all words made, too
+
+    return TextSkeleton((model.eval(),), forward, TEMPLATE_TOKENS)
+
+
+def load_text(folder: Path, dtype: torch.dtype) -> QwenImageText:
+    """The text side alone; neither transformer nor VAE is read."""
+    options = {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
     pipeline = QwenImagePipeline(
         scheduler=None,
         vae=None,

@@ -1,12 +1,25 @@
 """What FLUX and Qwen-Image have in common: 2x2 patches as tokens, the folder's own schedule, an exact timestep."""
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
-from torch import Tensor
+from torch import Tensor, nn
 
 from srpo.errors import ConfigError
+
+
+class TextSkeleton(NamedTuple):
+    """Text encoders on the meta device."""
+
+    encoders: tuple[nn.Module, ...]
+    forward: Callable[[Tensor], Any]
+    """Ids (batch, tokens) -> what the encoder that needs most makes of them."""
+    template: int = 0
+    """Tokens that the pipeline puts around a prompt, besides `model.max_sequence_length`."""
 
 
 def pack(latents: Tensor) -> Tensor:

@@ -5,15 +5,22 @@ stays in bf16. int8: one scale per output channel (torchao). nf4: blocks of 64 v
 (QLoRA, arXiv:2305.14314; bitsandbytes). Both are lossy, which only a base that is not trained can bear.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE as ADAPTER
 from safetensors.torch import load_file
 from torch import nn
 
 from srpo.config import WeightsFormat
+from srpo.errors import ConfigError
+from srpo.models.layout import Shapes, file_shapes
+
+ADAPTED = re.compile(r"transformer\.(?P<layer>.+)\.lora_(?P<side>A|B)\.weight")
+"""Names of an adapter's tensors."""
 
 
 def load_dtype(weights: WeightsFormat) -> torch.dtype:
@@ -21,9 +28,15 @@ def load_dtype(weights: WeightsFormat) -> torch.dtype:
     return torch.float32 if weights == "fp32" else torch.bfloat16
 
 
-def load_transformer(cls: Any, base: Path, aligned: Path | None, weights: WeightsFormat) -> Any:
-    """A transformer of `cls`, kept in a format: the base's, an aligned one (folder or file), or under an adapter."""
-    adapter = aligned is not None and (aligned / ADAPTER).is_file()
+def load_transformer(cls: Any, base: Path, aligned: Path | None, weights: WeightsFormat | None) -> Any:
+    """A transformer of `cls`, kept in a format: the base's, an aligned one (folder or file), or under an adapter.
+
+    Without a format its parameters are on the meta device, in float32: something else will read them.
+    """
+    if weights is None:
+        with init_empty_weights(include_buffers=False):
+            return cls.from_config(cls.load_config(base, local_files_only=True)).eval()
+    adapter = adapter_file(aligned)
     source = base if adapter or aligned is None else aligned
     if source.is_file():
         transformer = _from_file(cls, base, source, load_dtype(weights))
@@ -32,8 +45,32 @@ def load_transformer(cls: Any, base: Path, aligned: Path | None, weights: Weight
         transformer = cls.from_pretrained(source, **options)
     quantise(transformer, weights)
     if adapter:
-        transformer.load_lora_adapter(aligned, prefix="transformer", weight_name=ADAPTER, local_files_only=True)
+        named = {"prefix": "transformer", "weight_name": adapter.name}
+        transformer.load_lora_adapter(adapter.parent, local_files_only=True, **named)
     return transformer
+
+
+def adapter_file(path: Path | None) -> Path | None:
+    """The file of an adapter, if that is what is at `path`: the file, or a folder that holds it; else None."""
+    if path is None or (path / ADAPTER).is_file():
+        return path and path / ADAPTER
+    files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
+    return files[0] if len(files) == 1 and any(".lora_" in name for name in file_shapes(files[0])) else None
+
+
+def check_adapter(path: Path, base: Shapes) -> None:
+    """Refuse an adapter that does not fit a transformer with tensors of these shapes, by its file's header."""
+    for name, shape in file_shapes(path).items():
+        found = ADAPTED.fullmatch(name)
+        layer = base.get(f"{found['layer']}.weight") if found else None
+        if not found or layer is None:
+            raise ConfigError(
+                f"{path} holds {name}, which is no change of a layer of the base's transformer; give an adapter of the "
+                "same model in diffusers' form (transformer.LAYER.lora_A.weight, transformer.LAYER.lora_B.weight)"
+            )
+        side = 1 if found["side"] == "A" else 0
+        if shape[side] != layer[side]:
+            raise ConfigError(f"{path} changes a layer of another size: {name} is {shape}, the base's {layer}")
 
 
 def _from_file(cls: Any, base: Path, path: Path, dtype: torch.dtype) -> Any:

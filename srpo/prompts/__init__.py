@@ -16,6 +16,7 @@ from srpo.checkpoint import write_atomic
 from srpo.config import ModelConfig, PromptsConfig
 from srpo.hub import snapshot
 from srpo.models import Embeddings
+from srpo.models.weights import load_dtype
 from srpo.prompts.encode import encode_missing
 from srpo.prompts.files import Prompt, read_both, read_prompts
 from srpo.prompts.store import Row, StoredEmbeddings, encoded_rows, key_of, sole_writer
@@ -56,9 +57,9 @@ def embed_prompts(model: ModelConfig, prompts: PromptsConfig, weights: Weights, 
 
 
 def encoder_hash(model: ModelConfig, prompts: PromptsConfig, weights: Snapshot) -> str:
-    """What embeddings depend on besides the text: the encoders' files by content, the length, the stored type."""
+    """What embeddings depend on besides the text: the encoders by content and type, the length, the stored type."""
     files = [[file.path, file.sha256] for file in weights.files if file.path.startswith(TEXT_PARTS)]
-    facts = [model.family, model.max_sequence_length, prompts.dtype, files]
+    facts = [model.family, model.max_sequence_length, str(load_dtype(model.weights)), prompts.dtype, files]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 

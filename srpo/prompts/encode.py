@@ -8,13 +8,21 @@ from torch import multiprocessing
 
 from srpo.config import ModelConfig, PromptsConfig
 from srpo.models import Embeddings, TextEncoder, load_text_encoder
+from srpo.models.weights import load_dtype
 from srpo.prompts.store import encoded_rows, key_of, write_shard
 
 CPU = torch.device("cpu")
 BATCH = 32
+SMALL_BATCH = 8
+"""Where the encoder is kept in bf16, because memory is short."""
 SHARD = 4 * BATCH
 """Prompts of a shard: 1 GiB for T5-XXL at 512 tokens in float32, which is what a kill can lose."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def batch_size(model: ModelConfig) -> int:
+    """Prompts that an encoder is given at once."""
+    return BATCH if load_dtype(model.weights) == torch.float32 else SMALL_BATCH
 
 
 @dataclass(frozen=True)
@@ -40,8 +48,9 @@ class Work:
     def _encode(self, encoder: TextEncoder, texts: list[str]) -> Embeddings:
         """Embeddings on the CPU, as they are stored."""
         batches = []
-        for start in range(0, len(texts), BATCH):
-            encoded = encoder.encode_prompts(texts[start : start + BATCH], self.model.max_sequence_length)
+        size = batch_size(self.model)
+        for start in range(0, len(texts), size):
+            encoded = encoder.encode_prompts(texts[start : start + size], self.model.max_sequence_length)
             batches.append({name: self._stored(tensor) for name, tensor in encoded.items()})
         return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
 

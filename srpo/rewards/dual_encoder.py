@@ -36,6 +36,7 @@ class DualEncoderReward(nn.Module):
         self.tokenize = tokenize
         self.scale = scale
         self.text_cache: dict[str, Tensor] = {}
+        self.image_size = image_size
         self.preprocess = clip_preprocessing(image_size, mean, std)
 
     def forward(self, images: Tensor, *texts: Sequence[str]) -> tuple[Tensor, ...]:

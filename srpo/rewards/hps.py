@@ -5,7 +5,6 @@ work too: by name, or by the path of an open_clip model JSON.
 """
 
 import json
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,11 @@ from typing import Any
 import open_clip
 import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-from safetensors.torch import load_file
-from torch import Tensor
 
 from srpo.errors import ConfigError
-from srpo.models.layout import compare_shapes, file_shapes
+from srpo.models.layout import compare_shapes
 from srpo.rewards.dual_encoder import DualEncoderReward
+from srpo.rewards.state_dict import read_state_dict, state_dict_shapes
 
 
 def load(path: Path, architecture: str) -> DualEncoderReward:
@@ -26,13 +24,13 @@ def load(path: Path, architecture: str) -> DualEncoderReward:
     path = _checkpoint(path)
     settings = _settings(path, architecture)
     model = open_clip.CLIP(**settings)
-    model.load_state_dict({name: tensor.float() for name, tensor in _read(path).items()})
+    model.load_state_dict({name: tensor.float() for name, tensor in read_state_dict(path).items()})
     return build(model, settings)
 
 
 def skeleton(path: Path, architecture: str) -> DualEncoderReward:
     """The reward on the meta device; the checkpoint need not be there."""
-    settings = _settings(_checkpoint(path) if path.exists() else path, architecture)
+    settings = _settings(path / "checkpoint" if path.is_dir() else path, architecture)
     with torch.device("meta"):
         model = open_clip.CLIP(**settings)
     return build(model, settings)
@@ -59,7 +57,7 @@ def check(path: Path, architecture: str) -> None:
     with torch.device("meta"):
         model = open_clip.CLIP(**_settings(path, architecture))
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    compare_shapes(str(path), expected, _shapes(path))
+    compare_shapes(str(path), expected, state_dict_shapes(path))
 
 
 def _checkpoint(path: Path) -> Path:
@@ -97,22 +95,3 @@ def _settings(checkpoint: Path, architecture: str) -> dict[str, Any]:
         )
     settings.pop("custom_text", None)
     return settings
-
-
-def _read(path: Path, device: str = "cpu") -> dict[str, Tensor]:
-    """The state dict of a .safetensors file, or of a .pt file, where it may lie under `state_dict`."""
-    if path.suffix == ".safetensors":
-        return load_file(path, device=device)
-    try:
-        content = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ConfigError(
-            f"{path} is truncated or not a checkpoint of tensors ({str(error).splitlines()[0]})"
-        ) from None
-    return content.get("state_dict", content)
-
-
-def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    if path.suffix == ".safetensors":
-        return file_shapes(path)
-    return {name: tuple(tensor.shape) for name, tensor in _read(path, device="meta").items()}

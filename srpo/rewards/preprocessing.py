@@ -1,4 +1,7 @@
-"""CLIP's preprocessing on tensors: shorter side to the model's size (bicubic, antialiased), centre crop, mean and std.
+"""The preprocessing of published scores on tensors: bicubic, antialiased resizing to the model's size, mean and std.
+
+CLIP cuts the middle out of the picture, HPSv2's own evaluation sets all of it on black, SigLIP squashes it. Of a square
+picture all three make the same.
 
 The resampling is two matrix products whose weights are PyTorch's own: the gradient of its kernel adds up with atomics
 on a GPU, in an order that changes from run to run, and a resumed run would not repeat the last bits.
@@ -9,7 +12,7 @@ from functools import cache
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, pad
 from torchvision.transforms import v2
 
 
@@ -25,12 +28,43 @@ class Resize(nn.Module):
         """The resized images; those of the right size are left as they are."""
         height, width = images.shape[-2:]
         shorter = min(height, width)
-        if shorter == self.size:
-            return images
-        rows, columns = (
-            resampling(length, self.size * length // shorter, self.antialias).to(images) for length in (height, width)
-        )
-        return rows @ images @ columns.T
+        return resample(images, self.size * height // shorter, self.size * width // shorter, self.antialias)
+
+
+class Squash(nn.Module):
+    """Images (batch, channels, height, width) as squares of `size`, whatever their proportions."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The squares."""
+        return resample(images, self.size, self.size)
+
+
+class FitOnBlack(nn.Module):
+    """Images (batch, channels, height, width) whose longer side becomes `size`, in the middle of a black square."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The squares."""
+        scale = self.size / max(images.shape[-2:])
+        height, width = (round(length * scale) for length in images.shape[-2:])
+        above, left = (self.size - height) // 2, (self.size - width) // 2
+        return pad(resample(images, height, width), (left, self.size - width - left, above, self.size - height - above))
+
+
+def resample(images: Tensor, height: int, width: int, antialias: bool = True) -> Tensor:
+    """Images of another height and width; those of the right size are left as they are."""
+    if images.shape[-2:] == (height, width):
+        return images
+    rows = resampling(images.shape[-2], height, antialias).to(images)
+    columns = resampling(images.shape[-1], width, antialias).to(images)
+    return rows @ images @ columns.T
 
 
 @cache
@@ -43,3 +77,13 @@ def resampling(length: int, new_length: int, antialias: bool) -> Tensor:
 def clip_preprocessing(size: int, mean: Sequence[float], std: Sequence[float]) -> v2.Compose:
     """What turns images (batch, 3, height, width) in [0, 1] into the input of a CLIP image tower."""
     return v2.Compose([Resize(size), v2.CenterCrop(size), v2.Normalize(list(mean), list(std))])
+
+
+def hps_preprocessing(size: int, mean: Sequence[float], std: Sequence[float]) -> v2.Compose:
+    """HPSv2's own, in its evaluation (github.com/tgxs002/HPSv2, `ResizeMaxSize`); its training crops as CLIP does."""
+    return v2.Compose([FitOnBlack(size), v2.Normalize(list(mean), list(std))])
+
+
+def siglip_preprocessing(size: int) -> v2.Compose:
+    """SigLIP's: images in [0, 1] to squares in [-1, 1]."""
+    return v2.Compose([Squash(size), v2.Normalize([0.5] * 3, [0.5] * 3)])

@@ -10,13 +10,14 @@ import torch
 from diffusers import FluxTransformer2DModel
 
 from srpo.artifacts import Evaluated, PromptSets, Trained, Weights
-from srpo.config import RunConfig, parse_config
+from srpo.config import RunConfig, ScoreConfig, parse_config
 from srpo.errors import ConfigError
 from srpo.evaluation import evaluate
 from srpo.evaluation.schema import Report
 from srpo.hub import snapshot
 from srpo.prompts import embed_prompts
 from srpo.shapes import heldout_captions
+from srpo.weights import fetch_score
 
 HOSTILE = "a <script>alert('red')</script> & \"circle\""
 HELD_OUT = ["a red circle", "a blue ring on a red background", HOSTILE, "a green cross"]
@@ -164,6 +165,29 @@ def test_an_embedded_world_adds_what_its_captions_let_us_measure(
     assert {"content", "texture"} < set(report.metrics)
     assert {pair.scores["base"]["content"] for pair in report.images} <= {0.0, 1.0}
     assert "wrong → " in page(evaluate(*inputs, tmp_path / "evaluation"))
+
+
+def test_a_held_out_score_is_measured_and_may_decide(flux_folder: Path, hps_folder: Path, tmp_path: Path) -> None:
+    score = ScoreConfig(family="hps", source=str(hps_folder), architecture="tiny.json", positive=("Bright",))
+    config, weights, *others = make_inputs(
+        tmp_path,
+        flux_folder,
+        hps_folder,
+        HELD_OUT,
+        scores={"held": score.model_dump()},
+        grid_periods=[4, 8],
+        gate=[{"metric": "relative/held", "min_change": 9}],
+    )
+    with pytest.raises(ConfigError, match=r"evaluation\.scores\.held was not fetched when this run began"):
+        evaluate(config, weights, *others, tmp_path / "evaluation")
+    weights = weights.model_copy(update={"scores": {"held": fetch_score("held", score)}})
+    evaluated = evaluate(config, weights, *others, tmp_path / "evaluation")
+    report = load(evaluated)
+    assert {"held", "relative/held", "grid/4", "grid/8"} < set(report.metrics)
+    assert report.metrics["held"].base == pytest.approx(report.metrics["reward"].base)
+    assert not evaluated.passed and [check.metric for check in report.checks] == ["relative/held"]
+    assert report.provenance.hashes["score_held"] == weights.scores["held"].checkpoint.sha256
+    assert '<th scope="row">relative/held' in page(evaluated)
 
 
 def test_a_single_prompt_is_refused(inputs: Inputs, tmp_path: Path) -> None:

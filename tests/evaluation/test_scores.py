@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from srpo.config import PreferenceConfig
-from srpo.evaluation.scores import Scorer, metric_names, summarise
+from srpo.config import EvaluationConfig, PreferenceConfig, RunConfig, ScoreConfig
+from srpo.errors import ConfigError
+from srpo.evaluation.scores import HeldOutScore, Scorer, metric_names, summarise, watched_scores
 from srpo.shapes.render import HELD_OUT
 
 VALUES = {"Bright": 3.0, "Light": 1.0, "Dark": 0.5, "a": 7.0}
@@ -43,8 +44,11 @@ def test_relative_is_the_mean_over_positive_minus_the_mean_over_negative_words()
 
 def test_the_names_are_those_that_scores_and_summary_have() -> None:
     scores = Scorer(WordReward(), PREFERENCE)(IMAGES, ["a cat"] * 4)
-    assert set(summarise(scores)) == set(metric_names(None))
-    assert set(metric_names("shapes")) - set(metric_names(None)) == {"content", "texture"}
+    assert set(summarise(scores)) == set(metric_names(EvaluationConfig()))
+    assert set(metric_names(EvaluationConfig(world="shapes"))) - set(metric_names(EvaluationConfig())) == {
+        "content",
+        "texture",
+    }
 
 
 def test_scores_keep_no_gradient() -> None:
@@ -68,3 +72,35 @@ def test_shapes_measures_texture_and_content() -> None:
     scores = Scorer(WordReward(), PREFERENCE, "shapes")(images, prompts)
     assert scores["texture"].abs().max() == 0
     assert scores["content"].tolist() == [0.0] * 4
+
+
+def test_a_held_out_score_has_its_own_name_and_words() -> None:
+    score = HeldOutScore(WordReward(), ("Light",), ("Dark",))
+    scores = Scorer(WordReward(), PREFERENCE, scores={"pick": score})(IMAGES, ["a cat"] * 4)
+    torch.testing.assert_close(scores["relative/pick"], torch.full((4,), 1.0 - 0.5))
+    torch.testing.assert_close(scores["pick"], scores["reward"])
+    torch.testing.assert_close(scores["relative"], torch.full((4,), 1.5))
+
+
+def test_a_score_that_reads_no_prompt_has_no_relative_one() -> None:
+    scores = Scorer(WordReward(), PREFERENCE, scores={"beauty": HeldOutScore(WordReward(), (), ())})(IMAGES, ["a"] * 4)
+    assert "relative/beauty" not in scores and scores["beauty"].shape == (4,)
+
+
+def test_metric_names_count_held_out_scores() -> None:
+    beauty = ScoreConfig(family="aesthetic", source="head.pth", companion="siglip")
+    names = metric_names(
+        EvaluationConfig(
+            scores={"pick": ScoreConfig(family="pick_score", source="x"), "beauty": beauty}, grid_periods=(8,)
+        )
+    )
+    assert names == [*metric_names(EvaluationConfig(grid_periods=(8,))), "pick", "relative/pick", "beauty"]
+    with pytest.raises(ConfigError, match=r"evaluation\.scores\.luminance: another metric has that name"):
+        metric_names(EvaluationConfig(scores={"luminance": beauty}))
+
+
+def test_only_bounded_scores_are_watched_in_training() -> None:
+    score = {"family": "pick_score", "source": "x"}
+    bounds = [{"metric": "relative/first", "min_change": 0}, {"metric": "clipped", "max_change": 0.1}]
+    data = {"monitor": {"bounds": bounds}, "evaluation": {"scores": {"first": score, "second": score}}}
+    assert list(watched_scores(RunConfig.model_validate(data))) == ["first"]

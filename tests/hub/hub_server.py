@@ -1,10 +1,15 @@
-"""A Hugging Face Hub of a few repositories on loopback: what a client asks for, counted, and cut off on demand."""
+"""A Hugging Face Hub of a few repositories on loopback: what a client asks for, counted, and cut off on demand.
 
+It is written to as the hub is without xet: announce, put the large files (LFS), commit.
+"""
+
+import base64
 import hashlib
 import json
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 COMMIT = "1" * 40
@@ -26,11 +31,25 @@ class HubServer:
         """Path -> bytes."""
         self.tokens: set[str] = set()
         """Tokens that came with requests."""
+        self.private: set[str] = set()
+        self.refuses_to_write = 0
+        """Status of the answer to who wants to create a repository; 0: it is created."""
+        self.commits: list[list[str]] = []
+        """Paths of each commit."""
+        self.blobs: dict[str, bytes] = {}
+        """Large files by sha256, before they are committed."""
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 hub.answer(self)
+
+            def do_POST(self) -> None:
+                hub.write(self)
+
+            def do_PUT(self) -> None:
+                hub.blobs[self.path.rpartition("/")[2]] = hub.body(self)
+                hub._send(self, b"{}")
 
             def log_message(self, *_: object) -> None:
                 """Say nothing."""
@@ -62,6 +81,57 @@ class HubServer:
         else:
             self._file(request, "/".join(parts[4:]), self.repos[repo]["/".join(parts[4:])])
 
+    def body(self, request: BaseHTTPRequestHandler) -> bytes:
+        return request.rfile.read(int(request.headers.get("Content-Length", 0)))
+
+    def write(self, request: BaseHTTPRequestHandler) -> None:
+        """What a client sends to write."""
+        lines = [json.loads(line) for line in self.body(request).splitlines() if line]
+        path = unquote(urlsplit(request.path).path).strip("/")
+        if path == "api/repos/create":
+            self._create(request, lines[0])
+        elif path == "api/validate-yaml":
+            self._reply(request, {"errors": [], "warnings": []})
+        elif path.endswith("objects/batch"):
+            objects = [
+                item | {"actions": {"upload": {"href": f"{self.url}/{item['oid']}"}}} for item in lines[0]["objects"]
+            ]
+            self._reply(request, {"transfer": "basic", "objects": objects})
+        elif "/preupload/" in path:
+            files = [
+                {
+                    "path": file["path"],
+                    "uploadMode": "lfs" if file["size"] >= LARGE else "regular",
+                    "shouldIgnore": False,
+                }
+                for file in lines[0]["files"]
+            ]
+            self._reply(request, {"files": files})
+        else:
+            self._commit(request, "/".join(path.split("/")[2:4]), lines)
+
+    def _create(self, request: BaseHTTPRequestHandler, wanted: dict[str, str]) -> None:
+        repo = f"{wanted['organization']}/{wanted['name']}"
+        if self.refuses_to_write:
+            self._refuse(request, self.refuses_to_write, "")
+        elif repo in self.repos:
+            self._send(request, json.dumps({"url": f"{self.url}/{repo}"}).encode(), 409)
+        else:
+            self.repos[repo] = {".gitattributes": b""}
+            self.private |= {repo} if wanted["visibility"] == "private" else set()
+            self._reply(request, {"url": f"{self.url}/{repo}"})
+
+    def _commit(self, request: BaseHTTPRequestHandler, repo: str, lines: list[dict[str, Any]]) -> None:
+        values = {line["value"]["path"]: line["value"] for line in lines if line["key"] != "header"}
+        for path, value in values.items():
+            content = base64.b64decode(value["content"]) if "content" in value else self.blobs[value["oid"]]
+            self.repos[repo][path] = content
+        self.commits.append(sorted(values))
+        self._reply(request, {"commitUrl": f"{self.url}/{repo}/commit/{COMMIT}", "commitOid": COMMIT})
+
+    def _reply(self, request: BaseHTTPRequestHandler, content: dict[str, Any]) -> None:
+        self._send(request, json.dumps(content).encode())
+
     def _info(self, request: BaseHTTPRequestHandler, repo: str, revision: str) -> None:
         if revision not in ("main", COMMIT):
             self._refuse(request, 404, "RevisionNotFound")
@@ -89,8 +159,8 @@ class HubServer:
         request.wfile.write(body)
         request.close_connection = True
 
-    def _send(self, request: BaseHTTPRequestHandler, body: bytes) -> None:
-        request.send_response(200)
+    def _send(self, request: BaseHTTPRequestHandler, body: bytes, status: int = 200) -> None:
+        request.send_response(status)
         request.send_header("Content-Length", str(len(body)))
         request.send_header("Content-Type", "application/json")
         request.end_headers()

@@ -14,8 +14,9 @@ from pipelines import fingerprint
 from pipelines.place import Place
 from srpo.config import load_config
 from srpo.errors import ConfigError
-from srpo.hub import fetch
+from srpo.hub import bring, fetch, fetched
 from srpo.plan import make_plan
+from srpo.price import price
 from srpo.shapes import WEIGHTS_DIR
 from srpo.weights import fetch_weights
 from tests.conftest import CONFIG, SHORT
@@ -46,6 +47,13 @@ def test_a_plan_says_what_will_be_fetched_and_fetches_nothing(shapes: HubServer,
     later = make_plan(load_config(CONFIG, SETTINGS), tmp_path)
     assert "a whole flux folder" in {check.subject: check.finding for check in later.checks}["model"]
     assert plan.disk_needed >= later.disk_needed + size
+
+
+def test_a_price_needs_no_weights(shapes: HubServer) -> None:
+    remote = price(load_config(CONFIG, SETTINGS), "4090")
+    assert not [path for path in shapes.sent if path.endswith((".safetensors", ".pt"))]
+    assert fetched(MODEL) is None
+    assert remote == price(load_config(CONFIG, SHORT), "4090")
 
 
 def test_a_plan_refuses_what_the_disk_cannot_hold(
@@ -96,7 +104,20 @@ def test_what_arrives_is_checked_before_it_is_used(shapes: HubServer) -> None:
     del shapes.repos["shapes/flux"]["vae/diffusion_pytorch_model.safetensors"]
     config = load_config(CONFIG, SETTINGS)
     with pytest.raises(ConfigError, match=r"holds no diffusion_pytorch_model\.safetensors"):
-        fetch_weights(config.model, config.reward)
+        fetch_weights(config.model, config.reward, {})
+
+
+def test_held_out_scores_are_fetched_with_the_rest(shapes: HubServer, tmp_path: Path) -> None:
+    score = f"evaluation.scores={{held: {{family: hps, source: {REWARD}, architecture: shapes-vit.json}}}}"
+    config = load_config(CONFIG, (*SHORT, score))
+    findings = {check.subject: check.finding for check in make_plan(config, tmp_path).checks}
+    assert findings["score"].startswith(f"held: {REWARD}: 0.0")
+    weights = fetch_weights(config.model, config.reward, config.evaluation.scores)
+    held = weights.scores["held"].checkpoint
+    assert held.revision and held.sha256 == fetch(REWARD, "reward").sha256
+    assert bring(weights) == weights
+    findings = {check.subject: check.finding for check in make_plan(config, tmp_path).checks}
+    assert findings["score"] == f"held: {REWARD}: a whole hps checkpoint"
 
 
 @pytest.mark.parametrize(("source", "online"), [("builtin:shapes", False), ("s3://b/x", False), (MODEL, True)])

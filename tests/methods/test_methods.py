@@ -151,8 +151,11 @@ def test_added_rewards_of_a_plain_method_add_up_by_weight_and_scale() -> None:
 
 def with_method(job: TrainJob, folder: Path, method: object, **train_settings: object) -> TrainJob:
     job = place(job, folder, schedule="constant", **train_settings)
-    chosen = parse_config({"method": method}, "test").method
-    return job.model_copy(update={"config": job.config.model_copy(update={"method": chosen})})
+    chosen = parse_config({"method": method}, "test")
+    monitor = job.config.monitor.model_copy(update={"watch": chosen.monitor.watch})
+    return job.model_copy(
+        update={"config": job.config.model_copy(update={"method": chosen.method, "monitor": monitor})}
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "srpo"])

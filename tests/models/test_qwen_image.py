@@ -25,8 +25,8 @@ from srpo.models import (
 )
 from srpo.models.shared import pack
 from srpo.objective import objective
-from srpo.plan import price
 from srpo.preference import make_branches
+from srpo.price import price
 from srpo.prompts import embed_prompts, select
 from srpo.reference import find_model
 from srpo.rewards import load_reward

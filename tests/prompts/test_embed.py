@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from srpo.artifacts import PromptSet, PromptSets, Weights
-from srpo.config import ModelConfig, PromptsConfig, RunConfig
+from srpo.config import ModelConfig, PromptsConfig, RunConfig, WeightsFormat
 from srpo.hub import fetch
 from srpo.models import load_text_encoder
 from srpo.plan import disk_needed
@@ -38,8 +38,8 @@ def write(folder: Path, train: list[str], **settings: object) -> PromptsConfig:
     return PromptsConfig.model_validate(files | settings)
 
 
-def embed(flux: Path, prompts: PromptsConfig, output_dir: Path) -> PromptSets:
-    model = ModelConfig(source=str(flux), height=32, width=32, max_sequence_length=LENGTH)
+def embed(flux: Path, prompts: PromptsConfig, output_dir: Path, kept: WeightsFormat = "fp32") -> PromptSets:
+    model = ModelConfig(source=str(flux), height=32, width=32, max_sequence_length=LENGTH, weights=kept)
     weights = fetch(str(flux), "model")
     return embed_prompts(model, prompts, Weights(model=weights, reward=weights), output_dir)
 
@@ -91,6 +91,18 @@ def test_another_encoder_another_store(flux_folder: Path, tmp_path: Path) -> Non
     own = embed(flux_folder, write(tmp_path, lines(3)), tmp_path / "embeddings").train.snapshot.path
     trained = embed(WEIGHTS_DIR / "flux", write(tmp_path, lines(3)), tmp_path / "embeddings").train.snapshot.path
     assert own != trained and own.parent == trained.parent
+
+
+def test_a_model_that_is_not_kept_in_float32_is_encoded_for_in_bf16(flux_folder: Path, tmp_path: Path) -> None:
+    """By an encoder of half the size; what it makes is apart from what the exact one makes."""
+    prompts = write(tmp_path, lines(3))
+    exact, half, quarter = (embed(flux_folder, prompts, tmp_path, kept).train for kept in ("fp32", "bf16", "nf4"))
+    assert half == quarter
+    assert half.snapshot.path != exact.snapshot.path
+    wanted, got = read_all(exact), read_all(half)
+    for name, tensor in got.items():
+        assert torch.equal(tensor, tensor.bfloat16().float()) and not torch.equal(tensor, wanted[name])
+        torch.testing.assert_close(tensor, wanted[name], rtol=0.05, atol=0.05)
 
 
 def test_bf16_is_half_as_large_and_rounded_to_eight_bits(flux_folder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,166 @@
+"""Does the collapse guard matter? `python benchmarks/guard.py train OUT` (hours), then `... report OUT` (minutes).
+
+On the embedded world, where the truth can be measured: runs as configured, too long, and with learning rates three and
+ten times too high, ten seeds each. Every run trains to its end with the guard off and keeps all measured checkpoints;
+what the guard would have done is replayed from the journal of measurements, which is all that it reads. Then the gate
+judges the last checkpoint (no guard) and the guard's. The rules are chosen on seeds 0 to 4 and tested on seeds 5 to 9.
+"""
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from srpo.artifacts import Trained, TrainJob
+from srpo.checkpoint import CheckpointStore, read_weights
+from srpo.config import Bound, MonitorConfig, RunConfig, load_config
+from srpo.evaluation import evaluate
+from srpo.evaluation.schema import Report
+from srpo.hub import snapshot
+from srpo.launch import launch_training, prepare_job
+from srpo.models import load_model
+from srpo.monitor import chosen_update, stop_reason, violations
+from srpo.record import HELD_OUT, read_journal
+
+CONFIG = Path(__file__).parent.parent / "configs" / "shapes.yaml"
+UPDATES = 70  # of the recipe
+HEALTHY, TOO_LONG = "as configured", "twice too long"
+CONDITIONS: dict[str, tuple[str, ...]] = {
+    HEALTHY: (),
+    TOO_LONG: (f"train.num_updates={2 * UPDATES}",),
+    "learning rate x3": ("train.learning_rate=3.0e-5",),
+    "learning rate x10": ("train.learning_rate=1.0e-4",),
+}
+CHOSEN_ON, TESTED_ON = range(5), range(5, 10)
+RULES = [
+    MonitorConfig(
+        bounds=(Bound(metric="spread", min_ratio=spread), Bound(metric="clipped", max_change=0.1)),
+        stop_after_damaged=damaged,
+    )
+    for spread, damaged in itertools.product((0.6, 0.7, 0.8), (1, 2))
+]
+"""What no truth is needed for: a real model has none."""
+
+app = typer.Typer(add_completion=False)
+
+
+@app.callback()
+def _() -> None:
+    """Does the collapse guard matter?"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: its journal up to the last update that counts, and where it lies."""
+
+    condition: str
+    seed: int
+    folder: Path
+    entries: list[dict[str, Any]]
+
+    def judged(self, bounds: Sequence[Bound]) -> list[dict[str, Any]]:
+        """The journal as a monitor with these bounds would have written it."""
+        return [entry | {"violations": violations(entry, self.entries[0], bounds)} for entry in self.entries]
+
+    def replay(self, rule: MonitorConfig) -> tuple[int, int]:
+        """The update at which a rule stops the run, and the one whose checkpoint it hands on."""
+        entries = self.judged(rule.bounds)
+        prefixes = (entries[: end + 1] for end in range(1, len(entries)))
+        seen = next((prefix for prefix in prefixes if stop_reason(prefix, rule)), entries)
+        return seen[-1]["update"], chosen_update(seen, rule.watch)
+
+
+@app.command()
+def train(
+    out: Path,
+    seeds: Annotated[str, typer.Option(help="First and last seed.")] = "0-9",
+) -> None:
+    """Train every run with the guard off; what is done already is kept."""
+    first, last = map(int, seeds.split("-"))
+    for seed, (name, settings) in itertools.product(range(first, last + 1), CONDITIONS.items()):
+        if name != HEALTHY:  # the first updates of the run that is too long
+            launch_training(TrainJob.load(prepare_job(_config(seed, settings), _folder(out, name, seed))))
+
+
+@app.command()
+def report(out: Path) -> None:
+    """Choose the rule on the first seeds, test it on the others, print the table and write `guard.json`."""
+    runs = [_read(out, name, seed) for name in CONDITIONS for seed in (*CHOSEN_ON, *TESTED_ON)]
+    chosen_on = [run for run in runs if run.seed in CHOSEN_ON]
+    rule = max(RULES, key=lambda rule: _worth(rule, chosen_on))
+    console = Console()
+    rows = []
+    for seeds, name in itertools.product((CHOSEN_ON, TESTED_ON), CONDITIONS):
+        group = [run for run in runs if run.condition == name and run.seed in seeds]
+        rows.append(_row(group, rule) | {"condition": name, "seeds": f"{seeds.start}-{seeds.stop - 1}"})
+    table = Table("seeds", "condition", "passes at the end", "stopped, at", "passes with the guard")
+    for row in rows:
+        table.add_row(*(str(row[key]) for key in ("seeds", "condition", "unguarded", "stopped", "guarded")))
+    console.print(f"rule: {rule.model_dump_json()}")
+    console.print(table)
+    (out / "guard.json").write_text(json.dumps({"rule": rule.model_dump(), "rows": rows}, indent=1), encoding="utf-8")
+
+
+def _worth(rule: MonitorConfig, runs: Sequence[Run]) -> tuple[float, ...]:
+    """More passes of the gate, then fewer false stops, then fewer updates in vain."""
+    ends = [run.replay(rule) for run in runs]
+    passes = sum(_passes(run, best) for run, (_, best) in zip(runs, ends, strict=True))
+    false_stops = sum(stop < UPDATES for run, (stop, _) in zip(runs, ends, strict=True) if run.condition == HEALTHY)
+    return passes, -false_stops, -sum(stop for stop, _ in ends)
+
+
+def _row(runs: Sequence[Run], rule: MonitorConfig) -> dict[str, Any]:
+    """How runs of one condition end, without the guard and with it."""
+    ends = [run.replay(rule) for run in runs]
+    last = [run.entries[-1]["update"] for run in runs]
+    stops = [stop for (stop, _), end in zip(ends, last, strict=True) if stop < end]
+    return {
+        "unguarded": f"{sum(_passes(run, end) for run, end in zip(runs, last, strict=True))} of {len(runs)}",
+        "stopped": f"{len(stops)} of {len(runs)}" + (f", at {min(stops)} to {max(stops)}" if stops else ""),
+        "guarded": f"{sum(_passes(run, best) for run, (_, best) in zip(runs, ends, strict=True))} of {len(runs)}",
+    }
+
+
+def _passes(run: Run, update: int) -> bool:
+    """Whether the gate lets an update's checkpoint pass; judged once."""
+    place = run.folder / "judged" / f"update-{update:06d}"
+    if not (place / "report.json").exists():
+        job = TrainJob.load(run.folder / "job.json")
+        transformer = load_model(job.config.model, job.weights.model.path).transformer
+        transformer.load_state_dict(read_weights(CheckpointStore(run.folder / "checkpoints", 1).path(update)))
+        transformer.save_pretrained(place / "transformer")
+        trained = Trained(
+            output_dir=str(run.folder),
+            transformer=snapshot(place / "transformer", f"update {update} of {run.folder.name}"),
+            best_update=update,
+            num_updates=update,
+            seconds=0,
+        )
+        evaluate(job.config, job.weights, job.prompts, trained, place)
+    return Report.model_validate_json((place / "report.json").read_text(encoding="utf-8")).passed
+
+
+def _read(out: Path, condition: str, seed: int) -> Run:
+    folder = _folder(out, TOO_LONG if condition == HEALTHY else condition, seed)
+    entries = read_journal(folder / HELD_OUT)
+    return Run(condition, seed, folder, [e for e in entries if condition != HEALTHY or e["update"] <= UPDATES])
+
+
+def _folder(out: Path, condition: str, seed: int) -> Path:
+    return out / f"{condition.replace(' ', '-')}-{seed}"
+
+
+def _config(seed: int, settings: Sequence[str]) -> RunConfig:
+    """The recipe with the guard off and every measured checkpoint kept."""
+    off = ("monitor.stop_after_damaged=null", "train.keep_last=100", "train.num_processes=1")
+    return load_config(CONFIG, (f"seed={seed}", *off, *settings))
+
+
+if __name__ == "__main__":
+    app()

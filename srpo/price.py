@@ -1,0 +1,71 @@
+"""What a run would take on a GPU, from config files alone: memory, and time at the speed that training reaches."""
+
+from srpo import models, rewards
+from srpo.config import RunConfig, Settings
+from srpo.cost import Cost, count
+from srpo.gpus import ALLOCATOR, EXPECTED, REACHABLE, find_gpu
+from srpo.hub import without_weights
+from srpo.models.shared import TextSkeleton
+
+
+class Prediction(Settings):
+    """What a run asks of one GPU."""
+
+    gpu: str
+    memory: float
+    """GiB at the peak, with what the allocator loses."""
+    phase: str
+    """Where the peak is: embed, train, or evaluate (and drawing)."""
+    fits: bool
+    seconds_per_update: float
+    """At the share of the peak speed that training usually reaches."""
+    floor_per_update: float
+    """At the share that large matrix products reach."""
+    hours: float
+    """All updates, without held-out measurements and evaluation."""
+    forward_equivalents: float
+    """Work per image, in forwards of the transformer."""
+
+
+def predict(config: RunConfig, cost: Cost, gpu: str) -> Prediction:
+    """The cost on a GPU of `srpo.gpus`."""
+    device = find_gpu(gpu)
+    memory = cost.memory / 2**30 * ALLOCATOR
+    work = (cost.rollout + cost.gradient) / (device.peak * 1e12)
+    return Prediction(
+        gpu=gpu,
+        memory=memory,
+        phase=max(cost.phases, key=cost.phases.__getitem__),
+        fits=memory <= device.memory,
+        seconds_per_update=work / EXPECTED,
+        floor_per_update=work / REACHABLE,
+        hours=work / EXPECTED * config.train.num_updates / 3600,
+        forward_equivalents=cost.forward_equivalents / (config.train.batch_size * config.train.accumulation),
+    )
+
+
+def price(config: RunConfig, gpu: str) -> Prediction:
+    """Memory and time that the run would take on a GPU, counted from the config files of model and rewards."""
+    find_gpu(gpu)
+    cost = count(config, *_skeletons(config))
+    assert cost, "there is no limit to what it may need"
+    return predict(config, cost, gpu)
+
+
+def price_if_it_fits(config: RunConfig, gpu: str) -> Prediction | None:
+    """The same; None, mostly before anything is counted, for a run that does not fit."""
+    cost = count(config, *_skeletons(config), room=find_gpu(gpu).memory * 2**30 / ALLOCATOR)
+    return predict(config, cost, gpu) if cost else None
+
+
+def _skeletons(config: RunConfig) -> tuple[models.TextToImage, list[rewards.Reward], TextSkeleton]:
+    """Model, rewards and text encoders without weights; of what is not here yet only small files are fetched."""
+    folder = without_weights(config.model.source, "model")
+    return (
+        models.model_skeleton(config.model, folder),
+        [
+            rewards.reward_skeleton(reward, without_weights(reward.source, "reward"))
+            for reward in config.all_rewards.values()
+        ],
+        models.text_skeleton(config.model, folder),
+    )

@@ -1,0 +1,58 @@
+"""Drawing: encoder and transformer take turns on the device, and that changes no pixel."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from srpo import generate
+from srpo.config import ModelConfig
+from srpo.generate import Generator, Sampling
+from srpo.models.flux import Flux, FluxText
+
+PROMPTS = ["a red circle", "a green ring on a blue background", "a blue square"]
+SAMPLING = Sampling(seed=5, num_steps=2)
+
+
+@pytest.fixture
+def moves(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is moved where, in order: `gpu` is the generator's device, which here goes by the name of cpu:0."""
+    log: list[str] = []
+    for cls in (Flux, FluxText):
+
+        def to(self: Any, device: torch.device, moved: Any = cls.to) -> Any:
+            log.append(f"{type(self).__name__} {'gpu' if device.index == 0 else 'cpu'}")
+            return moved(self, device)
+
+        monkeypatch.setattr(cls, "to", to)
+    return log
+
+
+def generator(folder: Path, device: str = "cpu") -> Generator:
+    return Generator(ModelConfig(source=str(folder), height=32, width=32, max_sequence_length=12), folder, None, device)
+
+
+def test_few_at_once_draw_what_all_at_once_draw(flux_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = list(generator(flux_folder).tensors(PROMPTS, SAMPLING))
+    monkeypatch.setattr(generate, "AT_ONCE", 2)
+    for first, second in zip(whole, generator(flux_folder).tensors(PROMPTS, SAMPLING), strict=True):
+        assert torch.equal(first, second)
+    (alone,) = generator(flux_folder).draw([(PROMPTS[2], 7)], SAMPLING)
+    assert torch.equal(alone, whole[2])
+
+
+def test_encoder_and_model_take_turns(flux_folder: Path, monkeypatch: pytest.MonkeyPatch, moves: list[str]) -> None:
+    """And no encoder is left when a model is loaded."""
+    import gc
+
+    monkeypatch.setattr(generate, "AT_ONCE", 2)
+    load = generate.load_model
+
+    def load_model(*arguments: Any) -> Any:
+        assert not [thing for thing in gc.get_objects() if type(thing) is FluxText]
+        return load(*arguments)
+
+    monkeypatch.setattr(generate, "load_model", load_model)
+    assert len(list(generator(flux_folder, "cpu:0").tensors(PROMPTS, SAMPLING))) == 3
+    assert moves == ["FluxText gpu", "Flux gpu", "Flux cpu", "FluxText gpu", "Flux gpu"]

@@ -1,0 +1,36 @@
+"""Slices of a model, as one of two processes reads them; that they train as the whole does is seen in test_launch."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.distributed
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from srpo.config import ModelConfig
+from srpo.models import load_model, load_without_transformer
+from srpo.sharding import shard
+
+
+@pytest.fixture
+def second_of_two() -> Iterator[SimpleNamespace]:
+    """What `shard` asks an Accelerator for, in a process group whose first process is not there."""
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=1, world_size=2)
+    yield SimpleNamespace(device=torch.device("cpu"), num_processes=2, mixed_precision="no")
+    torch.distributed.destroy_process_group()
+
+
+def test_a_process_reads_its_slices_and_no_more(flux_folder: Path, second_of_two: SimpleNamespace) -> None:
+    transformer = load_without_transformer(ModelConfig(), flux_folder).transformer
+    assert all(parameter.is_meta for parameter in transformer.parameters())
+    shard(transformer, flux_folder / "transformer", second_of_two)  # type: ignore[arg-type]
+    whole = load_model(ModelConfig(), flux_folder).transformer.state_dict()
+    sliced = dict(transformer.named_parameters())
+    assert sliced.keys() == whole.keys()
+    for name, parameter in sliced.items():
+        mine, (_, expected) = parameter.to_local(), whole[name].chunk(2)  # type: ignore[attr-defined]
+        assert parameter.shape == whole[name].shape
+        assert torch.equal(mine, expected)
+        assert mine.untyped_storage().nbytes() == expected.nbytes
