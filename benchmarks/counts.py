@@ -1,7 +1,7 @@
 """Work and memory of an update at FLUX.1-dev's size, counted without weights: `python benchmarks/counts.py`.
 
-Every hardware preset on the HPSv2.1 recipe, beside the figures of the recipe as published, counted by hand. Operations
-and forwards of the transformer are per image, GiB per process.
+Every hardware preset on the HPSv2.1 recipe, with rollouts and on real images, beside the figures of the recipe as
+published, counted by hand. Operations and forwards of the transformer are per image, GiB per process.
 """
 
 from pathlib import Path
@@ -17,13 +17,14 @@ from srpo.rewards import reward_skeleton
 CONFIGS = Path(__file__).parent.parent / "configs"
 FLUX_DEV = Path(__file__).parent / "flux_dev"
 """FLUX.1-dev's published config files, without weights."""
+ROLLOUTS, IMAGES = "flux_hpsv2", "flux_offline"
 BY_HAND = "33 forwards of 37.28 TFLOP, and 183 GiB for fp32 weights, gradients and moments"
 
 
-def cost_of(hardware: str | None) -> tuple[RunConfig, Cost]:
-    """The HPSv2.1 recipe, on a preset's hardware or as published."""
+def cost_of(hardware: str | None, recipe: str = ROLLOUTS) -> tuple[RunConfig, Cost]:
+    """A recipe, on a preset's hardware or as published."""
     preset = [CONFIGS / "hardware" / f"{hardware}.yaml"] if hardware else []
-    config = load_config([CONFIGS / "flux_hpsv2.yaml", *preset])
+    config = load_config([CONFIGS / f"{recipe}.yaml", *preset])
     reward = reward_skeleton(config.reward, Path("HPS_v2.1_compressed.pt"))
     cost = count(config, model_skeleton(config.model, FLUX_DEV), [reward], text_skeleton(config.model, FLUX_DEV))
     assert cost, "there is no limit to what it may need"
@@ -32,16 +33,19 @@ def cost_of(hardware: str | None) -> tuple[RunConfig, Cost]:
 
 def main() -> None:
     """Print the table."""
-    table = Table("preset", "TFLOP", "forwards", "weights", "moments", "working", "embed", "train", "evaluate")
+    phases = ("embed", "train", "evaluate")
+    table = Table("preset", "TFLOP", "forwards", "weights", "moments", "working", *phases, "on images")
     for hardware in (None, *sorted(path.stem for path in (CONFIGS / "hardware").glob("*.yaml"))):
         config, cost = cost_of(hardware)
+        _, offline = cost_of(hardware, IMAGES)
         images = config.train.batch_size * config.train.accumulation
         sizes = [size / 2**30 for size in (cost.weights, cost.optimizer, cost.working, *cost.phases.values())]
         work = f"{(cost.rollout + cost.gradient) / images / 1e12:.0f}"
-        forwards = f"{cost.forward_equivalents / images:.1f}"
-        table.add_row(hardware or "published", work, forwards, *(f"{size:.1f}" for size in sizes))
+        forwards, on_images = (f"{each.forward_equivalents / images:.1f}" for each in (cost, offline))
+        table.add_row(hardware or "published", work, forwards, *(f"{size:.1f}" for size in sizes), on_images)
     console = Console()
     console.print(table)
+    console.print("on images: forwards of an update on real images, which has no rollout; memory is the same")
     console.print(f"counted by hand for the recipe as published: {BY_HAND}")
 
 

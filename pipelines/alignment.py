@@ -25,7 +25,7 @@ class Request(Settings):
     embeddings_dir: str
     """Named after everything the embeddings depend on, besides the prompts."""
     prompts: str
-    """Content of the prompt files."""
+    """Content of the prompt files, state of the images."""
     fingerprint: str
     """State of the weights' files and of the code that reads them."""
     tracked: TrackedRun
@@ -47,7 +47,7 @@ def alignment(config: RunConfig, request: Request) -> None:
         return
     embed_once = embed.with_options(enable_cache=Path(request.embeddings_dir).exists())
     prompts = _given(request, "prompts") or embed_once(
-        config.model, config.prompts, weights, request.embeddings_dir, request.prompts
+        config.model, config.prompts, config.images, weights, request.embeddings_dir, request.prompts
     )
     if request.until == "embed":
         return

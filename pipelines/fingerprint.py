@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from srpo.hub import Part, is_remote, local_files, resolve, survey
+from srpo.images.files import find
 from srpo.prompts.files import Split, prompt_file
 
 
@@ -35,6 +36,14 @@ def of_prompts(source: str, split: Split) -> str:
     """Content of a prompt file; the captions of an embedded world are code."""
     path = prompt_file(source, split)
     return combine(path.read_text(encoding="utf-8")) if path.is_file() else combine(source)
+
+
+def of_images(source: str) -> str:
+    """Name, size, time of change and caption of all images of a source; of a remote one what its origin says now."""
+    if is_remote(source):
+        return combine(survey(source, "images").state)
+    entries = [(entry, entry.path.stat()) for entry in find(resolve(source, "images")) if entry.path]
+    return combine(repr([(*entry, facts.st_size, facts.st_mtime_ns) for entry, facts in entries]))
 
 
 def of_code(module: str) -> str:

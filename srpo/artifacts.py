@@ -98,11 +98,28 @@ class PromptSet(Settings):
     """On disk, averaged over the shards that hold the set."""
 
 
+class ImageSet(Settings):
+    """Real images as latents, in the store of a VAE that other sets share, with their captions."""
+
+    snapshot: Snapshot
+    """The store, with those of its files that this set needs."""
+    index: str
+    """The file among them that lists the images, their buckets and the places of their latents."""
+    sha256: str
+    """Of the image files' contents and captions, in order."""
+    captions: PromptSet
+    """One for each image, in the same order."""
+    num_images: int
+
+
 class PromptSets(Settings):
     """Result of `embed`."""
 
     train: PromptSet
+    """What is trained on: prompts that are rolled out, or where nothing is, the captions of the images."""
     held_out: PromptSet
+    images: ImageSet | None = None
+    """Real images that are trained on."""
 
 
 class TrainJob(Settings):
@@ -154,3 +171,7 @@ class Registered(Settings):
     alias: str
     """champion or challenger."""
     uri: str
+    outcome: str = ""
+    """What became of the champion, in one sentence."""
+    licences: dict[str, str] = Field(default_factory=dict)
+    """What is licensed (model, reward) -> terms, as far as its source states them."""

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from srpo.config import RunConfig, Settings, WeightsFormat
 from srpo.control_words import control_words
 from srpo.criteria import Criterion, criteria_of
+from srpo.flow import num_evaluations
 from srpo.methods import Method, make_method
 from srpo.models import TextToImage
 from srpo.models.shared import TextSkeleton
@@ -26,7 +27,7 @@ from srpo.prompts.encode import batch_size
 from srpo.rewards import Reward
 from srpo.rewards.preprocessing import resampling
 from srpo.rollout import Rollout
-from srpo.tuning import add_lora, save_memory, trainable
+from srpo.tuning import adapted, add_lora, save_memory, trainable
 from srpo.weightless import LiveBytes, tensors_of, without_storage
 
 BYTES: dict[WeightsFormat, float] = {"fp32": 4, "bf16": 2, "int8": 1, "nf4": 0.5 + 4 / 64}
@@ -68,7 +69,7 @@ class Cost(Memory):
     """A run's memory, and the floating-point operations of one update of one process."""
 
     rollout: float
-    """Operations of the rollouts."""
+    """Operations of the rollouts, averaged over the run: updates on real images have none."""
     gradient: float
     """Operations of everything with gradient: transformer forward, recomputation and backward, VAE, reward."""
     forward: float
@@ -112,9 +113,12 @@ def _memory(method: Method, embed: int, weights: int, optimizer: int) -> Memory:
         for criterion in method.criteria:
             criterion.reward(torch.zeros(1, 3, 8, 8), *([text] for text in _texts(criterion)))
     rollout = _rollout(config, model, config.train.batch_size)
+    several = config.train.accumulation * config.num_injections > 1
     with LiveBytes(tensors_of(_modules(method))) as live:
-        _gradient(method, rollout)
+        for _ in range(2 if several else 1):  # from the second on there are gradients beside the activations
+            _gradient(method, rollout)
     model.transformer.zero_grad()
+    copies = sum(layer.weight.nbytes for layer in adapted(model.transformer)) if config.rollout.merge_lora else 0
     parameters = trainable(model.transformer)
     elsewhere = _elsewhere(config)
     sliced = int(sum(parameter.numel() * parameter.element_size() for parameter in parameters) * elsewhere)
@@ -124,7 +128,7 @@ def _memory(method: Method, embed: int, weights: int, optimizer: int) -> Memory:
         embed=embed,
         weights=weights - sliced,
         optimizer=int(optimizer * (1 - elsewhere)),
-        working=live.peak - sliced,  # at the peak, when all gradients are there
+        working=max(live.peak - sliced, copies),  # at the peak, when all gradients are there
         watching=watched,
         evaluate=weights + drawing,
     )
@@ -135,14 +139,18 @@ def _work(method: Method) -> dict[str, float]:
     config, model = method.config, method.model
     rollout = _rollout(config, model, config.train.batch_size)
     levels = torch.full((config.train.batch_size,), 0.5)
+    rolled_out = 1 - config.num_offline_updates / config.train.num_updates
+    guidance = config.rollout.guidance if rolled_out else config.align.guidance
     with FlopCounterMode(display=False) as forward, torch.no_grad(), _autocast(config):
-        model.velocity(rollout.noise, levels, rollout.embeddings, config.rollout.guidance)
+        model.velocity(rollout.noise, levels, rollout.embeddings, guidance)
     with FlopCounterMode(display=False) as gradient:
         _gradient(method, rollout)
     one = forward.get_total_flops() / config.train.batch_size
     images = config.train.batch_size * config.train.accumulation
+    share = method.rollout_steps / config.rollout.num_steps
+    evaluations = share * num_evaluations(config.rollout.solver, config.rollout.num_steps)
     return {
-        "rollout": one * images * method.rollout_steps,
+        "rollout": one * images * evaluations * rolled_out / config.rollout.reuse,
         "gradient": gradient.get_total_flops() * config.train.accumulation * config.num_injections,
         "forward": one,
     }

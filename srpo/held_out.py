@@ -19,8 +19,9 @@ from srpo.config import RunConfig
 from srpo.evaluation.images import MONITOR, image_seed
 from srpo.evaluation.scores import Scorer, Scores, summarise
 from srpo.models import TextToImage
-from srpo.prompts import StoredEmbeddings, select
+from srpo.prompts import select
 from srpo.rollout import sample, seeded_noise
+from srpo.shards import StoredRows
 
 BASE = "base.safetensors"
 DRIFT_SIDE = 128  # pixels
@@ -33,7 +34,7 @@ class HeldOut:
         self,
         config: RunConfig,
         prompts: list[str],
-        embeddings: StoredEmbeddings,
+        embeddings: StoredRows,
         scorer: Scorer,
         accelerator: Accelerator,
         folder: Path,

@@ -13,7 +13,7 @@ from srpo.artifacts import Trained, TrainJob
 from srpo.checkpoint import write_atomic
 from srpo.config import RunConfig, TrainConfig
 from srpo.errors import ConfigError, TrainingStoppedError
-from srpo.prompts import embed_prompts
+from srpo.images import embed
 from srpo.train import ERROR
 from srpo.trainer import RESULT
 from srpo.weights import fetch_weights
@@ -26,7 +26,7 @@ ERRORS = {error.__name__: error for error in (ConfigError, TrainingStoppedError)
 def prepare_job(config: RunConfig, output_dir: Path) -> Path:
     """What the pipeline does before training, without a pipeline: fetch, embed, write the job file; its path."""
     weights = fetch_weights(config.model, config.reward, config.evaluation.scores, config.rewards)
-    prompts = embed_prompts(config.model, config.prompts, weights, output_dir / "embeddings")
+    prompts = embed(config.model, config.prompts, config.images, weights, output_dir / "embeddings")
     return write_job(TrainJob(config=config, weights=weights, prompts=prompts, output_dir=str(output_dir)))
 
 

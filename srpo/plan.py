@@ -16,14 +16,16 @@ from srpo.evaluation.gate import check_metrics
 from srpo.evaluation.scores import check_captions
 from srpo.hub import Part, fetched, is_remote, missing, resolve, survey
 from srpo.hub.place import store_dir
+from srpo.images.survey import describe_images, latent_bytes, texts_at_hand
 from srpo.models.layout import Shapes, folder_shapes, read_json
-from srpo.prompts import Prompt, read_both
+from srpo.prompts import Prompt
 from srpo.prompts.encode import DTYPES
 from srpo.rewards.measured import check_score, find_score
+from srpo.rollout import describe
 
 STEPS = {
     "download": "fetch or find model and reward, hash every file",
-    "embed": "text embeddings of all prompts",
+    "embed": "text embeddings of all prompts, latents of all images",
     "train": "the updates, with checkpoints and held-out scores",
     "evaluate": "base against trained on held-out prompts: report and verdict",
     "register": "a version in the model registry; champion if it passed",
@@ -77,7 +79,10 @@ def make_plan(config: RunConfig, output_dir: Path, steps: tuple[str, ...] = tupl
         look(name, partial(_reward, config, reward))
     for name, score in config.evaluation.scores.items():
         look("score", partial(_score, name, score))
+    look("rollout", lambda: describe(config))
     look("prompts", lambda: _prompts(config))
+    if config.images:
+        look("images", lambda: describe_images(config))
     look("words", lambda: _words(config))
     look("metrics", lambda: _metrics(config))
     look("output", lambda: _writable(output_dir))
@@ -95,12 +100,12 @@ def make_plan(config: RunConfig, output_dir: Path, steps: tuple[str, ...] = tupl
 
 
 def disk_needed(config: RunConfig, steps: tuple[str, ...] = tuple(STEPS)) -> int:
-    """Bytes these steps write at most: embeddings, checkpoints (the last K, the best, one in progress), an export."""
+    """Bytes these steps write at most: embeddings, latents, checkpoints (the last K, the best, one more), an export."""
     trained, width = _sizes(config)
     size = values = 0
     if "embed" in steps:
         each = width * DTYPES[config.prompts.dtype].itemsize
-        size = sum(each + _listed(prompt) for part in read_both(config.prompts) for prompt in part)
+        size = sum(each + _listed(prompt) for part in texts_at_hand(config) for prompt in part) + latent_bytes(config)
     if "train" in steps:
         values = trained * (COPIES_PER_CHECKPOINT * (config.train.keep_last + 2) + 1)
     return size + BYTES_PER_VALUE * values
@@ -141,7 +146,9 @@ def _to_fetch(config: RunConfig) -> int:
     """Bytes that will be downloaded."""
     sources = {reward.source for reward in config.all_rewards.values()}
     trained_on = _left(config.model.source, "model") + sum(_left(source, "reward") for source in sources)
-    return trained_on + sum(_left(source, "score") for source in config.evaluation.score_sources)
+    scores = sum(_left(source, "score") for source in config.evaluation.score_sources)
+    images = _left(config.images.source, "images") if config.images else 0
+    return trained_on + scores + images
 
 
 def _left(source: str, part: Part) -> int:
@@ -223,17 +230,20 @@ def _score(name: str, score: ScoreConfig) -> str:
 
 
 def _prompts(config: RunConfig) -> str:
-    train, held_out = read_both(config.prompts)
+    texts = texts_at_hand(config)
     if config.evaluation.world:
-        check_captions(config.evaluation.world, [prompt.text for prompt in held_out])
+        check_captions(config.evaluation.world, [prompt.text for prompt in texts.held_out])
     size = _sizes(config)[1] * DTYPES[config.prompts.dtype].itemsize / 2**20
-    return f"{len(train)} to train on, {len(held_out)} held out; embeddings of {size:.3g} MiB each"
+    captions = f"{len(texts.captions)} captions of images, " if config.images else ""
+    train = f"{len(texts.train)} to {'roll out' if config.images else 'train on'}"
+    return f"{captions}{train}, {len(texts.held_out)} held out; embeddings of {size:.3g} MiB each"
 
 
 def _words(config: RunConfig) -> str:
     words = control_words(config.preference)
-    if words.digest:
-        check_prompts(words, [prompt.text for prompt in read_both(config.prompts)[0]])
+    texts = texts_at_hand(config)
+    if words.digest and (texts.captions or not config.images):  # captions may have still to be fetched
+        check_prompts(words, [prompt.text for prompt in texts.trained_on])
     finding = f"{', '.join(words.positive)} against {', '.join(words.negative)}"
     return finding + (f"; {len(words.prompts)} prompts and {len(words.ranges)} ranges differ" if words.digest else "")
 

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -122,6 +122,20 @@ def set_status(run: TrackedRun, status: str) -> None:
         client.set_terminated(run.run_id, status=status)
 
 
+def known_runs(uri: str, run_ids: Sequence[str]) -> set[str]:
+    """Those of some runs that a store has, deleted ones too."""
+    from mlflow.exceptions import MlflowException
+
+    client, known = _client(uri), set()
+    for run_id in run_ids:
+        try:
+            known.add(client.get_run(run_id).info.run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise  # a server that does not answer knows them perhaps
+    return known
+
+
 def serve_page(uri: str, artifacts_uri: str, port: int) -> NoReturn:
     """Become the server of MLflow's own page for a local store, until interrupted."""
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
@@ -132,11 +146,12 @@ def serve_page(uri: str, artifacts_uri: str, port: int) -> NoReturn:
 
 def data_version(weights: Weights, prompts: PromptSets) -> dict[str, str]:
     """Hashes that name exactly what a run was made from."""
-    return {
+    hashes = {
         **{f"data.{name}_sha256": files.sha256 for name, files in weights.snapshots.items()},
         "data.train_prompts_sha256": prompts.train.snapshot.sha256,
         "data.held_out_prompts_sha256": prompts.held_out.snapshot.sha256,
     }
+    return hashes | ({"data.images_sha256": prompts.images.sha256} if prompts.images else {})
 
 
 def code_version() -> dict[str, str]:

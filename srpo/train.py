@@ -1,8 +1,8 @@
 """The SRPO training loop: `accelerate launch -m srpo.train job.json`, with or without a pipeline around it.
 
-Per update: roll out latents from noise, then go backward from each loss of the method (SRPO: for each noise level and
-branch Direct-Align, decode, score by relative preference); reduce over processes, clip, step, log, watch, save. A run
-resumes from what it finds in its output folder.
+Per update: roll out latents from noise, or take those of real images, then go backward from each loss of the method
+(SRPO: for each noise level and branch Direct-Align, decode, score by relative preference); reduce over processes, clip,
+step, log, watch, save. A run resumes from what it finds in its output folder.
 """
 
 import contextlib
@@ -44,9 +44,9 @@ def _train(run: Trainer, config: RunConfig, accelerator: Accelerator) -> Trained
     while run.update < config.train.num_updates and not run.stopped:
         run.update += 1
         clock, record = Clock(accelerator.device), UpdateRecord()
-        for part in run.micro_batches(run.draws.draw(run.update)):
+        for part in run.micro_batches():
             with clock("rollout"):
-                rollout = run.roll_out(part)
+                rollout = run.clean_latents(part)
             with clock("gradient"):
                 for loss, scores in run.method.losses(rollout, part.positions, run.update):
                     accelerator.backward(loss / run.num_injections)

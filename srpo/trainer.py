@@ -1,7 +1,7 @@
 """What a training run works with, and what its checkpoints hold; the loop itself is in `srpo.train`."""
 
 import math
-from collections.abc import Iterator
+from collections import deque
 from pathlib import Path
 
 import torch
@@ -26,20 +26,24 @@ from srpo.checkpoint import (
 )
 from srpo.config import RunConfig
 from srpo.criteria import load_criteria, measure_scales
-from srpo.draws import Draw, Draws
+from srpo.draws import Draw, Draws, Shelf
 from srpo.errors import ConfigError, TrainingStoppedError
 from srpo.evaluation.scores import Scorer, load_scores, watched_scores
 from srpo.held_out import HeldOut
 from srpo.hub import snapshot
+from srpo.images import LATENTS, load_image_set
 from srpo.methods import make_method
 from srpo.models import TextToImage, check_guidance, find_family, load_model, load_without_transformer
 from srpo.prompts import load_prompt_set, select
 from srpo.record import Clock, Record
-from srpo.rollout import Rollout, sample
+from srpo.reuse import load_rollouts, save_rollouts
+from srpo.rollout import Rollout, roll_out
 from srpo.sharding import is_sharded, shard, whole
 from srpo.tuning import add_lora, make_optimizer, save_memory, set_learning_rate, speed_up, stepping, trainable
 
 RESULT = "result.json"
+CONTENTS = {"words": "preference.words_file", "images": "images.source"}
+"""What a checkpoint knows the hash of -> the setting that names the files."""
 
 
 class Trainer:
@@ -58,6 +62,11 @@ class Trainer:
         self.criteria = load_criteria(config, job.weights, accelerator.device)
         self.method = make_method(config, self.model, self.criteria, accelerator.autocast)
         self.prompts, self.embeddings = load_prompt_set(job.prompts.train)
+        self.images = load_image_set(job.prompts.images) if job.prompts.images else None
+        self.contents = {
+            "words": self.method.words_digest,
+            "images": job.prompts.images and job.prompts.images.sha256,
+        }
         self.optimizer = make_optimizer(self.parameters, config.train)
         self.scheduler = get_scheduler(
             config.train.schedule,
@@ -65,8 +74,9 @@ class Trainer:
             num_warmup_steps=config.train.num_warmup_updates,
             num_training_steps=config.train.num_updates,
         )
-        size = config.model.height, config.model.width
-        self.draws = Draws(config, self.method.positions, self.model.latent_shape(*size), len(self.prompts))
+        self.draws = self._draws()
+        self.kept: deque[Tensor] = deque(maxlen=config.train.accumulation)
+        """The x0 of the last micro-batches, oldest first."""
         self.store = CheckpointStore(self.output_dir / "checkpoints", config.train.keep_last)
         self.update = 0
         self.seconds = 0.0
@@ -100,6 +110,13 @@ class Trainer:
             shard(transformer, folder / "transformer", self.accelerator)
         return trainable(transformer)
 
+    def _draws(self) -> Draws:
+        """What is drawn from: noise for rollouts, and the shapes of real images."""
+        shape, size = self.model.latent_shape, (self.config.model.height, self.config.model.width)
+        buckets = self.images.buckets if self.images else {}
+        shelves = [Shelf(shape(*bucket), images) for bucket, images in buckets.items()]
+        return Draws(self.config, self.method.positions, shape(*size), len(self.prompts), shelves)
+
     @property
     def num_injections(self) -> int:
         """Injections of one process that an update's gradient is averaged over."""
@@ -109,21 +126,34 @@ class Trainer:
         """Every so many updates, and at the end."""
         return self.update % every == 0 or self.update == self.config.train.num_updates
 
-    def micro_batches(self, draw: Draw) -> Iterator[Draw]:
-        """This process's parts of an update."""
-        size, world, rank = self.config.train.batch_size, self.accelerator.num_processes, self.accelerator.process_index
-        for index in range(self.config.train.accumulation):
-            yield draw.part((index * world + rank) * size, size)
+    def micro_batches(self) -> list[Draw]:
+        """This process's parts of the next update."""
+        return self.draws.draw(self.update)[self.accelerator.process_index :: self.accelerator.num_processes]
+
+    def clean_latents(self, draw: Draw) -> Rollout:
+        """Of real images, or sampled by the model."""
+        return self.read(draw) if draw.offline else self.roll_out(draw)
+
+    def read(self, draw: Draw) -> Rollout:
+        """Latents of the drawn real images, with the drawn noise."""
+        assert self.images
+        device = self.accelerator.device
+        embeddings = {name: tensor.to(device) for name, tensor in select(self.images.embeddings, draw.prompts).items()}
+        x0 = self.images.latents.select(draw.prompts)[LATENTS].to(device)
+        return Rollout(x0, draw.noise.to(device), embeddings, [self.images.captions[index] for index in draw.prompts])
 
     def roll_out(self, draw: Draw) -> Rollout:
-        """Latents sampled from the drawn noise, without gradient, as far as the method wants it."""
-        settings, device = self.config.rollout, self.accelerator.device
+        """Latents sampled from the drawn noise, as far as the method wants it, or kept from an earlier update."""
+        device = self.accelerator.device
         embeddings = {name: tensor.to(device) for name, tensor in select(self.embeddings, draw.prompts).items()}
         noise = draw.noise.to(device)
-        with self.accelerator.autocast():
+        if self.draws.fresh(self.update):
             sigmas = self.method.sigmas(draw.positions)
-            x0 = sample(self.model, embeddings, noise, sigmas, settings.guidance)
-        return Rollout(x0, noise, embeddings, [self.prompts[index] for index in draw.prompts])
+            with self.accelerator.autocast():
+                self.kept.append(roll_out(self.model, embeddings, noise, self.config.rollout, sigmas))
+        else:
+            self.kept.append(self.kept[0])
+        return Rollout(self.kept[-1], noise, embeddings, [self.prompts[index] for index in draw.prompts])
 
     def reduce_and_clip(self) -> float:
         """Average the gradients over processes, scale them down to `max_grad_norm`; the norm before that."""
@@ -173,12 +203,14 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint, then drop those no longer kept."""
         state = {"update": self.update, "seconds": self.seconds, "config": self.config.model_dump(mode="json")}
-        state |= {"words": self.method.words_digest, "scales": {each.name: each.scale for each in self.criteria}}
+        state |= self.contents | {"scales": {each.name: each.scale for each in self.criteria}}
         with self.store.writing(self.update, self.accelerator) as folder:
             save_weights(folder, self.model.transformer, self.optimizer, self.accelerator.is_main_process)
             if self.accelerator.is_main_process:
                 save_state(folder, state | {"scheduler": self.scheduler.state_dict()})
             save_rng(folder, self.accelerator.process_index, self.draws.generator)
+            if self.config.rollout.reuse > 1:
+                save_rollouts(folder, self.accelerator.process_index, self.draws.noise, self.kept)
         if self.accelerator.is_main_process:
             self.store.prune(self.record.best())
 
@@ -195,10 +227,11 @@ class Trainer:
         folder = self.store.path(updates[-1])
         state = load_state(folder)
         refuse_other_settings(folder, self.config, RunConfig.model_validate(state["config"]))
-        if state.get("words") != self.method.words_digest:
-            raise ConfigError(
-                f"{folder} was made with another content of preference.words_file; bring it back, or start a new run"
-            )
+        for name, setting in CONTENTS.items():
+            if state.get(name) != self.contents[name]:
+                raise ConfigError(
+                    f"{folder} was made with another content of {setting}; bring it back, or start a new run"
+                )
         load_weights(folder, self.model.transformer, self.optimizer)
         self.scheduler.load_state_dict(state["scheduler"])
         for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
@@ -207,6 +240,9 @@ class Trainer:
             criterion.scale = state.get("scales", {}).get(criterion.name, criterion.scale)
         self.update, self.seconds = state["update"], state["seconds"]
         load_rng(folder, self.accelerator.process_index, self.draws.generator)
+        if self.config.rollout.reuse > 1:
+            self.draws.noise, kept = load_rollouts(folder, self.accelerator.process_index, self.accelerator.device)
+            self.kept.extend(kept)
 
     def finish(self) -> Trained:
         """Export the best checkpoint's transformer and write the result."""
@@ -247,7 +283,8 @@ class Trainer:
 def refuse_other_settings(folder: Path, now: RunConfig, then: RunConfig) -> None:
     """A run goes on only as it began; more updates are fine where the learning rate does not depend on them."""
     free = {"keep_last"} | ({"num_updates"} if now.train.schedule.startswith("constant") else set())
-    fixed = {"seed", "model", "reward", "rewards", "method", "prompts", "preference", "align", "rollout", "train"}
+    fixed = {"seed", "model", "reward", "rewards", "method", "prompts", "images"}
+    fixed |= {"preference", "align", "rollout", "train"}
     before, after = (config.model_dump(include=fixed, exclude={"train": free}) for config in (then, now))
     changed = sorted(section for section in fixed if before[section] != after[section])
     if changed:

@@ -87,6 +87,22 @@ def test_added_rewards_are_counted() -> None:
     assert one.gradient < both.gradient < 1.2 * one.gradient
 
 
+def test_solvers_and_reuse_change_how_often_a_rollout_asks_the_model() -> None:
+    one = cost_of()
+    assert cost_of("rollout.solver=heun").rollout == 2 * (2 * 8 - 1) * one.forward
+    assert cost_of("rollout.reuse=4").rollout == one.rollout / 4
+
+
+def test_merging_an_adapter_keeps_a_copy_of_what_it_adapts() -> None:
+    """Counted where these weights outweigh the activations of a small picture, which are computed again."""
+    names = ("proj_mlp", "proj_out", "to_q", "to_k", "to_v", "to_out.0", "linear")
+    small = ("model.height=16", "model.width=16", "train.gradient_checkpointing=full", "train.vae_checkpointing=true")
+    lora = f"train.lora={{rank: 1, target_modules: [{', '.join(names)}]}}"
+    weights = load_model(config_of().model, FOLDER).transformer.state_dict().items()
+    copies = sum(w.nbytes for name, w in weights if f".{name}".endswith(tuple(f".{part}.weight" for part in names)))
+    assert cost_of(lora, *small).working < copies == cost_of(lora, *small, "rollout.merge_lora=true").working
+
+
 def test_live_bytes_rise_and_fall_and_views_are_free() -> None:
     known = torch.zeros(100)
     with LiveBytes([known]) as live:

@@ -18,7 +18,7 @@ from tests.rewards.test_head import make
 def test_a_good_run_lists_what_was_checked(tmp_path: Path) -> None:
     plan = make_plan(load_config(CONFIG, SHORT), tmp_path, ("download", "embed"))
     assert [check.subject for check in plan.checks] == [
-        *("model", "guidance", "reward", "prompts", "words", "metrics", "output", "disk")
+        *("model", "guidance", "reward", "rollout", "prompts", "words", "metrics", "output", "disk")
     ]
     assert plan.steps == ("download", "embed")
     assert 0 < plan.disk_needed < plan.disk_free

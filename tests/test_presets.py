@@ -38,7 +38,14 @@ def test_the_reference_recipes_to_the_number() -> None:
     assert (pick.preference.k_denoise, pick.preference.k_inversion) == ((0.1, 0.5), (0.6, 0.01))
 
 
-@pytest.mark.parametrize("recipe", ["flux_hpsv2", "flux_pickscore"])
+def test_offline_is_the_hpsv2_recipe_but_for_its_images() -> None:
+    hps, offline = (load_config(CONFIGS / f"flux_{name}.yaml").model_dump() for name in ("hpsv2", "offline"))
+    changed = {section for section in hps if hps[section] != offline[section]}
+    assert changed == {"name", "images", "prompts", "registry"}
+    assert hps["prompts"]["held_out"] == offline["prompts"]["held_out"]
+
+
+@pytest.mark.parametrize("recipe", ["flux_hpsv2", "flux_pickscore", "flux_offline"])
 @pytest.mark.parametrize("hardware", HARDWARE)
 def test_recipes_and_hardware_compose(recipe: str, hardware: str) -> None:
     plain = load_config(CONFIGS / f"{recipe}.yaml")

@@ -13,6 +13,7 @@ import yaml
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from srpo.config.base import Range, Settings
+from srpo.config.images import ImagesConfig
 from srpo.config.judgement import DAMAGE_BOUNDS, Bound, EvaluationConfig, MonitorConfig, RegistryConfig, ScoreConfig
 from srpo.config.method import (
     AlignConfig,
@@ -23,6 +24,7 @@ from srpo.config.method import (
     PreferenceConfig,
     ReflMethod,
     RolloutConfig,
+    SamplerMethod,
     SrpoMethod,
 )
 from srpo.config.rewards import AddedReward, AddedRewards, with_own_preferences
@@ -38,6 +40,7 @@ __all__ = [
     "DirectAlignMethod",
     "DraftLvMethod",
     "EvaluationConfig",
+    "ImagesConfig",
     "LoraConfig",
     "Method",
     "ModelConfig",
@@ -79,6 +82,8 @@ class RunConfig(Settings):
     """Further rewards by name, trained on beside `reward`, whose scores stay those that the run is judged by."""
     method: Method = SrpoMethod()
     prompts: PromptsConfig = PromptsConfig()
+    images: ImagesConfig | None = None
+    """Real images to train on; null: rollouts alone."""
     preference: PreferenceConfig = PreferenceConfig()
     align: AlignConfig = AlignConfig()
     rollout: RolloutConfig = RolloutConfig()
@@ -88,11 +93,17 @@ class RunConfig(Settings):
     registry: RegistryConfig = RegistryConfig()
 
     @property
+    def num_offline_updates(self) -> int:
+        """Updates, from the first on, that take real images instead of rollouts."""
+        return (self.images.until_update or self.train.num_updates) if self.images else 0
+
+    @property
     def guidance(self) -> dict[str, float | None]:
         """Every guidance of the run by the name of its setting."""
+        rolls_out = self.num_offline_updates < self.train.num_updates
         return {
             "align.guidance": self.align.guidance,
-            "rollout.guidance": self.rollout.guidance,
+            **({"rollout.guidance": self.rollout.guidance} if rolls_out else {}),
             "evaluation.guidance": self.evaluation.guidance,
         }
 
@@ -133,7 +144,12 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def settings_are_read(self) -> Self:
-        """Warn of what differs from its default though the method ignores it."""
+        """Refuse what the method cannot do, warn of what differs from its default though the method ignores it."""
+        if isinstance(self.method, SamplerMethod) and (self.images or self.rollout.reuse > 1):
+            raise ValueError(
+                f"method {self.method.name!r} takes the last step of its own rollouts, so that it cannot train on real "
+                "images or on rollouts of earlier updates; leave images out, and rollout.reuse at 1"
+            )
         if ignored := [key for key in self.method.unread if self._differs(*key.split("."))]:
             warnings.warn(f"method {self.method.name} does not train by {', '.join(ignored)}", stacklevel=2)
         return self
@@ -142,6 +158,17 @@ class RunConfig(Settings):
         """Whether a setting is not the default."""
         settings: Settings = getattr(self, section)
         return bool(getattr(settings, name) != type(settings).model_fields[name].default)
+
+    @model_validator(mode="after")
+    def images_and_rollouts_take_turns(self) -> Self:
+        """Refuse a turn that never comes."""
+        last = self.images.until_update if self.images else None
+        if last is not None and last >= self.train.num_updates:
+            raise ValueError(
+                f"images.until_update ({last}) leaves none of the {self.train.num_updates} updates to roll out; "
+                "lower it, or leave it out to train on images alone"
+            )
+        return self
 
     @model_validator(mode="after")
     def weights_can_learn(self) -> Self:
@@ -160,6 +187,20 @@ class RunConfig(Settings):
             raise ValueError(
                 f"monitor.num_images ({self.monitor.num_images}) must be a multiple of train.num_processes "
                 f"({train.num_processes}) when the model is sharded: every process takes part in each forward pass"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def an_adapter_can_be_merged(self) -> Self:
+        """There is one, and weights that a small change can be added to."""
+        if not self.rollout.merge_lora:
+            return self
+        if self.train.lora is None:
+            raise ValueError("rollout.merge_lora has nothing to merge; set train.lora, or leave it out")
+        if self.model.weights in QUANTISED:
+            raise ValueError(
+                f"rollout.merge_lora cannot add an adapter to {self.model.weights!r} weights, whose steps are far "
+                "wider than what it has learnt; set model.weights to 'bf16' or 'fp32', or leave merge_lora out"
             )
         return self
 

@@ -1,8 +1,9 @@
 """What is measured, and what it takes to pass."""
 
+import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from srpo.config.base import Settings
 
@@ -127,3 +128,22 @@ class RegistryConfig(Settings):
 
     model_name: str = Field(default="srpo", pattern=r"^[A-Za-z0-9._-]+$")
     """Name of the registered model."""
+    lease: str | None = None
+    """Where writers agree whose turn it is to move the champion: null for what a local MLflow store, or one in
+    PostgreSQL, offers itself. For an MLflow server: s3://bucket/prefix or postgresql://user@host/database, the same for
+    all who write to it; a folder (an absolute path) will do while all of them run on one machine."""
+
+    @field_validator("lease")
+    @classmethod
+    def lease_is_a_place(cls, lease: str | None) -> str | None:
+        """Something that a lease can be kept in, the same from every folder, without a secret in the run file."""
+        if lease is None:
+            return None
+        scheme, separator, address = lease.partition("://")
+        if separator and not re.fullmatch(r"s3|file|postgresql(\+\w+)?", scheme):
+            raise ValueError(f"no lease can be kept at {scheme}://; give s3://, postgresql:// or an absolute path")
+        if not separator and not lease.startswith("/"):
+            raise ValueError(f"{lease!r} depends on the folder a run starts in; give an absolute path")
+        if scheme.startswith("postgresql") and (":" in address.rpartition("@")[0] or "password=" in address):
+            raise ValueError("the address holds a password, and run files are logged; set PGPASSWORD or ~/.pgpass")
+        return lease

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from srpo.config.base import Range, Settings
-from srpo.flow import shifted_sigmas
+from srpo.flow import Solver, shifted_sigmas
 from srpo.presets import PRESETS
 
 
@@ -92,7 +92,7 @@ class AlignConfig(Settings):
     groundtruth_ratio: float = Field(default=0.9, gt=0, lt=1)
     """Share of the way that the known noise covers; the model's step covers at most the rest."""
     num_injections: int = Field(default=1, gt=0)
-    """Noise levels drawn per rollout; their losses are averaged (the paper's aggregation)."""
+    """Noise levels drawn per rollout; their losses are averaged (the paper's aggregation). Exact: x0 stays."""
 
     @model_validator(mode="after")
     def window_lies_in_the_schedule(self) -> Self:
@@ -117,10 +117,23 @@ class AlignConfig(Settings):
 
 
 class RolloutConfig(Settings):
-    """Where clean latents come from: sampled by the model itself, without gradient."""
+    """Where clean latents come from: sampled by the model itself, without gradient.
+
+    Exact settings leave x0 as it is, to rounding; lossy ones train on another: `benchmarks/rollouts.py` measures both.
+    """
 
     num_steps: int = Field(default=25, gt=0)
-    """Euler steps."""
+    """Steps of the solver. Lossy below the recipe's 25."""
+    solver: Solver = "euler"
+    """`euler` is the recipe's; of order 2 are `ab2` and `dpmpp_2m`, with one evaluation per step, and `heun`, with two.
+    Lossy: another x0, though in as many evaluations a nearer one to where the flow leads."""
+    precision: Literal["bf16"] | None = None
+    """bf16: autocast for the rollout alone, where training has none. Lossy; null: as `train.precision`."""
+    merge_lora: bool = False
+    """Add the adapter to a copy of the weights while a rollout is drawn. Exact; with `model.weights: bf16` lossy,
+    because the sum is rounded to bf16. Quantised weights cannot take it."""
+    reuse: int = Field(default=1, gt=0)
+    """Updates that train on the same rollouts, each at new noise levels. Lossy: x0 is of weights some updates old."""
     shift: float = Field(default=3.0, gt=0)
     """Schedule shift of the rollout."""
     guidance: float | None = Field(default=1.0, ge=0)
@@ -194,7 +207,11 @@ class DirectAlignMethod(PlainMethod):
         return align.num_injections
 
 
-class ReflMethod(PlainMethod):
+class SamplerMethod(PlainMethod):
+    """What takes the last step of the model's own rollouts: no real images, no rollouts kept from earlier updates."""
+
+
+class ReflMethod(SamplerMethod):
     """ReFL (ImageReward, arXiv:2304.05977): the image predicted at once from a random late step, with gradient."""
 
     name: Literal["refl"] = "refl"
@@ -210,7 +227,7 @@ class ReflMethod(PlainMethod):
         return self
 
 
-class DraftLvMethod(PlainMethod):
+class DraftLvMethod(SamplerMethod):
     """DRaFT-LV (arXiv:2309.17400): gradient through the last step of the rollout, and of noised copies of its image."""
 
     name: Literal["draft_lv"] = "draft_lv"

@@ -18,8 +18,9 @@ from srpo.evaluation.scores import Scorer
 from srpo.evaluation.statistics import Array
 from srpo.generate import to_picture
 from srpo.models import Embeddings, TextToImage
-from srpo.prompts import StoredEmbeddings, select
+from srpo.prompts import select
 from srpo.rollout import sample, seeded_noise
+from srpo.shards import StoredRows
 
 THUMBNAIL = 512  # pixels of the longer side
 PNG_BELOW = 128  # pixels; small pictures are kept exactly, large ones as JPEG
@@ -83,7 +84,7 @@ class Gallery:
 def draw(
     model: TextToImage,
     config: RunConfig,
-    embeddings: Embeddings | StoredEmbeddings,
+    embeddings: Embeddings | StoredRows,
     design: list[Cell],
     device: torch.device,
 ) -> Iterator[tuple[list[Cell], Tensor]]:

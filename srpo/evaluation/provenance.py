@@ -32,6 +32,7 @@ def trace(
             **{name: files.source for name, files in weights.snapshots.items()},
             "train_prompts": prompts.train.snapshot.source,
             "held_out_prompts": prompts.held_out.snapshot.source,
+            **({"images": prompts.images.snapshot.source} if prompts.images else {}),
         },
         licences={name: files.licence for name, files in weights.snapshots.items()},
         config=config.model_dump(mode="json"),

@@ -136,6 +136,8 @@ class Report(Settings):
     """The one that the others are compared with comes first, the judged one second."""
     contrasts: list[Contrast]
     """The judged model against each of the others; the first is against the first model."""
+    champion: str | None = None
+    """The champion that the judged model was compared with, as `models:/name/version`; null if with none."""
     checks: list[GateCheck]
     curves: Curves
     images: list[ImageSet]

@@ -20,7 +20,7 @@ from srpo.hub.progress import FetchProgress
 from srpo.hub.store import Store
 from srpo.shapes import WEIGHTS_DIR
 
-Part = Literal["model", "reward", "score"]
+Part = Literal["model", "reward", "score", "images"]
 BUILTIN: dict[str, dict[Part, Path]] = {
     "builtin:shapes": {
         "model": WEIGHTS_DIR / "flux",

@@ -1,4 +1,4 @@
-"""Base models: one file each, with the same four verbs (load, encode prompts, velocity, decode)."""
+"""Base models: one file each, with the same five verbs (load, encode prompts, velocity, encode, decode)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,19 +32,20 @@ class TextEncoder(Protocol):
         """Move all parts."""
 
 
-class TextToImage(Protocol):
-    """A rectified-flow text-to-image model; latents are the VAE's (batch, channels, h, w), not packed."""
+class LatentSpace(Protocol):
+    """A model's VAE, frozen, with its constants; latents are the VAE's (batch, channels, h, w), not packed."""
 
-    transformer: ModelMixin
-    """The part that is trained."""
     vae: ModelMixin
-    """Frozen."""
 
-    def velocity(self, x: Tensor, sigma: Tensor, embeddings: Embeddings, guidance: float | None) -> Tensor:
-        """`noise - x0` predicted at x (batch, channels, h, w) and sigma (batch,); exact sigma, never rounded.
+    @property
+    def multiple(self) -> int:
+        """Height and width of an image must be multiples of this many pixels."""
 
-        `guidance` means what the family's own pipeline makes of it: an input of the transformer (FLUX), or classifier-
-        free guidance by a second forward (Qwen-Image); None is none.
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents of images (batch, 3, height, width) in [0, 1], without gradient.
+
+        They are the mean of the VAE's posterior, not a sample of it: its spread is tiny beside the noise that is added
+        to the latents, and the mean is the same each time.
         """
 
     def decode(self, x0: Tensor) -> Tensor:
@@ -52,6 +53,23 @@ class TextToImage(Protocol):
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """(channels, h, w) of an image's latents; ConfigError for a size that the VAE or the patches cannot take."""
+
+    def to(self, device: torch.device) -> "LatentSpace":
+        """Move it."""
+
+
+class TextToImage(LatentSpace, Protocol):
+    """A rectified-flow text-to-image model, its VAE included."""
+
+    transformer: ModelMixin
+    """The part that is trained."""
+
+    def velocity(self, x: Tensor, sigma: Tensor, embeddings: Embeddings, guidance: float | None) -> Tensor:
+        """`noise - x0` predicted at x (batch, channels, h, w) and sigma (batch,); exact sigma, never rounded.
+
+        `guidance` means what the family's own pipeline makes of it: an input of the transformer (FLUX), or classifier-
+        free guidance by a second forward (Qwen-Image); None is none.
+        """
 
     def blank_embeddings(self, batch: int, max_sequence_length: int) -> Embeddings:
         """Zeros in the shape of the embeddings of `batch` prompts, to count what a run costs."""
@@ -72,12 +90,16 @@ class Family:
     format the transformer's parameters are on the meta device."""
     load_text: Callable[[Path, torch.dtype], TextEncoder]
     """(folder, type of the weights) -> its text encoders."""
+    load_vae: Callable[[Path], LatentSpace]
+    """folder -> its VAE in float32."""
     check: Callable[[Path, int, int], None]
     """(folder, height, width): layout, names and shapes by file headers alone; ConfigError names what is wrong."""
     skeleton: Callable[[Path], TextToImage]
     """folder -> the model on the meta device, from its config files alone."""
     text_skeleton: Callable[[Path], TextSkeleton]
     """folder -> its text encoders on the meta device, from their config files alone."""
+    vae_skeleton: Callable[[Path], LatentSpace]
+    """folder -> its VAE on the meta device, likewise."""
     guidance_problem: Callable[[Path, float | None], str]
     """(folder, guidance) -> the end of a sentence that begins with "the model": why not this one; empty if it fits."""
     pipeline: type[DiffusionPipeline]
@@ -88,18 +110,22 @@ MODELS: dict[str, Family] = {
     "flux": Family(
         flux.load,
         flux.load_text,
+        flux.load_vae,
         flux.check,
         flux.skeleton,
         flux.text_skeleton,
+        flux.vae_skeleton,
         flux.guidance_problem,
         FluxPipeline,
     ),
     "qwen_image": Family(
         qwen_image.load,
         qwen_image.load_text,
+        qwen_image.load_vae,
         qwen_image.check,
         qwen_image.skeleton,
         qwen_image.text_skeleton,
+        qwen_image.vae_skeleton,
         qwen_image.guidance_problem,
         QwenImagePipeline,
     ),
@@ -126,6 +152,16 @@ def load_without_transformer(config: ModelConfig, folder: Path) -> TextToImage:
 def load_text_encoder(config: ModelConfig, folder: Path) -> TextEncoder:
     """The text side of the model in a diffusers folder, in bf16 unless the transformer is kept in float32."""
     return find_family(config.family).load_text(folder, load_dtype(config.weights))
+
+
+def load_latent_space(config: ModelConfig, folder: Path) -> LatentSpace:
+    """The VAE of the model in a diffusers folder, in float32."""
+    return find_family(config.family).load_vae(folder)
+
+
+def latent_space_skeleton(config: ModelConfig, folder: Path) -> LatentSpace:
+    """The same on the meta device, from its config file alone."""
+    return find_family(config.family).vae_skeleton(folder)
 
 
 def family_of(folder: Path) -> str | None:

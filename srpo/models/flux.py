@@ -2,7 +2,7 @@
 
 The transformer takes sigma and the raw guidance (diffusers multiplies both by 1000 inside), image ids (0, row, column)
 and text ids of zeros; latents are packed 2x2 on the way in and unpacked on the way out. Constants of the VAE come from
-its config: decoded latents are `x0 / scaling_factor + shift_factor`.
+its config: decoded latents are `x0 / scaling_factor + shift_factor`, encoded ones the inverse.
 """
 
 from collections.abc import Sequence
@@ -45,7 +45,42 @@ class FluxText:
         return {"prompt_embeds": prompt_embeds, "pooled_prompt_embeds": pooled}
 
 
-class Flux:
+class FluxVae:
+    """FLUX's VAE, which is all that latents of pictures need; see `srpo.models.LatentSpace`."""
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        self.vae = vae.requires_grad_(False).eval()
+
+    def to(self, device: torch.device) -> "FluxVae":
+        """Move the VAE."""
+        self.vae.to(device)
+        return self
+
+    @property
+    def multiple(self) -> int:
+        """The VAE divides by a power of 2, the patches by 2 more."""
+        return 2 ** len(self.vae.config.block_out_channels)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents of images (batch, 3, height, width) in [0, 1]."""
+        config = self.vae.config
+        mean = self.vae.encode(2 * images - 1).latent_dist.mode()
+        return (mean - config.shift_factor) * config.scaling_factor
+
+    def decode(self, x0: Tensor) -> Tensor:
+        """Images in [0, 1] of latents (batch, c, h, w); the whole image at once, so that no seam reaches the reward."""
+        config = self.vae.config
+        decoded = self.vae.decode(x0 / config.scaling_factor + config.shift_factor, return_dict=False)[0]
+        return (decoded / 2 + 0.5).clamp(0, 1)
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """(channels, h, w) of the latents of an image of height x width pixels."""
+        check_image_size(height, width, self.multiple)
+        return self.vae.config.latent_channels, 2 * height // self.multiple, 2 * width // self.multiple
+
+
+class Flux(FluxVae):
     """A FLUX model; see `srpo.models.TextToImage` for what each verb promises."""
 
     def __init__(
@@ -54,16 +89,16 @@ class Flux:
         vae: AutoencoderKL,
         scheduler: FlowMatchEulerDiscreteScheduler,
     ) -> None:
+        super().__init__(vae)
         self.transformer = transformer
-        self.vae = vae.requires_grad_(False).eval()
         self.scheduler = scheduler
         self.guided: bool = transformer.config.guidance_embeds
         self._timestep = ExactTimestep(transformer.time_text_embed)
 
     def to(self, device: torch.device) -> "Flux":
         """Move all parts."""
+        super().to(device)
         self.transformer.to(device)
-        self.vae.to(device)
         return self
 
     def velocity(self, x: Tensor, sigma: Tensor, embeddings: dict[str, Tensor], guidance: Guidance) -> Tensor:
@@ -86,18 +121,6 @@ class Flux:
         )[0]
         return unpack(output.to(x.dtype), height, width)
 
-    def decode(self, x0: Tensor) -> Tensor:
-        """Images in [0, 1] of latents (batch, c, h, w); the whole image at once, so that no seam reaches the reward."""
-        config = self.vae.config
-        decoded = self.vae.decode(x0 / config.scaling_factor + config.shift_factor, return_dict=False)[0]
-        return (decoded / 2 + 0.5).clamp(0, 1)
-
-    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
-        """(channels, h, w) of the latents of an image of height x width pixels."""
-        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        check_image_size(height, width, factor)
-        return self.vae.config.latent_channels, height // factor, width // factor
-
     def blank_embeddings(self, batch: int, max_sequence_length: int) -> dict[str, Tensor]:
         """Zeros in the shape of what `FluxText` makes of `batch` prompts."""
         config = self.transformer.config
@@ -116,9 +139,21 @@ def skeleton(folder: Path) -> Flux:
     """The model on the meta device, from the folder's config files alone."""
     with torch.device("meta"):
         transformer = FluxTransformer2DModel.from_config(read_json(folder / "transformer" / "config.json"))
-        vae = AutoencoderKL.from_config(read_json(folder / "vae" / "config.json"))
     settings = read_json(folder / "scheduler" / "scheduler_config.json")
-    return Flux(transformer, vae, FlowMatchEulerDiscreteScheduler.from_config(settings))
+    return Flux(transformer, vae_skeleton(folder).vae, FlowMatchEulerDiscreteScheduler.from_config(settings))
+
+
+def load_vae(folder: Path) -> FluxVae:
+    """The VAE alone, in float32."""
+    return FluxVae(
+        AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32, local_files_only=True, use_safetensors=True)
+    )
+
+
+def vae_skeleton(folder: Path) -> FluxVae:
+    """The VAE on the meta device, from its config file alone."""
+    with torch.device("meta"):
+        return FluxVae(AutoencoderKL.from_config(read_json(folder / "vae" / "config.json")))
 
 
 def text_skeleton(folder: Path) -> TextSkeleton:
@@ -141,7 +176,7 @@ def load(folder: Path, transformer: Path | None = None, weights: WeightsFormat |
     """Load from disk, the VAE in float32; `transformer` is an aligned one (folder or file), or its adapter."""
     return Flux(
         load_transformer(FluxTransformer2DModel, folder / "transformer", transformer, weights),
-        AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32, local_files_only=True, use_safetensors=True),
+        load_vae(folder).vae,
         FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
     )
 
@@ -179,5 +214,4 @@ def check(folder: Path, height: int, width: int) -> None:
     check_loads(folder / "scheduler", FlowMatchEulerDiscreteScheduler)
     check_tokenizer(folder / "tokenizer", CLIPTokenizer)
     check_tokenizer(folder / "tokenizer_2", T5TokenizerFast)
-    settings = AutoencoderKL.load_config(folder / "vae", local_files_only=True)
-    check_image_size(height, width, 2 ** (len(settings["block_out_channels"]) - 1))
+    check_image_size(height, width, vae_skeleton(folder).multiple)

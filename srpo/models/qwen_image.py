@@ -4,7 +4,7 @@ The transformer takes sigma, latents packed 2x2 with the picture's shape in patc
 with a mask. It has no guidance input: guidance is true classifier-free guidance, a second forward with an empty prompt,
 after which each token is brought back to the length it has without (as the published pipeline does). The VAE is one for
 video, given a single frame; its latents are normalised channel by channel: decoded latents are
-`x0 * latents_std + latents_mean`.
+`x0 * latents_std + latents_mean`, encoded ones the inverse.
 """
 
 from collections.abc import Sequence
@@ -65,7 +65,48 @@ class QwenImageText:
         }
 
 
-class QwenImage:
+class QwenImageVae:
+    """Qwen-Image's VAE, which is all that latents of pictures need; see `srpo.models.LatentSpace`."""
+
+    def __init__(self, vae: AutoencoderKLQwenImage) -> None:
+        self.vae = vae.requires_grad_(False).eval()
+
+    def to(self, device: torch.device) -> "QwenImageVae":
+        """Move the VAE."""
+        self.vae.to(device)
+        return self
+
+    @property
+    def multiple(self) -> int:
+        """The VAE divides by a power of 2, the patches by 2 more."""
+        return 2 ** (len(self.vae.config.temperal_downsample) + 1)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents of images (batch, 3, height, width) in [0, 1]: of a video with one frame."""
+        mean, std = self._normal(images)
+        latents = self.vae.encode((2 * images - 1).unsqueeze(2)).latent_dist.mode().squeeze(2)
+        return (latents - mean) / std
+
+    def decode(self, x0: Tensor) -> Tensor:
+        """Images in [0, 1] of latents (batch, c, h, w): the only frame of a video."""
+        mean, std = self._normal(x0)
+        decoded = self.vae.decode((x0 * std + mean).unsqueeze(2), return_dict=False)[0].squeeze(2)
+        return (decoded / 2 + 0.5).clamp(0, 1)
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """(channels, h, w) of the latents of an image of height x width pixels."""
+        check_image_size(height, width, self.multiple)
+        return self.vae.config.z_dim, 2 * height // self.multiple, 2 * width // self.multiple
+
+    def _normal(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each channel (c, 1, 1)."""
+        config = self.vae.config
+        mean, std = (torch.tensor(values).to(like) for values in (config.latents_mean, config.latents_std))
+        return mean[:, None, None], std[:, None, None]
+
+
+class QwenImage(QwenImageVae):
     """A Qwen-Image model; see `srpo.models.TextToImage` for what each verb promises."""
 
     def __init__(
@@ -74,15 +115,15 @@ class QwenImage:
         vae: AutoencoderKLQwenImage,
         scheduler: FlowMatchEulerDiscreteScheduler,
     ) -> None:
+        super().__init__(vae)
         self.transformer = transformer
-        self.vae = vae.requires_grad_(False).eval()
         self.scheduler = scheduler
         self._timestep = ExactTimestep(transformer.time_text_embed)
 
     def to(self, device: torch.device) -> "QwenImage":
         """Move all parts."""
+        super().to(device)
         self.transformer.to(device)
-        self.vae.to(device)
         return self
 
     def velocity(self, x: Tensor, sigma: Tensor, embeddings: dict[str, Tensor], guidance: float | None) -> Tensor:
@@ -108,21 +149,6 @@ class QwenImage:
             return_dict=False,
         )[0]
         return output.to(x.dtype)
-
-    def decode(self, x0: Tensor) -> Tensor:
-        """Images in [0, 1] of latents (batch, c, h, w): the only frame of a video."""
-        std, mean = (
-            torch.tensor(values).to(x0)[:, None, None]
-            for values in (self.vae.config.latents_std, self.vae.config.latents_mean)
-        )
-        decoded = self.vae.decode((x0 * std + mean).unsqueeze(2), return_dict=False)[0].squeeze(2)
-        return (decoded / 2 + 0.5).clamp(0, 1)
-
-    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
-        """(channels, h, w) of the latents of an image of height x width pixels."""
-        factor = 2 ** len(self.vae.config.temperal_downsample)
-        check_image_size(height, width, factor)
-        return self.vae.config.z_dim, height // factor, width // factor
 
     def blank_embeddings(self, batch: int, max_sequence_length: int) -> dict[str, Tensor]:
         """Zeros in the shape of what `QwenImageText` makes of `batch` prompts that are as long as they may be."""
@@ -155,10 +181,9 @@ def guide(velocity: Tensor, negative: Tensor, guidance: float) -> Tensor:
 
 def load(folder: Path, transformer: Path | None = None, weights: WeightsFormat | None = "fp32") -> QwenImage:
     """Load from disk, the VAE in float32; `transformer` is the folder of an aligned one, or of its adapter."""
-    options = {"dtype": torch.float32, "local_files_only": True, "use_safetensors": True}
     return QwenImage(
         load_transformer(QwenImageTransformer2DModel, folder / "transformer", transformer, weights),
-        AutoencoderKLQwenImage.from_pretrained(folder / "vae", **options),
+        load_vae(folder).vae,
         FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
     )
 
@@ -167,9 +192,20 @@ def skeleton(folder: Path) -> QwenImage:
     """The model on the meta device, from the folder's config files alone."""
     with torch.device("meta"):
         transformer = QwenImageTransformer2DModel.from_config(read_json(folder / "transformer" / "config.json"))
-        vae = AutoencoderKLQwenImage.from_config(read_json(folder / "vae" / "config.json"))
     settings = read_json(folder / "scheduler" / "scheduler_config.json")
-    return QwenImage(transformer, vae, FlowMatchEulerDiscreteScheduler.from_config(settings))
+    return QwenImage(transformer, vae_skeleton(folder).vae, FlowMatchEulerDiscreteScheduler.from_config(settings))
+
+
+def load_vae(folder: Path) -> QwenImageVae:
+    """The VAE alone, in float32."""
+    options = {"dtype": torch.float32, "local_files_only": True, "use_safetensors": True}
+    return QwenImageVae(AutoencoderKLQwenImage.from_pretrained(folder / "vae", **options))
+
+
+def vae_skeleton(folder: Path) -> QwenImageVae:
+    """The VAE on the meta device, from its config file alone."""
+    with torch.device("meta"):
+        return QwenImageVae(AutoencoderKLQwenImage.from_config(read_json(folder / "vae" / "config.json")))
 
 
 def text_skeleton(folder: Path) -> TextSkeleton:
@@ -216,5 +252,4 @@ def check(folder: Path, height: int, width: int) -> None:
     check_component(folder / "text_encoder", Qwen2_5_VLForConditionalGeneration)
     check_loads(folder / "scheduler", FlowMatchEulerDiscreteScheduler)
     check_tokenizer(folder / "tokenizer", Qwen2Tokenizer)
-    settings = AutoencoderKLQwenImage.load_config(folder / "vae", local_files_only=True)
-    check_image_size(height, width, 2 ** len(settings["temperal_downsample"]))
+    check_image_size(height, width, vae_skeleton(folder).multiple)

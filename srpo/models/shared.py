@@ -36,9 +36,8 @@ def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
     return patches.permute(0, 3, 1, 4, 2, 5).reshape(batch, channels // 4, height, width)
 
 
-def check_image_size(height: int, width: int, factor: int) -> None:
-    """The VAE divides by `factor`, the patches by 2: anything else would be cropped without a word."""
-    multiple = 2 * factor
+def check_image_size(height: int, width: int, multiple: int) -> None:
+    """VAE and patches divide by `multiple`: anything else would be cropped without a word."""
     if height % multiple or width % multiple:
         raise ConfigError(
             f"model.height x model.width is {height}x{width}, but this VAE needs multiples of {multiple}; "

@@ -18,17 +18,18 @@ from srpo.hub import snapshot
 from srpo.models import Embeddings
 from srpo.models.weights import load_dtype
 from srpo.prompts.encode import encode_missing
-from srpo.prompts.files import Prompt, read_both, read_prompts
-from srpo.prompts.store import Row, StoredEmbeddings, encoded_rows, key_of, sole_writer
+from srpo.prompts.files import Prompt, read_both, read_held_out, read_prompts
+from srpo.shards import Row, StoredRows, encoded_rows, key_of, places, sole_writer
 
 __all__ = [
     "Prompt",
-    "StoredEmbeddings",
     "embed_prompts",
+    "embed_texts",
     "encoder_hash",
     "load_categories",
     "load_prompt_set",
     "read_both",
+    "read_held_out",
     "read_prompts",
     "select",
 ]
@@ -38,22 +39,32 @@ TEXT_PARTS = ("text_encoder", "tokenizer")
 
 
 def embed_prompts(model: ModelConfig, prompts: PromptsConfig, weights: Weights, output_dir: Path) -> PromptSets:
-    """Encode training and held-out prompts into the encoder's store under `output_dir`.
+    """Encode training and held-out prompts; see `embed_texts`."""
+    train, held_out = read_both(prompts)
+    sets = [(prompts.train, train), (prompts.held_out, held_out)]
+    of_train, of_held_out = embed_texts(model, prompts, weights, output_dir, sets)
+    return PromptSets(train=of_train, held_out=of_held_out)
+
+
+def embed_texts(
+    model: ModelConfig,
+    prompts: PromptsConfig,
+    weights: Weights,
+    output_dir: Path,
+    sets: Sequence[tuple[str, list[Prompt]]],
+) -> list[PromptSet]:
+    """Encode some sets, each with its source, into the encoder's store under `output_dir`.
 
     A text that is there is not encoded again, whatever set or run it came with. In a batch with other texts its
     embedding may differ in the last bits, as any matrix product may; the same two prompt files in an empty folder
     always form the same batches, interrupted or not.
     """
-    train, held_out = read_both(prompts)
     store = output_dir / encoder_hash(model, prompts, weights.model)
     with sole_writer(store):
-        sets = [[prompt.text for prompt in part] for part in (train, held_out)]
-        encode_missing(model, prompts, weights.model.path, store, sets)
+        texts = [[prompt.text for prompt in part] for _, part in sets]
+        encode_missing(model, prompts, weights.model.path, store, texts)
         rows = encoded_rows(store)
-        return PromptSets(
-            train=_save(store, train, rows, prompts.train),
-            held_out=_save(store, held_out, rows, prompts.held_out),
-        )
+        return [_save(store, part, rows, source) for source, part in sets]
 
 
 def encoder_hash(model: ModelConfig, prompts: PromptsConfig, weights: Snapshot) -> str:
@@ -65,16 +76,12 @@ def encoder_hash(model: ModelConfig, prompts: PromptsConfig, weights: Snapshot) 
 
 def _save(store: Path, prompts: list[Prompt], rows: dict[str, Row], source: str) -> PromptSet:
     """List a set's prompts and places in a file of the store."""
-    places = [rows[key_of(prompt.text)] for prompt in prompts]
-    shards = sorted({shard for shard, _ in places})
-    number = {shard: index for index, shard in enumerate(shards)}
     content = {
         "texts": [prompt.text for prompt in prompts],
         "categories": [prompt.category for prompt in prompts],
-        "shards": shards,
-        "shard_of": [number[shard] for shard, _ in places],
-        "row_of": [row for _, row in places],
+        **places([rows[key_of(prompt.text)] for prompt in prompts]),
     }
+    shards = content["shards"]
     text = json.dumps(content, ensure_ascii=False)
     index = f"set-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
     write_atomic(store / index, text)
@@ -89,12 +96,10 @@ def _save(store: Path, prompts: list[Prompt], rows: dict[str, Row], source: str)
     )
 
 
-def load_prompt_set(prompt_set: PromptSet) -> tuple[list[str], StoredEmbeddings]:
+def load_prompt_set(prompt_set: PromptSet) -> tuple[list[str], StoredRows]:
     """Prompts, and their embeddings in the same order, which stay on disk."""
     index = _read_index(prompt_set)
-    return index["texts"], StoredEmbeddings(
-        prompt_set.snapshot.path, index["shards"], index["shard_of"], index["row_of"]
-    )
+    return index["texts"], StoredRows(prompt_set.snapshot.path, index["shards"], index["shard_of"], index["row_of"])
 
 
 def load_categories(prompt_set: PromptSet) -> list[str]:
@@ -106,8 +111,8 @@ def _read_index(prompt_set: PromptSet) -> dict[str, Any]:
     return json.loads((prompt_set.snapshot.path / prompt_set.index).read_text(encoding="utf-8"))
 
 
-def select(embeddings: Embeddings | StoredEmbeddings, indices: Sequence[int]) -> Embeddings:
+def select(embeddings: Embeddings | StoredRows, indices: Sequence[int]) -> Embeddings:
     """The embeddings of some prompts, as one batch, from memory or from disk."""
-    if isinstance(embeddings, StoredEmbeddings):
+    if isinstance(embeddings, StoredRows):
         return embeddings.select(indices)
     return {name: tensor[list(indices)] for name, tensor in embeddings.items()}

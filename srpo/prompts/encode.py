@@ -1,17 +1,18 @@
-"""Encoding what the store does not hold yet: a process per GPU, or several on the CPU, each with its own shards."""
+"""Encoding the prompts that the store does not hold yet."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import multiprocessing
+from torch import Tensor
 
 from srpo.config import ModelConfig, PromptsConfig
-from srpo.models import Embeddings, TextEncoder, load_text_encoder
+from srpo.encoding import Encoding
+from srpo.models import load_text_encoder
 from srpo.models.weights import load_dtype
-from srpo.prompts.store import encoded_rows, key_of, write_shard
+from srpo.shards import encoded_rows, key_of
 
-CPU = torch.device("cpu")
 BATCH = 32
 SMALL_BATCH = 8
 """Where the encoder is kept in bf16, because memory is short."""
@@ -26,55 +27,42 @@ def batch_size(model: ModelConfig) -> int:
 
 
 @dataclass(frozen=True)
-class Work:
-    """What is to be encoded, with what, by how many."""
+class TextEncoding(Encoding[str]):
+    """Texts by the model's text encoders."""
 
-    model: ModelConfig
-    model_folder: Path
-    store: Path
     dtype: torch.dtype
-    shards: list[list[str]]
-    num_processes: int
-    num_threads: int
-    """Of each process."""
 
-    def share(self, rank: int) -> None:
-        """Encode this process's shards, one after the other; no more than one is in memory."""
-        device = torch.device("cuda", rank % torch.cuda.device_count()) if torch.cuda.is_available() else CPU
+    def key(self, item: str) -> str:
+        """Its hash."""
+        return key_of(item)
+
+    def encoder(self, device: torch.device) -> Callable[[list[str]], dict[str, Tensor]]:
+        """Embeddings of batches of texts, on the CPU, as they are stored."""
         encoder = load_text_encoder(self.model, self.model_folder).to(device)
-        for texts in self.shards[rank :: self.num_processes]:
-            write_shard(self.store, texts, self._encode(encoder, texts))
 
-    def _encode(self, encoder: TextEncoder, texts: list[str]) -> Embeddings:
-        """Embeddings on the CPU, as they are stored."""
-        batches = []
         size = batch_size(self.model)
-        for start in range(0, len(texts), size):
-            encoded = encoder.encode_prompts(texts[start : start + size], self.model.max_sequence_length)
-            batches.append({name: self._stored(tensor) for name, tensor in encoded.items()})
-        return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
 
-    def _stored(self, tensor: torch.Tensor) -> torch.Tensor:
+        def encode(texts: list[str]) -> dict[str, Tensor]:
+            batches = []
+            for start in range(0, len(texts), size):
+                encoded = encoder.encode_prompts(texts[start : start + size], self.model.max_sequence_length)
+                batches.append({name: self._stored(tensor) for name, tensor in encoded.items()})
+            return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+
+        return encode
+
+    def _stored(self, tensor: Tensor) -> Tensor:
         return (tensor.to(self.dtype) if tensor.is_floating_point() else tensor).cpu()
 
 
 def encode_missing(
     model: ModelConfig, prompts: PromptsConfig, model_folder: Path, store: Path, sets: list[list[str]]
 ) -> None:
-    """Encode what the store does not hold of some sets of texts; without such, no encoder is loaded."""
-    known = encoded_rows(store).keys()
-    missing = [[text for text in texts if key_of(text) not in known] for texts in sets]
-    shards = [texts[start : start + SHARD] for texts in missing for start in range(0, len(texts), SHARD)]
-    wanted = prompts.num_processes or max(1, torch.cuda.device_count())
-    num_processes = min(wanted, len(shards))
-    num_threads = max(1, torch.get_num_threads() // max(1, num_processes))
-    work = Work(model, model_folder, store, DTYPES[prompts.dtype], shards, num_processes, num_threads)
-    if num_processes == 1 and not torch.cuda.is_available():
-        work.share(0)
-    elif num_processes:  # on a GPU also one: what an encoder leaves reserved there would be lacking in training
-        multiprocessing.spawn(_process, (work,), num_processes)  # its processes end with this one, however that ends
-
-
-def _process(rank: int, work: Work) -> None:
-    torch.set_num_threads(work.num_threads)
-    work.share(rank)
+    """Encode what the store does not hold of some sets of texts."""
+    known = set(encoded_rows(store))
+    shards: list[list[str]] = []
+    for texts in sets:
+        missing = [text for text in dict.fromkeys(texts) if key_of(text) not in known]
+        known |= {key_of(text) for text in missing}
+        shards += [missing[start : start + SHARD] for start in range(0, len(missing), SHARD)]
+    TextEncoding(model, model_folder, store, shards, prompts.num_processes, DTYPES[prompts.dtype]).run()

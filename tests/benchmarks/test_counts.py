@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.counts import cost_of
+from benchmarks.counts import IMAGES, cost_of
 
 GIB = 2**30
 CARDS = {"24gb": 22.0, "48gb": 44.5, "80gb": 79.2, "141gb": 139.8}
@@ -23,3 +23,15 @@ def test_the_recipe_as_published() -> None:
 def test_presets_fit_their_cards(hardware: str) -> None:
     _, cost = cost_of(hardware)
     assert cost.memory / GIB * 1.08 < CARDS[hardware]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("hardware", "forwards"), [(None, 8.6), ("141gb", 6.6)])
+def test_real_images_leave_out_the_rollout(hardware: str | None, forwards: float) -> None:
+    """By hand 320 TFLOP, or 246 where nothing is computed again; selective checkpointing keeps matrix products."""
+    config, cost = cost_of(hardware, IMAGES)
+    _, rolled_out = cost_of(hardware)
+    images = config.train.batch_size * config.train.accumulation
+    assert cost.rollout == 0 and cost.memory == rolled_out.memory
+    assert cost.forward_equivalents / images == pytest.approx(forwards, rel=0.05)
+    assert (rolled_out.forward_equivalents - cost.forward_equivalents) / images == pytest.approx(25)

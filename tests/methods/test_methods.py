@@ -181,6 +181,8 @@ def test_what_a_method_ignores_is_said() -> None:
         parse_config({"method": "refl", "preference": {"margin": 0.1}, "align": {"window": [4, 20]}}, "test")
     with pytest.raises(ConfigError, match=r"method\.refl: window .* within 0\.\.1"):
         parse_config({"method": {"name": "refl", "window": [0.9, 0.5]}}, "test")
+    with pytest.raises(ConfigError, match="method 'draft_lv' takes the last step of its own rollouts"):
+        parse_config({"method": "draft_lv", "rollout": {"reuse": 2}}, "test")
     with pytest.raises(ConfigError, match=r"method\.draft_lv\.window: unknown key"):
         parse_config({"method": {"name": "draft_lv", "window": [0, 1]}}, "test")
     with pytest.raises(ConfigError, match=r"'srpo', 'direct_align', 'refl', 'draft_lv'"):

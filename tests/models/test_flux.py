@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxImg2ImgPipeline, FluxPipeline
 from safetensors.torch import load_file, save_file
 
 from srpo.config import ModelConfig
 from srpo.errors import ConfigError
-from srpo.models import check_guidance, check_model, load_model, load_text_encoder
+from srpo.models import check_guidance, check_model, load_latent_space, load_model, load_text_encoder
 from srpo.models.shared import pack, unpack
 from srpo.rollout import sample, seeded_noise
+from srpo.shapes import HELD_OUT, WEIGHTS_DIR, render
 from srpo.shapes.models import TEXT_TOKENS
 
 PROMPTS = ["a red circle on a blue background", "two cats", "Bright. a cyan ring on a red background"]
@@ -53,6 +54,30 @@ def test_sampler_equals_the_pipeline(flux_folder: Path, tmp_path: Path, num_prom
     ).images
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
     assert ours.std() > 0.01, "a constant picture would agree with anything"
+
+
+def test_encoding_equals_the_image_to_image_pipeline(flux_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which samples the posterior; its mean is the sample of a generator that draws zeros."""
+    pipeline = FluxImg2ImgPipeline.from_pretrained(flux_folder, local_files_only=True)
+    images = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    space = load_latent_space(CONFIG, flux_folder)
+    ours = space.encode(images)
+    assert ours.shape == (2, *space.latent_shape(32, 48)) and not ours.requires_grad
+    monkeypatch.setattr("diffusers.models.autoencoders.vae.randn_tensor", lambda shape, **_: torch.zeros(shape))
+    with torch.no_grad():
+        theirs = pipeline._encode_vae_image(pipeline.image_processor.preprocess(images), torch.Generator())
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(load_model(CONFIG, flux_folder).encode(images), ours)
+
+
+def test_decoding_undoes_encoding() -> None:
+    """The trained VAE of the Shapes world keeps scenes to 35 dB."""
+    space = load_latent_space(CONFIG, WEIGHTS_DIR / "flux")
+    scenes = render(HELD_OUT, [None] * len(HELD_OUT), torch.Generator().manual_seed(0))
+    error = (space.decode(space.encode(scenes)) - scenes).square().mean()
+    assert -10 * error.log10() > 34
+    again = space.encode(space.decode(space.encode(scenes)))
+    assert (again - space.encode(scenes)).std() < 0.2 * again.std(), "what was lost is lost once"
 
 
 def test_vae_is_frozen_and_clamped_pixels_have_no_gradient(flux_folder: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import QwenImagePipeline
+from diffusers import QwenImageImg2ImgPipeline, QwenImagePipeline
 from safetensors.torch import load_file, save_file
 
 from srpo.align import SigmaGrid, direct_align
@@ -20,6 +20,7 @@ from srpo.models import (
     can_recompute_vae,
     check_guidance,
     check_model,
+    load_latent_space,
     load_model,
     load_text_encoder,
 )
@@ -48,6 +49,19 @@ def model(qwen_folder: Path) -> TextToImage:
 @pytest.fixture(scope="module")
 def embeddings(qwen_folder: Path) -> Embeddings:
     return load_text_encoder(CONFIG, qwen_folder).encode_prompts(PROMPTS, CONFIG.max_sequence_length)
+
+
+def test_encoding_equals_the_image_to_image_pipeline(qwen_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which samples the posterior; its mean is the sample of a generator that draws zeros."""
+    pipeline = QwenImageImg2ImgPipeline.from_pretrained(qwen_folder, local_files_only=True)
+    images = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    space = load_latent_space(CONFIG, qwen_folder)
+    ours = space.encode(images)
+    assert ours.shape == (2, *space.latent_shape(32, 48))
+    monkeypatch.setattr("diffusers.models.autoencoders.vae.randn_tensor", lambda shape, **_: torch.zeros(shape))
+    with torch.no_grad():
+        theirs = pipeline._encode_vae_image(pipeline.image_processor.preprocess(images).unsqueeze(2), torch.Generator())
+    torch.testing.assert_close(ours, theirs.squeeze(2))
 
 
 @pytest.mark.parametrize("num_prompts", [1, 3])

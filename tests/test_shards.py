@@ -6,9 +6,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from srpo.prompts.store import StoredEmbeddings, encoded_rows, key_of, sole_writer, write_shard
+from srpo.shards import StoredRows, encoded_rows, key_of, sole_writer, write_shard
 
-TEXTS = ["a cat", "a dog", "a fox"]
+KEYS = [key_of(text) for text in ("a cat", "a dog", "a fox")]
 
 
 def noise(*shape: int) -> Tensor:
@@ -17,11 +17,11 @@ def noise(*shape: int) -> Tensor:
 
 def stored(folder: Path, tokens: Tensor) -> tuple[dict[str, list[int]], Tensor]:
     """Shapes in the file, and what comes back of three prompts in another order."""
-    write_shard(folder, TEXTS, {"tokens": tokens, "pooled": noise(3, 4)})
+    write_shard(folder, KEYS, {"tokens": tokens, "pooled": noise(3, 4)})
     (path,) = folder.glob("*.safetensors")
     with safe_open(path, framework="pt") as file:
         shapes = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    read = StoredEmbeddings(folder, [path.name], [0, 0, 0], [0, 1, 2]).select([2, 0, 1, 2])
+    read = StoredRows(folder, [path.name], [0, 0, 0], [0, 1, 2]).select([2, 0, 1, 2])
     assert torch.equal(read["pooled"], noise(3, 4)[[2, 0, 1, 2]])
     return shapes, read["tokens"]
 
@@ -50,14 +50,14 @@ def test_prompts_that_are_all_the_same_to_the_encoder(tmp_path: Path) -> None:
 
 
 def test_integers_stay_integers(tmp_path: Path) -> None:
-    write_shard(tmp_path, TEXTS, {"mask": torch.tensor([[1, 0], [1, 1], [0, 0]])})
+    write_shard(tmp_path, KEYS, {"mask": torch.tensor([[1, 0], [1, 1], [0, 0]])})
     (path,) = tmp_path.glob("*.safetensors")
-    read = StoredEmbeddings(tmp_path, [path.name], [0, 0, 0], [0, 1, 2]).select([1, 0])["mask"]
+    read = StoredRows(tmp_path, [path.name], [0, 0, 0], [0, 1, 2]).select([1, 0])["mask"]
     assert read.tolist() == [[1, 1], [1, 0]] and read.dtype == torch.int64
 
 
 def test_the_folder_says_what_is_encoded_and_half_a_shard_does_not_count(tmp_path: Path) -> None:
-    write_shard(tmp_path, TEXTS[:2], {"pooled": noise(2, 4)})
+    write_shard(tmp_path, KEYS[:2], {"pooled": noise(2, 4)})
     (path,) = tmp_path.glob("*.safetensors")
     assert encoded_rows(tmp_path) == {key_of("a cat"): (path.name, 0), key_of("a dog"): (path.name, 1)}
     half = path.with_name(".other.safetensors.partial")

@@ -1,10 +1,10 @@
-"""Embeddings on disk: shards of safetensors, written whole or not at all, read row by row.
+"""Embeddings of prompts and latents of images on disk: shards of safetensors, whole or not there, read row by row.
 
-A folder holds what one encoder (`srpo.prompts.encoder_hash`) has made. A shard is a file named after the texts in it;
-its metadata holds their keys, in the order of its rows, so that the folder itself says what is encoded: a run that was
-killed, or one with a few prompts more, encodes only what is missing.
+A folder holds what one encoder (`srpo.prompts.encoder_hash`, `srpo.images.vae_hash`) has made. A shard is a file named
+after what is in it; its metadata holds the keys of its rows, in their order, so that the folder itself says what is
+encoded: a run that was killed, or one with a few prompts more, encodes only what is missing.
 
-Every tensor of a shard is (prompts, ...). Of a tensor (prompts, tokens, dim) the trailing tokens that are equal for all
+Every tensor of a shard is (rows, ...). Of a tensor (prompts, tokens, dim) the trailing tokens that are equal for all
 prompts of the shard, bit for bit, are stored once, as `<name>.tail` (tokens, dim). That helps encoders whose padding is
 blanked. It does not help T5 as FLUX uses it: without an attention mask each padding token attends to the whole text, so
 that even the last ones differ from prompt to prompt (and from each other), and all of them are stored.
@@ -13,9 +13,10 @@ that even the last ones differ from prompt to prompt (and from each other), and 
 import fcntl
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -23,7 +24,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from srpo.checkpoint import publish, staging_of
-from srpo.models import Embeddings
 
 Row = tuple[str, int]
 """Name of a shard, row in it."""
@@ -32,12 +32,12 @@ SUFFIX = ".safetensors"
 
 
 def key_of(text: str) -> str:
-    """What a text is known by."""
+    """What a text is known by, or anything else that a text identifies."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def encoded_rows(folder: Path) -> dict[str, Row]:
-    """Key of every text that is encoded -> where; reads the shards' headers only."""
+    """Key of everything that is encoded -> where; reads the shards' headers only."""
     rows: dict[str, Row] = {}
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         with safe_open(path, framework="pt") as file:
@@ -46,19 +46,19 @@ def encoded_rows(folder: Path) -> dict[str, Row]:
     return rows
 
 
-def write_shard(folder: Path, texts: Sequence[str], embeddings: Embeddings) -> None:
-    """The embeddings of some texts as one file, which is there once all of it is on disk."""
-    keys = json.dumps([key_of(text) for text in texts])
-    path = folder / f"{key_of(keys)[:16]}{SUFFIX}"
+def write_shard(folder: Path, keys: Sequence[str], tensors: Mapping[str, Tensor]) -> None:
+    """Tensors (len(keys), ...) as one file, which is there once all of it is on disk."""
+    listed = json.dumps(list(keys))
+    path = folder / f"{key_of(listed)[:16]}{SUFFIX}"
     staging = staging_of(path)
-    save_file(_fold(embeddings), staging, metadata={"keys": keys})
+    save_file(_fold(tensors), staging, metadata={"keys": listed})
     publish(staging, path)
 
 
-def _fold(embeddings: Embeddings) -> dict[str, Tensor]:
+def _fold(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors with common trailing tokens taken out."""
     folded: dict[str, Tensor] = {}
-    for name, tensor in embeddings.items():
+    for name, tensor in tensors.items():
         tail = _common_tail(tensor) if tensor.ndim == 3 else 0
         if tail:
             kept = tensor.shape[1] - tail
@@ -78,8 +78,15 @@ def _common_tail(tensor: Tensor) -> int:
     return num_tokens
 
 
-class StoredEmbeddings:
-    """The embeddings of a prompt set, left on disk: what is read is what `select` asks for."""
+def places(rows: Sequence[Row]) -> dict[str, Any]:
+    """Some rows as what `StoredRows` takes besides the folder: shards by name, then shard and row of each."""
+    shards = sorted({shard for shard, _ in rows})
+    number = {shard: index for index, shard in enumerate(shards)}
+    return {"shards": shards, "shard_of": [number[shard] for shard, _ in rows], "row_of": [row for _, row in rows]}
+
+
+class StoredRows:
+    """The tensors of some prompts or images, left on disk: what is read is what `select` asks for."""
 
     def __init__(self, folder: Path, shards: list[str], shard_of: list[int], row_of: list[int]) -> None:
         self.folder = folder
@@ -87,8 +94,8 @@ class StoredEmbeddings:
         self.shard_of = shard_of
         self.row_of = row_of
 
-    def select(self, indices: Sequence[int]) -> Embeddings:
-        """The embeddings of some prompts, as one batch, floating-point ones in float32.
+    def select(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        """The tensors of some of them, as one batch, floating-point ones in float32.
 
         Shards are mapped into memory for the time of this call only, so that nothing of them stays.
         """
@@ -101,9 +108,9 @@ class StoredEmbeddings:
             return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 
 
-def _read_row(file: safe_open, row: int) -> Embeddings:
-    """One prompt's embeddings (1, ...), its trailing tokens put back."""
-    tensors: Embeddings = {}
+def _read_row(file: safe_open, row: int) -> dict[str, Tensor]:
+    """The tensors of one row (1, ...), its trailing tokens put back."""
+    tensors: dict[str, Tensor] = {}
     names = set(file.keys())
     for name in sorted(name for name in names if not name.endswith(TAIL)):
         tensor = file.get_slice(name)[row : row + 1]
