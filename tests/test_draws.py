@@ -121,4 +121,4 @@ def test_rollouts_follow_when_the_images_turn_is_over() -> None:
     first, second = real(until_update=1), draws()
     (of_image,), (rolled_out,) = first.draw(1), first.draw(2)
     assert of_image.offline and not rolled_out.offline
-    assert rolled_out.prompts == second.draw(2)[0].prompts
+    assert rolled_out.prompts == second.draw(1)[0].prompts
