@@ -41,10 +41,9 @@ class Request(Settings):
 def alignment(config: RunConfig, request: Request) -> None:
     """Each output feeds the next; `given` outputs take the place of their steps."""
     tracked, run_dir = request.tracked, request.run_dir
-    sources = config.model.source, config.reward.source, *config.evaluation.score_sources
-    fetch_once = download.with_options(enable_cache=not any(map(is_remote, sources)))
+    fetch_once = download.with_options(enable_cache=not any(map(is_remote, config.sources)))
     weights = _given(request, "weights") or fetch_once(
-        config.model, config.reward, config.evaluation.scores, request.fingerprint
+        config.model, config.reward, config.rewards, config.evaluation.scores, request.fingerprint
     )
     if request.until == "download":
         return

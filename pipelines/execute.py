@@ -21,8 +21,13 @@ from srpo.registry import check_lease
 from srpo.tracking import open_run, set_status
 from steps.own_call import SECONDS
 
-MADE_WITH: dict[str, set[str]] = {"weights": {"model", "reward"}, "prompts": {"model", "prompts", "images"}}
-MADE_WITH["trained"] = {"seed", "reward", "preference", "align", "rollout", "train", "monitor"} | MADE_WITH["prompts"]
+MADE_WITH: dict[str, set[str]] = {
+    "weights": {"model", "reward", "rewards"},
+    "prompts": {"model", "prompts", "images"},
+}
+MADE_WITH["trained"] = {"seed", "method", "preference", "align", "rollout", "train", "monitor"}.union(
+    *MADE_WITH.values()
+)
 MADE_WITH["evaluated"] = MADE_WITH["trained"] | {"evaluation"}
 """Output -> sections of the config that it depends on."""
 
@@ -103,7 +108,8 @@ def execute(place: Place, record: RunRecord, started: float) -> Outcome:
 def _request(place: Place, record: RunRecord, given: dict[str, str]) -> Request:
     config = record.config
     weights = fingerprint.combine(
-        fingerprint.of_source(config.model.source, "model"), fingerprint.of_source(config.reward.source, "reward")
+        fingerprint.of_source(config.model.source, "model"),
+        *(fingerprint.of_source(reward.source, "reward") for reward in config.all_rewards.values()),
     )
     scores = [fingerprint.of_source(source, "score") for source in config.evaluation.score_sources]
     embeddings = fingerprint.combine(

@@ -18,7 +18,7 @@ from torchvision.utils import make_grid, save_image
 from srpo.config import RunConfig
 from srpo.evaluation.images import MONITOR, image_seed
 from srpo.evaluation.pairs import DRIFT, SIDE
-from srpo.evaluation.scores import Scorer, summarise
+from srpo.evaluation.scores import Scorer, Scores, summarise
 from srpo.models import TextToImage
 from srpo.prompts import select
 from srpo.prompts.split import split_held_out
@@ -54,10 +54,10 @@ class HeldOut:
         return self.folder / f"update-{update:06d}.png"
 
     @torch.no_grad()
-    def measure(self, model: TextToImage, update: int) -> dict[str, float]:
-        """Mean of every metric, the spread and the drift over the set; update 0 is the base model.
+    def measure(self, model: TextToImage, update: int) -> tuple[Scores, dict[str, float]]:
+        """Every metric of every image, on all processes, and their means, the spread and the drift over the set.
 
-        Only the main process gets them, and saves the strip.
+        Update 0 is the base model. Only the main process gets the means, and saves the strip.
         """
         mine, size = self._share(), self.config.evaluation.batch_size
         parts = [self._batch(model, mine[start : start + size]) for start in range(0, len(mine), size)]
@@ -65,11 +65,11 @@ class HeldOut:
         num_shown = sum(index < self.config.monitor.strip_images for index in mine)
         shown: list[Tensor] = gather_object(list(images[:num_shown]))
         small: list[Tensor] = gather_object(list(_small(images)))
-        scores: list[Mapping[str, Tensor]] = gather_object([scores for _, scores in parts])
+        gathered: list[Mapping[str, Tensor]] = gather_object([scores for _, scores in parts])
+        scores = {name: torch.cat([part[name] for part in gathered]) for name in gathered[0]}
         if not self.accelerator.is_main_process:
-            return {}
-        metrics = summarise({name: torch.cat([part[name] for part in scores]) for name in scores[0]})
-        return metrics | {DRIFT: self._compare(update, torch.stack(shown), torch.stack(small))}
+            return scores, {}
+        return scores, summarise(scores) | {DRIFT: self._compare(update, torch.stack(shown), torch.stack(small))}
 
     def _compare(self, update: int, shown: Tensor, small: Tensor) -> float:
         """Drift of the small images from the base's, which update 0 keeps; the strip shows both."""

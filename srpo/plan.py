@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path, PurePosixPath
 
 from srpo import models, rewards
-from srpo.config import LoraConfig, RunConfig, ScoreConfig, Settings
+from srpo.config import LoraConfig, RewardConfig, RunConfig, ScoreConfig, Settings
 from srpo.control_words import check_prompts, control_words
 from srpo.errors import ConfigError
 from srpo.evaluation.gate import check_metrics
@@ -76,7 +76,8 @@ def make_plan(config: RunConfig, output_dir: Path, steps: tuple[str, ...] = tupl
 
     look("model", lambda: _model(config))
     look("guidance", lambda: _guidance(config))
-    look("reward", lambda: _reward(config))
+    for name, reward in config.all_rewards.items():
+        look(name, partial(_reward, config, reward))
     for name, score in config.evaluation.scores.items():
         look("score", partial(_score, name, score))
     look("rollout", lambda: describe(config))
@@ -144,9 +145,11 @@ def _sizes(config: RunConfig) -> tuple[int, int]:
 
 def _to_fetch(config: RunConfig) -> int:
     """Bytes that will be downloaded."""
+    sources = {reward.source for reward in config.all_rewards.values()}
+    trained_on = _left(config.model.source, "model") + sum(_left(source, "reward") for source in sources)
     scores = sum(_left(source, "score") for source in config.evaluation.score_sources)
     images = _left(config.images.source, "images") if config.images else 0
-    return _left(config.model.source, "model") + _left(config.reward.source, "reward") + scores + images
+    return trained_on + scores + images
 
 
 def _left(source: str, part: Part) -> int:
@@ -207,12 +210,15 @@ def _guidance(config: RunConfig) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
-def _reward(config: RunConfig) -> str:
-    if found := _remote(config.reward.source, "reward"):
-        rewards.find_family(config.reward.family)
+def _reward(config: RunConfig, reward: RewardConfig) -> str:
+    if found := _remote(reward.source, "reward"):
+        rewards.find_family(reward.family)
         return found
-    rewards.check_reward(config.reward, resolve(config.reward.source, "reward"))
-    return f"{config.reward.source}: a whole {config.reward.family} checkpoint"
+    path = resolve(reward.source, "reward")
+    rewards.check_reward(reward, path)
+    if config.method.trains_on == "relative":
+        rewards.check_text_is_read(reward, path)
+    return f"{reward.source}: a whole {reward.family} checkpoint"
 
 
 def _score(name: str, score: ScoreConfig) -> str:

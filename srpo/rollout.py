@@ -21,7 +21,7 @@ class Rollout:
     """Clean latents with the noise they started from (fresh noise for real images), and the prompts they show."""
 
     x0: Tensor
-    """(batch, channels, h, w)."""
+    """(batch, channels, h, w): clean, or where a method stops the rollout to go on with gradient."""
     noise: Tensor
     """Like x0; Direct-Align puts back this very noise."""
     embeddings: Embeddings
@@ -40,9 +40,19 @@ def sample(
     return integrate(lambda x, sigma: model.velocity(x, sigma, embeddings, guidance), noise, sigmas, solver)
 
 
-def roll_out(model: TextToImage, embeddings: Embeddings, noise: Tensor, settings: RolloutConfig) -> Tensor:
-    """Latents x0 like `noise` (batch, channels, h, w), sampled as the settings say."""
-    sigmas = shifted_sigmas(settings.num_steps, settings.shift)
+def roll_out(
+    model: TextToImage,
+    embeddings: Embeddings,
+    noise: Tensor,
+    settings: RolloutConfig,
+    sigmas: Tensor | None = None,
+) -> Tensor:
+    """Latents x0 like `noise` (batch, channels, h, w), sampled as the settings say.
+
+    `sigmas`: their schedule, or a beginning of it, where a method takes over from there.
+    """
+    if sigmas is None:
+        sigmas = shifted_sigmas(settings.num_steps, settings.shift)
     with ExitStack() as contexts:
         if settings.precision == "bf16":
             contexts.enter_context(torch.autocast(noise.device.type, torch.bfloat16))
@@ -53,7 +63,7 @@ def roll_out(model: TextToImage, embeddings: Embeddings, noise: Tensor, settings
 
 def describe(config: RunConfig) -> str:
     """Evaluations of the model in a rollout, and which settings beside the recipe's are exact or lossy, for a plan."""
-    settings, recipe, injections = config.rollout, RolloutConfig(), config.align.num_injections
+    settings, recipe, injections = config.rollout, RolloutConfig(), config.num_injections
     into_fp32 = config.model.weights == "fp32"
     exact = {
         "merge_lora": settings.merge_lora and into_fp32,

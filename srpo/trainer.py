@@ -11,7 +11,6 @@ from diffusers.optimization import get_scheduler
 from peft import get_peft_model_state_dict
 from torch import Tensor, nn
 
-from srpo.align import SigmaGrid
 from srpo.artifacts import Trained, TrainJob
 from srpo.checkpoint import (
     CheckpointStore,
@@ -26,18 +25,18 @@ from srpo.checkpoint import (
     write_atomic,
 )
 from srpo.config import RunConfig
-from srpo.control_words import control_words
+from srpo.criteria import load_criteria, measure_scales
 from srpo.draws import Draw, Draws, Shelf
 from srpo.errors import ConfigError, TrainingStoppedError
 from srpo.evaluation.scores import Scorer, load_scores, watched_scores
 from srpo.held_out import HeldOut
 from srpo.hub import snapshot
 from srpo.images import LATENTS, load_image_set
+from srpo.methods import make_method
 from srpo.models import TextToImage, check_guidance, find_family, load_model, load_without_transformer
 from srpo.prompts import load_categories, load_prompt_set, select
 from srpo.record import Clock, Record
 from srpo.reuse import load_rollouts, save_rollouts
-from srpo.rewards import load_reward
 from srpo.rollout import Rollout, roll_out
 from srpo.sharding import is_sharded, shard, whole
 from srpo.tuning import add_lora, make_optimizer, save_memory, set_learning_rate, speed_up, stepping, trainable
@@ -60,11 +59,14 @@ class Trainer:
         set_seed(config.seed)
         self.model = self._load(job.weights.model.path)
         self.parameters = self._prepare(job.weights.model.path)
-        self.reward = load_reward(config.reward, job.weights.reward.path).to(accelerator.device)
+        self.criteria = load_criteria(config, job.weights, accelerator.device)
+        self.method = make_method(config, self.model, self.criteria, accelerator.autocast)
         self.prompts, self.embeddings = load_prompt_set(job.prompts.train)
         self.images = load_image_set(job.prompts.images) if job.prompts.images else None
-        self.words = control_words(config.preference)
-        self.contents = {"words": self.words.digest, "images": job.prompts.images and job.prompts.images.sha256}
+        self.contents = {
+            "words": self.method.words_digest,
+            "images": job.prompts.images and job.prompts.images.sha256,
+        }
         self.optimizer = make_optimizer(self.parameters, config.train)
         self.scheduler = get_scheduler(
             config.train.schedule,
@@ -72,7 +74,6 @@ class Trainer:
             num_warmup_steps=config.train.num_warmup_updates,
             num_training_steps=config.train.num_updates,
         )
-        self.grid = SigmaGrid(config.align)
         self.draws = self._draws()
         self.kept: deque[Tensor] = deque(maxlen=config.train.accumulation)
         """The x0 of the last micro-batches, oldest first."""
@@ -87,8 +88,9 @@ class Trainer:
     def _held_out(self, job: TrainJob) -> HeldOut:
         """The monitor's share of the held-out prompts, with what scores their images."""
         settings, held_out = self.config.evaluation, job.prompts.held_out
+        first, *added = self.criteria
         scores = load_scores(watched_scores(self.config), job.weights, self.accelerator.device)
-        scorer = Scorer(self.reward, self.config.preference, settings.world, scores, settings.grid_periods)
+        scorer = Scorer(first.reward, first.preference, settings.world, scores, settings.grid_periods, added)
         samples = self.output_dir / "samples"
         texts, embeddings = load_prompt_set(held_out)
         return HeldOut(self.config, texts, embeddings, load_categories(held_out), scorer, self.accelerator, samples)
@@ -117,12 +119,12 @@ class Trainer:
         shape, size = self.model.latent_shape, (self.config.model.height, self.config.model.width)
         buckets = self.images.buckets if self.images else {}
         shelves = [Shelf(shape(*bucket), images) for bucket, images in buckets.items()]
-        return Draws(self.config, self.grid, shape(*size), len(self.prompts), shelves)
+        return Draws(self.config, self.method.positions, shape(*size), len(self.prompts), shelves)
 
     @property
     def num_injections(self) -> int:
         """Injections of one process that an update's gradient is averaged over."""
-        return self.config.train.accumulation * self.config.align.num_injections
+        return self.config.train.accumulation * self.config.num_injections
 
     def due(self, every: int) -> bool:
         """Every so many updates, and at the end."""
@@ -145,13 +147,14 @@ class Trainer:
         return Rollout(x0, draw.noise.to(device), embeddings, [self.images.captions[index] for index in draw.prompts])
 
     def roll_out(self, draw: Draw) -> Rollout:
-        """Clean latents sampled from the drawn noise, without gradient, or kept from an earlier update."""
+        """Latents sampled from the drawn noise, as far as the method wants it, or kept from an earlier update."""
         device = self.accelerator.device
         embeddings = {name: tensor.to(device) for name, tensor in select(self.embeddings, draw.prompts).items()}
         noise = draw.noise.to(device)
         if self.draws.fresh(self.update):
+            sigmas = self.method.sigmas(draw.positions)
             with self.accelerator.autocast():
-                self.kept.append(roll_out(self.model, embeddings, noise, self.config.rollout))
+                self.kept.append(roll_out(self.model, embeddings, noise, self.config.rollout, sigmas))
         else:
             self.kept.append(self.kept[0])
         return Rollout(self.kept[-1], noise, embeddings, [self.prompts[index] for index in draw.prompts])
@@ -193,7 +196,9 @@ class Trainer:
 
     def watch(self) -> None:
         """Measure the held-out set and judge it against the base model's."""
-        measured = self.held_out.measure(self.model, self.update)
+        scores, measured = self.held_out.measure(self.model, self.update)
+        if self.update == 0:
+            measure_scales(self.criteria, scores, self.config.method.trains_on)
         self.record.measurement(self.update, measured, self.held_out.strip(self.update))
         self.stopped = self._stop_reason()
         if self.stopped:
@@ -202,7 +207,7 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint, then drop those no longer kept."""
         state = {"update": self.update, "seconds": self.seconds, "config": self.config.model_dump(mode="json")}
-        state |= self.contents
+        state |= self.contents | {"scales": {each.name: each.scale for each in self.criteria}}
         with self.store.writing(self.update, self.accelerator) as folder:
             save_weights(folder, self.model.transformer, self.optimizer, self.accelerator.is_main_process)
             if self.accelerator.is_main_process:
@@ -235,6 +240,8 @@ class Trainer:
         self.scheduler.load_state_dict(state["scheduler"])
         for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
             set_learning_rate(group, float(rate))
+        for criterion in self.criteria:
+            criterion.scale = state.get("scales", {}).get(criterion.name, criterion.scale)
         self.update, self.seconds = state["update"], state["seconds"]
         load_rng(folder, self.accelerator.process_index, self.draws.generator)
         if self.config.rollout.reuse > 1:
@@ -280,7 +287,8 @@ class Trainer:
 def refuse_other_settings(folder: Path, now: RunConfig, then: RunConfig) -> None:
     """A run goes on only as it began; more updates are fine where the learning rate does not depend on them."""
     free = {"keep_last"} | ({"num_updates"} if now.train.schedule.startswith("constant") else set())
-    fixed = {"seed", "model", "reward", "prompts", "images", "preference", "align", "rollout", "train"}
+    fixed = {"seed", "model", "reward", "rewards", "method", "prompts", "images"}
+    fixed |= {"preference", "align", "rollout", "train"}
     before, after = (config.model_dump(include=fixed, exclude={"train": free}) for config in (then, now))
     changed = sorted(section for section in fixed if before[section] != after[section])
     if changed:

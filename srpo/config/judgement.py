@@ -57,7 +57,8 @@ class MonitorConfig(Settings):
     bounds: tuple[Bound, ...] = DAMAGE_BOUNDS
     """A checkpoint outside any of these is damaged and cannot be the best, however high its watched metric."""
     watch: str = "relative"
-    """The metric that ranks the sound checkpoints: the highest goes on to the evaluation."""
+    """The metric that ranks the sound checkpoints: the highest goes on to the evaluation. A run that leaves it out
+    watches what its method trains on: `relative`, or `reward`."""
     stop_after_damaged: int | None = Field(default=2, gt=0)
     """Training stops when so many measurements in a row break a bound; null: it never stops for that."""
     patience: int | None = Field(default=None, gt=0)

@@ -66,7 +66,7 @@ def evaluate(
             _judge(config, measured, contrasts, champion),
             _provenance(config, weights, prompts, trained),
             time.perf_counter() - started,
-            champion.reference if champion else None,
+            champion.reference if champion and champion.contender else None,
             read_curves(trained),
         )
         report, json_path, html_path = publish(report, measured, config.evaluation.num_report_images, output_dir)

@@ -58,7 +58,7 @@ def score_key(config: RunConfig, weights: Weights) -> str:
     """A hash of everything that decides an image's scores, besides its pixels and its prompt."""
     settings = config.evaluation.model_dump(mode="json", exclude=OF_THE_DESIGN | OF_THE_VERDICT)
     words = config.preference.model_dump(mode="json", include={"positive", "negative"})
-    reads = config.reward.model_dump(include={"family", "architecture"})
+    reads = {name: reward.model_dump(mode="json", exclude={"source"}) for name, reward in config.all_rewards.items()}
     judges = {name: files.sha256 for name, files in weights.snapshots.items() if name != "model"}
     return _hash([judges, reads, words, settings, code_digest()])
 

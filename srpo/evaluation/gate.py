@@ -50,7 +50,7 @@ def check_metrics(config: RunConfig) -> None:
     """ConfigError for a metric that the config names but that will not be measured, or cannot."""
     check_grids(config)
     settings = config.evaluation
-    measured = metric_names(settings)
+    measured = metric_names(settings, config.rewards)
     known, watched = [*measured, *pair_metrics(settings.seeds_per_prompt)], [*measured, DRIFT]
     gates = {"gate": settings.gate, "champion_gate": settings.champion_gate or ()}
     named = {f"evaluation.{key}": (known, [bound.metric for bound in bounds]) for key, bounds in gates.items()}

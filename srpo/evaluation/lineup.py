@@ -24,12 +24,11 @@ from srpo.evaluation.provenance import trace
 from srpo.evaluation.schema import Contrast, Provenance, Report
 from srpo.evaluation.scores import check_captions
 from srpo.evaluation.statistics import MIN_PROMPTS, measure_levels
-from srpo.hub import fetch, snapshot
+from srpo.hub import snapshot
 from srpo.models import check_guidance, check_model
 from srpo.prompts import Prompt, embed_set, load_prompt_set, read_prompts
 from srpo.reference import find_model, names_files
-from srpo.rewards import check_reward
-from srpo.weights import fetch_score
+from srpo.weights import fetch_judges
 
 DRAWN_ALIKE = {"height", "width", "max_sequence_length"}
 
@@ -52,12 +51,7 @@ def evaluate_models(
     started = time.perf_counter()
     prompts = _check(references, config)
     contenders = [find_contender(reference, config, uri, base) for reference in references]
-    weights = Weights(
-        model=contenders[0].base,
-        reward=fetch(config.reward.source, "reward"),
-        scores={name: fetch_score(name, score) for name, score in config.evaluation.scores.items()},
-    )
-    check_reward(config.reward, weights.reward.path)
+    weights = fetch_judges(contenders[0].base, config.reward, config.evaluation.scores, config.rewards)
     stored = {one.label: embed_set(one.model, config.prompts, one.base, prompts, embeddings_dir) for one in contenders}
     embeddings = {label: load_prompt_set(prompt_set)[1] for label, prompt_set in stored.items()}
     design = make_design(prompts, range(len(prompts)), config.evaluation.seeds_per_prompt, config.seed)

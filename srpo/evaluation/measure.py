@@ -16,6 +16,7 @@ import torch
 
 from srpo.artifacts import Weights
 from srpo.config import RunConfig
+from srpo.criteria import load_criteria
 from srpo.evaluation.contender import Contender, score_key
 from srpo.evaluation.images import Cell, Gallery, ReportProgress, draw
 from srpo.evaluation.journal import ImageScores, ScoreJournal
@@ -25,7 +26,6 @@ from srpo.evaluation.schema import ImageSet
 from srpo.evaluation.scores import Scorer, load_scores
 from srpo.evaluation.statistics import Array
 from srpo.models import load_model
-from srpo.rewards import load_reward
 from srpo.shards import StoredRows
 
 Batch = Sequence[Cell]
@@ -159,10 +159,10 @@ class _Worker:
         self.work, self.device = work, device
         self.size = contender.model.height, contender.model.width
         self.model = load_model(contender.model, contender.base.path, transformer).to(device)
-        reward = load_reward(config.reward, work.weights.reward.path).to(device)
         settings = config.evaluation
+        first, *added = load_criteria(config, work.weights, device)
         scores = load_scores(settings.scores, work.weights, device)
-        self.scorer = Scorer(reward, config.preference, settings.world, scores, settings.grid_periods)
+        self.scorer = Scorer(first.reward, first.preference, settings.world, scores, settings.grid_periods, added)
 
     def __call__(self, batch: Batch) -> dict[Cell, ImageScores]:
         """Draw, score, keep the thumbnails."""

@@ -205,7 +205,7 @@ class Report(Settings):
     trained_metrics: list[str] = Field(default_factory=list)
     """Metrics of the reward that the model was trained with: they show what training did, and decide nothing alone."""
     champion: str | None = None
-    """The registry's champion when this was evaluated, as `models:/name/version`; null if there was none."""
+    """The champion that the judged model was compared with, as `models:/name/version`; null if with none."""
     num_prompts: int
     seeds_per_prompt: int
     models: list[Subject]

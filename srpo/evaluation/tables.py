@@ -104,4 +104,4 @@ def _row(report: Report, against: str, name: str, row: Comparison) -> MetricRow:
     """`against`: label whose limits are drawn; none of the gate's where it names no model."""
     checks = [check for check in report.checks if check.metric == name and check.against == against]
     state = "free" if not checks else "held" if all(check.held for check in checks) else "broken"
-    return MetricRow(name, MEANINGS.get(name, ""), row, interval_bar(row, checks), state)
+    return MetricRow(name, MEANINGS.get(name.partition("/")[0], ""), row, interval_bar(row, checks), state)

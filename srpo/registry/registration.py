@@ -99,7 +99,7 @@ def _contend(
     if champion != compared:
         return (
             f"challenger only: it passed, but was compared with {compared or 'no champion'}, and the champion is now "
-            f"{champion or 'none'}; evaluate again against the new champion (`run --from evaluate`)"
+            f"{champion or 'none'}; evaluate again against it (`run --from evaluate`), or promote by hand"
         )
     make(client, held, standing.next_move("gate", version, evaluated.reason, tracked.run_id))
     return f"champion, in place of {champion or 'none'}"
