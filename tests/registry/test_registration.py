@@ -89,7 +89,7 @@ def test_what_passed_against_a_champion_of_yesterday_must_be_evaluated_again(
     late = again(finished, True, new_run(uri, config, place, "late"), tmp_path, known)
     assert champion_of(uri, name) == f"models:/{name}/{first.version}"
     assert late.alias == "challenger"
-    assert "evaluate again against the new champion" in late.outcome
+    assert "evaluate again against it (`run --from evaluate`)" in late.outcome
     assert f"the champion is now models:/{name}/{first.version}" in late.outcome
 
 
