@@ -1,4 +1,5 @@
-"""Does the collapse guard matter? `python benchmarks/guard.py train OUT` (hours), then `... report OUT` (minutes).
+"""Does the collapse guard matter? `python benchmarks/guard.py train OUT` (an hour), then `... journals OUT` (seconds)
+or `... report OUT` (half an hour).
 
 On the embedded world, where the truth can be measured: runs as configured, too long, and with learning rates three and
 ten times too high, ten seeds each. Every run trains to its end with the guard off and keeps all measured checkpoints;
@@ -11,6 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Annotated, Any
 
 import typer
@@ -107,6 +109,41 @@ def report(out: Path) -> None:
     (out / "guard.json").write_text(json.dumps({"rule": rule.model_dump(), "rows": rows}, indent=1), encoding="utf-8")
 
 
+@app.command()
+def journals(out: Path) -> None:
+    """What the recipe's own rule would have done, by the monitor's measurements alone: seconds, nothing is drawn."""
+    rule, console = load_config(CONFIG).monitor, Console()
+    table = Table("seeds", "condition", "stopped, at", "spread, ratio", "content", "luminance, change")
+    for seeds, name in itertools.product((CHOSEN_ON, TESTED_ON), CONDITIONS):
+        runs = [_read(out, name, seed) for seed in seeds]
+        ends = [run.replay(rule) for run in runs]
+        last = _means(runs, [run.entries[-1]["update"] for run in runs])
+        kept = _means(runs, [best for _, best in ends])
+        values = [f"{without:.3f} / {guarded:.3f}" for without, guarded in zip(last, kept, strict=True)]
+        table.add_row(f"{seeds.start}-{seeds.stop - 1}", name, _stops(runs, ends), *values)
+    console.print(f"rule: {rule.model_dump_json(include={'bounds', 'stop_after_damaged'})}")
+    console.print(table)
+    console.print("means over seeds, at the last checkpoint / at the one that the guard keeps")
+
+
+def _means(runs: Sequence[Run], updates: Sequence[int]) -> tuple[float, float, float]:
+    """Ratio of spread to the base's, content, and change of luminance, over runs at an update each."""
+    pairs = [
+        (run.entries[0], next(entry for entry in run.entries if entry["update"] == update))
+        for run, update in zip(runs, updates, strict=True)
+    ]
+    return (
+        mean(entry["spread"] / base["spread"] for base, entry in pairs),
+        mean(entry["content"] for _, entry in pairs),
+        mean(entry["luminance"] - base["luminance"] for base, entry in pairs),
+    )
+
+
+def _stops(runs: Sequence[Run], ends: Sequence[tuple[int, int]]) -> str:
+    stops = [stop for run, (stop, _) in zip(runs, ends, strict=True) if stop < run.entries[-1]["update"]]
+    return f"{len(stops)} of {len(runs)}" + (f", at {min(stops)} to {max(stops)}" if stops else "")
+
+
 def _worth(rule: MonitorConfig, runs: Sequence[Run]) -> tuple[float, ...]:
     """More passes of the gate, then fewer false stops, then fewer updates in vain."""
     ends = [run.replay(rule) for run in runs]
@@ -119,10 +156,9 @@ def _row(runs: Sequence[Run], rule: MonitorConfig) -> dict[str, Any]:
     """How runs of one condition end, without the guard and with it."""
     ends = [run.replay(rule) for run in runs]
     last = [run.entries[-1]["update"] for run in runs]
-    stops = [stop for (stop, _), end in zip(ends, last, strict=True) if stop < end]
     return {
         "unguarded": f"{sum(_passes(run, end) for run, end in zip(runs, last, strict=True))} of {len(runs)}",
-        "stopped": f"{len(stops)} of {len(runs)}" + (f", at {min(stops)} to {max(stops)}" if stops else ""),
+        "stopped": _stops(runs, ends),
         "guarded": f"{sum(_passes(run, best) for run, (_, best) in zip(runs, ends, strict=True))} of {len(runs)}",
     }
 
