@@ -1,6 +1,6 @@
 """The commands of `run_pipeline.py`, one file per subject, in the order of the help."""
 
-from pipelines.commands import images, look, models, runs
+from pipelines.commands import images, look, models, runs, stacks
 from pipelines.commands.app import app
 
 for command in (
@@ -15,5 +15,6 @@ for command in (
     look.doctor,
 ):
     app.command()(command)
+app.add_typer(stacks.stack, name="stack")
 
 __all__ = ["app"]

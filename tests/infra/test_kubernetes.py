@@ -154,7 +154,10 @@ def test_every_file_is_listed_and_every_listed_file_exists(folder: Path) -> None
     kustomization: Any = yaml.safe_load((folder / "kustomization.yaml").read_text())
     listed = [*kustomization["resources"], *(it["path"] for it in kustomization.get("patches", ()) if "path" in it)]
     assert all((folder / name).exists() for name in listed)
-    assert {path.name for path in folder.glob("*.yaml")} == {"kustomization.yaml", *(it for it in listed if "/" not in it)}
+    assert {path.name for path in folder.glob("*.yaml")} == {
+        "kustomization.yaml",
+        *(it for it in listed if "/" not in it),
+    }
 
 
 def test_training_is_retried_as_its_exit_codes_say() -> None:

@@ -1,7 +1,6 @@
 """The lines that start training on hosts: the same job file, the same exit codes."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 from srpo.artifacts import TrainJob
 from srpo.errors import EXIT_PERMANENT
 from srpo.launch import write_job
+from tests.infra.loopback import free_port
 from tests.infra.manifests import INFRA, ROOT, run_tool
 from tests.jobs import place
 from tests.test_launch import assert_close_weights
@@ -33,12 +33,6 @@ def start_node(folder: Path, **variables: str) -> subprocess.Popen[str]:
     )
 
 
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
 def test_an_error_that_stays_is_42_through_torchrun(job: TrainJob, tmp_path: Path) -> None:
     write_job(place(job, tmp_path, num_processes=2))
     node = start_node(tmp_path, MAIN_PORT=free_port())
@@ -59,9 +53,7 @@ def test_two_nodes_train_as_one_process(job: TrainJob, whole: Path, tmp_path: Pa
     """As Slurm would start them, on loopback: equal to rounding."""
     write_job(place(job, tmp_path, num_processes=2, accumulation=1))
     port = free_port()
-    nodes = [
-        start_node(tmp_path, SLURM_JOB_NUM_NODES="2", SLURM_NODEID=str(rank), MAIN_PORT=port) for rank in range(2)
-    ]
+    nodes = [start_node(tmp_path, SLURM_JOB_NUM_NODES="2", SLURM_NODEID=str(rank), MAIN_PORT=port) for rank in range(2)]
     assert [node.communicate() and node.returncode for node in nodes] == [0, 0]
     assert_close_weights(whole, tmp_path, 6, 1e-5)
 

@@ -1,4 +1,4 @@
-"""The bucket is private, encrypted, versioned and emptied of old checkpoints; the role belongs to accounts that exist."""
+"""The bucket is private, encrypted, versioned and emptied of old checkpoints; the role is for accounts that exist."""
 
 import os
 import re
