@@ -26,7 +26,7 @@ def cost_of(hardware: str | None, recipe: str = ROLLOUTS) -> tuple[RunConfig, Co
     preset = [CONFIGS / "hardware" / f"{hardware}.yaml"] if hardware else []
     config = load_config([CONFIGS / f"{recipe}.yaml", *preset])
     reward = reward_skeleton(config.reward, Path("HPS_v2.1_compressed.pt"))
-    cost = count(config, model_skeleton(config.model, FLUX_DEV), reward, text_skeleton(config.model, FLUX_DEV))
+    cost = count(config, model_skeleton(config.model, FLUX_DEV), [reward], text_skeleton(config.model, FLUX_DEV))
     assert cost, "there is no limit to what it may need"
     return config, cost
 

@@ -24,6 +24,8 @@ class Request(Settings):
     run_dir: str
     embeddings_dir: str
     """Named after everything the embeddings depend on, besides the prompts."""
+    scores_dir: str
+    """Scores and thumbnails of all evaluations."""
     prompts: str
     """Content of the prompt files, state of the images."""
     fingerprint: str
@@ -39,10 +41,9 @@ class Request(Settings):
 def alignment(config: RunConfig, request: Request) -> None:
     """Each output feeds the next; `given` outputs take the place of their steps."""
     tracked, run_dir = request.tracked, request.run_dir
-    sources = config.model.source, config.reward.source, *config.evaluation.score_sources
-    fetch_once = download.with_options(enable_cache=not any(map(is_remote, sources)))
+    fetch_once = download.with_options(enable_cache=not any(map(is_remote, config.sources)))
     weights = _given(request, "weights") or fetch_once(
-        config.model, config.reward, config.evaluation.scores, request.fingerprint
+        config.model, config.reward, config.rewards, config.evaluation.scores, request.fingerprint
     )
     if request.until == "download":
         return
@@ -57,7 +58,7 @@ def alignment(config: RunConfig, request: Request) -> None:
         return
     evaluated = _given(request, "evaluated")
     if evaluated is None:
-        evaluated, _ = evaluate(config, weights, prompts, trained, f"{run_dir}/evaluation", tracked)
+        evaluated, _ = evaluate(config, weights, prompts, trained, f"{run_dir}/evaluation", request.scores_dir, tracked)
     if request.until == "evaluate":
         return
     register(config, weights, prompts, trained, evaluated, tracked)

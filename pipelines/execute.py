@@ -17,11 +17,17 @@ from srpo.config import RunConfig, Settings
 from srpo.control_words import control_words
 from srpo.errors import ConfigError
 from srpo.plan import STEPS, Plan
+from srpo.registry import check_lease
 from srpo.tracking import open_run, set_status
 from steps.own_call import SECONDS
 
-MADE_WITH: dict[str, set[str]] = {"weights": {"model", "reward"}, "prompts": {"model", "prompts", "images"}}
-MADE_WITH["trained"] = {"seed", "reward", "preference", "align", "rollout", "train", "monitor"} | MADE_WITH["prompts"]
+MADE_WITH: dict[str, set[str]] = {
+    "weights": {"model", "reward", "rewards"},
+    "prompts": {"model", "prompts", "images"},
+}
+MADE_WITH["trained"] = {"seed", "method", "preference", "align", "rollout", "train", "monitor"}.union(
+    *MADE_WITH.values()
+)
 MADE_WITH["evaluated"] = MADE_WITH["trained"] | {"evaluation"}
 """Output -> sections of the config that it depends on."""
 
@@ -59,6 +65,8 @@ def new_run(place: Place, plan: Plan) -> RunRecord:
     """Record a run of the planned steps, ready to be executed."""
     tracking_uri = activate_local_stack(place)
     given = _earlier_outputs(place, plan.config, plan.steps[0])
+    if plan.steps[-1] == "register":
+        check_lease(tracking_uri, plan.config.registry)
     folder = new_folder(place, plan.config)
     record = RunRecord(
         name=folder.name,
@@ -79,7 +87,7 @@ def execute(place: Place, record: RunRecord, started: float) -> Outcome:
     Whatever ends it, the record says so, and executing it again goes on from there.
     """
     activate_local_stack(place)
-    given = record.given | _outputs(record)
+    given = record.given | outputs_of(record)
     record = record.next_attempt()
     log_to_file(record.path / "log.txt")
     set_status(record.tracked, "RUNNING")
@@ -100,7 +108,8 @@ def execute(place: Place, record: RunRecord, started: float) -> Outcome:
 def _request(place: Place, record: RunRecord, given: dict[str, str]) -> Request:
     config = record.config
     weights = fingerprint.combine(
-        fingerprint.of_source(config.model.source, "model"), fingerprint.of_source(config.reward.source, "reward")
+        fingerprint.of_source(config.model.source, "model"),
+        *(fingerprint.of_source(reward.source, "reward") for reward in config.all_rewards.values()),
     )
     scores = [fingerprint.of_source(source, "score") for source in config.evaluation.score_sources]
     embeddings = fingerprint.combine(
@@ -116,6 +125,7 @@ def _request(place: Place, record: RunRecord, given: dict[str, str]) -> Request:
     return Request(
         run_dir=record.folder,
         embeddings_dir=str(place.embeddings / embeddings),
+        scores_dir=str(place.scores),
         prompts=prompts,
         fingerprint=fingerprint.combine(weights, *scores, fingerprint.of_code("srpo.hub")),
         tracked=record.tracked,
@@ -136,14 +146,14 @@ def _outcome(record: RunRecord, given: dict[str, str], seconds: float) -> Outcom
             steps.append(StepOutcome(name=name, status="cached" if cached else "completed", seconds=spent))
         elif OUTPUTS[name] in given:
             steps.append(StepOutcome(name=name, status="given"))
-    outputs = given | _outputs(record)
+    outputs = given | outputs_of(record)
     manifests = {name: Client().get_artifact_version(outputs[name]).load() for name in MANIFESTS if name in outputs}
     verdict = manifests["evaluated"].verdict if "evaluated" in manifests else ""
     record = record.changed(state="done", verdict=verdict)
     return Outcome(record=record, steps=tuple(steps), seconds=seconds, **manifests)
 
 
-def _outputs(record: RunRecord) -> dict[str, str]:
+def outputs_of(record: RunRecord) -> dict[str, str]:
     """Outputs of all steps that any attempt of a run has finished: name -> id of the ZenML artifact version."""
     found: dict[str, str] = {}
     for attempt in record.attempts:
@@ -160,7 +170,7 @@ def _earlier_outputs(place: Place, config: RunConfig, first: str) -> dict[str, s
     if not needed:
         return {}
     for record in load_runs(place):
-        outputs = record.given | _outputs(record)
+        outputs = record.given | outputs_of(record)
         if same_origin(record, config, needed) and set(needed) <= set(outputs):
             return {name: outputs[name] for name in needed}
     raise ConfigError(

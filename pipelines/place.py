@@ -23,6 +23,11 @@ class Place:
         return self.root / "embeddings"
 
     @property
+    def scores(self) -> Path:
+        """Scores and thumbnails of every image that was evaluated."""
+        return self.root / "scores"
+
+    @property
     def logs(self) -> Path:
         """Tracebacks of unexpected errors."""
         return self.root / "logs"
@@ -59,11 +64,12 @@ class Place:
         """Sources of a recorded run, read without importing what `prepare` must come before; none if unreadable."""
         try:
             config = json.loads((self.runs / run / "run.json").read_text(encoding="utf-8"))["config"]
+            rewards = [config["reward"], *config.get("rewards", {}).values()]
             scores = config["evaluation"].get("scores", {}).values()  # runs of older versions have none
             held_out = (score.get(part) for score in scores for part in ("source", "companion"))
-            found = (config["model"]["source"], config["reward"]["source"], *filter(None, held_out))
+            found = (config["model"]["source"], *(reward["source"] for reward in rewards), *filter(None, held_out))
             return tuple(map(str, found))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return ()
 
     def offline(self) -> dict[str, str]:

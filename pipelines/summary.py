@@ -14,7 +14,6 @@ from rich.table import Table
 
 from pipelines.execute import Outcome
 from pipelines.place import Place
-from pipelines.runs import load_runs, unreadable_runs
 from pipelines.stacks import CODE_ROOT
 from srpo.artifacts import Evaluated
 from srpo.evaluation.schema import Report
@@ -22,9 +21,7 @@ from srpo.evaluation.words import WordReport
 from srpo.gpus import find_gpu
 from srpo.plan import STEPS, Plan
 from srpo.price import Prediction
-from srpo.registry import versions
 
-STATE_COLOURS = {"done": "green", "running": "cyan", "failed": "red", "interrupted": "yellow"}
 WORD_COLOURS = {"known": "green", "weak": "yellow", "unknown": "red"}
 VERDICT_COLOURS = {"promote": "green", "keep": "yellow", "collapsed": "red"}
 
@@ -69,7 +66,8 @@ def show_outcome(console: Console, place: Place, outcome: Outcome) -> None:
     facts = {"run": f"{record.name}, {_best(outcome)}" if outcome.trained else record.name}
     if outcome.registered:
         registered = outcome.registered
-        facts["registered"] = f"{registered.name} version {registered.version}, {registered.alias}"
+        facts["registered"] = f"{registered.name} version {registered.version}, {escape(registered.outcome)}"
+        facts["licences"] = escape("; ".join(f"{name}: {terms}" for name, terms in registered.licences.items()))
     if outcome.evaluated:
         facts["report"] = outcome.evaluated.report_html
     facts["all numbers"] = command("ui")
@@ -84,32 +82,9 @@ def show_outcome(console: Console, place: Place, outcome: Outcome) -> None:
     console.print(_times(outcome), soft_wrap=True, highlight=False)
 
 
-def show_status(console: Console, place: Place) -> None:
-    """Runs, newest first, then registered versions."""
-    records = load_runs(place)
-    if unreadable := unreadable_runs(place):
-        console.print(f"[yellow]left out:[/] {', '.join(unreadable)}: written by another version of srpo, or damaged")
-    if not records:
-        console.print(f"no runs in {place.root} yet; start one with:  {command('run')}", soft_wrap=True)
-        return
-    runs = _table("run", "state", "steps", "verdict", "started (UTC)")
-    for record in records:
-        state = record.actual_state
-        part = (
-            "all" if record.steps == tuple(STEPS) else " .. ".join(dict.fromkeys((record.steps[0], record.steps[-1])))
-        )
-        shown = f"[{STATE_COLOURS[state]}]{state}[/]"
-        runs.add_row(record.name, shown, part, record.verdict, f"{record.created:%Y-%m-%d %H:%M}")
-    console.print(runs)
-    models = _table("model", "version", "aliases", "verdict", "run")
-    for entry in versions(place.mlflow_uri):
-        models.add_row(entry.name, entry.version, ", ".join(entry.aliases), entry.verdict, entry.run_name)
-    console.print(models if models.row_count else "no registered models yet")
-
-
 def show_words(console: Console, reports: Sequence[WordReport], num_wanted: int) -> None:
     """What the reward makes of each control word; the first `num_wanted` are the wanted ones."""
-    table = _table("word", "shift", "AUC", "interval", "distance", "verdict")
+    table = table_of("word", "shift", "AUC", "interval", "distance", "verdict")
     table.caption = "+ wanted, - unwanted; distance: of the text features; *: told on pictures that the model drew"
     for index, report in enumerate(reports):
         colour = WORD_COLOURS[report.verdict]
@@ -135,7 +110,8 @@ def from_here(path: Path) -> str:
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
-def _table(*columns: str) -> Table:
+def table_of(*columns: str) -> Table:
+    """An empty table in the style of all tables here."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
     for name in columns:
         table.add_column(name, no_wrap=True)

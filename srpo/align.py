@@ -31,6 +31,18 @@ def direct_align(velocity: VelocityFn, x0: Tensor, noise: Tensor, sigma_from: Si
 
 
 @dataclass(frozen=True)
+class Step:
+    """The model's one step with gradient, for a batch."""
+
+    name: str
+    """What its numbers are recorded under."""
+    sigma_from: Tensor
+    """(batch,) noise level that the model is asked at."""
+    sigma_to: Tensor
+    """(batch,) noise level that it steps to."""
+
+
+@dataclass(frozen=True)
 class Levels:
     """Noise levels of one branch, one entry per sample: (batch,) tensors."""
 

@@ -69,13 +69,16 @@ class Weights(Settings):
 
     model: Snapshot
     reward: Snapshot
+    rewards: dict[str, Snapshot] = Field(default_factory=dict)
+    """Added rewards by name."""
     scores: dict[str, ScoreWeights] = Field(default_factory=dict)
     """The held-out scores of the evaluation by name."""
 
     @property
     def snapshots(self) -> dict[str, Snapshot]:
-        """Everything by what it is: `model`, `reward`, `score_<name>`, `score_<name>_companion`."""
+        """Everything by what it is: `model`, `reward`, `reward_<name>`, `score_<name>`, `score_<name>_companion`."""
         found = {"model": self.model, "reward": self.reward}
+        found |= {f"reward_{name}": added for name, added in self.rewards.items()}
         for name, score in self.scores.items():
             found[f"score_{name}"] = score.checkpoint
             if score.companion:
@@ -168,3 +171,7 @@ class Registered(Settings):
     alias: str
     """champion or challenger."""
     uri: str
+    outcome: str = ""
+    """What became of the champion, in one sentence."""
+    licences: dict[str, str] = Field(default_factory=dict)
+    """What is licensed (model, reward) -> terms, as far as its source states them."""

@@ -5,26 +5,29 @@ loaded: the folder's config files are enough. Left out are what an allocator los
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from math import prod
 
 import torch
-from torch import nn
+from torch import Generator, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from srpo.align import SigmaGrid
 from srpo.config import RunConfig, Settings, WeightsFormat
+from srpo.control_words import control_words
+from srpo.criteria import Criterion, criteria_of
+from srpo.flow import num_evaluations
+from srpo.methods import Method, make_method
 from srpo.models import TextToImage
 from srpo.models.shared import TextSkeleton
 from srpo.models.weights import in_blocks, load_dtype
-from srpo.objective import objective, passes
-from srpo.preference import Branch, make_branches
+from srpo.preference import control_word, with_word
 from srpo.prompts.encode import batch_size
 from srpo.rewards import Reward
 from srpo.rewards.preprocessing import resampling
 from srpo.rollout import Rollout
-from srpo.tuning import add_lora, save_memory, trainable
+from srpo.tuning import adapted, add_lora, save_memory, trainable
 from srpo.weightless import LiveBytes, tensors_of, without_storage
 
 BYTES: dict[WeightsFormat, float] = {"fp32": 4, "bf16": 2, "int8": 1, "nf4": 0.5 + 4 / 64}
@@ -79,7 +82,7 @@ class Cost(Memory):
 
 
 def count(
-    config: RunConfig, model: TextToImage, reward: Reward, text: TextSkeleton, room: float = math.inf
+    config: RunConfig, model: TextToImage, rewards: Sequence[Reward], text: TextSkeleton, room: float = math.inf
 ) -> Cost | None:
     """The cost of a run, whose parts lie on the meta device and are used up.
 
@@ -88,50 +91,52 @@ def count(
     if config.train.lora is not None:
         add_lora(model.transformer, config.train.lora)
     save_memory(model.transformer, model.vae, config.train)
-    embed, branches = embedding(config, text), _branches(config)
-    with _without_storage(config, model, reward):
-        weights, optimizer = _weights(model, reward, config), _moments(trainable(model.transformer), config)
+    criteria = criteria_of(config, rewards)
+    for criterion in criteria:
+        criterion.scale = 1.0  # it is measured later, and costs the same
+    method = make_method(config, model, criteria, partial(_autocast, config))
+    embed = embedding(config, text)
+    with _without_storage(method):
+        weights, optimizer = _weights(method), _moments(trainable(model.transformer), config)
         if max(embed, weights, (weights + optimizer) * (1 - _elsewhere(config))) > room:
             return None
-        memory = _memory(config, model, reward, branches, embed, weights, optimizer)
+        memory = _memory(method, embed, weights, optimizer)
         if memory.memory > room:
             return None
-        return Cost(**memory.model_dump(), **_work(config, model, reward, branches))
+        return Cost(**memory.model_dump(), **_work(method))
 
 
-def _memory(
-    config: RunConfig,
-    model: TextToImage,
-    reward: Reward,
-    branches: list[Branch],
-    embed: int,
-    weights: int,
-    optimizer: int,
-) -> Memory:
+def _memory(method: Method, embed: int, weights: int, optimizer: int) -> Memory:
     """`weights`, `optimizer`: bytes of all of them, not of a slice."""
-    with torch.no_grad():  # the reward's texts are encoded once, in the first of many updates
-        reward(torch.zeros(1, 3, 8, 8), *([text] for text in _texts(branches)))
+    config, model = method.config, method.model
+    with torch.no_grad():  # texts are encoded once, in the first of many updates
+        for criterion in method.criteria:
+            criterion.reward(torch.zeros(1, 3, 8, 8), *([text] for text in _texts(criterion)))
     rollout = _rollout(config, model, config.train.batch_size)
-    with LiveBytes(tensors_of(_modules(model, reward))) as live:
-        _gradient(config, model, reward, rollout, branches)
+    several = config.train.accumulation * config.num_injections > 1
+    with LiveBytes(tensors_of(_modules(method))) as live:
+        for _ in range(2 if several else 1):  # from the second on there are gradients beside the activations
+            _gradient(method, rollout)
     model.transformer.zero_grad()
+    copies = sum(layer.weight.nbytes for layer in adapted(model.transformer)) if config.rollout.merge_lora else 0
     parameters = trainable(model.transformer)
     elsewhere = _elsewhere(config)
     sliced = int(sum(parameter.numel() * parameter.element_size() for parameter in parameters) * elsewhere)
-    drawing = _drawing(config, model, reward, autocast=False)
-    watched = drawing if elsewhere else _drawing(config, model, reward, autocast=True)  # a slice is gathered in bf16
+    drawing = _drawing(method, autocast=False)
+    watched = drawing if elsewhere else _drawing(method, autocast=True)  # a slice is gathered in bf16
     return Memory(
         embed=embed,
         weights=weights - sliced,
         optimizer=int(optimizer * (1 - elsewhere)),
-        working=live.peak - sliced,  # at the peak, when all gradients are there
+        working=max(live.peak - sliced, copies),  # at the peak, when all gradients are there
         watching=watched,
         evaluate=weights + drawing,
     )
 
 
-def _work(config: RunConfig, model: TextToImage, reward: Reward, branches: list[Branch]) -> dict[str, float]:
+def _work(method: Method) -> dict[str, float]:
     """Operations of an update, counted apart from memory: the counter's hooks keep tensors alive."""
+    config, model = method.config, method.model
     rollout = _rollout(config, model, config.train.batch_size)
     levels = torch.full((config.train.batch_size,), 0.5)
     rolled_out = 1 - config.num_offline_updates / config.train.num_updates
@@ -139,12 +144,14 @@ def _work(config: RunConfig, model: TextToImage, reward: Reward, branches: list[
     with FlopCounterMode(display=False) as forward, torch.no_grad(), _autocast(config):
         model.velocity(rollout.noise, levels, rollout.embeddings, guidance)
     with FlopCounterMode(display=False) as gradient:
-        _gradient(config, model, reward, rollout, branches)
+        _gradient(method, rollout)
     one = forward.get_total_flops() / config.train.batch_size
     images = config.train.batch_size * config.train.accumulation
+    share = method.rollout_steps / config.rollout.num_steps
+    evaluations = share * num_evaluations(config.rollout.solver, config.rollout.num_steps)
     return {
-        "rollout": one * images * config.rollout.num_steps * rolled_out,
-        "gradient": gradient.get_total_flops() * config.train.accumulation * config.align.num_injections,
+        "rollout": one * images * evaluations * rolled_out / config.rollout.reuse,
+        "gradient": gradient.get_total_flops() * config.train.accumulation * config.num_injections,
         "forward": one,
     }
 
@@ -160,38 +167,34 @@ def embedding(config: RunConfig, text: TextSkeleton) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in weights) + live.peak
 
 
-def _drawing(config: RunConfig, model: TextToImage, reward: Reward, autocast: bool) -> int:
+def _drawing(method: Method, autocast: bool) -> int:
     """Most bytes made at once by drawing a batch of held-out images and scoring it."""
+    config, model = method.config, method.model
     batch = config.evaluation.batch_size
     start = _rollout(config, model, batch)
     cast = _autocast(config) if autocast else nullcontext()
-    with torch.no_grad(), LiveBytes(tensors_of(_modules(model, reward))) as live:
+    with torch.no_grad(), LiveBytes(tensors_of(_modules(method))) as live:
         with cast:
             levels = torch.full((batch,), 0.5)
             x0 = model.velocity(start.noise, levels, start.embeddings, config.evaluation.guidance)
             images = model.decode(x0)
-        reward(images.float(), start.prompts)
+        for criterion in method.criteria:
+            criterion.reward(images.float(), start.prompts)
     return live.peak
 
 
-def _gradient(config: RunConfig, model: TextToImage, reward: Reward, rollout: Rollout, branches: list[Branch]) -> None:
+def _gradient(method: Method, rollout: Rollout) -> None:
     """Forward and backward of one injection, as the loop does it."""
-    for group in passes(branches, config.align.together):
-        with _autocast(config):
-            loss, _ = objective(model, reward, rollout, group, len(branches), config.align.guidance, config.preference)
+    shape = 1, method.config.train.batch_size
+    positions = method.positions.draw(shape, Generator().manual_seed(0))  # they cost the same wherever they are
+    for loss, _ in method.losses(rollout, positions, update=1):
         loss.backward()
 
 
-def _branches(config: RunConfig) -> list[Branch]:
-    """The branches of an update in the middle of the grid; they cost the same at every level."""
-    positions = torch.full((config.train.batch_size,), config.align.num_levels // 2)
-    prompts = [""] * config.train.batch_size
-    return make_branches(config.align, config.preference, SigmaGrid(config.align), positions, prompts, 1)
-
-
-def _texts(branches: list[Branch]) -> set[str]:
-    """All texts that the reward will be asked about."""
-    return {"", *(text for branch in branches for text in (*branch.target, *branch.other))}
+def _texts(criterion: Criterion) -> set[str]:
+    """All texts that a reward will be asked about in the first update."""
+    words = control_words(criterion.preference)
+    return {"", *(text for group in words.of("", 1) for text in with_word(control_word(group, 1), [""]))}
 
 
 def _rollout(config: RunConfig, model: TextToImage, batch: int) -> Rollout:
@@ -212,10 +215,10 @@ def _elsewhere(config: RunConfig) -> float:
 
 
 @contextmanager
-def _without_storage(config: RunConfig, model: TextToImage, reward: Reward) -> Iterator[None]:
+def _without_storage(method: Method) -> Iterator[None]:
     """Fake tensors in the place of all weights, and of everything that is made inside."""
-    kept = load_dtype(config.model.weights)
-    kinds = [(part, kept if part is model.transformer else torch.float32) for part in _modules(model, reward)]
+    kept, transformer = load_dtype(method.config.model.weights), method.model.transformer
+    kinds = [(part, kept if part is transformer else torch.float32) for part in _modules(method)]
     try:
         with without_storage(kinds):
             yield
@@ -223,19 +226,20 @@ def _without_storage(config: RunConfig, model: TextToImage, reward: Reward) -> I
         resampling.cache_clear()  # what was kept of this has no values
 
 
-def _modules(model: TextToImage, reward: Reward) -> list[nn.Module]:
-    return [model.transformer, model.vae, *([reward] if isinstance(reward, nn.Module) else [])]
+def _modules(method: Method) -> list[nn.Module]:
+    rewards = [criterion.reward for criterion in method.criteria]
+    return [method.model.transformer, method.model.vae, *(each for each in rewards if isinstance(each, nn.Module))]
 
 
-def _weights(model: TextToImage, reward: Reward, config: RunConfig) -> int:
+def _weights(method: Method) -> int:
     """Bytes of all weights in the formats they are kept in."""
-    transformer = 0.0
-    for name, module in model.transformer.named_modules():
+    config, transformer = method.config, 0.0
+    for name, module in method.model.transformer.named_modules():
         quantised = in_blocks(module, name) and config.model.weights in ("int8", "nf4")
         for key, value in module.named_parameters(recurse=False):
             small = BYTES[config.model.weights] if quantised and key == "weight" else value.element_size()
             transformer += value.numel() * small
-    others = [value for module in _modules(model, reward)[1:] for value in module.parameters()]
+    others = [value for module in _modules(method)[1:] for value in module.parameters()]
     return int(transformer) + sum(value.numel() * value.element_size() for value in others)
 
 

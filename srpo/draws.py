@@ -8,13 +8,20 @@ size.)
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from srpo.align import SigmaGrid
 from srpo.config import RunConfig
+
+
+class Positions(Protocol):
+    """What a method needs to know of each step with gradient: a place on the sigma grid, a step, a seed."""
+
+    def draw(self, shape: Sequence[int], generator: Generator) -> Tensor:
+        """Random integers of the given shape, on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +33,7 @@ class Draw:
     noise: Tensor
     """(images, channels, h, w) on the CPU."""
     positions: Tensor
-    """(num_injections, images) positions on the sigma grid."""
+    """(num_injections, images) as the method draws them: for SRPO places on the sigma grid."""
     offline: bool = False
     """Whether the images are real ones."""
 
@@ -52,17 +59,27 @@ class Draws:
     def __init__(
         self,
         config: RunConfig,
-        grid: SigmaGrid,
+        positions: Positions,
         latent_shape: Sequence[int],
         num_prompts: int,
         shelves: Sequence[Shelf] = (),
     ) -> None:
         self.config = config
-        self.grid = grid
+        self.positions = positions
         self.latent_shape = latent_shape
         self.num_prompts = num_prompts
         self.shelves = shelves
         self.generator = Generator().manual_seed(config.seed)
+        self.noise = torch.empty(0)
+        """Of the last rollouts; belongs into the checkpoint where `rollout.reuse` needs it again."""
+
+    def fresh(self, update: int) -> bool:
+        """Whether an update has rollouts of its own."""
+        return self._since_rollouts(update) % self.config.rollout.reuse == 0
+
+    def _since_rollouts(self, update: int) -> int:
+        """Updates between the first with rollouts and this one."""
+        return update - 1 - self.config.num_offline_updates
 
     def draw(self, update: int) -> list[Draw]:
         """The next update's micro-batches, of all processes; `update` counts from 1 and decides the prompts."""
@@ -74,25 +91,27 @@ class Draws:
 
     def _real_images(self, update: int) -> list[Draw]:
         """Images of one shape in each micro-batch, every one with noise of its own."""
-        size, injections = self.config.train.batch_size, self.config.align.num_injections
+        size, injections = self.config.train.batch_size, self.config.num_injections
         batches = self.config.train.images_per_update // size
         numbers = [len(shelf.images) for shelf in self.shelves]
         draws = []
         for number, places in shelf_order(numbers, size, self.config.seed, (update - 1) * batches, batches):
             shelf = self.shelves[number]
             noise = torch.randn(size, *shelf.latent_shape, generator=self.generator)
-            positions = self.grid.draw((injections, size), self.generator)
+            positions = self.positions.draw((injections, size), self.generator)
             draws.append(Draw([shelf.images[place] for place in places], noise, positions, offline=True))
         return draws
 
     def _rollouts(self, update: int, images: int) -> Draw:
         """All images of an update, in one."""
-        shared = self.config.rollout.noise == "shared"
-        noise = torch.randn(1 if shared else images, *self.latent_shape, generator=self.generator)
-        positions = self.grid.draw((self.config.align.num_injections, images), self.generator)
+        if self.fresh(update):
+            shared = self.config.rollout.noise == "shared"
+            self.noise = torch.randn(1 if shared else images, *self.latent_shape, generator=self.generator)
+        start = self._since_rollouts(update) // self.config.rollout.reuse * images
+        positions = self.positions.draw((self.config.num_injections, images), self.generator)
         return Draw(
-            endless_order(self.num_prompts, [self.config.seed], (update - 1) * images, images),
-            noise.expand(images, *self.latent_shape),
+            endless_order(self.num_prompts, [self.config.seed], start, images),
+            self.noise.expand(images, *self.latent_shape),
             positions,
         )
 

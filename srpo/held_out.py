@@ -17,30 +17,33 @@ from torchvision.utils import make_grid, save_image
 
 from srpo.config import RunConfig
 from srpo.evaluation.images import MONITOR, image_seed
-from srpo.evaluation.scores import Scorer, summarise
+from srpo.evaluation.pairs import DRIFT, SIDE
+from srpo.evaluation.scores import Scorer, Scores, summarise
 from srpo.models import TextToImage
 from srpo.prompts import select
+from srpo.prompts.split import split_held_out
 from srpo.rollout import sample, seeded_noise
 from srpo.shards import StoredRows
 
 BASE = "base.safetensors"
-DRIFT_SIDE = 128  # pixels
 
 
 class HeldOut:
-    """A fixed set of held-out images, shared out over the processes."""
+    """A fixed set of images of the monitor's held-out prompts, shared out over the processes."""
 
     def __init__(
         self,
         config: RunConfig,
         prompts: list[str],
         embeddings: StoredRows,
+        categories: list[str],
         scorer: Scorer,
         accelerator: Accelerator,
         folder: Path,
     ) -> None:
         self.config = config
         self.prompts = prompts
+        self.places, _ = split_held_out(categories, config.monitor.share)
         self.embeddings = embeddings
         self.scorer = scorer
         self.accelerator = accelerator
@@ -51,10 +54,10 @@ class HeldOut:
         return self.folder / f"update-{update:06d}.png"
 
     @torch.no_grad()
-    def measure(self, model: TextToImage, update: int) -> dict[str, float]:
-        """Mean of every metric, the spread and the drift over the set; update 0 is the base model.
+    def measure(self, model: TextToImage, update: int) -> tuple[Scores, dict[str, float]]:
+        """Every metric of every image, on all processes, and their means, the spread and the drift over the set.
 
-        Only the main process gets them, and saves the strip.
+        Update 0 is the base model. Only the main process gets the means, and saves the strip.
         """
         mine, size = self._share(), self.config.evaluation.batch_size
         parts = [self._batch(model, mine[start : start + size]) for start in range(0, len(mine), size)]
@@ -62,11 +65,11 @@ class HeldOut:
         num_shown = sum(index < self.config.monitor.strip_images for index in mine)
         shown: list[Tensor] = gather_object(list(images[:num_shown]))
         small: list[Tensor] = gather_object(list(_small(images)))
-        scores: list[Mapping[str, Tensor]] = gather_object([scores for _, scores in parts])
+        gathered: list[Mapping[str, Tensor]] = gather_object([scores for _, scores in parts])
+        scores = {name: torch.cat([part[name] for part in gathered]) for name in gathered[0]}
         if not self.accelerator.is_main_process:
-            return {}
-        metrics = summarise({name: torch.cat([part[name] for part in scores]) for name in scores[0]})
-        return metrics | {"drift": self._compare(update, torch.stack(shown), torch.stack(small))}
+            return scores, {}
+        return scores, summarise(scores) | {DRIFT: self._compare(update, torch.stack(shown), torch.stack(small))}
 
     def _compare(self, update: int, shown: Tensor, small: Tensor) -> float:
         """Drift of the small images from the base's, which update 0 keeps; the strip shows both."""
@@ -87,9 +90,9 @@ class HeldOut:
     def _batch(self, model: TextToImage, indices: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
         """Images of some members of the set, and their scores on the CPU."""
         settings, size = self.config.evaluation, (self.config.model.height, self.config.model.width)
-        chosen = [index % len(self.prompts) for index in indices]
+        chosen = [self.places[index % len(self.places)] for index in indices]
         seeds = [
-            image_seed(self.config.seed, prompt, index // len(self.prompts), MONITOR)
+            image_seed(self.config.seed, prompt, index // len(self.places), MONITOR)
             for index, prompt in zip(indices, chosen, strict=True)
         ]
         noise = seeded_noise(model.latent_shape(*size), seeds)
@@ -104,5 +107,5 @@ class HeldOut:
 
 def _small(images: Tensor) -> Tensor:
     """Images (batch, 3, height, width) scaled down to at most 128 pixels a side, by averaging."""
-    scale = min(1.0, DRIFT_SIDE / max(images.shape[-2:]))
+    scale = min(1.0, SIDE / max(images.shape[-2:]))
     return images if scale == 1 else interpolate(images, scale_factor=scale, mode="area")

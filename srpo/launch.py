@@ -25,7 +25,7 @@ ERRORS = {error.__name__: error for error in (ConfigError, TrainingStoppedError)
 
 def prepare_job(config: RunConfig, output_dir: Path) -> Path:
     """What the pipeline does before training, without a pipeline: fetch, embed, write the job file; its path."""
-    weights = fetch_weights(config.model, config.reward, config.evaluation.scores)
+    weights = fetch_weights(config.model, config.reward, config.evaluation.scores, config.rewards)
     prompts = embed(config.model, config.prompts, config.images, weights, output_dir / "embeddings")
     return write_job(TrainJob(config=config, weights=weights, prompts=prompts, output_dir=str(output_dir)))
 

@@ -1,7 +1,7 @@
 """Is training improving the model, or damaging it? Held-out scores against the base's, within the config's bounds.
 
-The relative reward keeps rising while a model collapses, so it only ranks what the bounds let pass. All decisions are
-functions of the journal of measurements, so that a resumed run decides as an uninterrupted one.
+The reward that is trained on keeps rising while a model collapses, so it only ranks what the bounds let pass. All
+decisions are functions of the journal of measurements, so that a resumed run decides as an uninterrupted one.
 """
 
 import math

@@ -3,39 +3,53 @@
     loss = sum over branches of (mean(relu(margin - d * relative)) - a * mean(r(image, prompt))) / num_branches
 
 The content anchor `a` (0 in the reference recipes) acts in the denoise branch alone: inversion turns the gradient
-around, so that there it would push away from the prompt.
+around, so that there it would push away from the prompt. Of several rewards the losses are added, each with its weight.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from srpo.align import direct_align
+from srpo.align import Step, direct_align
 from srpo.config import PreferenceConfig
+from srpo.criteria import Criterion
 from srpo.models import TextToImage
 from srpo.preference import Branch, hinge, relative_preference
 from srpo.rewards import Reward
 from srpo.rollout import Rollout
+
+Passed = TypeVar("Passed")
 
 
 @dataclass(frozen=True)
 class Scores:
     """What a branch measured on its images, detached."""
 
-    branch: Branch
+    branch: Step
     images: Tensor
     """(batch, 3, height, width) that the reward saw."""
-    relative: Tensor
-    """(batch,) relative preference in the branch's own roles."""
+    relative: Tensor | None
+    """(batch,) relative preference in the branch's own roles; None where the plain reward is trained."""
     reward: Tensor
     """(batch,) plain r(image, prompt)."""
     loss: Tensor
     """(batch,) before the mean and the division by the number of branches."""
+    added: dict[str, Tensor] = field(default_factory=dict)
+    """Metric of an added reward -> (batch,), on its own scale."""
 
 
-def passes(branches: Sequence[Branch], together: bool) -> list[list[Branch]]:
+@dataclass(frozen=True)
+class Asked:
+    """An added reward with its own texts and strengths for the branches of a pass."""
+
+    criterion: Criterion
+    branches: Sequence[Branch]
+
+
+def passes(branches: Sequence[Passed], together: bool) -> list[list[Passed]]:
     """The branches of each forward pass: all in one batch, or one after the other."""
     return [list(branches)] if together else [[branch] for branch in branches]
 
@@ -48,16 +62,39 @@ def objective(
     num_branches: int,
     guidance: float | None,
     preference: PreferenceConfig,
+    added: Sequence[Asked] = (),
 ) -> tuple[Tensor, list[Scores]]:
     """The loss of some of an injection's `num_branches` branches in one forward pass, and what each measured."""
-    images = _recover(model, rollout, branches, guidance)
+    images = recover(model, rollout, branches, guidance)
+    first = _ask(Criterion("", reward, preference), images, rollout.prompts, branches)
+    loss, metrics = first.loss, dict[str, Tensor]()
+    for asked in added:
+        answer = _ask(asked.criterion, images, rollout.prompts, asked.branches)
+        loss = loss + asked.criterion.weight * answer.loss
+        metrics[asked.criterion.metric("relative")] = answer.relative
+        metrics[asked.criterion.metric("reward")] = answer.reward
+    total = loss.sum() / (len(rollout.prompts) * num_branches)
+    return total, _scores(branches, metrics, images, first, loss)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What a reward makes of a pass's images; all (batch * branches,)."""
+
+    relative: Tensor
+    reward: Tensor
+    loss: Tensor
+
+
+def _ask(criterion: Criterion, images: Tensor, prompts: Sequence[str], branches: Sequence[Branch]) -> _Answer:
+    """One reward's relative preference, plain reward and loss of every image."""
     targets = [text for branch in branches for text in branch.target]
     others = [text for branch in branches for text in branch.other]
-    target, other, plain = reward(images, targets, others, rollout.prompts * len(branches))
+    target, other, plain = criterion.reward(images, targets, others, [*prompts] * len(branches))
     relative = relative_preference(target, other, torch.cat([branch.k for branch in branches]).to(target))
-    loss = hinge(_discount(branches).to(relative) * relative, preference.margin)
-    loss = loss - _anchor(branches, preference.content_anchor).to(plain) * plain
-    return loss.sum() / (len(rollout.prompts) * num_branches), _scores(branches, images, relative, plain, loss)
+    wanted = _discount(branches).to(relative) * criterion.scaled(relative)
+    anchor = _anchor(branches, criterion.preference.content_anchor).to(plain) * criterion.scaled(plain)
+    return _Answer(relative, plain, hinge(wanted, criterion.preference.margin) - anchor)
 
 
 def _anchor(branches: Sequence[Branch], weight: float) -> Tensor:
@@ -70,8 +107,8 @@ def _discount(branches: Sequence[Branch]) -> Tensor:
     return torch.cat([torch.as_tensor(branch.discount).expand_as(branch.k) for branch in branches])
 
 
-def _recover(model: TextToImage, rollout: Rollout, branches: Sequence[Branch], guidance: float | None) -> Tensor:
-    """Images of x0_hat, branch after branch in one batch."""
+def recover(model: TextToImage, rollout: Rollout, branches: Sequence[Step], guidance: float | None) -> Tensor:
+    """Images of x0_hat, step after step in one batch."""
     embeddings = {name: torch.cat([tensor] * len(branches)) for name, tensor in rollout.embeddings.items()}
     x0_hat = direct_align(
         lambda x, sigma: model.velocity(x, sigma, embeddings, guidance),
@@ -83,7 +120,13 @@ def _recover(model: TextToImage, rollout: Rollout, branches: Sequence[Branch], g
     return model.decode(x0_hat)
 
 
-def _scores(branches: Sequence[Branch], *measured: Tensor) -> list[Scores]:
+def _scores(
+    branches: Sequence[Branch], added: dict[str, Tensor], images: Tensor, answer: _Answer, loss: Tensor
+) -> list[Scores]:
     """Split what was measured in one batch back into its branches."""
-    parts = [tensor.detach().chunk(len(branches)) for tensor in measured]
-    return [Scores(branch, *(part[i] for part in parts)) for i, branch in enumerate(branches)]
+    split = [tensor.detach().chunk(len(branches)) for tensor in (images, answer.relative, answer.reward, loss)]
+    more = {name: tensor.detach().chunk(len(branches)) for name, tensor in added.items()}
+    return [
+        Scores(branch, pixels, relative, reward, each, {name: tensors[index] for name, tensors in more.items()})
+        for index, (branch, pixels, relative, reward, each) in enumerate(zip(branches, *split, strict=True))
+    ]

@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path, PurePosixPath
 
 from srpo import models, rewards
-from srpo.config import LoraConfig, RunConfig, ScoreConfig, Settings
+from srpo.config import LoraConfig, RewardConfig, RunConfig, ScoreConfig, Settings
 from srpo.control_words import check_prompts, control_words
 from srpo.errors import ConfigError
 from srpo.evaluation.gate import check_metrics
@@ -20,7 +20,9 @@ from srpo.images.survey import describe_images, latent_bytes, texts_at_hand
 from srpo.models.layout import Shapes, folder_shapes, read_json
 from srpo.prompts import Prompt
 from srpo.prompts.encode import DTYPES
+from srpo.prompts.split import split_held_out
 from srpo.rewards.measured import check_score, find_score
+from srpo.rollout import describe
 
 STEPS = {
     "download": "fetch or find model and reward, hash every file",
@@ -74,9 +76,11 @@ def make_plan(config: RunConfig, output_dir: Path, steps: tuple[str, ...] = tupl
 
     look("model", lambda: _model(config))
     look("guidance", lambda: _guidance(config))
-    look("reward", lambda: _reward(config))
+    for name, reward in config.all_rewards.items():
+        look(name, partial(_reward, config, reward))
     for name, score in config.evaluation.scores.items():
         look("score", partial(_score, name, score))
+    look("rollout", lambda: describe(config))
     look("prompts", lambda: _prompts(config))
     if config.images:
         look("images", lambda: describe_images(config))
@@ -141,9 +145,11 @@ def _sizes(config: RunConfig) -> tuple[int, int]:
 
 def _to_fetch(config: RunConfig) -> int:
     """Bytes that will be downloaded."""
+    sources = {reward.source for reward in config.all_rewards.values()}
+    trained_on = _left(config.model.source, "model") + sum(_left(source, "reward") for source in sources)
     scores = sum(_left(source, "score") for source in config.evaluation.score_sources)
     images = _left(config.images.source, "images") if config.images else 0
-    return _left(config.model.source, "model") + _left(config.reward.source, "reward") + scores + images
+    return trained_on + scores + images
 
 
 def _left(source: str, part: Part) -> int:
@@ -204,12 +210,15 @@ def _guidance(config: RunConfig) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
-def _reward(config: RunConfig) -> str:
-    if found := _remote(config.reward.source, "reward"):
-        rewards.find_family(config.reward.family)
+def _reward(config: RunConfig, reward: RewardConfig) -> str:
+    if found := _remote(reward.source, "reward"):
+        rewards.find_family(reward.family)
         return found
-    rewards.check_reward(config.reward, resolve(config.reward.source, "reward"))
-    return f"{config.reward.source}: a whole {config.reward.family} checkpoint"
+    path = resolve(reward.source, "reward")
+    rewards.check_reward(reward, path)
+    if config.method.trains_on == "relative":
+        rewards.check_text_is_read(reward, path)
+    return f"{reward.source}: a whole {reward.family} checkpoint"
 
 
 def _score(name: str, score: ScoreConfig) -> str:
@@ -228,7 +237,9 @@ def _prompts(config: RunConfig) -> str:
     size = _sizes(config)[1] * DTYPES[config.prompts.dtype].itemsize / 2**20
     captions = f"{len(texts.captions)} captions of images, " if config.images else ""
     train = f"{len(texts.train)} to {'roll out' if config.images else 'train on'}"
-    return f"{captions}{train}, {len(texts.held_out)} held out; embeddings of {size:.3g} MiB each"
+    monitor, verdict = split_held_out([prompt.category for prompt in texts.held_out], config.monitor.share)
+    held_out = f"{len(texts.held_out)} held out ({len(monitor)} for the monitor, {len(verdict)} for the verdict)"
+    return f"{captions}{train}, {held_out}; embeddings of {size:.3g} MiB each"
 
 
 def _words(config: RunConfig) -> str:

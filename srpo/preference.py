@@ -14,19 +14,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from srpo.align import SigmaGrid
+from srpo.align import SigmaGrid, Step
 from srpo.config import AlignConfig, PreferenceConfig, Range
 from srpo.control_words import ControlWords, control_words
 from srpo.flow import shift_sigma
 
 
 @dataclass(frozen=True)
-class Branch:
+class Branch(Step):
     """One branch of an update for a batch: noise levels, texts and strength, one entry per sample."""
 
-    name: str
-    sigma_from: Tensor
-    sigma_to: Tensor
     k: Tensor
     target: list[str]
     """Prompts with the control word that the image shall agree with."""

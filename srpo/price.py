@@ -45,7 +45,7 @@ def predict(config: RunConfig, cost: Cost, gpu: str) -> Prediction:
 
 
 def price(config: RunConfig, gpu: str) -> Prediction:
-    """Memory and time that the run would take on a GPU, counted from the config files of model and reward."""
+    """Memory and time that the run would take on a GPU, counted from the config files of model and rewards."""
     find_gpu(gpu)
     cost = count(config, *_skeletons(config))
     assert cost, "there is no limit to what it may need"
@@ -58,12 +58,14 @@ def price_if_it_fits(config: RunConfig, gpu: str) -> Prediction | None:
     return predict(config, cost, gpu) if cost else None
 
 
-def _skeletons(config: RunConfig) -> tuple[models.TextToImage, rewards.Reward, TextSkeleton]:
-    """Model, reward and text encoders without weights; of what is not here yet only small files are fetched."""
+def _skeletons(config: RunConfig) -> tuple[models.TextToImage, list[rewards.Reward], TextSkeleton]:
+    """Model, rewards and text encoders without weights; of what is not here yet only small files are fetched."""
     folder = without_weights(config.model.source, "model")
-    reward = without_weights(config.reward.source, "reward")
     return (
         models.model_skeleton(config.model, folder),
-        rewards.reward_skeleton(config.reward, reward),
+        [
+            rewards.reward_skeleton(reward, without_weights(reward.source, "reward"))
+            for reward in config.all_rewards.values()
+        ],
         models.text_skeleton(config.model, folder),
     )

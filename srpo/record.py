@@ -81,8 +81,10 @@ class UpdateRecord:
         """Note the branches of one forward pass."""
         for measured in scores:
             name = measured.branch.name
-            for key in ("loss", "relative", "reward"):
-                self.values[f"{name}/{key}"].append(getattr(measured, key))
+            found = {"loss": measured.loss, "relative": measured.relative, "reward": measured.reward, **measured.added}
+            for key, values in found.items():
+                if values is not None:
+                    self.values[f"{name}/{key}"].append(values)
             for key in ("sigma_from", "sigma_to"):
                 self.values[f"{name}/{key}"].append(getattr(measured.branch, key))
 
@@ -94,7 +96,7 @@ class UpdateRecord:
         reduced = accelerator.reduce(means, "mean").tolist()
         metrics = dict(zip(self.values, reduced, strict=True))
         for key in ("loss", "reward"):
-            branches = [value for name, value in metrics.items() if name.endswith(f"/{key}")]
+            branches = [value for name, value in metrics.items() if name.partition("/")[2] == key]
             metrics[key] = sum(branches) / len(branches)
         return metrics
 

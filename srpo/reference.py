@@ -27,7 +27,7 @@ def find_model(
     """
     if base is not None:
         return _transformer_with_base(reference, base, config)
-    if is_remote(reference) or reference.startswith("builtin:") or Path(reference).exists():
+    if names_files(reference):
         folder = _local(reference)
         if folder.is_file() or not (folder / "transformer").is_dir():
             raise ConfigError(f"--model {reference} is no whole diffusers folder; if it is a part of one, give --base")
@@ -46,6 +46,11 @@ def find_model(
     if config is not None:
         raise ConfigError(f"--config is for folders; the registered model {reference} brings its own settings")
     return registered_files(uri, reference)
+
+
+def names_files(reference: str) -> bool:
+    """Whether a reference names files, and not a registered model."""
+    return is_remote(reference) or reference.startswith("builtin:") or Path(reference).expanduser().exists()
 
 
 def _local(reference: str) -> Path:

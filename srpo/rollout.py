@@ -4,13 +4,16 @@ In offline training (`srpo.images`) they are those of real images, and the noise
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from srpo.flow import integrate
+from srpo.config import RolloutConfig, RunConfig
+from srpo.flow import Solver, integrate, num_evaluations, shifted_sigmas
 from srpo.models import Embeddings, TextToImage
+from srpo.tuning import merged
 
 
 @dataclass(frozen=True)
@@ -18,16 +21,67 @@ class Rollout:
     """Clean latents with the noise they started from (fresh noise for real images), and the prompts they show."""
 
     x0: Tensor
-    """(batch, channels, h, w)."""
+    """(batch, channels, h, w): clean, or where a method stops the rollout to go on with gradient."""
     noise: Tensor
     """Like x0; Direct-Align puts back this very noise."""
     embeddings: Embeddings
     prompts: list[str]
 
 
-def sample(model: TextToImage, embeddings: Embeddings, noise: Tensor, sigmas: Tensor, guidance: float | None) -> Tensor:
-    """Latents x0 (batch, channels, h, w) by Euler steps from `noise` along descending `sigmas`, without gradient."""
-    return integrate(lambda x, sigma: model.velocity(x, sigma, embeddings, guidance), noise, sigmas)
+def sample(
+    model: TextToImage,
+    embeddings: Embeddings,
+    noise: Tensor,
+    sigmas: Tensor,
+    guidance: float | None,
+    solver: Solver = "euler",
+) -> Tensor:
+    """Latents x0 (batch, channels, h, w) from `noise` along descending `sigmas`, without gradient."""
+    return integrate(lambda x, sigma: model.velocity(x, sigma, embeddings, guidance), noise, sigmas, solver)
+
+
+def roll_out(
+    model: TextToImage,
+    embeddings: Embeddings,
+    noise: Tensor,
+    settings: RolloutConfig,
+    sigmas: Tensor | None = None,
+) -> Tensor:
+    """Latents x0 like `noise` (batch, channels, h, w), sampled as the settings say.
+
+    `sigmas`: their schedule, or a beginning of it, where a method takes over from there.
+    """
+    if sigmas is None:
+        sigmas = shifted_sigmas(settings.num_steps, settings.shift)
+    with ExitStack() as contexts:
+        if settings.precision == "bf16":
+            contexts.enter_context(torch.autocast(noise.device.type, torch.bfloat16))
+        if settings.merge_lora:
+            contexts.enter_context(merged(model.transformer))
+        return sample(model, embeddings, noise, sigmas, settings.guidance, settings.solver)
+
+
+def describe(config: RunConfig) -> str:
+    """Evaluations of the model in a rollout, and which settings beside the recipe's are exact or lossy, for a plan."""
+    settings, recipe, injections = config.rollout, RolloutConfig(), config.num_injections
+    into_fp32 = config.model.weights == "fp32"
+    exact = {
+        "merge_lora": settings.merge_lora and into_fp32,
+        f"num_injections {injections}": injections > 1,
+    }
+    lossy = {
+        f"num_steps {settings.num_steps} for {recipe.num_steps}": settings.num_steps < recipe.num_steps,
+        f"solver {settings.solver} for {recipe.solver}": settings.solver != recipe.solver,
+        "precision bf16 for fp32": settings.precision == "bf16" and config.train.precision == "fp32",
+        "merge_lora into bf16": settings.merge_lora and not into_fp32,
+        f"reuse for {settings.reuse} updates": settings.reuse > 1,
+    }
+    evaluations = num_evaluations(settings.solver, settings.num_steps) / settings.reuse
+    findings = [f"{evaluations:g} evaluations per image and update"]
+    for kind, levers in (("exact", exact), ("lossy", lossy)):
+        if chosen := [name for name, holds in levers.items() if holds]:
+            findings.append(f"{kind}: {', '.join(chosen)}")
+    return "; ".join(findings)
 
 
 def seeded_noise(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -91,6 +91,11 @@ class Tracker:
             log = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
             log(self.run.run_id, str(path), folder)
 
+    def log_table(self, table: Mapping[str, list[Any]], path: str) -> None:
+        """Columns of one length, as a table that MLflow's page shows; rows are added to what is at `path` already."""
+        if self.run and self._client:
+            self._client.log_table(self.run.run_id, dict(table), path)
+
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Tags of the run."""
         if self.run and self._client:
@@ -120,6 +125,20 @@ def set_status(run: TrackedRun, status: str) -> None:
         client.update_run(run.run_id, status=status)
     else:
         client.set_terminated(run.run_id, status=status)
+
+
+def known_runs(uri: str, run_ids: Sequence[str]) -> set[str]:
+    """Those of some runs that a store has, deleted ones too."""
+    from mlflow.exceptions import MlflowException
+
+    client, known = _client(uri), set()
+    for run_id in run_ids:
+        try:
+            known.add(client.get_run(run_id).info.run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise  # a server that does not answer knows them perhaps
+    return known
 
 
 def serve_page(uri: str, artifacts_uri: str, port: int) -> NoReturn:

@@ -1,8 +1,8 @@
 """The SRPO training loop: `accelerate launch -m srpo.train job.json`, with or without a pipeline around it.
 
-Per update: roll out clean latents from noise, or take those of real images, draw noise levels, then for each branch
-Direct-Align, decode, score by relative preference and go backward; reduce over processes, clip, step, log, watch, save.
-A run resumes from what it finds in its output folder.
+Per update: roll out latents from noise, or take those of real images, then go backward from each loss of the method
+(SRPO: for each noise level and branch Direct-Align, decode, score by relative preference); reduce over processes, clip,
+step, log, watch, save. A run resumes from what it finds in its output folder.
 """
 
 import contextlib
@@ -22,8 +22,6 @@ from srpo.artifacts import Trained, TrainJob
 from srpo.checkpoint import write_atomic
 from srpo.config import RunConfig, TrainConfig
 from srpo.errors import EXIT_PERMANENT, ConfigError, TrainingStoppedError
-from srpo.objective import objective, passes
-from srpo.preference import make_branches
 from srpo.record import Clock, UpdateRecord
 from srpo.trainer import Trainer
 
@@ -50,23 +48,9 @@ def _train(run: Trainer, config: RunConfig, accelerator: Accelerator) -> Trained
             with clock("rollout"):
                 rollout = run.clean_latents(part)
             with clock("gradient"):
-                for positions in part.positions:
-                    branches = make_branches(
-                        config.align, config.preference, run.grid, positions, rollout.prompts, run.update, run.words
-                    )
-                    for group in passes(branches, config.align.together):
-                        with accelerator.autocast():
-                            loss, scores = objective(
-                                run.model,
-                                run.reward,
-                                rollout,
-                                group,
-                                len(branches),
-                                config.align.guidance,
-                                config.preference,
-                            )
-                        accelerator.backward(loss / run.num_injections)
-                        record.add(scores)
+                for loss, scores in run.method.losses(rollout, part.positions, run.update):
+                    accelerator.backward(loss / run.num_injections)
+                    record.add(scores)
         metrics = record.metrics(accelerator) | {"grad_norm": run.reduce_and_clip()}
         run.refuse_non_finite(metrics)
         run.step()

@@ -1,6 +1,7 @@
 """What a training run works with, and what its checkpoints hold; the loop itself is in `srpo.train`."""
 
 import math
+from collections import deque
 from pathlib import Path
 
 import torch
@@ -10,7 +11,6 @@ from diffusers.optimization import get_scheduler
 from peft import get_peft_model_state_dict
 from torch import Tensor, nn
 
-from srpo.align import SigmaGrid
 from srpo.artifacts import Trained, TrainJob
 from srpo.checkpoint import (
     CheckpointStore,
@@ -25,19 +25,19 @@ from srpo.checkpoint import (
     write_atomic,
 )
 from srpo.config import RunConfig
-from srpo.control_words import control_words
+from srpo.criteria import load_criteria, measure_scales
 from srpo.draws import Draw, Draws, Shelf
 from srpo.errors import ConfigError, TrainingStoppedError
 from srpo.evaluation.scores import Scorer, load_scores, watched_scores
-from srpo.flow import shifted_sigmas
 from srpo.held_out import HeldOut
 from srpo.hub import snapshot
 from srpo.images import LATENTS, load_image_set
+from srpo.methods import make_method
 from srpo.models import TextToImage, check_guidance, find_family, load_model, load_without_transformer
-from srpo.prompts import load_prompt_set, select
+from srpo.prompts import load_categories, load_prompt_set, select
 from srpo.record import Clock, Record
-from srpo.rewards import load_reward
-from srpo.rollout import Rollout, sample
+from srpo.reuse import load_rollouts, save_rollouts
+from srpo.rollout import Rollout, roll_out
 from srpo.sharding import is_sharded, shard, whole
 from srpo.tuning import add_lora, make_optimizer, save_memory, set_learning_rate, speed_up, stepping, trainable
 
@@ -59,11 +59,14 @@ class Trainer:
         set_seed(config.seed)
         self.model = self._load(job.weights.model.path)
         self.parameters = self._prepare(job.weights.model.path)
-        self.reward = load_reward(config.reward, job.weights.reward.path).to(accelerator.device)
+        self.criteria = load_criteria(config, job.weights, accelerator.device)
+        self.method = make_method(config, self.model, self.criteria, accelerator.autocast)
         self.prompts, self.embeddings = load_prompt_set(job.prompts.train)
         self.images = load_image_set(job.prompts.images) if job.prompts.images else None
-        self.words = control_words(config.preference)
-        self.contents = {"words": self.words.digest, "images": job.prompts.images and job.prompts.images.sha256}
+        self.contents = {
+            "words": self.method.words_digest,
+            "images": job.prompts.images and job.prompts.images.sha256,
+        }
         self.optimizer = make_optimizer(self.parameters, config.train)
         self.scheduler = get_scheduler(
             config.train.schedule,
@@ -71,20 +74,26 @@ class Trainer:
             num_warmup_steps=config.train.num_warmup_updates,
             num_training_steps=config.train.num_updates,
         )
-        self.grid = SigmaGrid(config.align)
         self.draws = self._draws()
+        self.kept: deque[Tensor] = deque(maxlen=config.train.accumulation)
+        """The x0 of the last micro-batches, oldest first."""
         self.store = CheckpointStore(self.output_dir / "checkpoints", config.train.keep_last)
         self.update = 0
         self.seconds = 0.0
         self._resume()
         self.record = Record(self.output_dir, self.update, config, accelerator.is_main_process)
         self.stopped = self._stop_reason()
-        scores = load_scores(watched_scores(config), job.weights, accelerator.device)
-        settings = config.evaluation
-        scorer = Scorer(self.reward, config.preference, settings.world, scores, settings.grid_periods)
-        self.held_out = HeldOut(
-            config, *load_prompt_set(job.prompts.held_out), scorer, accelerator, self.output_dir / "samples"
-        )
+        self.held_out = self._held_out(job)
+
+    def _held_out(self, job: TrainJob) -> HeldOut:
+        """The monitor's share of the held-out prompts, with what scores their images."""
+        settings, held_out = self.config.evaluation, job.prompts.held_out
+        first, *added = self.criteria
+        scores = load_scores(watched_scores(self.config), job.weights, self.accelerator.device)
+        scorer = Scorer(first.reward, first.preference, settings.world, scores, settings.grid_periods, added)
+        samples = self.output_dir / "samples"
+        texts, embeddings = load_prompt_set(held_out)
+        return HeldOut(self.config, texts, embeddings, load_categories(held_out), scorer, self.accelerator, samples)
 
     def _load(self, folder: Path) -> TextToImage:
         """The model on the device; what will be sliced has no weights yet."""
@@ -110,12 +119,12 @@ class Trainer:
         shape, size = self.model.latent_shape, (self.config.model.height, self.config.model.width)
         buckets = self.images.buckets if self.images else {}
         shelves = [Shelf(shape(*bucket), images) for bucket, images in buckets.items()]
-        return Draws(self.config, self.grid, shape(*size), len(self.prompts), shelves)
+        return Draws(self.config, self.method.positions, shape(*size), len(self.prompts), shelves)
 
     @property
     def num_injections(self) -> int:
         """Injections of one process that an update's gradient is averaged over."""
-        return self.config.train.accumulation * self.config.align.num_injections
+        return self.config.train.accumulation * self.config.num_injections
 
     def due(self, every: int) -> bool:
         """Every so many updates, and at the end."""
@@ -138,14 +147,17 @@ class Trainer:
         return Rollout(x0, draw.noise.to(device), embeddings, [self.images.captions[index] for index in draw.prompts])
 
     def roll_out(self, draw: Draw) -> Rollout:
-        """Clean latents sampled from the drawn noise, without gradient."""
-        settings, device = self.config.rollout, self.accelerator.device
+        """Latents sampled from the drawn noise, as far as the method wants it, or kept from an earlier update."""
+        device = self.accelerator.device
         embeddings = {name: tensor.to(device) for name, tensor in select(self.embeddings, draw.prompts).items()}
         noise = draw.noise.to(device)
-        with self.accelerator.autocast():
-            sigmas = shifted_sigmas(settings.num_steps, settings.shift)
-            x0 = sample(self.model, embeddings, noise, sigmas, settings.guidance)
-        return Rollout(x0, noise, embeddings, [self.prompts[index] for index in draw.prompts])
+        if self.draws.fresh(self.update):
+            sigmas = self.method.sigmas(draw.positions)
+            with self.accelerator.autocast():
+                self.kept.append(roll_out(self.model, embeddings, noise, self.config.rollout, sigmas))
+        else:
+            self.kept.append(self.kept[0])
+        return Rollout(self.kept[-1], noise, embeddings, [self.prompts[index] for index in draw.prompts])
 
     def reduce_and_clip(self) -> float:
         """Average the gradients over processes, scale them down to `max_grad_norm`; the norm before that."""
@@ -184,7 +196,9 @@ class Trainer:
 
     def watch(self) -> None:
         """Measure the held-out set and judge it against the base model's."""
-        measured = self.held_out.measure(self.model, self.update)
+        scores, measured = self.held_out.measure(self.model, self.update)
+        if self.update == 0:
+            measure_scales(self.criteria, scores, self.config.method.trains_on)
         self.record.measurement(self.update, measured, self.held_out.strip(self.update))
         self.stopped = self._stop_reason()
         if self.stopped:
@@ -193,12 +207,14 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint, then drop those no longer kept."""
         state = {"update": self.update, "seconds": self.seconds, "config": self.config.model_dump(mode="json")}
-        state |= self.contents
+        state |= self.contents | {"scales": {each.name: each.scale for each in self.criteria}}
         with self.store.writing(self.update, self.accelerator) as folder:
             save_weights(folder, self.model.transformer, self.optimizer, self.accelerator.is_main_process)
             if self.accelerator.is_main_process:
                 save_state(folder, state | {"scheduler": self.scheduler.state_dict()})
             save_rng(folder, self.accelerator.process_index, self.draws.generator)
+            if self.config.rollout.reuse > 1:
+                save_rollouts(folder, self.accelerator.process_index, self.draws.noise, self.kept)
         if self.accelerator.is_main_process:
             self.store.prune(self.record.best())
 
@@ -224,8 +240,13 @@ class Trainer:
         self.scheduler.load_state_dict(state["scheduler"])
         for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
             set_learning_rate(group, float(rate))
+        for criterion in self.criteria:
+            criterion.scale = state.get("scales", {}).get(criterion.name, criterion.scale)
         self.update, self.seconds = state["update"], state["seconds"]
         load_rng(folder, self.accelerator.process_index, self.draws.generator)
+        if self.config.rollout.reuse > 1:
+            self.draws.noise, kept = load_rollouts(folder, self.accelerator.process_index, self.accelerator.device)
+            self.kept.extend(kept)
 
     def finish(self) -> Trained:
         """Export the best checkpoint's transformer and write the result."""
@@ -266,7 +287,8 @@ class Trainer:
 def refuse_other_settings(folder: Path, now: RunConfig, then: RunConfig) -> None:
     """A run goes on only as it began; more updates are fine where the learning rate does not depend on them."""
     free = {"keep_last"} | ({"num_updates"} if now.train.schedule.startswith("constant") else set())
-    fixed = {"seed", "model", "reward", "prompts", "images", "preference", "align", "rollout", "train"}
+    fixed = {"seed", "model", "reward", "rewards", "method", "prompts", "images"}
+    fixed |= {"preference", "align", "rollout", "train"}
     before, after = (config.model_dump(include=fixed, exclude={"train": free}) for config in (then, now))
     changed = sorted(section for section in fixed if before[section] != after[section])
     if changed:

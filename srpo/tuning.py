@@ -1,6 +1,7 @@
 """What of the transformer is trained, by which optimizer, and what is kept for the backward pass."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -44,6 +45,28 @@ def add_lora(transformer: nn.Module, lora: LoraConfig) -> None:
     for parameter in transformer.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+
+
+def adapted(transformer: nn.Module) -> list[Any]:
+    """The layers that carry an adapter."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return [module for module in transformer.modules() if isinstance(module, BaseTunerLayer)]
+
+
+@contextmanager
+def merged(transformer: nn.Module) -> Iterator[None]:
+    """The adapter added to copies of the weights, so that a layer is one product; the very weights return after it."""
+    layers = adapted(transformer)
+    weights = [layer.get_base_layer().weight.data for layer in layers]
+    try:
+        for layer in layers:
+            layer.merge(safe_merge=True)  # "safe" adds to a copy
+        yield
+    finally:
+        for layer, weight in zip(layers, weights, strict=True):
+            layer.get_base_layer().weight.data = weight
+            layer.merged_adapters.clear()
 
 
 def save_memory(transformer: ModelMixin, vae: ModelMixin, config: TrainConfig) -> None:

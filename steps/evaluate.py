@@ -1,4 +1,4 @@
-"""Step 4: base against trained, and the verdict."""
+"""Step 4: base, candidate and champion, and the verdict."""
 
 from pathlib import Path
 from typing import Annotated
@@ -22,9 +22,12 @@ def evaluate(
     prompts: PromptSets,
     trained: Trained,
     output_dir: str,
+    scores_dir: str,
     tracked: TrackedRun,
 ) -> tuple[Annotated[Evaluated, "evaluated"], Annotated[HTMLString, "report"]]:
     """The report is the second output, so that ZenML's dashboard shows it."""
     with own_call("evaluate"), tracked.in_environment(), terminal_progress() as progress:
-        evaluated = evaluate_model(config, bring(weights), prompts, trained, Path(output_dir), progress)
+        evaluated = evaluate_model(
+            config, bring(weights), prompts, trained, Path(output_dir), progress, Path(scores_dir), tracked.uri
+        )
     return evaluated, HTMLString(Path(evaluated.report_html).read_text(encoding="utf-8"))

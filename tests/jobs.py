@@ -22,6 +22,11 @@ def run(job: TrainJob) -> Trained:
         return train(job, Accelerator(cpu=True))
 
 
+def with_rollout(job: TrainJob, **settings: object) -> TrainJob:
+    rollout = job.config.rollout.model_copy(update=settings)
+    return job.model_copy(update={"config": job.config.model_copy(update={"rollout": rollout})})
+
+
 def weights_of(output_dir: Path, update: int) -> dict[str, torch.Tensor]:
     return load_file(output_dir / "checkpoints" / f"update-{update:06d}" / "transformer.safetensors")
 

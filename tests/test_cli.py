@@ -32,7 +32,9 @@ def call(*arguments: str) -> int:
 def test_help_names_every_command_and_loads_nothing_heavy(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("--help") == 0
     shown = capsys.readouterr().out
-    assert all(command in shown for command in ("run", "plan", "generate", "words", "status", "ui", "doctor"))
+    assert all(
+        command in shown for command in ("run", "plan", "generate", "words", "evaluate", "status", "ui", "doctor")
+    )
     code = "import run_pipeline, sys; sys.exit(bool({'torch', 'zenml', 'mlflow'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
@@ -72,6 +74,8 @@ def test_plan_and_dry_run_show_the_same_and_start_nothing(place: Place, capsys: 
         (["run", "--resume", "x", "--set", "seed=1"], "--resume goes on with the run's own settings"),
         (["generate", "--model", "nope", "--prompts", "a ring", "--out", "x"], "nope"),
         (["generate", "--model", "builtin:shapes", "--prompts", "gone.txt", "--out", "x"], "no file at gone.txt"),
+        (["evaluate", "builtin:shapes", "--prompts", "gone.txt", "--out", "x"], "no prompt file at gone.txt"),
+        (["evaluate", "builtin:shapes", "nobody@champion", "--out", "x"], "nobody@champion"),
     ],
 )
 def test_what_cannot_work_is_one_sentence_and_exit_code_42(
@@ -169,6 +173,20 @@ def test_generate_writes_pictures_that_say_how_they_were_made(
     source = ["--model", "builtin:shapes", "--prompts", "a ring", "--out", str(base)]
     assert call("generate", *source) == 0
     assert Image.open(base / "0000.png").size == (32, 32)
+
+
+def test_evaluate_sets_a_registered_model_beside_its_base(
+    finished: Outcome, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, options = tmp_path / "out", ["--num-prompts", "3", "--seeds", "2", *SETTINGS]
+    assert call("evaluate", "builtin:shapes", "shapes@challenger", "--out", str(out), *options) == 0
+    shown = capsys.readouterr().out
+    report = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    assert [model["label"] for model in report["models"]] == ["builtin:shapes", "shapes@challenger"]
+    assert report["models"][1]["reference"].startswith("models:/shapes/")
+    assert (report["num_prompts"], report["seeds_per_prompt"]) == (3, 2)
+    assert all(metric in shown for metric in ("luminance", "content", "diversity"))
+    assert shown.strip().endswith("report.html")
 
 
 def test_a_prefix_draws_what_the_prompt_with_the_word_draws(place: Place, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def config_of(*overrides: str) -> RunConfig:
 def cost_of(*overrides: str) -> Cost:
     config = config_of(*overrides)
     reward = reward_skeleton(config.reward, resolve(config.reward.source, "reward"))
-    counted = count(config, model_skeleton(config.model, FOLDER), reward, text_skeleton(config.model, FOLDER))
+    counted = count(config, model_skeleton(config.model, FOLDER), [reward], text_skeleton(config.model, FOLDER))
     assert counted
     return counted
 
@@ -63,6 +63,44 @@ def test_accumulation_and_injections_multiply_the_work_alone() -> None:
     assert four.gradient == 4 * one.gradient
     assert four.rollout == 2 * one.rollout
     assert four.memory == one.memory
+
+
+def test_each_method_is_counted_by_its_own_steps() -> None:
+    """Rollouts of 8 steps; a step with gradient costs the same in all methods, and DRaFT-LV takes three."""
+    methods = ("direct_align", "refl", "{name: draft_lv, num_copies: 2}")
+    direct, refl, draft = (cost_of(f"method={method}") for method in methods)
+    srpo = cost_of()
+    assert [cost.rollout / 2 / cost.forward for cost in (srpo, direct, refl, draft)] == [8, 8, 6.5, 7]
+    assert refl.gradient == direct.gradient == srpo.gradient, "shapes.yaml has one branch"
+    assert draft.gradient == 3 * refl.gradient
+    assert draft.memory == pytest.approx(refl.memory, rel=1e-3), "the copies come one after the other"
+
+
+def test_added_rewards_are_counted() -> None:
+    config = config_of("rewards={again: {source: 'builtin:shapes', architecture: shapes-vit.json}}")
+    source = resolve(config.reward.source, "reward")
+    rewards = [reward_skeleton(reward, source) for reward in config.all_rewards.values()]
+    both = count(config, model_skeleton(config.model, FOLDER), rewards, text_skeleton(config.model, FOLDER))
+    one = cost_of()
+    size = sum(value.numel() * value.element_size() for value in rewards[1].parameters())
+    assert both.weights == one.weights + size
+    assert one.gradient < both.gradient < 1.2 * one.gradient
+
+
+def test_solvers_and_reuse_change_how_often_a_rollout_asks_the_model() -> None:
+    one = cost_of()
+    assert cost_of("rollout.solver=heun").rollout == 2 * (2 * 8 - 1) * one.forward
+    assert cost_of("rollout.reuse=4").rollout == one.rollout / 4
+
+
+def test_merging_an_adapter_keeps_a_copy_of_what_it_adapts() -> None:
+    """Counted where these weights outweigh the activations of a small picture, which are computed again."""
+    names = ("proj_mlp", "proj_out", "to_q", "to_k", "to_v", "to_out.0", "linear")
+    small = ("model.height=16", "model.width=16", "train.gradient_checkpointing=full", "train.vae_checkpointing=true")
+    lora = f"train.lora={{rank: 1, target_modules: [{', '.join(names)}]}}"
+    weights = load_model(config_of().model, FOLDER).transformer.state_dict().items()
+    copies = sum(w.nbytes for name, w in weights if f".{name}".endswith(tuple(f".{part}.weight" for part in names)))
+    assert cost_of(lora, *small).working < copies == cost_of(lora, *small, "rollout.merge_lora=true").working
 
 
 def test_live_bytes_rise_and_fall_and_views_are_free() -> None:
@@ -124,7 +162,7 @@ def test_a_count_with_too_little_room_ends_early(monkeypatch: pytest.MonkeyPatch
     def count_in(room: float) -> Cost | None:
         reward = reward_skeleton(config_of().reward, resolve("builtin:shapes", "reward"))
         text = text_skeleton(config_of().model, FOLDER)
-        return count(config_of(), model_skeleton(config_of().model, FOLDER), reward, text, room)
+        return count(config_of(), model_skeleton(config_of().model, FOLDER), [reward], text, room)
 
     assert count_in(whole.memory) == whole
     assert count_in(whole.memory - 1) is None

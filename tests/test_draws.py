@@ -7,9 +7,14 @@ from srpo.config import RunConfig
 from srpo.draws import Draw, Draws, Shelf, endless_order, shelf_order
 
 
-def draws(**train: int) -> Draws:
+def draws(reuse: int = 1, **train: int) -> Draws:
     config = RunConfig.model_validate(
-        {"seed": 3, "train": train, "align": {"num_injections": 2}, "rollout": {"noise": "per_sample"}}
+        {
+            "seed": 3,
+            "train": train,
+            "align": {"num_injections": 2},
+            "rollout": {"noise": "per_sample", "reuse": reuse},
+        }
     )
     return Draws(config, SigmaGrid(config.align), (2, 4, 4), num_prompts=10)
 
@@ -34,6 +39,15 @@ def test_an_update_is_the_same_however_it_is_divided() -> None:
         assert [index for part in parts for index in part.prompts] == whole.prompts
         assert torch.equal(torch.cat([part.noise for part in parts]), whole.noise)
         assert torch.equal(torch.cat([part.positions for part in parts], dim=1), whole.positions)
+
+
+def test_rollouts_that_are_used_again_keep_prompts_and_noise_but_not_levels() -> None:
+    plain, again = draws(batch_size=3), draws(reuse=2, batch_size=3)
+    first, second, third = (again.draw(update)[0] for update in (1, 2, 3))
+    assert second.prompts == first.prompts and torch.equal(second.noise, first.noise)
+    assert not torch.equal(second.positions, first.positions)
+    assert not torch.equal(third.noise, first.noise)
+    assert [first.prompts, third.prompts] == [plain.draw(update)[0].prompts for update in (1, 2)]
 
 
 def test_noise_is_shared_or_of_ones_own() -> None:
@@ -107,4 +121,4 @@ def test_rollouts_follow_when_the_images_turn_is_over() -> None:
     first, second = real(until_update=1), draws()
     (of_image,), (rolled_out,) = first.draw(1), first.draw(2)
     assert of_image.offline and not rolled_out.offline
-    assert rolled_out.prompts == second.draw(2)[0].prompts
+    assert rolled_out.prompts == second.draw(1)[0].prompts

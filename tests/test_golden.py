@@ -1,8 +1,11 @@
 """Parity with the reference's recorded numbers: every number, one case at a time and in batches."""
 
-import pytest
+from typing import Any
 
-from tests.parity import Golden, golden_sets
+import pytest
+import torch
+
+from tests.parity import RELATIVE, Golden, golden_sets
 
 pytestmark = pytest.mark.golden
 
@@ -22,3 +25,17 @@ def test_every_case_alone(golden: Golden, together: bool) -> None:
 def test_cases_in_a_batch(golden: Golden, together: bool) -> None:
     golden.check(golden.cases, together)
     golden.check(golden.cases[-3:], together)
+
+
+def test_a_batch_of_four_is_four_updates_accumulated(golden: Golden) -> None:
+    """Every gradient of the transformer, ten times nearer than the recorded numbers are met."""
+
+    def gradient(cases: list[dict[str, Any]]) -> torch.Tensor:
+        golden.update(cases, together=True)
+        return torch.cat([p.grad.flatten() for p in golden.model.transformer.parameters() if p.grad is not None])
+
+    four = golden.cases[:4]
+    assert len(four) == 4
+    accumulated = torch.stack([gradient([case]) for case in four]).sum(dim=0) / 4
+    assert accumulated.norm() > 0
+    assert (gradient(four) - accumulated).norm() <= RELATIVE / 10 * accumulated.norm()

@@ -93,8 +93,10 @@ def test_your_own_model_reward_and_a_thousand_prompts(
     assert outcome.registered
     report = json.loads(Path(outcome.evaluated.report_json).read_text())
     assert report["num_prompts"] == 6
-    assert {"relative", "reward", "saturation", "sharpness", "clipped", "spread"} <= set(report["metrics"])
-    assert "content" not in report["metrics"]
+    assert {"relative", "reward", "saturation", "sharpness", "clipped", "spread"} <= set(
+        report["contrasts"][0]["metrics"]
+    )
+    assert "content" not in report["contrasts"][0]["metrics"]
     assert {check["metric"] for check in report["checks"]} >= {"relative", "saturation", "spread"}
 
 

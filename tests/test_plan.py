@@ -12,12 +12,13 @@ from srpo.errors import ConfigError
 from srpo.hub import resolve
 from srpo.plan import BYTES_PER_VALUE, disk_needed, make_plan
 from tests.conftest import CONFIG, SHORT
+from tests.rewards.test_head import make
 
 
 def test_a_good_run_lists_what_was_checked(tmp_path: Path) -> None:
     plan = make_plan(load_config(CONFIG, SHORT), tmp_path, ("download", "embed"))
     assert [check.subject for check in plan.checks] == [
-        *("model", "guidance", "reward", "prompts", "words", "metrics", "output", "disk")
+        *("model", "guidance", "reward", "rollout", "prompts", "words", "metrics", "output", "disk")
     ]
     assert plan.steps == ("download", "embed")
     assert 0 < plan.disk_needed < plan.disk_free
@@ -31,6 +32,9 @@ def test_a_good_run_lists_what_was_checked(tmp_path: Path) -> None:
         ("model.family=unet", "choose from"),
         ("model.height=33", "33x32"),
         ("reward.family=vibes", "choose from"),
+        ("rewards={second: {source: /nowhere}}", "nothing at /nowhere"),
+        ("rewards={second: {source: 'builtin:shapes', architecture: ViT-Z}}", "no model named 'ViT-Z'"),
+        ("evaluation.wanted=relative/second", "evaluation.wanted: no metric named 'relative/second'"),
         ("prompts.train=/nowhere.txt", "/nowhere.txt"),
         ("rollout.guidance=null", "rollout.guidance: the model in .* takes a guidance"),
         ("evaluation.wanted=beauty", "evaluation.wanted: no metric named 'beauty'"),
@@ -46,6 +50,21 @@ def test_a_good_run_lists_what_was_checked(tmp_path: Path) -> None:
 def test_bad_input_is_refused_by_name(override: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         make_plan(load_config(CONFIG, (*SHORT, override)), tmp_path)
+
+
+def test_every_reward_is_checked_and_measured(tmp_path: Path) -> None:
+    second = "rewards={second: {source: 'builtin:shapes', architecture: shapes-vit.json}}"
+    plan = make_plan(load_config(CONFIG, (*SHORT, second, "evaluation.wanted=relative/second")), tmp_path)
+    assert [check.subject for check in plan.checks][2:4] == ["reward", "rewards.second"]
+
+
+def test_a_reward_without_text_is_refused_for_srpo_alone(tmp_path: Path, clip_folder: Path) -> None:
+    folder = make(tmp_path / "aesthetic", clip_folder, (16, 8))
+    settings = (*SHORT, "reward.family=head", f"reward.source={folder}")
+    with pytest.raises(ConfigError, match="control words cancel out"):
+        make_plan(load_config(CONFIG, settings), tmp_path)
+    with pytest.warns(UserWarning, match="does not train by align.branches"):
+        make_plan(load_config(CONFIG, (*settings, "method=direct_align")), tmp_path)
 
 
 def test_held_out_scores_are_looked_at_and_may_be_demanded(tmp_path: Path) -> None:
@@ -98,6 +117,6 @@ def test_what_an_earlier_attempt_wrote_is_not_needed_again(tmp_path: Path) -> No
 
 def test_prompts_that_the_world_cannot_read_are_refused(tmp_path: Path) -> None:
     prompts = tmp_path / "held_out.txt"
-    prompts.write_text("two cats\na red cat on a blue sofa\n")
+    prompts.write_text("two cats\na red cat on a blue sofa\na dog\n")
     with pytest.raises(ConfigError, match=r"two cats.*set evaluation\.world to null"):
         make_plan(load_config(CONFIG, (*SHORT, f"prompts.held_out={prompts}")), tmp_path)

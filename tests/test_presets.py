@@ -56,6 +56,13 @@ def test_recipes_and_hardware_compose(recipe: str, hardware: str) -> None:
     assert config.align == plain.align.model_copy(update={"together": config.align.together})
 
 
+def test_a_reward_can_be_added_to_a_recipe() -> None:
+    config = load_config((CONFIGS / "flux_hpsv2.yaml", CONFIGS / "rewards" / "pickscore.yaml"))
+    pick = config.rewards["pickscore"]
+    assert (pick.family, pick.weight, pick.scale, config.reward.family) == ("clip", 0.5, None, "hps")
+    assert pick.preference == config.preference.model_copy(update={"k_denoise": (0.1, 0.5), "k_inversion": (0.6, 0.01)})
+
+
 def job_of(config: RunConfig, folder: Path) -> TrainJob:
     weights = Weights(model=fetch(config.model.source, "model"), reward=fetch(config.reward.source, "reward"))
     prompts = embed_prompts(config.model, config.prompts, weights, folder / "embeddings")

@@ -69,6 +69,16 @@ def timeless(journal: Path) -> list[dict[str, object]]:
     return [{k: v for k, v in entry.items() if not k.startswith(clocked)} for entry in read_journal(journal)]
 
 
+def test_an_update_is_the_same_in_one_batch_or_accumulated(job: TrainJob, tmp_path: Path) -> None:
+    for name, size in (("batch", 4), ("accumulated", 1)):
+        parts = {"batch_size": size, "accumulation": 4 // size}
+        run(place(job, tmp_path / name, num_updates=1, schedule="constant", **parts))
+    (batch,), (accumulated,) = (timeless(tmp_path / name / "metrics.jsonl") for name in ("batch", "accumulated"))
+    assert batch.keys() == accumulated.keys()
+    for name, value in batch.items():
+        assert accumulated[name] == pytest.approx(value, rel=1e-5), name
+
+
 def test_a_non_finite_gradient_stops_before_the_step(
     job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

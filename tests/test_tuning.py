@@ -6,13 +6,14 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from srpo.artifacts import TrainJob
 from srpo.config import LoraConfig, ModelConfig, RunConfig, TrainConfig
 from srpo.errors import ConfigError
 from srpo.models import load_model
 from srpo.models.flux import Flux
-from srpo.tuning import add_lora, make_optimizer, save_memory, speed_up, stepping, trainable
+from srpo.tuning import add_lora, make_optimizer, merged, save_memory, speed_up, stepping, trainable
 from tests.jobs import assert_same_weights, place, run, weights_of
 
 Gradients = dict[str, torch.Tensor]
@@ -57,6 +58,43 @@ def test_the_adapters_gradient_is_the_full_gradient_projected(flux_folder: Path)
         whole = full[f"{layer}.weight"]
         expected = scale * (other.T @ whole if which == "lora_A" else whole @ other.T)
         torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+def adapted_model(folder: Path, **settings: object) -> Flux:
+    """An adapter that has learnt something."""
+    model = model_of(folder, **settings)
+    add_lora(model.transformer, LORA)
+    for name, parameter in model.transformer.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(1))
+    return model
+
+
+def test_a_merged_adapter_draws_the_same_with_fewer_products(flux_folder: Path) -> None:
+    model = adapted_model(flux_folder)
+    with torch.no_grad(), FlopCounterMode(display=False) as apart:
+        expected = model.velocity(*inputs())
+    with torch.no_grad(), merged(model.transformer), FlopCounterMode(display=False) as together:
+        torch.testing.assert_close(model.velocity(*inputs()), expected)
+    with torch.no_grad(), FlopCounterMode(display=False) as base:
+        model_of(flux_folder).velocity(*inputs())
+    assert base.get_total_flops() == together.get_total_flops() < apart.get_total_flops()
+
+
+@pytest.mark.parametrize("weights", ["fp32", "bf16"])
+def test_after_merging_every_weight_is_back_bit_for_bit_and_the_adapter_trains(flux_folder: Path, weights: str) -> None:
+    model = adapted_model(flux_folder, weights=weights)
+    before = {name: tensor.clone() for name, tensor in model.transformer.state_dict().items()}
+    expected = gradients(model)
+    with merged(model.transformer):
+        inside = model.transformer.state_dict()
+        assert any(not torch.equal(inside[name], before[name]) for name in before)
+    with pytest.raises(ZeroDivisionError), merged(model.transformer):
+        raise ZeroDivisionError
+    after = model.transformer.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    got = gradients(model)
+    assert got.keys() == expected.keys() and all(torch.equal(got[name], expected[name]) for name in got)
 
 
 @pytest.mark.parametrize("weights", ["bf16", "int8", "nf4"])
@@ -104,8 +142,6 @@ def test_recomputation_changes_no_gradient(flux_folder: Path, kept: str) -> None
 
 
 def test_selective_recomputation_runs_no_matmul_twice(flux_folder: Path) -> None:
-    from torch.utils.flop_counter import FlopCounterMode
-
     work = {}
     for kept in ("none", "selective", "full"):
         model = model_of(flux_folder)
@@ -191,6 +227,21 @@ def test_diffusers_reads_the_adapter(job: TrainJob, tmp_path: Path) -> None:
     with torch.no_grad():
         torch.testing.assert_close(ours.velocity(*inputs()), theirs.velocity(*inputs()))
         assert (ours.velocity(*inputs()) - base.velocity(*inputs())).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("model", "train", "message"),
+    [
+        ({}, {}, "nothing to merge; set train.lora"),
+        ({"weights": "int8"}, {"lora": {}}, "cannot add an adapter to 'int8' weights"),
+        ({"weights": "nf4"}, {"lora": {}}, "cannot add an adapter to 'nf4' weights"),
+    ],
+)
+def test_an_adapter_is_merged_only_where_it_can_be(
+    model: dict[str, object], train: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        RunConfig.model_validate({"model": model, "train": train, "rollout": {"merge_lora": True}})
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """The commands of `run_pipeline.py`, one file per subject, in the order of the help."""
 
-from pipelines.commands import images, look, models, runs, stacks
+from pipelines.commands import compare, images, judge, look, models, runs, stacks, study
 from pipelines.commands.app import app
 
 for command in (
@@ -9,12 +9,19 @@ for command in (
     runs.job,
     images.generate,
     images.words,
+    judge.evaluate,
     models.export,
+    compare.compare,
+    models.promote,
+    models.rollback,
+    models.delete,
+    models.gc,
     look.status,
     look.ui,
     look.doctor,
 ):
     app.command()(command)
 app.add_typer(stacks.stack, name="stack")
+app.add_typer(study.app, name="study")
 
 __all__ = ["app"]

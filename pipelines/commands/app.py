@@ -51,6 +51,7 @@ ModelOption = Annotated[
     ),
 ]
 BaseOption = Annotated[str | None, typer.Option(help="Model, as above, that a lone transformer or adapter belongs to.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 UntilOption = Annotated[str | None, typer.Option("--until", metavar="STEP", help="Stop after this step.")]
 
 

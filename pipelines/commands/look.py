@@ -4,17 +4,21 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.app import ROOT, console
+from pipelines.commands.app import ROOT, JsonOption, console
 from pipelines.place import here
 from srpo.errors import ConfigError
 
 
-def status() -> None:
-    """List runs with their state and verdict, and registered models with their aliases."""
-    here().prepare()
-    from pipelines.summary import show_status
+def status(as_json: JsonOption = False) -> None:
+    """List runs with their state and verdict, registered models with aliases and gates, and who became champion why."""
+    place = here()
+    place.prepare()
+    from pipelines.status import show_status, status_json
 
-    show_status(console, here())
+    if as_json:
+        typer.echo(status_json(place))
+    else:
+        show_status(console, place)
 
 
 def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 5000) -> None:

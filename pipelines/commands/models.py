@@ -1,14 +1,22 @@
-"""Commands for registered models: `export`."""
+"""Commands for registered models: `export`, `promote`, `rollback`, `delete`, `gc`."""
 
-from typing import Annotated
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands.app import BaseOption, console
-from pipelines.place import here
+from pipelines.commands.app import BaseOption, JsonOption, console
+from pipelines.place import Place, here
 from srpo.errors import ConfigError
 
+if TYPE_CHECKING:
+    from pipelines.collect import Surplus
+    from srpo.registry import Move, Version
+
 EXPORT_FORMS = ("transformer", "lora", "fp8", "folder")
+ReasonOption = Annotated[str, typer.Option(help="Why; it stays in the history that `status` shows.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 def export(
@@ -56,3 +64,115 @@ def export(
     with console.status("exporting"):
         export_model(files, to, form, licences, report, texts)  # type: ignore[arg-type]
     typer.echo(to)
+
+
+def promote(
+    model: Annotated[str, typer.Argument(help="NAME/VERSION or NAME@ALIAS; any version, with or without an alias.")],
+    reason: ReasonOption,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a version champion by hand, whatever its gate said; verdict and licences are shown first."""
+    uri = _registry().mlflow_uri
+    from srpo import registry
+
+    version = registry.find_version(uri, model)
+    if not as_json:
+        _show_terms(version)
+    _show_move(registry.promote(uri, version.reference, reason), as_json)
+
+
+def rollback(
+    reason: ReasonOption,
+    name: Annotated[str | None, typer.Argument(help="A registered model; not needed where there is one.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Give the champion back to the version that had it before; once more, one further back."""
+    uri = _registry().mlflow_uri
+    from srpo import registry
+
+    _show_move(registry.rollback(uri, name, reason), as_json)
+
+
+def delete(
+    model: Annotated[str, typer.Argument(help="NAME/VERSION, without an alias.")],
+    yes: YesOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove a version, and the checkpoints and weights of its run if nothing else needs them; its report stays."""
+    place = _registry()
+    from pipelines.collect import delete_version
+    from srpo.registry import find_version, refuse_aliases
+
+    version = find_version(place.mlflow_uri, model)
+    refuse_aliases(version)
+    if not yes:
+        typer.confirm(f"remove version {version.version} of {version.name} and its weights?", abort=True, err=True)
+    _show_surplus(delete_version(place, version), "removed", place, as_json)
+
+
+def gc(
+    keep: Annotated[int, typer.Option(min=0, help="Newest versions of each model that stay in any case.")] = 5,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would go.")] = False,
+    yes: YesOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove old versions without an alias, and the weights, checkpoints and embeddings that nothing refers to.
+
+    The version that `rollback` would lead to stays, and so does all that an unfinished run may need.
+    """
+    place = _registry()
+    from pipelines.collect import collect, find_surplus
+
+    found = find_surplus(place, keep)
+    nothing = not found.versions and not found.folders
+    if dry_run or nothing or not yes:
+        _show_surplus(found, "would go", place, as_json and (dry_run or nothing))
+    if dry_run or nothing:
+        return
+    if not yes:
+        typer.confirm("remove all this?", abort=True, err=True)
+    _show_surplus(collect(place, keep), "removed", place, as_json)
+
+
+def _registry() -> Place:
+    """The working folder, ready to be asked; ConfigError if nothing has been registered in it."""
+    place = here()
+    if not place.mlflow_database.exists():
+        raise ConfigError(f"nothing is registered in {place.root} yet; `run` registers what it made")
+    place.prepare()
+    return place
+
+
+def _show_terms(version: "Version") -> None:
+    for subject, terms in version.licences.items():
+        console.print(f"licence of the {subject}: {terms}", soft_wrap=True, markup=False)
+    console.print(f"verdict: {version.verdict}: {version.reason}", soft_wrap=True, markup=False)
+    console.print(f"gate: {version.gate_summary}", soft_wrap=True, markup=False)
+
+
+def _show_move(move: "Move", as_json: bool) -> None:
+    if as_json:
+        typer.echo(move.model_dump_json())
+    else:
+        console.print(
+            f"{move.model}: version {move.after} is champion, in place of {move.before or 'none'}", highlight=False
+        )
+
+
+def _show_surplus(surplus: "Surplus", what: str, place: Place, as_json: bool) -> None:
+    """Versions and folders with their bytes."""
+    if as_json:
+        versions = [version.reference for version in surplus.versions]
+        folders = [{"path": str(folder.path), "bytes": folder.size} for folder in surplus.folders]
+        typer.echo(json.dumps({"versions": versions, "folders": folders, "bytes": surplus.size}))
+        return
+    for version in surplus.versions:
+        console.print(f"{what}: version {version.reference} ({version.run_name})", soft_wrap=True, highlight=False)
+    for folder in surplus.folders:
+        shown = _below(folder.path, place.root)
+        console.print(f"{what}: {folder.size:>14,} bytes  {shown}", soft_wrap=True, highlight=False)
+    console.print(f"{what}: {len(surplus.versions)} versions, {surplus.size:,} bytes", highlight=False)
+
+
+def _below(path: Path, root: Path) -> Path:
+    return path.relative_to(root.parent) if path.is_relative_to(root.parent) else path

@@ -76,7 +76,7 @@ def job(
 ) -> None:
     """Prepare training without the pipeline: fetch, embed, write job.json, and print the command that trains it."""
     settings = load(config, tuple(set_ or ()))
-    here().prepare(settings.model.source, settings.reward.source, *settings.evaluation.score_sources)
+    here().prepare(*settings.sources)
     from srpo.launch import prepare_job
     from srpo.plan import make_plan
 
@@ -137,7 +137,7 @@ def _plan(config: list[Path] | None, set_: list[str] | None, from_: str | None, 
     steps = _steps(from_, until)
     settings = load(config, tuple(set_ or ()))
     place = here()
-    place.prepare(settings.model.source, settings.reward.source, *settings.evaluation.score_sources)
+    place.prepare(*settings.sources)
     with console.status("checking settings, files and layouts"):
         from srpo.plan import make_plan
 

@@ -4,39 +4,59 @@ The defaults are the reference recipe for FLUX.1-dev with HPSv2.1 (arXiv:2509.06
 file in `configs/` says what a run does differently.
 """
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from srpo.config.base import Range, Settings
 from srpo.config.images import ImagesConfig
 from srpo.config.judgement import DAMAGE_BOUNDS, Bound, EvaluationConfig, MonitorConfig, RegistryConfig, ScoreConfig
-from srpo.config.method import AlignConfig, PreferenceConfig, RolloutConfig
+from srpo.config.method import (
+    AlignConfig,
+    DirectAlignMethod,
+    DraftLvMethod,
+    Method,
+    PlainMethod,
+    PreferenceConfig,
+    ReflMethod,
+    RolloutConfig,
+    SamplerMethod,
+    SrpoMethod,
+)
+from srpo.config.rewards import AddedReward, AddedRewards, with_own_preferences
 from srpo.config.training import LoraConfig, TrainConfig
 from srpo.config.world import QUANTISED, ModelConfig, PromptsConfig, RewardConfig, WeightsFormat
 from srpo.errors import ConfigError
 
 __all__ = [
     "DAMAGE_BOUNDS",
+    "AddedReward",
     "AlignConfig",
     "Bound",
+    "DirectAlignMethod",
+    "DraftLvMethod",
     "EvaluationConfig",
     "ImagesConfig",
     "LoraConfig",
+    "Method",
     "ModelConfig",
     "MonitorConfig",
+    "PlainMethod",
     "PreferenceConfig",
     "PromptsConfig",
     "Range",
+    "ReflMethod",
     "RegistryConfig",
     "RewardConfig",
     "RolloutConfig",
     "RunConfig",
     "ScoreConfig",
     "Settings",
+    "SrpoMethod",
     "TrainConfig",
     "WeightsFormat",
     "load_config",
@@ -58,6 +78,9 @@ class RunConfig(Settings):
     """Seed of everything random."""
     model: ModelConfig = ModelConfig()
     reward: RewardConfig = RewardConfig()
+    rewards: AddedRewards = Field(default_factory=dict)
+    """Further rewards by name, trained on beside `reward`, whose scores stay those that the run is judged by."""
+    method: Method = SrpoMethod()
     prompts: PromptsConfig = PromptsConfig()
     images: ImagesConfig | None = None
     """Real images to train on; null: rollouts alone."""
@@ -83,6 +106,58 @@ class RunConfig(Settings):
             **({"rollout.guidance": self.rollout.guidance} if rolls_out else {}),
             "evaluation.guidance": self.evaluation.guidance,
         }
+
+    @property
+    def all_rewards(self) -> dict[str, RewardConfig]:
+        """Every reward by the name of its setting, the first one first."""
+        return {"reward": self.reward} | {f"rewards.{name}": added for name, added in self.rewards.items()}
+
+    @property
+    def num_injections(self) -> int:
+        """Steps with gradient for each rollout, whose losses are averaged."""
+        return self.method.num_injections(self.align)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Where all weights lie, of held-out scores too."""
+        rewards = (reward.source for reward in self.all_rewards.values())
+        return self.model.source, *rewards, *self.evaluation.score_sources
+
+    @model_validator(mode="before")
+    @classmethod
+    def added_rewards_share_the_preference(cls, data: Any) -> Any:
+        """What an added reward's preference leaves out, resolved here so that a run file shows it."""
+        return with_own_preferences(data) if isinstance(data, dict) and isinstance(data.get("rewards"), dict) else data
+
+    @model_validator(mode="before")
+    @classmethod
+    def monitor_watches_what_is_trained(cls, data: Any) -> Any:
+        """Which metric the monitor watches, where the run does not say."""
+        monitor = data.get("monitor", {}) if isinstance(data, dict) else None
+        if not isinstance(monitor, dict) or "watch" in monitor:
+            return data
+        try:
+            method = TypeAdapter[SrpoMethod | PlainMethod](Method).validate_python(data.get("method", "srpo"))
+        except ValidationError:
+            return data  # said where it stands
+        return {**data, "monitor": {**monitor, "watch": method.trains_on}}
+
+    @model_validator(mode="after")
+    def settings_are_read(self) -> Self:
+        """Refuse what the method cannot do, warn of what differs from its default though the method ignores it."""
+        if isinstance(self.method, SamplerMethod) and (self.images or self.rollout.reuse > 1):
+            raise ValueError(
+                f"method {self.method.name!r} takes the last step of its own rollouts, so that it cannot train on real "
+                "images or on rollouts of earlier updates; leave images out, and rollout.reuse at 1"
+            )
+        if ignored := [key for key in self.method.unread if self._differs(*key.split("."))]:
+            warnings.warn(f"method {self.method.name} does not train by {', '.join(ignored)}", stacklevel=2)
+        return self
+
+    def _differs(self, section: str, name: str) -> bool:
+        """Whether a setting is not the default."""
+        settings: Settings = getattr(self, section)
+        return bool(getattr(settings, name) != type(settings).model_fields[name].default)
 
     @model_validator(mode="after")
     def images_and_rollouts_take_turns(self) -> Self:
@@ -112,6 +187,20 @@ class RunConfig(Settings):
             raise ValueError(
                 f"monitor.num_images ({self.monitor.num_images}) must be a multiple of train.num_processes "
                 f"({train.num_processes}) when the model is sharded: every process takes part in each forward pass"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def an_adapter_can_be_merged(self) -> Self:
+        """There is one, and weights that a small change can be added to."""
+        if not self.rollout.merge_lora:
+            return self
+        if self.train.lora is None:
+            raise ValueError("rollout.merge_lora has nothing to merge; set train.lora, or leave it out")
+        if self.model.weights in QUANTISED:
+            raise ValueError(
+                f"rollout.merge_lora cannot add an adapter to {self.model.weights!r} weights, whose steps are far "
+                "wider than what it has learnt; set model.weights to 'bf16' or 'fp32', or leave merge_lora out"
             )
         return self
 

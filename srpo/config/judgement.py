@@ -1,8 +1,10 @@
 """What is measured, and what it takes to pass."""
 
+import re
+import warnings
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from srpo.config.base import Settings
 
@@ -48,12 +50,15 @@ class MonitorConfig(Settings):
     """Updates between measurements; a multiple of `train.save_every`, so that each measurement has its checkpoint."""
     num_images: int = Field(default=32, gt=1)
     """Held-out images measured each time (the same prompts and noise)."""
+    share: float = Field(default=0.25, gt=0, lt=1)
+    """Share of the held-out prompts that only the monitor sees; the verdict rests on the others."""
     strip_images: int = Field(default=8, gt=0)
     """How many of them are kept as pictures."""
     bounds: tuple[Bound, ...] = DAMAGE_BOUNDS
     """A checkpoint outside any of these is damaged and cannot be the best, however high its watched metric."""
     watch: str = "relative"
-    """The metric that ranks the sound checkpoints: the highest goes on to the evaluation."""
+    """The metric that ranks the sound checkpoints: the highest goes on to the evaluation. A run that leaves it out
+    watches what its method trains on: `relative`, or `reward`."""
     stop_after_damaged: int | None = Field(default=2, gt=0)
     """Training stops when so many measurements in a row break a bound; null: it never stops for that."""
     patience: int | None = Field(default=None, gt=0)
@@ -83,19 +88,25 @@ class ScoreConfig(Settings):
         return (self.source,) if self.companion is None else (self.source, self.companion)
 
 
+TRAINED_METRICS = ("reward", "relative")
+"""Metrics of the reward that a model is trained with."""
+
+
 class EvaluationConfig(Settings):
-    """Base against trained on held-out prompts with the same seeds."""
+    """Base, trained and champion on held-out prompts with the same seeds."""
 
     num_steps: int = Field(default=50, gt=0)
     """Sampling steps; the schedule is the model folder's own."""
     guidance: float | None = Field(default=3.5, ge=0)
     """Guidance of the samples; null for none."""
     num_prompts: int = Field(default=200, gt=1)
-    """Held-out prompts used, from the first on; fewer if the file has fewer."""
+    """Held-out prompts used, from the first on, without the monitor's; fewer if the file has fewer."""
     seeds_per_prompt: int = Field(default=4, gt=0)
     """Images per prompt; they are averaged within the prompt, which is the unit that is resampled."""
     batch_size: int = Field(default=4, gt=0)
     """Images per forward pass."""
+    num_processes: int | None = Field(default=None, gt=0)
+    """Processes that draw and score; null: one per GPU, or one on the CPU."""
     world: Literal["shapes"] | None = None
     """An embedded world whose captions let content and style be measured exactly."""
     grid_periods: tuple[int, ...] = ()
@@ -111,14 +122,44 @@ class EvaluationConfig(Settings):
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     """Level of every interval."""
     gate: tuple[Bound, ...] = (Bound(metric="relative", min_change=0.0), *DAMAGE_BOUNDS)
-    """What a version must show to become champion: the interval's bound, not the mean, must keep every limit."""
-    num_report_images: int = Field(default=24, gt=0)
-    """Pairs of images shown in the report."""
+    """What a version must show against the base to become champion: the interval's bound, not the mean, must keep
+    every limit."""
+    champion_gate: tuple[Bound, ...] | None = None
+    """The same against the champion, if there is one. Null: the wanted metric must be higher beyond doubt."""
+    correction: Literal["bonferroni", "none"] = "bonferroni"
+    """How the gate's intervals allow for several metrics: `bonferroni` shares the doubt out over all that the gates
+    name, so that all of their statements hold together at the confidence; `none` gives each the whole of it."""
+    num_report_images: int = Field(default=60, gt=0)
+    """Prompts and seeds whose images are kept as thumbnails and shown in the report."""
 
     @property
     def score_sources(self) -> tuple[str, ...]:
         """Everything that the held-out scores are made from."""
         return tuple(source for score in self.scores.values() for source in score.sources)
+
+    @property
+    def against_champion(self) -> tuple[Bound, ...]:
+        """The gate against the champion."""
+        return (Bound(metric=self.wanted, min_change=0.0),) if self.champion_gate is None else self.champion_gate
+
+    @property
+    def gate_confidence(self) -> float:
+        """Level of the intervals that the gates look at; there is one interval per metric and model compared with."""
+        named = [{bound.metric for bound in bounds} for bounds in (self.gate, self.against_champion)]
+        count = sum(map(len, named)) if self.correction == "bonferroni" else 1
+        return 1 - (1 - self.confidence) / max(1, count)
+
+    @model_validator(mode="after")
+    def something_else_decides(self) -> Self:
+        """The trained reward rises in a model that cheats it as well."""
+        if self.gate and all(bound.metric in TRAINED_METRICS for bound in self.gate):
+            warnings.warn(
+                "evaluation.gate names nothing but the trained reward's own metrics "
+                f"({', '.join(TRAINED_METRICS)}), which also rise where it is cheated; "
+                "add bounds on what it is not trained on",
+                stacklevel=2,
+            )
+        return self
 
 
 class RegistryConfig(Settings):
@@ -126,3 +167,22 @@ class RegistryConfig(Settings):
 
     model_name: str = Field(default="srpo", pattern=r"^[A-Za-z0-9._-]+$")
     """Name of the registered model."""
+    lease: str | None = None
+    """Where writers agree whose turn it is to move the champion: null for what a local MLflow store, or one in
+    PostgreSQL, offers itself. For an MLflow server: s3://bucket/prefix or postgresql://user@host/database, the same for
+    all who write to it; a folder (an absolute path) will do while all of them run on one machine."""
+
+    @field_validator("lease")
+    @classmethod
+    def lease_is_a_place(cls, lease: str | None) -> str | None:
+        """Something that a lease can be kept in, the same from every folder, without a secret in the run file."""
+        if lease is None:
+            return None
+        scheme, separator, address = lease.partition("://")
+        if separator and not re.fullmatch(r"s3|file|postgresql(\+\w+)?", scheme):
+            raise ValueError(f"no lease can be kept at {scheme}://; give s3://, postgresql:// or an absolute path")
+        if not separator and not lease.startswith("/"):
+            raise ValueError(f"{lease!r} depends on the folder a run starts in; give an absolute path")
+        if scheme.startswith("postgresql") and (":" in address.rpartition("@")[0] or "password=" in address):
+            raise ValueError("the address holds a password, and run files are logged; set PGPASSWORD or ~/.pgpass")
+        return lease

@@ -1,12 +1,12 @@
-"""The method: preference, Direct-Align, rollouts."""
+"""The method: which one, preference, Direct-Align, rollouts."""
 
 import warnings
-from typing import Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from srpo.config.base import Range, Settings
-from srpo.flow import shifted_sigmas
+from srpo.flow import Solver, shifted_sigmas
 from srpo.presets import PRESETS
 
 
@@ -92,7 +92,7 @@ class AlignConfig(Settings):
     groundtruth_ratio: float = Field(default=0.9, gt=0, lt=1)
     """Share of the way that the known noise covers; the model's step covers at most the rest."""
     num_injections: int = Field(default=1, gt=0)
-    """Noise levels drawn per rollout; their losses are averaged (the paper's aggregation)."""
+    """Noise levels drawn per rollout; their losses are averaged (the paper's aggregation). Exact: x0 stays."""
 
     @model_validator(mode="after")
     def window_lies_in_the_schedule(self) -> Self:
@@ -117,13 +117,135 @@ class AlignConfig(Settings):
 
 
 class RolloutConfig(Settings):
-    """Where clean latents come from: sampled by the model itself, without gradient."""
+    """Where clean latents come from: sampled by the model itself, without gradient.
+
+    Exact settings leave x0 as it is, to rounding; lossy ones train on another: `benchmarks/rollouts.py` measures both.
+    """
 
     num_steps: int = Field(default=25, gt=0)
-    """Euler steps."""
+    """Steps of the solver. Lossy below the recipe's 25."""
+    solver: Solver = "euler"
+    """`euler` is the recipe's; of order 2 are `ab2` and `dpmpp_2m`, with one evaluation per step, and `heun`, with two.
+    Lossy: another x0, though in as many evaluations a nearer one to where the flow leads."""
+    precision: Literal["bf16"] | None = None
+    """bf16: autocast for the rollout alone, where training has none. Lossy; null: as `train.precision`."""
+    merge_lora: bool = False
+    """Add the adapter to a copy of the weights while a rollout is drawn. Exact; with `model.weights: bf16` lossy,
+    because the sum is rounded to bf16. Quantised weights cannot take it."""
+    reuse: int = Field(default=1, gt=0)
+    """Updates that train on the same rollouts, each at new noise levels. Lossy: x0 is of weights some updates old."""
     shift: float = Field(default=3.0, gt=0)
     """Schedule shift of the rollout."""
     guidance: float | None = Field(default=1.0, ge=0)
     """Guidance of the rollout; null for none."""
     noise: Literal["shared", "per_sample"] = "shared"
     """`shared`: one noise for all images of an update on all ranks, as in the reference; `per_sample`: one for each."""
+
+
+class SrpoMethod(Settings):
+    """SRPO (arXiv:2509.06942): Direct-Align with the relative preference; `preference` and `align` say how."""
+
+    name: Literal["srpo"] = "srpo"
+
+    unread: ClassVar[tuple[str, ...]] = ()
+    """Settings of the run that training by this method ignores."""
+
+    @property
+    def trains_on(self) -> str:
+        """The held-out metric that training raises: the monitor watches it, its deviation gives rewards one scale."""
+        return "relative"
+
+    def num_injections(self, align: AlignConfig) -> int:
+        """Noise levels with gradient for each rollout, whose losses are averaged."""
+        return align.num_injections
+
+
+RELATIVE_ONLY = (
+    *("align.branches", "align.together", "preference.words_file", "preference.k_denoise", "preference.k_inversion"),
+    *("preference.margin", "preference.discount_shift", "preference.content_anchor"),
+)
+GRID_ONLY = tuple(
+    f"align.{name}" for name in ("shift", "grid_steps", "window", "num_levels", "groundtruth_ratio", "num_injections")
+)
+
+
+class PlainMethod(Settings):
+    """What raises the reward itself, r(image, prompt), not one text's against another's."""
+
+    margin: float | None = None
+    """Hinge `relu(margin - r)` per image; null: `-r`, as in DRaFT."""
+    word: str | None = Field(default=None, pattern=r"\S")
+    """The reward is asked about `"<word>. <prompt>"`; null: about the prompt."""
+
+    unread: ClassVar[tuple[str, ...]] = (*RELATIVE_ONLY, *GRID_ONLY)
+
+    @property
+    def trains_on(self) -> str:
+        """The held-out metric that training raises; for a word that is the preference for it over others."""
+        return "relative" if self.word else "reward"
+
+    def num_injections(self, align: AlignConfig) -> int:
+        """Steps with gradient for each rollout, whose losses are averaged."""
+        return 1
+
+
+class DirectAlignMethod(PlainMethod):
+    """Direct-Align without control words (arXiv:2509.06942, section 3.2): the denoise branch raises the plain reward.
+
+    `align` says which noise levels; `align.num_injections` of them are averaged for each rollout.
+    """
+
+    name: Literal["direct_align"] = "direct_align"
+    discount_shift: float | None = Field(default=None, gt=0)
+    """The reward is multiplied by a factor that rises from 0 at the clean end of the grid to 1 at the noisy one, bent
+    by this shift, so that late steps count less; null: all levels count fully."""
+
+    unread: ClassVar[tuple[str, ...]] = RELATIVE_ONLY
+
+    def num_injections(self, align: AlignConfig) -> int:
+        """Noise levels drawn for each rollout."""
+        return align.num_injections
+
+
+class SamplerMethod(PlainMethod):
+    """What takes the last step of the model's own rollouts: no real images, no rollouts kept from earlier updates."""
+
+
+class ReflMethod(SamplerMethod):
+    """ReFL (ImageReward, arXiv:2304.05977): the image predicted at once from a random late step, with gradient."""
+
+    name: Literal["refl"] = "refl"
+    window: Range = (0.75, 0.975)
+    """Shares of the rollout that the step is drawn between; ReFL's are steps 30 to 39 of 40."""
+
+    @model_validator(mode="after")
+    def window_lies_in_the_rollout(self) -> Self:
+        """A step before the first or after the last does not exist."""
+        first, last = self.window
+        if not 0 <= first <= last <= 1:
+            raise ValueError(f"window {first, last} must be two rising shares of the rollout, within 0..1")
+        return self
+
+
+class DraftLvMethod(SamplerMethod):
+    """DRaFT-LV (arXiv:2309.17400): gradient through the last step of the rollout, and of noised copies of its image."""
+
+    name: Literal["draft_lv"] = "draft_lv"
+    num_copies: int = Field(default=2, ge=0)
+    """Copies noised back to the last level and denoised again, which lowers the gradient's variance; 0 is DRaFT-1."""
+
+    def num_injections(self, align: AlignConfig) -> int:
+        """The rollout's own last step, and one for each copy."""
+        return 1 + self.num_copies
+
+
+def _by_name(value: Any) -> Any:
+    """`method: refl` is short for `method: {name: refl}`."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+Method = Annotated[
+    Annotated[SrpoMethod | DirectAlignMethod | ReflMethod | DraftLvMethod, Field(discriminator="name")],
+    BeforeValidator(_by_name),
+]
+"""The method of a run: its name, or its name with its settings."""

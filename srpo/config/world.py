@@ -31,9 +31,11 @@ class RewardConfig(Settings):
     """The frozen text-conditioned reward."""
 
     family: str = "hps"
-    """Key of `srpo.rewards.REWARDS`. `hps`: an open_clip state dict; `clip`: a transformers CLIPModel folder."""
+    """Key of `srpo.rewards.REWARDS`. `hps`: an open_clip state dict; `clip`: a transformers CLIPModel folder; `head`:
+    such a folder with an MLP on its features."""
     source: str = "builtin:shapes"
-    """Where the checkpoint lies: a file, a folder, hf://owner/name[@revision][/file], s3://..., or `builtin:shapes`."""
+    """Where the checkpoint lies: a file, a folder, hf://owner/name[@revision][/file], s3://...; `builtin:shapes`, or
+    `builtin:shapes-biased`, which likes saturated pictures whatever the text says."""
     architecture: str = "ViT-H-14"
     """For `hps`: an open_clip model name, or the path of an open_clip model JSON."""
 

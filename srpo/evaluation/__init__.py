@@ -1,38 +1,33 @@
-"""Base against candidate: same held-out prompts and noise, many metrics with their uncertainty, a verdict, a report.
+"""Base, candidate and champion: same held-out prompts and noise, many metrics with their uncertainty, a verdict.
 
-images -> scores -> paired statistics -> gate -> report. The trained reward alone decides nothing.
+contenders -> images -> scores -> paired statistics -> gate -> report. The trained reward alone decides nothing.
 """
 
-import tempfile
 import time
-from collections.abc import Mapping
-from datetime import UTC, datetime
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-from srpo.artifacts import Evaluated, PromptSets, Snapshot, Trained, Weights
-from srpo.checkpoint import write_atomic
+from srpo.artifacts import Evaluated, PromptSets, Trained, Weights
 from srpo.config import RunConfig
 from srpo.errors import ConfigError
-from srpo.evaluation.gate import check_metrics, judge
-from srpo.evaluation.images import Gallery, ReportProgress, draw, make_design, score_images
+from srpo.evaluation.champion import Champion, find_champion
+from srpo.evaluation.contender import Contender
+from srpo.evaluation.findings import contrast, gather, journal_in, make_report, publish
+from srpo.evaluation.gate import Judgement, check_metrics, judge
+from srpo.evaluation.images import Cell, ReportProgress, make_design
+from srpo.evaluation.measure import Measured, measure
 from srpo.evaluation.progress import terminal_progress
 from srpo.evaluation.provenance import trace
-from srpo.evaluation.report import render
-from srpo.evaluation.schema import BASE, CANDIDATE, Contrast, Curves, ImageSet, Report, Subject
-from srpo.evaluation.scores import Scorer, load_scores
-from srpo.evaluation.statistics import MIN_PROMPTS, Array, compare
-from srpo.models import load_model
-from srpo.prompts import load_prompt_set
+from srpo.evaluation.schema import BASE, CANDIDATE, CHAMPION, Contrast, Curves, Provenance, Report
+from srpo.evaluation.statistics import MIN_PROMPTS
+from srpo.evaluation.tables import flat_table
+from srpo.evaluation.thumbnails import IMAGES
+from srpo.prompts import Prompt, load_categories, load_prompt_set
+from srpo.prompts.split import split_held_out
 from srpo.record import HELD_OUT, METRICS, read_journal
-from srpo.rewards import load_reward
-from srpo.tracking import Tracker
+from srpo.tracking import Tracker, data_version
 
 __all__ = ["check_metrics", "evaluate", "terminal_progress"]
-
-REPORT_JSON, REPORT_HTML = "report.json", "report.html"
 
 
 def evaluate(
@@ -42,107 +37,90 @@ def evaluate(
     trained: Trained,
     output_dir: Path,
     progress: ReportProgress | None = None,
+    scores_dir: Path | None = None,
+    registry_uri: str | None = None,
 ) -> Evaluated:
-    """Compare the trained model with its base; writes `report.json` and `report.html` into `output_dir`.
+    """Compare the trained model with its base and the champion; writes `report.json` and `report.html`.
 
+    Scores and thumbnails are kept in `scores_dir`: an interrupted evaluation goes on there, and later ones find what
+    they share; None keeps nothing. The champion is looked up in the MLflow store `registry_uri`; None knows of none.
     ConfigError if the config names a metric that is not measured, or there are too few prompts to compare.
     """
     started = time.perf_counter()
     check_metrics(config)
-    run = _Evaluation(config, weights, prompts, progress)
+    texts, embeddings = load_prompt_set(prompts.held_out)
+    design = _design(config, [Prompt(*pair) for pair in zip(texts, load_categories(prompts.held_out), strict=True)])
+    champion = find_champion(config, weights, trained, registry_uri) if registry_uri else None
+    contenders = _contenders(config, weights, trained, champion)
     output_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output_dir) as folder:
-        transformers = {BASE: None, CANDIDATE: trained.transformer.path}
-        galleries = {label: Gallery(Path(folder) / label) for label in transformers}
-        scores = {
-            label: run.measure(transformer, galleries[label], f"{label} images")
-            for label, transformer in transformers.items()
-        }
-        before, after = (run.by_prompt(scores[label]) for label in (BASE, CANDIDATE))
-        metrics = compare(before, after, config.evaluation, config.seed)
-        judgement = judge(config, metrics)
-        report = Report(
-            name=config.name,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            seconds=time.perf_counter() - started,
-            verdict=judgement.verdict,
-            reason=judgement.reason,
-            damage=judgement.damage,
-            wanted=config.evaluation.wanted,
-            confidence=config.evaluation.confidence,
-            num_prompts=len(run.prompts),
-            seeds_per_prompt=config.evaluation.seeds_per_prompt,
-            models=[
-                _subject(BASE, weights.model.part("transformer")),
-                _subject(CANDIDATE, trained.transformer),
-            ],
-            contrasts=[Contrast(reference=BASE, candidate=CANDIDATE, metrics=metrics)],
-            checks=judgement.checks,
-            curves=read_curves(trained),
-            images=run.image_sets(scores),
-            provenance=trace(config, weights, prompts, trained, run.device),
+    with journal_in(scores_dir) as journal:
+        stored = {contender.label: embeddings for contender in contenders}
+        measured = measure(contenders, config, weights, stored, design, journal, progress)
+        others = [contender.label for contender in contenders if contender.label != CANDIDATE]
+        contrasts = [contrast(config, measured, other, CANDIDATE) for other in others]
+        report = make_report(
+            config,
+            measured,
+            contenders,
+            contrasts,
+            _judge(config, measured, contrasts, champion),
+            _provenance(config, weights, prompts, trained),
+            time.perf_counter() - started,
+            champion.reference if champion and champion.contender else None,
+            read_curves(trained),
         )
-        html = render(report, run.design, galleries, config.evaluation.num_report_images)
-    return _publish(report, html, output_dir)
+        report, json_path, html_path = publish(report, measured, config.evaluation.num_report_images, output_dir)
+    _track(report, json_path, html_path, output_dir / IMAGES)
+    return Evaluated(
+        report_json=str(json_path),
+        report_html=str(html_path),
+        passed=report.passed,
+        verdict=str(report.verdict),
+        reason=report.reason,
+    )
 
 
-class _Evaluation:
-    """The design, and what draws and scores it."""
-
-    def __init__(
-        self, config: RunConfig, weights: Weights, prompts: PromptSets, progress: ReportProgress | None
-    ) -> None:
-        self.config = config
-        self.weights = weights
-        self.progress = progress
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        texts, self.embeddings = load_prompt_set(prompts.held_out)
-        self.prompts = texts[: config.evaluation.num_prompts]
-        if len(self.prompts) < MIN_PROMPTS:
-            raise ConfigError(
-                f"{len(self.prompts)} held-out prompt cannot show how sure a difference is; give at least {MIN_PROMPTS}"
-            )
-        self.design = make_design(len(self.prompts), config.evaluation.seeds_per_prompt, config.seed)
-        reward = load_reward(config.reward, weights.reward.path).to(self.device)
-        scores = load_scores(config.evaluation.scores, weights, self.device)
-        settings = config.evaluation
-        self.scorer = Scorer(reward, config.preference, settings.world, scores, settings.grid_periods)
-
-    def measure(self, transformer: Path | None, gallery: Gallery, activity: str) -> dict[str, Array]:
-        """Draw and score all images of one model: metric -> (images,); only one model is in memory at a time."""
-        model = load_model(self.config.model, self.weights.model.path, transformer)
-        model.to(self.device)
-        batches = draw(model, self.config, self.embeddings, self.design, self.device)
-        advance = partial(self._advance, activity)
-        return score_images(batches, self.scorer, self.prompts, gallery, advance)
-
-    def _advance(self, activity: str, done: int) -> None:
-        if self.progress:
-            self.progress(activity, done, len(self.design))
-
-    def by_prompt(self, scores: Mapping[str, Array]) -> dict[str, Array]:
-        """Metric -> (prompts, seeds)."""
-        return {name: values.reshape(len(self.prompts), -1) for name, values in scores.items()}
-
-    def image_sets(self, scores: Mapping[str, Mapping[str, Array]]) -> list[ImageSet]:
-        """One record per prompt and seed, in the design's order."""
-        return [
-            ImageSet(
-                prompt_index=cell.prompt_index,
-                prompt=self.prompts[cell.prompt_index],
-                seed=cell.seed,
-                scores={label: _row(columns, index) for label, columns in scores.items()},
-            )
-            for index, cell in enumerate(self.design)
-        ]
+def _design(config: RunConfig, prompts: list[Prompt]) -> list[Cell]:
+    """Every image: the held-out prompts that the monitor has not seen, each with its seeds."""
+    settings = config.evaluation
+    _, places = split_held_out([prompt.category for prompt in prompts], config.monitor.share)
+    places = places[: settings.num_prompts]
+    if len(places) < MIN_PROMPTS:
+        raise ConfigError(
+            f"{len(places)} held-out prompt cannot show how sure a difference is; give at least {MIN_PROMPTS}"
+        )
+    return make_design(prompts, places, settings.seeds_per_prompt, config.seed)
 
 
-def _subject(label: str, transformer: Snapshot) -> Subject:
-    return Subject(label=label, reference=transformer.source, transformer_sha256=transformer.sha256)
+def _contenders(config: RunConfig, weights: Weights, trained: Trained, champion: Champion | None) -> list[Contender]:
+    base = Contender(label=BASE, reference=weights.model.source, model=config.model, base=weights.model)
+    candidate = Contender(
+        label=CANDIDATE,
+        reference=trained.transformer.source,
+        model=config.model,
+        base=weights.model,
+        transformer=trained.transformer,
+    )
+    return [base, candidate, *([champion.contender] if champion and champion.contender else [])]
 
 
-def _row(scores: Mapping[str, Array], index: int) -> dict[str, float]:
-    return {name: float(values[index]) for name, values in scores.items()}
+def _judge(config: RunConfig, measured: Measured, contrasts: list[Contrast], champion: Champion | None) -> Judgement:
+    """The gate's verdict on the candidate; where a champion was not drawn, the reason says why."""
+    evidence = {shown.reference: gather(config, measured, shown) for shown in contrasts}
+    judgement = judge(config, evidence[BASE], evidence.get(CHAMPION))
+    return replace(judgement, reason=f"{judgement.reason} {champion.note if champion else ''}".strip())
+
+
+def _provenance(config: RunConfig, weights: Weights, prompts: PromptSets, trained: Trained) -> Provenance:
+    made = {
+        name.removeprefix("data.").removesuffix("_sha256"): hash_
+        for name, hash_ in data_version(weights, prompts).items()
+    }
+    sources = {name: files.source for name, files in weights.snapshots.items()}
+    sources |= {"train_prompts": prompts.train.snapshot.source, "held_out_prompts": prompts.held_out.snapshot.source}
+    sources |= {"images": prompts.images.snapshot.source} if prompts.images else {}
+    licences = {name: files.licence for name, files in weights.snapshots.items()}
+    return trace(config, made | {"transformer": trained.transformer.sha256}, sources, licences)
 
 
 def read_curves(trained: Trained) -> Curves:
@@ -158,23 +136,15 @@ def read_curves(trained: Trained) -> Curves:
     )
 
 
-def _publish(report: Report, html: str, output_dir: Path) -> Evaluated:
-    """Write both files, log them and the numbers to MLflow."""
-    json_path, html_path = output_dir / REPORT_JSON, output_dir / REPORT_HTML
-    write_atomic(json_path, report.model_dump_json(indent=1))
-    write_atomic(html_path, html)
+def _track(report: Report, json_path: Path, html_path: Path, images: Path) -> None:
+    """Log the numbers, the files and the pictures to MLflow."""
     tracker = Tracker.from_environment()
     shown = ("reference", "candidate", "change", "lower", "upper")
     tracker.log_metrics(
         {f"evaluation/{name}/{part}": getattr(row, part) for name, row in report.metrics.items() for part in shown},
         report.curves.best_update,
     )
+    tracker.log_table(flat_table(report), "evaluation/metrics.json")
     for path in (json_path, html_path):
         tracker.log_artifact(path, "evaluation")
-    return Evaluated(
-        report_json=str(json_path),
-        report_html=str(html_path),
-        passed=report.passed,
-        verdict=report.verdict,
-        reason=report.reason,
-    )
+    tracker.log_artifact(images, f"evaluation/{IMAGES}")

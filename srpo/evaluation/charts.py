@@ -1,4 +1,8 @@
-"""Geometry of the report's charts; the template draws them as inline SVG in the page's own colours."""
+"""Geometry of the report's charts; the template draws them as inline SVG in the page's own colours.
+
+No library draws them: matplotlib's SVG carries inline styles, which the page's security policy forbids, and which would
+not follow light and dark.
+"""
 
 import math
 from collections.abc import Mapping, Sequence

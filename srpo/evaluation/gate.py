@@ -1,46 +1,66 @@
 """May a version become champion? Every limit of the config against the end of the interval that could break it.
 
 A smallest change or ratio is compared with the interval's lower end, a largest one with its upper end, so that luck
-does not promote. A model whose estimates themselves break the monitor's bounds has collapsed.
+does not promote. There is one gate against the base, and one against the champion: promoted is only what is better than
+both. A gate that holds has kept every one of its limits, so luck promotes no more often than it would break the hardest
+one (Berger 1982, intersection-union tests); the correction of `evaluation.gate_confidence` is for what the report says
+of each limit. A model whose estimates themselves break the monitor's bounds has collapsed.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from srpo.config import Bound, RunConfig
 from srpo.errors import ConfigError
-from srpo.evaluation.schema import BASE, Comparison, GateCheck, Verdict
+from srpo.evaluation.pairs import DRIFT, pair_metrics
+from srpo.evaluation.schema import BASE, CHAMPION, Comparison, GateCheck, Verdict
 from srpo.evaluation.scores import metric_names
 from srpo.meters import SHORTEST_GRID, SHORTEST_PERIOD
 from srpo.monitor import Limit, holds, limits, violations
+
+Metrics = Mapping[str, Comparison]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The judged model against another."""
+
+    against: str
+    """Label of the other."""
+    shown: Metrics
+    """At the report's confidence."""
+    strict: Metrics
+    """At the gate's."""
 
 
 @dataclass(frozen=True)
 class Judgement:
     """The verdict and what it rests on."""
 
-    verdict: Verdict
+    verdict: Verdict | None
+    """None where no gate was asked."""
     reason: str
     """One sentence."""
-    checks: list[GateCheck]
-    damage: list[str]
+    checks: list[GateCheck] = field(default_factory=list)
+    damage: list[str] = field(default_factory=list)
     """Bounds of the monitor that the estimates break."""
 
 
 def check_metrics(config: RunConfig) -> None:
-    """ConfigError for a metric that the config names but the evaluation will not produce, or cannot."""
+    """ConfigError for a metric that the config names but that will not be measured, or cannot."""
     check_grids(config)
-    known = metric_names(config.evaluation)
-    named = {
-        "evaluation.wanted": [config.evaluation.wanted],
-        "evaluation.gate": [bound.metric for bound in config.evaluation.gate],
-        "monitor.watch": [config.monitor.watch],
-        "monitor.bounds": [bound.metric for bound in config.monitor.bounds],
-    }
-    for key, metrics in named.items():
+    settings = config.evaluation
+    measured = metric_names(settings, config.rewards)
+    known, watched = [*measured, *pair_metrics(settings.seeds_per_prompt)], [*measured, DRIFT]
+    gates = {"gate": settings.gate, "champion_gate": settings.champion_gate or ()}
+    named = {f"evaluation.{key}": (known, [bound.metric for bound in bounds]) for key, bounds in gates.items()}
+    named["evaluation.wanted"] = (known, [settings.wanted])
+    named["monitor.watch"] = (watched, [config.monitor.watch])
+    named["monitor.bounds"] = (watched, [bound.metric for bound in config.monitor.bounds])
+    for key, (choice, metrics) in named.items():
         for metric in metrics:
-            if metric not in known:
-                raise ConfigError(f"{key}: no metric named {metric!r} is measured here; choose from {sorted(known)}")
+            if metric not in choice:
+                raise ConfigError(f"{key}: no metric named {metric!r} is measured here; choose from {sorted(choice)}")
 
 
 def check_grids(config: RunConfig) -> None:
@@ -54,23 +74,32 @@ def check_grids(config: RunConfig) -> None:
             )
 
 
-def judge(config: RunConfig, metrics: Mapping[str, Comparison]) -> Judgement:
-    """Collapsed, if the estimates break the monitor's bounds; promote, if the gate's limits all hold; else keep."""
-    checks = check_gate(config.evaluation.gate, metrics, BASE)
-    base = {name: row.reference for name, row in metrics.items()}
-    candidate = {name: row.candidate for name, row in metrics.items()}
-    damage = violations(candidate, base, config.monitor.bounds)
-    wanted = _change(config.evaluation.wanted, metrics[config.evaluation.wanted], config.evaluation.confidence)
+def judge(config: RunConfig, base: Evidence, champion: Evidence | None = None) -> Judgement:
+    """Collapsed, if the estimates break the monitor's bounds; promote, if the gates' limits all hold; else keep."""
+    settings, evidence = config.evaluation, {base.against: base}
+    checks = check_gate(settings.gate, base.strict, base.against)
+    if champion is not None:
+        evidence[champion.against] = champion
+        checks += check_gate(settings.against_champion, champion.strict, champion.against)
+    damage = _damage(config, base.shown)
+    wanted = describe_change(settings.wanted, base.shown[settings.wanted], settings.confidence)
     broken = [check for check in checks if not check.held]
     if damage:
         return Judgement("collapsed", f"The model is damaged: {damage[0]}{_more(len(damage) - 1)}.", checks, damage)
     if broken:
-        reason = f"{wanted}, but {_explain(broken[0], metrics)}{_more(len(broken) - 1)}."
+        reason = f"{wanted}, but {_explain(broken[0], evidence)}{_more(len(broken) - 1)}."
         return Judgement("keep", reason, checks, damage)
-    return Judgement("promote", f"{wanted}, and {_all(len(checks))}.", checks, damage)
+    return Judgement("promote", f"{wanted}, and {_all(len(checks), list(evidence))}.", checks, damage)
 
 
-def check_gate(bounds: Sequence[Bound], metrics: Mapping[str, Comparison], against: str) -> list[GateCheck]:
+def _damage(config: RunConfig, metrics: Metrics) -> list[str]:
+    """The monitor's bounds that the estimates break."""
+    base = {name: row.reference for name, row in metrics.items()}
+    candidate = {name: row.candidate for name, row in metrics.items()}
+    return violations(candidate, base, config.monitor.bounds)
+
+
+def check_gate(bounds: Sequence[Bound], metrics: Metrics, against: str) -> list[GateCheck]:
     """Each limit of each bound against its end of the interval; `against` labels what the metrics compare with."""
     checks = []
     for bound in bounds:
@@ -96,17 +125,20 @@ def _end(limit: Limit, row: Comparison) -> float | None:
     return ends[limit]
 
 
-def _explain(check: GateCheck, metrics: Mapping[str, Comparison]) -> str:
+def _explain(check: GateCheck, evidence: Mapping[str, Evidence]) -> str:
     """Why a limit does not hold, in words."""
-    demanded = f"{check.threshold:+g}" if check.limit.endswith("change") else f"{check.threshold:g} times the base"
+    other = f"the {check.against}" if check.against in (BASE, CHAMPION) else check.against
+    demanded = f"{check.threshold:+g}" if check.limit.endswith("change") else f"{check.threshold:g} times {other}"
     if check.value is None:
-        base = metrics[check.metric].reference
-        return f"{check.metric} has no ratio to a base of {base:.3g}, while {_side(check.limit)} {demanded} is demanded"
+        level = evidence[check.against].shown[check.metric].reference
+        reached = f"{check.metric} has no ratio to {other}, which has {level:.3g}"
+        return f"{reached}, while {_side(check.limit)} {demanded} is demanded"
     end = "low" if check.limit.startswith("min") else "high"
     if check.limit.endswith("change"):
-        reached = f"the change of {check.metric} may be as {end} as {check.value:+.3f}"
+        against = f" against {other}" if check.against == CHAMPION else ""
+        reached = f"the change of {check.metric}{against} may be as {end} as {check.value:+.3f}"
     else:
-        reached = f"{check.metric} may be as {end} as {check.value:.2f} times the base"
+        reached = f"{check.metric} may be as {end} as {check.value:.2f} times {other}"
     return f"{reached}, while {_side(check.limit)} {demanded} is demanded"
 
 
@@ -114,7 +146,7 @@ def _side(limit: Limit) -> str:
     return "at least" if limit.startswith("min") else "at most"
 
 
-def _change(name: str, row: Comparison, confidence: float) -> str:
+def describe_change(name: str, row: Comparison, confidence: float) -> str:
     """What happened to the wanted metric."""
     moved = "rose" if row.lower > 0 else "fell" if row.upper < 0 else "did not clearly move"
     by = f" by {abs(row.change):.3f}" if moved != "did not clearly move" else ""
@@ -125,6 +157,7 @@ def _more(count: int) -> str:
     return "" if count == 0 else f" (and {count} more limit{'s' if count > 1 else ''})"
 
 
-def _all(count: int) -> str:
+def _all(count: int, against: Sequence[str]) -> str:
     few = {0: "the gate sets no limit", 1: "the gate's one limit holds"}
-    return few.get(count, f"all {count} limits of the gate hold")
+    models = f" against {' and '.join(against)}" if len(against) > 1 else ""
+    return few.get(count, f"all {count} limits of the gate hold") + models

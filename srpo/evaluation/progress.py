@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -15,6 +16,8 @@ from rich.progress import (
 )
 
 from srpo.evaluation.images import ReportProgress
+
+WIDEST = 32  # characters of what is being done; paths of models are longer
 
 
 @contextmanager
@@ -34,7 +37,8 @@ def terminal_progress() -> Iterator[ReportProgress]:
 
         def report(activity: str, done: int, total: int) -> None:
             if activity not in tasks:
-                tasks[activity] = bar.add_task(activity, total=total)
+                shown = activity if len(activity) <= WIDEST else f"\N{HORIZONTAL ELLIPSIS}{activity[1 - WIDEST :]}"
+                tasks[activity] = bar.add_task(escape(shown), total=total)
             bar.update(tasks[activity], completed=done)
 
         yield report

@@ -2,38 +2,32 @@
 
 import hashlib
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 
 import torch
 
-from srpo.artifacts import PromptSets, Trained, Weights
 from srpo.config import RunConfig
+from srpo.evaluation.contender import PACKAGES
 from srpo.evaluation.schema import Provenance
-from srpo.tracking import code_version, data_version
-
-PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "numpy", "scipy")
+from srpo.tracking import code_version
 
 
 def trace(
-    config: RunConfig, weights: Weights, prompts: PromptSets, trained: Trained, device: torch.device
+    config: RunConfig, hashes: Mapping[str, str], sources: Mapping[str, str], licences: Mapping[str, str]
 ) -> Provenance:
-    """Versions, hashes and sources."""
-    hashes = {name[len("data.") : -len("_sha256")]: value for name, value in data_version(weights, prompts).items()}
-    hashes |= {
-        "transformer": trained.transformer.sha256,
-        "config": hashlib.sha256(config.model_dump_json().encode()).hexdigest(),
-    }
+    """Versions and the config, beside the hashes and sources of what was used."""
     return Provenance(
         code={name.removeprefix("code."): value for name, value in code_version().items()},
         packages={"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})",
-        hashes=hashes,
-        sources={
-            **{name: files.source for name, files in weights.snapshots.items()},
-            "train_prompts": prompts.train.snapshot.source,
-            "held_out_prompts": prompts.held_out.snapshot.source,
-            **({"images": prompts.images.snapshot.source} if prompts.images else {}),
-        },
-        licences={name: files.licence for name, files in weights.snapshots.items()},
+        device=device_name(),
+        hashes={**hashes, "config": hashlib.sha256(config.model_dump_json().encode()).hexdigest()},
+        sources=dict(sources),
+        licences=dict(licences),
         config=config.model_dump(mode="json"),
     )
+
+
+def device_name() -> str:
+    """What draws and scores here."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})"

@@ -1,97 +1,73 @@
-"""The report as one HTML file: no network, no script, light and dark, readable on a phone; every text is escaped."""
+"""The report as one HTML file: no network, light and dark, readable on a phone; every text is escaped.
+
+It is made from `report.json` and the thumbnails beside it, and can be made again from them at any time. Its one script
+sorts, filters and slides pictures; without it they lie side by side. The page forbids itself everything that is not in
+it: only elements that carry the nonce, a hash of the report, may style or run.
+"""
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
 
-from srpo.evaluation.charts import HEIGHT, WIDTH, IntervalBar, LineChart, interval_bar, line_chart
-from srpo.evaluation.images import Cell, Gallery
-from srpo.evaluation.schema import Comparison, ImageSet, Report
+from srpo.checkpoint import staging_of, write_atomic
+from srpo.config import RunConfig
+from srpo.evaluation.charts import HEIGHT, WIDTH
+from srpo.evaluation.schema import ImageSet, Report
+from srpo.evaluation.tables import draw_curves, make_tables, order_metrics
+from srpo.evaluation.thumbnails import IMAGES, encode, gain, measured, picture_path, rank, ranking, spaced
+from srpo.tracking import flatten
 
-MEANINGS = {
-    "reward": "agreement with the prompt, as the trained reward sees it",
-    "relative": "wanted control words over unwanted ones, by the reward",
-    "content": "share of images that show what the prompt says",
-    "luminance": "mean brightness",
-    "saturation": "strength of colour",
-    "texture": "strength of the dots",
-    "sharpness": "fine detail relative to coarse",
-    "clipped": "share of pixel values cut off at black or white",
-    "spread": "how much brightness differs between images",
-}
-LEADING = ("relative", "content", "reward", "luminance", "spread")
-"""Metrics in the order a reader asks for them, after the wanted one."""
+REPORT_JSON, REPORT_HTML = "report.json", "report.html"
 NUM_TILES = 4
 NUM_STRIP = 8
+NUM_CARD_METRICS = 3
+STRIP_LONGEST, STRIP_BYTES = 160, 8_000  # pixels and bytes of a picture in the strip at the top
 
 
 @dataclass(frozen=True)
-class MetricRow:
-    """One line of the table."""
+class Card:
+    """The pictures of one prompt and noise, and what is said of them."""
 
-    name: str
-    meaning: str
-    row: Comparison
-    bar: IntervalBar
-    state: str
-    """held or broken by the gate; free where it sets no limit."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """What every model drew of one prompt and noise."""
-
+    index: int
     record: ImageSet
-    images: dict[str, str]
-    """Label of the model -> data URI."""
+    paths: dict[str, Path]
+    """Label of the model -> thumbnail."""
+
+    @property
+    def scores(self) -> str:
+        """Metric -> label -> score, as JSON for the page's script."""
+        metrics = next(iter(self.record.scores.values()))
+        return json.dumps(
+            {name: {label: round(row[name], 4) for label, row in self.record.scores.items()} for name in metrics}
+        )
 
 
 @dataclass(frozen=True)
-class Group:
-    """Pairs shown together, and why these."""
+class Embedded:
+    """A picture inside the page."""
 
-    title: str
-    note: str
-    pictures: list[Picture]
-
-
-def render(report: Report, design: Sequence[Cell], galleries: Mapping[str, Gallery], num_pairs: int) -> str:
-    """The page; images of `num_pairs` prompts and seeds are embedded, from the gallery of each label."""
-    pictures = _Pictures(report, design, galleries)
-    return (
-        _environment()
-        .get_template("report.html.jinja")
-        .render(
-            report=report,
-            order=_order(report),
-            tiles=_order(report)[:NUM_TILES],
-            table=[_metric_row(report, name) for name in _order(report)],
-            curves=list(_curves(report)),
-            strip=[pictures[index] for index in _spaced(len(design), min(NUM_STRIP, num_pairs))],
-            groups=_groups(report, pictures, num_pairs),
-            prompts=_by_prompt(report),
-            labels=[model.label for model in report.models],
-            judged=report.contrasts[0],
-            shown=[name for name in _order(report) if name in _measured(report)][:3],
-            chart={"width": WIDTH, "height": HEIGHT},
-        )
-    )
+    uri: str
+    width: int
+    height: int
 
 
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number, "signed": signed}
-    return environment
+def write_report(report: Report, folder: Path) -> Path:
+    """Write `report.json` and `report.html` into the folder that holds the thumbnails; returns the page's path."""
+    write_atomic(folder / REPORT_JSON, report.model_dump_json(indent=1))
+    page, staging = folder / REPORT_HTML, staging_of(folder / REPORT_HTML)
+    template = _environment().get_template("report.html.jinja")
+    template.stream(_view(report, folder / IMAGES)).dump(str(staging), encoding="utf-8")
+    staging.replace(page)
+    return page
 
 
 def number(value: float) -> str:
@@ -105,98 +81,101 @@ def signed(value: float) -> str:
     return f"+{number(value)}" if value > 0 else number(value)
 
 
-def _order(report: Report) -> list[str]:
-    """Names of the metrics: the wanted one, those a reader asks for, the rest."""
-    names = dict.fromkeys((report.wanted, *LEADING, *report.metrics))
-    return [name for name in names if name in report.metrics]
+def percent(value: float) -> str:
+    """A share as a whole percentage."""
+    return f"{100 * value:.0f}\N{NO-BREAK SPACE}%"
 
 
-def _metric_row(report: Report, name: str) -> MetricRow:
-    checks = [check for check in report.checks if check.metric == name]
-    state = "free" if not checks else "held" if all(check.held for check in checks) else "broken"
-    row = report.metrics[name]
-    return MetricRow(name, MEANINGS.get(name, ""), row, interval_bar(row, checks), state)
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "signed": signed, "percent": percent}
+    return environment
 
 
-def _curves(report: Report) -> Iterator[LineChart]:
-    """Held-out metrics at every measurement, then loss and gradient norm of every update."""
-    held_out, updates, best = report.curves.held_out, report.curves.updates, report.curves.best_update
-    if held_out:
-        for name in _order(report):
-            if name in dict.fromkeys((report.wanted, *LEADING)) and name in held_out[0]:
-                yield line_chart(name, held_out, name, best, marks=True)
-    if updates:
-        for name, title in (("loss", "loss (training)"), ("grad_norm", "gradient norm (training)")):
-            if name in updates[0]:
-                yield line_chart(title, updates, name, best, marks=False)
-
-
-class _Pictures:
-    """Images by their place in the design, read when they are asked for."""
-
-    def __init__(self, report: Report, design: Sequence[Cell], galleries: Mapping[str, Gallery]) -> None:
-        self.report = report
-        self.design = design
-        self.galleries = galleries
-
-    def __getitem__(self, index: int) -> Picture:
-        cell = self.design[index]
-        images = {label: _data_uri(gallery.find(cell)) for label, gallery in self.galleries.items()}
-        return Picture(self.report.images[index], images)
-
-
-def _data_uri(path: Path) -> str:
-    kind = {".png": "png", ".jpg": "jpeg"}[path.suffix]
-    return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
-
-
-def _groups(report: Report, pictures: _Pictures, num_pairs: int) -> list[Group]:
-    """Half of the pairs evenly from the design, a quarter worst, a quarter best."""
-    ranked_by = _ranking(report)
-    ranked = sorted(range(len(report.images)), key=lambda index: [_gain(report, index, name) for name in ranked_by])
-    count = max(1, min(num_pairs // 4, len(ranked) // 2))
-    by = ", then by ".join(ranked_by)
-    chosen = {
-        ("Worst pairs", f"Of all {len(ranked)}: the largest losses by {by}."): ranked[:count],
-        ("Best pairs", f"The largest gains by {by}."): ranked[::-1][:count],
-        ("A fair sample", "Evenly spaced over all prompts and seeds, chosen before anything was drawn."): _spaced(
-            len(ranked), max(1, num_pairs - 2 * count)
-        ),
+def _view(report: Report, images: Path) -> dict[str, Any]:
+    """Everything that the template shows; pictures are read where it comes to them."""
+    order, cards = order_metrics(report), _cards(report, images)
+    return {
+        "report": report,
+        "outcome": report.verdict or ("compared" if report.contrasts else "measured"),
+        "nonce": hashlib.sha256(report.model_dump_json().encode()).hexdigest()[:32],
+        "labels": [model.label for model in report.models],
+        "judged": report.contrasts[0] if report.contrasts else None,
+        "order": order,
+        "tiles": order[:NUM_TILES],
+        "tables": make_tables(report),
+        "curves": list(draw_curves(report)),
+        "chart": {"width": WIDTH, "height": HEIGHT},
+        "strip": _strip(cards),
+        "cards": cards,
+        "categories": list(dict.fromkeys(card.record.category for card in cards if card.record.category)),
+        "ranked_by": ranking(report),
+        "worst": sum("worst" in card.record.kept for card in cards),
+        "best": sum("best" in card.record.kept for card in cards),
+        "measured": [name for name in order if name in measured(report)],
+        "shown": [name for name in order if name in measured(report)][:NUM_CARD_METRICS],
+        "prompts": _by_prompt(report),
+        "settings": _settings(report),
+        "embed": _embed,
+        "preview": partial(_embed, longest=STRIP_LONGEST, max_bytes=STRIP_BYTES),
     }
-    return [Group(title, note, [pictures[i] for i in indices]) for (title, note), indices in chosen.items()]
 
 
-def _ranking(report: Report) -> list[str]:
-    """Per-image metrics that the gate demands not to fall, the wanted one last: what makes a pair bad or good."""
-    guarded = [check.metric for check in report.checks if check.limit == "min_change" and check.metric != report.wanted]
-    names = [name for name in (*guarded, report.wanted) if name in _measured(report)]
-    return list(dict.fromkeys(names)) or ["relative"]
+def _cards(report: Report, images: Path) -> list[Card]:
+    """The kept pictures, the worst first."""
+    labels = [model.label for model in report.models]
+    kept = [index for index in rank(report) if report.images[index].kept]
+    return [
+        Card(index, report.images[index], {label: picture_path(images, report, index, label) for label in labels})
+        for index in kept
+    ]
 
 
-def _gain(report: Report, index: int, name: str) -> float:
-    judged, scores = report.contrasts[0], report.images[index].scores
-    return scores[judged.candidate][name] - scores[judged.reference][name]
+def _strip(cards: Sequence[Card]) -> list[Card]:
+    """A few of the fair sample, in the order of the prompts, or whatever there is."""
+    sample = [card for card in cards if "sample" in card.record.kept] or list(cards)
+    in_order = sorted(sample, key=lambda card: card.index)
+    return [in_order[place] for place in spaced(len(in_order), NUM_STRIP)]
 
 
-def _measured(report: Report) -> list[str]:
-    """Metrics that every image has."""
-    return list(report.images[0].scores[report.models[0].label])
-
-
-def _spaced(total: int, count: int) -> list[int]:
-    """`count` places evenly over 0..total-1, each once."""
-    return sorted(set(np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()))
+def _embed(path: Path, longest: int = 0, max_bytes: int = 0) -> Embedded:
+    """A thumbnail as it is, or one made smaller."""
+    with Image.open(path) as picture:
+        width, height = picture.size
+        content = encode(picture.convert("RGB"), longest, max_bytes) if longest else path.read_bytes()
+    return Embedded(f"data:image/webp;base64,{base64.b64encode(content).decode()}", width, height)
 
 
 def _by_prompt(report: Report) -> list[tuple[str, dict[str, dict[str, float]]]]:
     """Every prompt with its means, metric -> label -> mean; first the largest loss of the wanted metric."""
-    images, judged = report.images, report.contrasts[0]
-    groups = [images[i : i + report.seeds_per_prompt] for i in range(0, len(images), report.seeds_per_prompt)]
-    rows = [(group[0].prompt, {name: _means(group, name) for name in _measured(report)}) for group in groups]
-    wanted = report.wanted if report.wanted in _measured(report) else "relative"
-    return sorted(rows, key=lambda row: row[1][wanted][judged.candidate] - row[1][wanted][judged.reference])
+    groups: dict[str, list[int]] = {}
+    for index, image in enumerate(report.images):
+        groups.setdefault(image.prompt, []).append(index)
+    wanted = ranking(report)[-1]
+    losses = {prompt: np.mean([gain(report, index, wanted) for index in group]) for prompt, group in groups.items()}
+    return [(prompt, _means(report, groups[prompt])) for prompt in sorted(groups, key=lambda prompt: losses[prompt])]
 
 
-def _means(group: Sequence[ImageSet], name: str) -> dict[str, float]:
-    """Label -> mean of a metric over the images of a prompt."""
-    return {label: float(np.mean([image.scores[label][name] for image in group])) for label in group[0].scores}
+def _means(report: Report, group: Sequence[int]) -> dict[str, dict[str, float]]:
+    """Metric -> label -> mean over the images of a prompt."""
+    labels = [model.label for model in report.models]
+    return {
+        name: {label: float(np.mean([report.images[index].scores[label][name] for index in group])) for label in labels}
+        for name in measured(report)
+    }
+
+
+def _settings(report: Report) -> tuple[list[str], list[tuple[str, list[Any]]]]:
+    """Columns and rows of the settings worth knowing: where the models' runs differ, or the run and the defaults."""
+    if report.differences:
+        labels = [model.label for model in report.models]
+        return labels, [(key, [row.get(label) for label in labels]) for key, row in report.differences.items()]
+    defaults, config = (flatten(values) for values in (RunConfig().model_dump(mode="json"), report.provenance.config))
+    changed = [key for key in config if config[key] != defaults.get(key)]
+    return ["default", "this run"], [(key, [defaults.get(key), config[key]]) for key in changed]

@@ -1,4 +1,7 @@
-"""The report of an evaluation as strict models: `report.json`, and all that the HTML shows besides pictures."""
+"""The report of an evaluation as strict models: `report.json`, and all that the HTML shows besides pictures.
+
+The form is published as `docs/report.schema.json`, which `python -m tests.evaluation.test_schema` writes.
+"""
 
 from typing import Any, Literal
 
@@ -13,6 +16,18 @@ BASE, CANDIDATE, CHAMPION = "base", "candidate", "champion"
 """Labels of the models in the report of a run."""
 
 Verdict = Literal["promote", "keep", "collapsed"]
+Kept = Literal["worst", "best", "sample"]
+"""Why pictures are kept: the largest losses, the largest gains, or by their place alone."""
+
+
+class Level(Settings):
+    """One metric of one model over prompts (each the mean of its seeds)."""
+
+    value: float
+    lower: float
+    """Lower end of the bootstrap interval."""
+    upper: float
+    """Upper end."""
 
 
 class Subject(Settings):
@@ -23,6 +38,9 @@ class Subject(Settings):
     reference: str
     """Where it comes from: a source, a run, or `models:/name/version`."""
     transformer_sha256: str
+    base_sha256: str = ""
+    """Of the folder that the transformer draws with: VAE, text encoders, scheduler."""
+    metrics: dict[str, Level] = Field(default_factory=dict)
 
 
 class Comparison(Settings):
@@ -42,6 +60,8 @@ class Comparison(Settings):
     """`candidate / reference`; null, like its interval, where the reference is not positive beyond doubt."""
     ratio_lower: float | None
     ratio_upper: float | None
+    detectable: float | None = None
+    """Smallest true change that this many prompts would show in four of five evaluations, at the gate's level."""
 
 
 class Contrast(Settings):
@@ -52,6 +72,8 @@ class Contrast(Settings):
     candidate: str
     """Label of the model that is judged."""
     metrics: dict[str, Comparison]
+    categories: dict[str, dict[str, Comparison]] = Field(default_factory=dict)
+    """Category of prompts -> metric -> the same over its prompts alone; only categories with enough of them."""
 
 
 class GateCheck(Settings):
@@ -64,7 +86,8 @@ class GateCheck(Settings):
     threshold: float
     """What the config demands."""
     value: float | None
-    """Lower end of the interval for a smallest, upper end for a largest value allowed; null where there is no ratio."""
+    """Lower end of the interval for a smallest, upper end for a largest value allowed, at the level of the gate; null
+    where there is no ratio."""
     held: bool
 
 
@@ -73,22 +96,26 @@ class ImageSet(Settings):
 
     prompt_index: int
     prompt: str
+    category: str = ""
+    """What the prompt is about; empty where its file does not say."""
     seed: int
     """Seed of the noise; with the prompt it is the key by which images are matched."""
     scores: dict[str, dict[str, float]]
     """Label of the model -> metric -> score of its image."""
+    kept: tuple[Kept, ...] = ()
+    """Why the pictures are kept beside the report; empty where they are not."""
 
 
 class Curves(Settings):
-    """What training wrote down."""
+    """What training wrote down; empty, with 0 updates, where models are evaluated that no run of this report made."""
 
-    updates: list[dict[str, float]]
+    updates: list[dict[str, float]] = Field(default_factory=list)
     """One entry per update: its number (`update`) and metrics."""
-    held_out: list[dict[str, Any]]
+    held_out: list[dict[str, Any]] = Field(default_factory=list)
     """One entry per measurement on held-out prompts; `violations` lists the bounds that it broke."""
-    best_update: int
-    num_updates: int
-    seconds: float
+    best_update: int = 0
+    num_updates: int = 0
+    seconds: float = 0.0
     stopped: str | None = None
     """Why the monitor ended training before its last update, if it did."""
 
@@ -111,6 +138,48 @@ class Provenance(Settings):
     """The whole config of the run."""
 
 
+class Preference(Settings):
+    """What people said to one question of a blind study."""
+
+    question: str
+    rate: float
+    """Share of the votes for the judged model, ties counting half."""
+    lower: float
+    upper: float
+    for_reference: int
+    ties: int
+    for_candidate: int
+    """Votes."""
+
+
+class Ballot(Settings):
+    """A file of votes, and what became of it."""
+
+    file: str
+    voter: str
+    """Random name that the page gave the voter; empty where the file could not be read."""
+    outcome: Literal["complete", "partial", "duplicate", "rejected"]
+    num_votes: int
+    """Votes in the file."""
+    note: str
+    """What is wrong with it, or what was taken from elsewhere; empty if there is nothing to say."""
+
+
+class Study(Settings):
+    """A blind comparison of two models by people."""
+
+    reference: str
+    """Label of the model that is compared with."""
+    candidate: str
+    """Label of the model that is judged."""
+    confidence: float
+    num_pairs: int
+    """Pairs with a vote."""
+    num_voters: int
+    preferences: list[Preference]
+    ballots: list[Ballot]
+
+
 class Report(Settings):
     """Everything an evaluation found. The same inputs give the same report, but for `created` and seconds."""
 
@@ -121,30 +190,42 @@ class Report(Settings):
     """UTC, ISO 8601."""
     seconds: float
     """Wall time of the evaluation."""
-    verdict: Verdict
+    verdict: Verdict | None
+    """Null where no gate is asked: any models were compared, or one was measured."""
     reason: str
-    """The verdict in one sentence."""
+    """The verdict in one sentence; without one, what was found."""
     damage: list[str]
     """Bounds of the monitor that the estimates break: the model has collapsed."""
     wanted: str
     """The metric that the run was meant to raise."""
     confidence: float
-    """Level of all intervals."""
+    """Level of the intervals of levels and contrasts."""
+    gate_confidence: float | None = None
+    """Level of the intervals that the gate looks at: corrected for the number of metrics that it names."""
+    trained_metrics: list[str] = Field(default_factory=list)
+    """Metrics of the reward that the model was trained with: they show what training did, and decide nothing alone."""
+    champion: str | None = None
+    """The champion that the judged model was compared with, as `models:/name/version`; null if with none."""
     num_prompts: int
     seeds_per_prompt: int
     models: list[Subject]
     """The one that the others are compared with comes first, the judged one second."""
     contrasts: list[Contrast]
-    """The judged model against each of the others; the first is against the first model."""
+    """In a run the judged model against each of the others, otherwise each model against the first; the first of them
+    is the second model against the first. Empty for one model."""
     checks: list[GateCheck]
     curves: Curves
     images: list[ImageSet]
     provenance: Provenance
+    differences: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Setting -> label -> value, where the runs that made the models were set differently; empty for a single run."""
+    study: Study | None = None
+    """What people said, if they were asked."""
 
     @property
     def metrics(self) -> dict[str, Comparison]:
-        """The judged model against the first."""
-        return self.contrasts[0].metrics
+        """The judged model against the first; empty for one model."""
+        return self.contrasts[0].metrics if self.contrasts else {}
 
     @property
     def passed(self) -> bool:

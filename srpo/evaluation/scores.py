@@ -3,13 +3,13 @@
     reward   = r(image, prompt)
     relative = mean over positive words of r(image, "w. prompt") - mean over negative words of r(image, "w. prompt")
 
-Held-out scores (`evaluation.scores`) give the same two under `<name>` and `relative/<name>`, with words of their own.
-Training raises the reward, not them.
+`reward/<name>` and `relative/<name>` are those of a run's added rewards. Held-out scores (`evaluation.scores`) give the
+same two under `<name>` and `relative/<name>`, with words of their own. Training raises the rewards, not them.
 
 `spread` belongs to a set of images: the standard deviation of their luminance. A model that collapses loses it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from srpo.artifacts import Weights
 from srpo.config import EvaluationConfig, PreferenceConfig, RunConfig, ScoreConfig
+from srpo.criteria import Criterion
 from srpo.errors import ConfigError
 from srpo.meters import meters
 from srpo.preference import with_word
@@ -60,12 +61,13 @@ class HeldOutScore:
     """Both empty for a score that does not read the prompt."""
 
 
-def metric_names(settings: EvaluationConfig) -> list[str]:
-    """Every metric that an evaluation produces; ConfigError for a score whose name another metric has."""
+def metric_names(settings: EvaluationConfig, added: Iterable[str] = ()) -> list[str]:
+    """Every metric that an evaluation with these added rewards produces; ConfigError for a name that two would have."""
     world = WORLDS[settings.world] if settings.world else ()
-    names = ["reward", "relative", *meters(settings.grid_periods), *world, "spread"]
+    own = [f"{kind}/{name}" for name in added for kind in ("reward", "relative")]
+    names = ["reward", "relative", *own, *meters(settings.grid_periods), *world, "spread"]
     for name, score in settings.scores.items():
-        if name in names:
+        if name in names or f"relative/{name}" in names:
             raise ConfigError(f"evaluation.scores.{name}: another metric has that name; choose one of your own")
         names += [name, *([f"relative/{name}"] if find_score(name, score).reads_text else [])]
     return names
@@ -102,9 +104,9 @@ class Scorer:
         world: str | None = None,
         scores: Mapping[str, HeldOutScore] = MappingProxyType({}),
         grid_periods: Sequence[int] = (),
+        added: Sequence[Criterion] = (),
     ) -> None:
-        self.reward = reward
-        self.preference = preference
+        self.criteria = [Criterion("", reward, preference), *added]
         self.world_meters = WORLDS[world] if world else {}
         self.scores = scores
         self.meters = meters(grid_periods)
@@ -112,9 +114,11 @@ class Scorer:
     @torch.no_grad()
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Scores:
         """Every per-image metric of images (batch, 3, height, width) in [0, 1]."""
-        words = self.preference.positive, self.preference.negative
-        plain, relative = plain_and_relative(self.reward, *words, images, list(prompts))
-        scores = {"reward": plain, "relative": relative}
+        scores: Scores = {}
+        for criterion in self.criteria:
+            words = criterion.preference.positive, criterion.preference.negative
+            plain, relative = plain_and_relative(criterion.reward, *words, images, list(prompts))
+            scores |= {criterion.metric("reward"): plain, criterion.metric("relative"): relative}
         scores |= {name: meter(images) for name, meter in self.meters.items()}
         scores |= {name: meter(images, prompts) for name, meter in self.world_meters.items()}
         for name, score in self.scores.items():

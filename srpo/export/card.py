@@ -23,7 +23,7 @@ class Licence(Settings):
     """What is known of the terms of something the model is made from."""
 
     subject: str
-    """base model, adapter, transformer, or reward."""
+    """base model, adapter, transformer, reward, or reward_<name>."""
     source: str
     terms: str
 
@@ -33,14 +33,18 @@ class Licence(Settings):
 
 
 def find_licences(files: ModelFiles, report: Report | None) -> list[Licence]:
-    """Of the base, of what was given with it, and of the reward if the run is known, as their folders state them."""
+    """Of the base, of what was given with it, and of the rewards if the run is known, as their folders state them."""
     found = [Licence(subject="base model", source=files.model.source, terms=_terms(files.model.source, files.base))]
     if files.transformer is not None and not files.reference.startswith("models:/"):
         subject = "adapter" if adapter_file(files.transformer) else "transformer"
         found.append(Licence(subject=subject, source=files.reference, terms=_terms(files.reference, files.transformer)))
     if report is not None:
-        source = report.provenance.sources["reward"]  # the config may be of another version
-        found.append(Licence(subject="reward", source=source, terms=_terms(source, Path(source).expanduser())))
+        sources = report.provenance.sources  # the config may be of another version
+        rewards = {name: source for name, source in sources.items() if name.split("_")[0] == "reward"}
+        found += [
+            Licence(subject=name, source=source, terms=_terms(source, Path(source).expanduser()))
+            for name, source in rewards.items()
+        ]
     return found
 
 

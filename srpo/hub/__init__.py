@@ -21,12 +21,13 @@ from srpo.hub.store import Store
 from srpo.shapes import WEIGHTS_DIR
 
 Part = Literal["model", "reward", "score", "images"]
-BUILTIN = {
+BUILTIN: dict[str, dict[Part, Path]] = {
     "builtin:shapes": {
         "model": WEIGHTS_DIR / "flux",
         "reward": WEIGHTS_DIR / "reward",
         "score": WEIGHTS_DIR / "reward",
     },
+    "builtin:shapes-biased": {"reward": WEIGHTS_DIR / "biased", "score": WEIGHTS_DIR / "biased"},
 }
 FILES_AT_ONCE = 4
 
@@ -40,7 +41,8 @@ def resolve(source: str, part: Part) -> Path:
     """The local place of a source; ConfigError where there is none. A remote source must have been fetched."""
     if source.startswith("builtin:"):
         if part not in BUILTIN.get(source, {}):
-            raise ConfigError(f"{part}.source: no embedded world {source!r}; choose from {sorted(BUILTIN)}")
+            known = sorted(name for name, parts in BUILTIN.items() if part in parts)
+            raise ConfigError(f"{part}.source: no embedded world {source!r} with a {part}; choose from {known}")
         return BUILTIN[source][part]
     if is_remote(source):
         _origin(source, part)
@@ -124,11 +126,12 @@ def at_hand(recorded: Snapshot) -> Snapshot:
 
 def bring(weights: Weights) -> Weights:
     """All weights on this machine."""
+    rewards = {name: at_hand(added) for name, added in weights.rewards.items()}
     scores = {
         name: ScoreWeights(checkpoint=at_hand(score.checkpoint), companion=score.companion and at_hand(score.companion))
         for name, score in weights.scores.items()
     }
-    return Weights(model=at_hand(weights.model), reward=at_hand(weights.reward), scores=scores)
+    return Weights(model=at_hand(weights.model), reward=at_hand(weights.reward), rewards=rewards, scores=scores)
 
 
 def snapshot(path: Path, source: str) -> Snapshot:

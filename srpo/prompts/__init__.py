@@ -24,6 +24,7 @@ from srpo.shards import Row, StoredRows, encoded_rows, key_of, places, sole_writ
 __all__ = [
     "Prompt",
     "embed_prompts",
+    "embed_set",
     "embed_texts",
     "encoder_hash",
     "load_categories",
@@ -65,6 +66,16 @@ def embed_texts(
         encode_missing(model, prompts, weights.model.path, store, texts)
         rows = encoded_rows(store)
         return [_save(store, part, rows, source) for source, part in sets]
+
+
+def embed_set(
+    model: ModelConfig, prompts: PromptsConfig, weights: Snapshot, texts: list[Prompt], output_dir: Path
+) -> PromptSet:
+    """Encode one list of prompts into the encoder's store under `output_dir`; `weights`: the model's folder."""
+    store = output_dir / encoder_hash(model, prompts, weights)
+    with sole_writer(store):
+        encode_missing(model, prompts, weights.path, store, [[prompt.text for prompt in texts]])
+        return _save(store, texts, encoded_rows(store), prompts.held_out)
 
 
 def encoder_hash(model: ModelConfig, prompts: PromptsConfig, weights: Snapshot) -> str:

@@ -25,6 +25,7 @@ FILES = {
 }
 """Prompt files that come with the package."""
 LINES_SHOWN = 5
+MIN_HELD_OUT = 3
 
 
 class Prompt(NamedTuple):
@@ -67,8 +68,11 @@ def read_both(config: PromptsConfig) -> tuple[list[Prompt], list[Prompt]]:
 def read_held_out(config: PromptsConfig, trained_on: Sequence[Prompt]) -> list[Prompt]:
     """Held-out prompts; ConfigError if one of them is trained on."""
     held_out = read_prompts(config.held_out, "held_out", config.max_characters)
-    if len(held_out) < 2:
-        raise ConfigError(f"prompts.held_out: {config.held_out} holds one prompt; intervals need at least two")
+    if len(held_out) < MIN_HELD_OUT:
+        raise ConfigError(
+            f"prompts.held_out: {config.held_out} holds {len(held_out)}, but at least {MIN_HELD_OUT} are needed: "
+            "one for the choice of the best checkpoint, two others for the intervals of the verdict"
+        )
     if shared := sorted({prompt.text for prompt in trained_on} & {prompt.text for prompt in held_out}):
         raise ConfigError(
             f"{len(shared)} held-out prompts are also trained on, for instance {shared[0]!r}; remove them from one file"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from srpo.config import RewardConfig
 from srpo.errors import ConfigError
-from srpo.rewards import clip, hps
+from srpo.rewards import clip, head, hps
 
 
 class Reward(Protocol):
@@ -35,14 +35,16 @@ class Family:
     """(checkpoint, architecture) -> frozen reward."""
     check: Callable[[Path, str], None]
     """Names and shapes without loading; ConfigError names what is wrong."""
-
     skeleton: Callable[[Path, str], Reward]
     """(place of the checkpoint, architecture) -> the reward on the meta device."""
+    reads_text: Callable[[Path], bool] = lambda path: True
+    """checkpoint -> whether its scores depend on the text."""
 
 
 REWARDS: dict[str, Family] = {
     "hps": Family(hps.load, hps.check, hps.skeleton),
     "clip": Family(clip.load, clip.check, clip.skeleton),
+    "head": Family(head.load, head.check, head.skeleton, head.reads_text),
 }
 
 
@@ -66,3 +68,12 @@ def reward_skeleton(config: RewardConfig, path: Path) -> Reward:
 def check_reward(config: RewardConfig, path: Path) -> None:
     """Refuse a checkpoint that would fail later."""
     find_family(config.family).check(path, config.architecture)
+
+
+def check_text_is_read(config: RewardConfig, path: Path) -> None:
+    """Refuse a reward that ignores the text where a relative preference is to be made of it."""
+    if not find_family(config.family).reads_text(path):
+        raise ConfigError(
+            f"the reward {config.source} does not read the text: control words cancel out of its relative preference "
+            "(what is left is k * r, whatever they say); set method to 'direct_align', 'refl' or 'draft_lv'"
+        )

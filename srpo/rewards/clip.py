@@ -5,6 +5,7 @@ margin and learning rate were made for.
 """
 
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from srpo.errors import ConfigError
 from srpo.models.layout import check_component, check_tokenizer
 from srpo.rewards.dual_encoder import DualEncoderReward
 
+RewardClass = TypeVar("RewardClass", bound=DualEncoderReward)
 HPS_SCALE = 20
 """Brings `exp(logit_scale) * cosine` to HPSv2.1's scale (the reference's division)."""
 
@@ -32,15 +34,20 @@ def skeleton(path: Path, architecture: str) -> DualEncoderReward:
     return build(model, CLIPTokenizerFast.from_pretrained(path, local_files_only=True), 1.0)
 
 
-def build(model: CLIPModel, tokenizer: CLIPTokenizerFast, scale: float) -> DualEncoderReward:
-    """A reward around a CLIPModel and its tokenizer: `scale` times the cosine."""
+def build(
+    model: CLIPModel,
+    tokenizer: CLIPTokenizerFast,
+    scale: float,
+    cls: type[RewardClass] = DualEncoderReward,  # type: ignore[assignment]
+) -> RewardClass:
+    """A reward around a CLIPModel and its tokenizer: `scale` times the cosine, or what another class makes of both."""
     length = model.config.text_config.max_position_embeddings
 
     def tokenize(texts: list[str]) -> Tensor:
         tokens = tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
         return tokens.input_ids
 
-    return DualEncoderReward(
+    return cls(
         model,
         lambda pixels: model.get_image_features(pixel_values=pixels).pooler_output,
         lambda tokens: model.get_text_features(input_ids=tokens).pooler_output,

@@ -43,7 +43,11 @@ class DualEncoderReward(nn.Module):
         """Scores (batch,) for each list of texts; images (batch, 3, h, w) in [0, 1]."""
         with torch.autocast(images.device.type, enabled=False):
             features = normalize(self.encode_images(self.preprocess(images.float())), dim=-1)
-            return tuple(self.scale * (features * self.text_features(group)).sum(dim=-1) for group in texts)
+            return tuple(self.score(features, group) for group in texts)
+
+    def score(self, features: Tensor, texts: Sequence[str]) -> Tensor:
+        """Agreement (batch,) of unit image features (batch, dim) with a text for each."""
+        return self.scale * (features * self.text_features(texts)).sum(dim=-1)
 
     @torch.no_grad()
     def text_features(self, texts: Sequence[str]) -> Tensor:

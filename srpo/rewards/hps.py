@@ -28,10 +28,10 @@ def load(path: Path, architecture: str) -> DualEncoderReward:
     return build(model, settings)
 
 
-def skeleton(path: Path, architecture: str) -> DualEncoderReward:
-    """The reward on the meta device; the checkpoint need not be there."""
+def skeleton(path: Path, architecture: str, device: torch.device | str = "meta") -> DualEncoderReward:
+    """The reward without trained weights; the checkpoint need not be there."""
     settings = _settings(path / "checkpoint" if path.is_dir() else path, architecture)
-    with torch.device("meta"):
+    with torch.device(device):
         model = open_clip.CLIP(**settings)
     return build(model, settings)
 

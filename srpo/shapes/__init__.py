@@ -5,7 +5,7 @@ from pathlib import Path
 from srpo.shapes.render import AXES, CONTENTS, HELD_OUT, SEEN, SIZE, STYLES, Content, parse_caption, render, styled
 
 WEIGHTS_DIR = Path(__file__).parent / "weights"
-"""`flux/` (a FluxPipeline folder), `reward/` (HPSv2's layout), `oracle.safetensors`, `figures.json`."""
+"""`flux/` (a FluxPipeline folder), `reward/` and `biased/` (HPSv2's layout), `oracle.safetensors`, `figures.json`."""
 SAMPLING_STEPS = 10
 """Enough for this world's model: its figures are measured with so many."""
 

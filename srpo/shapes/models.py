@@ -22,6 +22,8 @@ TEXT_TOKENS = 12
 CLIP_TOKENS = 16
 TEXT_WIDTH = 64
 LATENT_CHANNELS = 8
+EMBED_DIM = 64
+"""Width of the reward's features."""
 REWARD_NAME = "shapes-vit"
 BPE_NAME = "bpe.txt.gz"
 
@@ -148,10 +150,10 @@ def write_bpe(path: Path) -> None:
     path.write_bytes(gzip.compress("\n".join(lines).encode(), mtime=0))
 
 
-def reward_config() -> dict[str, Any]:
+def reward_config(embed_dim: int = EMBED_DIM) -> dict[str, Any]:
     """open_clip's model configuration of the reward; `bpe_path` names a file beside the configuration."""
     return {
-        "embed_dim": 64,
+        "embed_dim": embed_dim,
         "vision_cfg": {"image_size": SIZE, "layers": 4, "width": 96, "head_width": 32, "patch_size": 8},
         "text_cfg": {
             "context_length": CLIP_TOKENS,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import FluxTransformer2DModel
 
-from srpo.artifacts import Evaluated, PromptSets, Trained, Weights
+from srpo.artifacts import Evaluated, PromptSets, Snapshot, Trained, Weights
 from srpo.config import RunConfig, ScoreConfig, parse_config
 from srpo.errors import ConfigError
 from srpo.evaluation import evaluate
@@ -20,7 +20,9 @@ from srpo.shapes import heldout_captions
 from srpo.weights import fetch_score
 
 HOSTILE = "a <script>alert('red')</script> & \"circle\""
-HELD_OUT = ["a red circle", "a blue ring on a red background", HOSTILE, "a green cross"]
+JUDGED = ["a red circle", "a blue ring on a red background", HOSTILE, "a green cross"]
+HELD_OUT = [*JUDGED[:2], "a cyan square", *JUDGED[2:]]
+"""The monitor has the third of them."""
 Inputs = tuple[RunConfig, Weights, PromptSets, Trained]
 
 
@@ -91,19 +93,28 @@ def page(evaluated: Evaluated) -> str:
 def test_the_report_holds_every_pair_and_the_verdict(inputs: Inputs, evaluated: Evaluated) -> None:
     report = load(evaluated)
     assert len(report.images) == len({(pair.prompt, pair.seed) for pair in report.images}) == 8
-    assert [pair.prompt for pair in report.images[::2]] == HELD_OUT
+    assert [pair.prompt for pair in report.images[::2]] == JUDGED
     assert (evaluated.verdict, evaluated.reason, evaluated.passed) == (report.verdict, report.reason, report.passed)
     assert report.metrics["relative"].reference == pytest.approx(
         sum(pair.scores["base"]["relative"] for pair in report.images) / 8
     )
     assert len(report.checks) == 7
+    assert report.gate_confidence == pytest.approx(1 - 0.05 / 6)  # five metrics of the gate, one of the champion's
+    assert report.trained_metrics == ["reward", "relative"]
+    assert report.champion is None
+    assert [(model.label, model.transformer_sha256) for model in report.models] == [
+        ("base", inputs[1].model.part("transformer").sha256),
+        ("candidate", inputs[3].transformer.sha256),
+    ]
+    assert report.models[1].metrics["relative"].value == pytest.approx(report.metrics["relative"].candidate)
     assert report.provenance.hashes["transformer"] == inputs[3].transformer.sha256
     assert [entry["update"] for entry in report.curves.held_out] == [0, 5, 10]
 
 
 def test_the_two_models_differ_and_nothing_else_is_left_behind(evaluated: Evaluated) -> None:
     assert all(pair.scores["base"] != pair.scores["candidate"] for pair in load(evaluated).images)
-    assert sorted(path.name for path in Path(evaluated.report_json).parent.iterdir()) == ["report.html", "report.json"]
+    left = sorted(path.name for path in Path(evaluated.report_json).parent.iterdir())
+    assert left == ["images", "report.html", "report.json"]
 
 
 def test_again_and_with_another_batch_size_it_finds_the_same(
@@ -126,6 +137,69 @@ def test_a_model_compared_with_itself_does_not_change(inputs: Inputs, flux_folde
     assert all(pair.scores["base"] == pair.scores["candidate"] for pair in report.images)
 
 
+def count_images(inputs: Inputs, folder: Path, **places: Any) -> dict[str, int]:
+    """Label -> how many images an evaluation had to draw."""
+    drawn: dict[str, int] = {}
+    before: dict[str, int] = {}
+
+    def progress(activity: str, done: int, total: int) -> None:
+        label = activity.removesuffix(" images")
+        drawn[label] = drawn.get(label, 0) + done - before.get(label, 0)
+        before[label] = done
+
+    evaluate(*inputs, folder, progress, **places)
+    return drawn
+
+
+def test_what_was_scored_before_is_neither_drawn_nor_scored_again(inputs: Inputs, tmp_path: Path) -> None:
+    config, weights, prompts, trained = inputs
+    scores = tmp_path / "scores"
+    first = load(evaluate(*inputs, tmp_path / "first", scores_dir=scores))
+    assert count_images(inputs, tmp_path / "again", scores_dir=scores) == {}
+    again = Report.model_validate_json((tmp_path / "again" / "report.json").read_text(encoding="utf-8"))
+    assert again.model_dump(exclude={"created", "seconds"}) == first.model_dump(exclude={"created", "seconds"})
+    other = trained.model_copy(update={"transformer": make_other(tmp_path / "other", Path(trained.transformer.uri))})
+    assert count_images((config, weights, prompts, other), tmp_path / "other", scores_dir=scores) == {"candidate": 8}
+    longer = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"num_steps": 3})})
+    assert count_images((longer, *inputs[1:]), tmp_path / "longer", scores_dir=scores) == {"base": 8, "candidate": 8}
+    words = config.model_copy(update={"preference": config.preference.model_copy(update={"positive": ("Red",)})})
+    assert count_images((words, *inputs[1:]), tmp_path / "words", scores_dir=scores) == {"base": 8, "candidate": 8}
+
+
+def make_other(folder: Path, transformer: Path) -> Snapshot:
+    """A third model."""
+    model = FluxTransformer2DModel.from_pretrained(transformer)
+    with torch.no_grad():
+        model.proj_out.bias += 0.1
+    model.save_pretrained(folder)
+    return snapshot(folder, "other")
+
+
+class Stopped(Exception):  # noqa: N818
+    """What stops an evaluation in the middle."""
+
+
+def test_an_interrupted_evaluation_goes_on_in_more_processes_with_the_same_result(
+    inputs: Inputs, evaluated: Evaluated, tmp_path: Path
+) -> None:
+    def stop(activity: str, done: int, total: int) -> None:
+        if (activity, done) == ("candidate images", 3):
+            raise Stopped
+
+    config, *others = inputs
+    with pytest.raises(Stopped):
+        evaluate(*inputs, tmp_path / "stopped", stop, scores_dir=tmp_path / "scores")
+    assert not (tmp_path / "stopped" / "report.json").exists()
+    seen: list[tuple[str, int, int]] = []
+    two = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"num_processes": 2})})
+    evaluate(two, *others, tmp_path / "on", lambda *report: seen.append(report), scores_dir=tmp_path / "scores")
+    assert [activity for activity, *_ in seen] == ["candidate images"] * 2  # the two batches that are left
+    assert seen[-1][1:] == (8, 8)
+    found = Report.model_validate_json((tmp_path / "on" / "report.json").read_text(encoding="utf-8"))
+    same = {"created", "seconds", "provenance"}
+    assert found.model_dump(exclude=same) == load(evaluated).model_dump(exclude=same)
+
+
 def test_progress_is_reported_for_both_models(inputs: Inputs, tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     evaluate(*inputs, tmp_path, lambda *report: seen.append(report))
@@ -134,7 +208,7 @@ def test_progress_is_reported_for_both_models(inputs: Inputs, tmp_path: Path) ->
 
 def test_the_page_escapes_what_others_wrote(evaluated: Evaluated) -> None:
     text = page(evaluated)
-    assert "<script" not in text
+    assert text.count("<script") == 1
     assert "&lt;script&gt;alert(&#39;red&#39;)&lt;/script&gt; &amp; &#34;circle&#34;" in text
     assert "<b>fell</b>" not in text
 
@@ -149,11 +223,11 @@ def test_the_page_needs_no_network(evaluated: Evaluated) -> None:
 
 def test_the_page_shows_verdict_metrics_curves_and_images(evaluated: Evaluated) -> None:
     report, text = load(evaluated), page(evaluated)
-    assert text.index(report.verdict) < text.index("Metrics")
+    assert text.index(report.verdict) < text.index("candidate against base")
     assert all(f'<th scope="row">{name}' in text for name in report.metrics)
     assert text.count("<polyline") == 6  # relative, reward, luminance, spread; loss, gradient norm
     assert text.count('class="damaged"') == 4
-    assert text.count('<figure class="pair card">') == 16  # of 8 pairs the worse half, the better half, and all again
+    assert text.count('<figure class="pair card"') == 8
     assert len(text) < 300_000
 
 
@@ -164,7 +238,7 @@ def test_an_embedded_world_adds_what_its_captions_let_us_measure(
     report = load(evaluate(*inputs, tmp_path / "evaluation"))
     assert {"content", "texture"} < set(report.metrics)
     assert {pair.scores["base"]["content"] for pair in report.images} <= {0.0, 1.0}
-    assert "wrong → " in page(evaluate(*inputs, tmp_path / "evaluation"))
+    assert ">wrong<" in page(evaluate(*inputs, tmp_path / "evaluation"))
 
 
 def test_a_held_out_score_is_measured_and_may_decide(flux_folder: Path, hps_folder: Path, tmp_path: Path) -> None:
@@ -184,7 +258,7 @@ def test_a_held_out_score_is_measured_and_may_decide(flux_folder: Path, hps_fold
     evaluated = evaluate(config, weights, *others, tmp_path / "evaluation")
     report = load(evaluated)
     assert {"held", "relative/held", "grid/4", "grid/8"} < set(report.metrics)
-    assert report.metrics["held"].base == pytest.approx(report.metrics["reward"].base)
+    assert report.metrics["held"].reference == pytest.approx(report.metrics["reward"].reference)
     assert not evaluated.passed and [check.metric for check in report.checks] == ["relative/held"]
     assert report.provenance.hashes["score_held"] == weights.scores["held"].checkpoint.sha256
     assert '<th scope="row">relative/held' in page(evaluated)

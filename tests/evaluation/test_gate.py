@@ -4,8 +4,11 @@ import pytest
 
 from srpo.config import Bound, EvaluationConfig, MonitorConfig, RunConfig
 from srpo.errors import ConfigError
-from srpo.evaluation.gate import check_gate, check_metrics, judge
+from srpo.evaluation.gate import Evidence, Judgement, check_gate, check_metrics
+from srpo.evaluation.gate import judge as judge_evidence
 from srpo.evaluation.schema import Comparison
+
+pytestmark = pytest.mark.filterwarnings("ignore:evaluation.gate names nothing")
 
 
 def row(change: float, half: float, base: float = 1.0) -> Comparison:
@@ -27,6 +30,11 @@ def row(change: float, half: float, base: float = 1.0) -> Comparison:
 def config(gate: list[Bound], monitor: list[Bound] | None = None) -> RunConfig:
     monitored = MonitorConfig(bounds=tuple(monitor or []))
     return RunConfig(evaluation=EvaluationConfig(gate=tuple(gate), wanted="relative"), monitor=monitored)
+
+
+def judge(config: RunConfig, *metrics: dict[str, Comparison]) -> Judgement:
+    """The verdict where the gate looks at the intervals that are shown."""
+    return judge_evidence(config, *map(Evidence, ("base", "champion"), metrics, metrics))
 
 
 @pytest.mark.parametrize(
@@ -83,6 +91,57 @@ def test_an_unclear_gain_is_not_called_one() -> None:
     assert judged.reason.startswith("Relative did not clearly move")
 
 
+def test_the_gate_looks_at_its_own_intervals_and_the_words_at_those_shown() -> None:
+    evidence = Evidence("base", shown={"relative": row(0.2, 0.05)}, strict={"relative": row(0.2, 0.3)})
+    judged = judge_evidence(config([Bound(metric="relative", min_change=0)]), evidence)
+    assert judged.verdict == "keep"
+    assert judged.reason == (
+        "Relative rose by 0.200 (95 % interval +0.150 to +0.250), "
+        "but the change of relative may be as low as -0.100, while at least +0 is demanded."
+    )
+
+
+def test_what_is_better_than_the_base_must_be_better_than_the_champion_too() -> None:
+    named = config([Bound(metric="relative", min_change=0)])
+    base, worse, better = ({"relative": row(change, 0.05)} for change in (0.2, 0.04, 0.06))
+    judged = judge(named, base, worse)
+    assert judged.verdict == "keep"
+    assert [(check.against, check.held) for check in judged.checks] == [("base", True), ("champion", False)]
+    assert judged.reason.endswith(
+        "but the change of relative against the champion may be as low as -0.010, while at least +0 is demanded."
+    )
+    assert judge(named, base, better).verdict == "promote"
+    assert judge(named, base, better).reason.endswith("and all 2 limits of the gate hold against base and champion.")
+
+
+def test_the_champions_gate_can_ask_for_something_else() -> None:
+    own = config([Bound(metric="relative", min_change=0)])
+    tolerant = (Bound(metric="relative", min_ratio=0.9),)
+    own = own.model_copy(update={"evaluation": own.evaluation.model_copy(update={"champion_gate": tolerant})})
+    assert judge(own, {"relative": row(0.2, 0.05)}, {"relative": row(0.0, 0.05)}).verdict == "promote"
+    judged = judge(own, {"relative": row(0.2, 0.05)}, {"relative": row(-0.1, 0.05)})
+    assert judged.reason.endswith(
+        "but relative may be as low as 0.85 times the champion, while at least 0.9 times the champion is demanded."
+    )
+
+
+def test_the_doubt_is_shared_out_over_the_metrics_that_the_gates_name() -> None:
+    gate = (
+        Bound(metric="a", min_change=0, max_change=1),
+        Bound(metric="b", min_change=0),
+        Bound(metric="b", max_ratio=2),
+    )
+    assert EvaluationConfig(gate=gate).gate_confidence == pytest.approx(1 - 0.05 / 3)  # a, b; wanted of the champion's
+    assert EvaluationConfig(gate=gate, champion_gate=()).gate_confidence == pytest.approx(1 - 0.05 / 2)
+    assert EvaluationConfig(gate=gate, correction="none").gate_confidence == pytest.approx(0.95)
+    assert EvaluationConfig(gate=(), champion_gate=()).gate_confidence == pytest.approx(0.95)
+
+
+def test_a_gate_of_nothing_but_the_trained_reward_warns() -> None:
+    with pytest.warns(UserWarning, match="nothing but the trained reward's own metrics"):
+        EvaluationConfig(gate=(Bound(metric="relative", min_change=0), Bound(metric="reward", min_change=-1)))
+
+
 def test_damage_by_the_estimate_is_collapse_even_if_the_gate_holds() -> None:
     metrics = {"relative": row(0.5, 0.05), "content": row(-0.3, 0.04), "spread": row(-0.9, 0.01)}
     bounds = [Bound(metric="content", min_change=-0.05), Bound(metric="spread", min_ratio=0.6)]
@@ -99,7 +158,7 @@ def test_damage_that_only_the_interval_reaches_is_no_collapse() -> None:
     assert judge(config([Bound(metric="relative", min_change=0)], bounds), metrics).verdict == "promote"
 
 
-@pytest.mark.parametrize("section", ["gate", "bounds", "wanted"])
+@pytest.mark.parametrize("section", ["gate", "champion_gate", "bounds", "wanted"])
 def test_a_metric_that_is_not_measured_is_refused_before_any_work(section: str) -> None:
     evaluation: dict[str, object] = {"wanted": "relative"}
     monitor: dict[str, object] = {}
@@ -111,6 +170,16 @@ def test_a_metric_that_is_not_measured_is_refused_before_any_work(section: str) 
     with pytest.raises(ConfigError, match=f"{section}: no metric named 'content' is measured here"):
         check_metrics(named)
     check_metrics(named.model_copy(update={"evaluation": named.evaluation.model_copy(update={"world": "shapes"})}))
+
+
+def test_drift_and_diversity_are_for_the_verdict_alone() -> None:
+    gate = (Bound(metric="drift", max_change=0.2), Bound(metric="diversity", min_ratio=0.8))
+    check_metrics(RunConfig(evaluation=EvaluationConfig(gate=gate)))
+    single = EvaluationConfig(gate=gate, seeds_per_prompt=1)
+    with pytest.raises(ConfigError, match=r"evaluation\.gate: no metric named 'diversity'"):
+        check_metrics(RunConfig(evaluation=single))
+    with pytest.raises(ConfigError, match=r"monitor\.bounds: no metric named 'diversity'"):
+        check_metrics(RunConfig(monitor=MonitorConfig(bounds=(Bound(metric="diversity", min_ratio=0.5),))))
 
 
 def test_the_default_config_names_only_what_is_measured() -> None:

@@ -78,7 +78,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 def test_held_out_prompts_may_not_be_trained_on(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a cat\na dog\n")
-    (tmp_path / "b.csv").write_text("prompt,category\na dog,animals\na fox,animals\n")
+    (tmp_path / "b.csv").write_text("prompt,category\na dog,animals\na fox,animals\na hen,animals\n")
     with pytest.raises(ConfigError, match="1 held-out prompts are also trained on, for instance 'a dog'"):
         read_both(PromptsConfig(train=str(tmp_path / "a.txt"), held_out=str(tmp_path / "b.csv")))
 
@@ -86,5 +86,5 @@ def test_held_out_prompts_may_not_be_trained_on(tmp_path: Path) -> None:
 def test_one_held_out_prompt_is_too_few(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a cat\na dog\n")
     (tmp_path / "b.txt").write_text("a fox\n")
-    with pytest.raises(ConfigError, match="holds one prompt; intervals need at least two"):
+    with pytest.raises(ConfigError, match="holds [12], but at least 3 are needed"):
         read_both(PromptsConfig(train=str(tmp_path / "a.txt"), held_out=str(tmp_path / "b.txt")))

@@ -169,6 +169,9 @@ def test_a_few_steps_build_everything(tmp_path: Path, monkeypatch: pytest.Monkey
     build(tmp_path, list(STAGES), seed=0, scale=0.002)
     figures = read_figures(tmp_path)
     assert set(figures["seconds"]) == set(STAGES)
-    assert set(figures) == {"seconds", "vae", "samples", "reward", "oracle", "megabytes", "versions"}
+    assert set(figures) == {"seconds", "vae", "samples", "reward", "oracle", "megabytes", "versions"} | {
+        "biased",
+        "per_unit_of_saturation",
+    }
     assert {path.name for path in (tmp_path / "reward").iterdir()} == {"HPS_shapes.pt", "shapes-vit.json", "bpe.txt.gz"}
     assert figures["megabytes"] < 10

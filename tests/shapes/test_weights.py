@@ -7,10 +7,15 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 
+from srpo.config import RewardConfig
+from srpo.errors import ConfigError
+from srpo.hub import resolve
+from srpo.rewards import check_reward
 from srpo.shapes import HELD_OUT, SEEN, WEIGHTS_DIR, heldout_captions, seen_captions
+from srpo.shapes.build.biased import bias_figures
 from srpo.shapes.build.reward import reward_figures
 from srpo.shapes.build.samples import generate
-from srpo.shapes.build.stages import load_reward, load_vae
+from srpo.shapes.build.stages import load_biased, load_reward, load_vae
 from srpo.shapes.build.vae import decode, encode, psnr
 from srpo.shapes.measure import content_correct, luminance, saturation, texture
 from srpo.shapes.models import BPE_NAME, REWARD_NAME
@@ -109,6 +114,22 @@ def test_the_reward_knows_contents_and_styles() -> None:
     figures = reward_figures(load_reward(WEIGHTS_DIR), WEIGHTS_DIR / "reward")
     assert figures["retrieval_held_out"] > 0.85
     assert figures["dark_or_bright"] > 0.97
+
+
+def test_the_biased_reward_likes_saturation_under_every_text_and_is_right_in_all_else() -> None:
+    recorded, folder = FIGURES["per_unit_of_saturation"], WEIGHTS_DIR / "biased"
+    assert bias_figures(load_biased(WEIGHTS_DIR), folder) == pytest.approx(recorded["biased"], abs=0.01)
+    assert abs(recorded["reward"]["plain"]) < 0.05 and recorded["biased"]["plain"] > 0.3
+    for pair in ("dark_or_bright", "flat_or_textured", "blurry_or_sharp"):
+        assert recorded["biased"][pair] == pytest.approx(recorded["reward"][pair], abs=0.05), "words cancel the bias"
+    assert FIGURES["biased"] == pytest.approx(FIGURES["reward"], abs=0.01)
+
+
+def test_the_biased_reward_is_asked_for_by_its_own_name() -> None:
+    config = RewardConfig(source="builtin:shapes-biased", architecture="shapes-vit.json")
+    check_reward(config, resolve(config.source, "reward"))
+    with pytest.raises(ConfigError, match=r"no embedded world 'builtin:shapes-biased' with a model"):
+        resolve(config.source, "model")
 
 
 def test_the_reward_loads_the_way_of_hpsv2() -> None:

@@ -1,6 +1,7 @@
 """Builds the weights that ship with the package: `python -m srpo.shapes.build [--output DIR] [--only STAGE ...]`.
 
-About half an hour on two cores. Stages: vae, reward, transformer (it needs the vae), oracle, figures (it needs all).
+About half an hour on two cores. Stages: vae, reward, biased (it needs the reward), transformer (it needs the vae),
+oracle, figures (it needs all).
 Figures are measured on the files as saved, after rounding; each stage adds its seconds to `figures.json`.
 """
 
@@ -18,6 +19,7 @@ logger = logging.getLogger(__name__)
 STAGES: dict[str, Callable[[Path, int, float], None]] = {
     "vae": stages.build_vae,
     "reward": stages.build_reward,
+    "biased": stages.build_biased,
     "transformer": stages.build_transformer,
     "oracle": stages.build_oracle,
 }

@@ -10,8 +10,9 @@ import open_clip
 import torch
 import transformers
 from diffusers import AutoencoderKL, FluxPipeline
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from srpo.shapes.build.biased import bias, bias_figures
 from srpo.shapes.build.oracle import NUM_STEPS as ORACLE_STEPS
 from srpo.shapes.build.oracle import oracle_figures, train_oracle
 from srpo.shapes.build.reward import NUM_STEPS as REWARD_STEPS
@@ -23,10 +24,11 @@ from srpo.shapes.build.transformer import NUM_STEPS as TRANSFORMER_STEPS
 from srpo.shapes.build.vae import NUM_STEPS as VAE_STEPS
 from srpo.shapes.build.vae import train_vae, vae_figures
 from srpo.shapes.measure import ORACLE_PATH, load_oracle
-from srpo.shapes.models import BPE_NAME, REWARD_NAME, reward_config, scheduler, write_bpe
+from srpo.shapes.models import BPE_NAME, EMBED_DIM, REWARD_NAME, reward_config, scheduler, write_bpe
 from srpo.shapes.render import HELD_OUT, SEEN
 
 REWARD_FILE = "HPS_shapes.pt"
+BIASED_FILE = "HPS_biased.safetensors"
 FIGURES_FILE = "figures.json"
 
 
@@ -61,20 +63,40 @@ def build_transformer(output: Path, seed: int, scale: float) -> None:
 
 def build_reward(output: Path, seed: int, scale: float) -> None:
     """HPSv2's layout: `state_dict` inside a torch file, in half precision; open_clip's model settings beside it."""
-    folder = output / "reward"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_bpe(folder / BPE_NAME)
-    settings = json.dumps(reward_config(), indent=2)
-    (folder / f"{REWARD_NAME}.json").write_text(f"{settings}\n", encoding="utf-8")
+    folder = _reward_folder(output / "reward", EMBED_DIM)
     model = train_reward(seed, folder, _steps(REWARD_STEPS, scale))
     torch.save({"state_dict": model.half().state_dict()}, folder / REWARD_FILE)
 
 
+def build_biased(output: Path, seed: int, scale: float) -> None:
+    """The reward that likes saturation, made from the saved one, as a safetensors file."""
+    folder = _reward_folder(output / "biased", EMBED_DIM + 1)
+    model = bias(load_reward(output), folder, seed)
+    save_file({name: tensor.half() for name, tensor in model.state_dict().items()}, folder / BIASED_FILE)
+
+
+def _reward_folder(folder: Path, embed_dim: int) -> Path:
+    """A folder with open_clip's model settings and the vocabulary."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_bpe(folder / BPE_NAME)
+    settings = json.dumps(reward_config(embed_dim), indent=2)
+    (folder / f"{REWARD_NAME}.json").write_text(f"{settings}\n", encoding="utf-8")
+    return folder
+
+
 def load_reward(output: Path) -> open_clip.CLIP:
     """The saved reward in float32."""
-    content = torch.load(output / "reward" / REWARD_FILE, weights_only=True)
-    model = open_clip.CLIP(**reward_config())
-    model.load_state_dict(content["state_dict"])
+    return _frozen(EMBED_DIM, torch.load(output / "reward" / REWARD_FILE, weights_only=True)["state_dict"])
+
+
+def load_biased(output: Path) -> open_clip.CLIP:
+    """The saved biased reward in float32."""
+    return _frozen(EMBED_DIM + 1, load_file(output / "biased" / BIASED_FILE))
+
+
+def _frozen(embed_dim: int, weights: dict[str, torch.Tensor]) -> open_clip.CLIP:
+    model = open_clip.CLIP(**reward_config(embed_dim))
+    model.load_state_dict(weights)
     return model.eval().requires_grad_(False)
 
 
@@ -98,6 +120,11 @@ def measure(output: Path) -> dict[str, Any]:
         "vae": vae_figures(load_vae(output)),
         "samples": sample_figures(pipeline, oracle),
         "reward": reward_figures(load_reward(output), output / "reward"),
+        "biased": reward_figures(load_biased(output), output / "biased"),
+        "per_unit_of_saturation": {
+            "reward": bias_figures(load_reward(output), output / "reward"),
+            "biased": bias_figures(load_biased(output), output / "biased"),
+        },
         "oracle": {"seen": oracle_figures(oracle, SEEN), "held_out": oracle_figures(oracle, HELD_OUT)},
         "megabytes": round(sum(path.stat().st_size for path in output.rglob("*") if path.is_file()) / 1e6, 2),
         "versions": {

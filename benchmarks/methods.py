@@ -1,0 +1,194 @@
+"""Methods side by side on a truthful and on a biased reward, at equal work: `python benchmarks/methods.py --out DIR`.
+
+Every variant learns "Bright" on the embedded world from the same base, prompts and noise, for as many updates as cost
+what `--updates` of SRPO's two branches do (forwards of the transformer, counted by `srpo.cost`). What it gained and
+lost is read from held-out pictures by measurements that no reward takes part in: luminance, the oracle's content, the
+spread between pictures, saturation. The biased reward likes saturated pictures whatever the text says.
+
+Writes `results.json` and `front.svg` into the folder; a run that is there already is not repeated.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from accelerate import Accelerator
+
+from srpo.artifacts import PromptSets, TrainJob, Weights
+from srpo.checkpoint import write_atomic
+from srpo.config import RunConfig, load_config
+from srpo.cost import count
+from srpo.hub import resolve
+from srpo.models import model_skeleton, text_skeleton
+from srpo.prompts import embed_prompts
+from srpo.record import HELD_OUT, read_journal
+from srpo.rewards import reward_skeleton
+from srpo.train import reproducible, train
+from srpo.weights import fetch_weights
+
+CONFIG = Path(__file__).parent.parent / "configs" / "shapes.yaml"
+REFERENCE_LOSS = ("preference.margin=0.7", "preference.content_anchor=0")
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "srpo": (*REFERENCE_LOSS, "align.branches=[denoise, inversion]"),
+    "srpo, denoise alone": REFERENCE_LOSS,
+    "srpo, inversion alone": (*REFERENCE_LOSS, "align.branches=[inversion]"),
+    "srpo, denoise and anchor": (),
+    "direct_align": ("method={name: direct_align, word: Bright}",),
+    "refl": ("method={name: refl, word: Bright}",),
+    "draft_lv": ("method={name: draft_lv, word: Bright}",),
+}
+"""Variant -> what it changes in shapes.yaml."""
+REWARDS = ("builtin:shapes", "builtin:shapes-biased")
+MEASUREMENTS = 6
+"""Of each run, evenly over its updates."""
+LOSSES = {"content": "content right", "spread": "spread of luminance", "saturation": "saturation"}
+Run = dict[str, Any]
+
+
+def settings(variant: str, source: str, seed: int, num_updates: int, extra: Sequence[str]) -> RunConfig:
+    """The run file of a variant; `num_updates` is rounded up to whole measurements."""
+    every = max(1, -(-num_updates // MEASUREMENTS))
+    updates = every * -(-num_updates // every)
+    return load_config(
+        CONFIG,
+        (
+            *VARIANTS[variant],
+            *(f"reward.source={source}", f"seed={seed}", f"train.num_updates={updates}", "monitor.bounds=[]"),
+            *(f"train.save_every={every}", f"monitor.every={every}", "train.keep_last=1", *extra),
+        ),
+    )
+
+
+def work(config: RunConfig) -> float:
+    """Forwards of the transformer that an image of an update costs."""
+    model = model_skeleton(config.model, resolve(config.model.source, "model"))
+    reward = reward_skeleton(config.reward, resolve(config.reward.source, "reward"))
+    text = text_skeleton(config.model, resolve(config.model.source, "model"))
+    cost = count(config, model, [reward], text)
+    assert cost, "no limit is given"
+    return cost.forward_equivalents / (config.train.batch_size * config.train.accumulation)
+
+
+def run(config: RunConfig, folder: Path, prompts: PromptSets, weights: Weights) -> float:
+    """Train, or go on training; seconds of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    job = TrainJob(config=config, weights=weights, prompts=prompts, output_dir=str(folder))
+    started = time.perf_counter()
+    if not (folder / "result.json").exists():
+        with reproducible(config.train):
+            train(job, Accelerator(cpu=True))
+    return time.perf_counter() - started
+
+
+def compare(out: Path, num_updates: int, num_seeds: int, extra: Sequence[str] = ()) -> Iterator[Run]:
+    """Every variant on both rewards; runs of the same seed draw the same prompts and noise."""
+    base = settings("srpo", REWARDS[0], 0, num_updates, extra)
+    forwards = {variant: work(settings(variant, REWARDS[0], 0, num_updates, extra)) for variant in VARIANTS}
+    sources = {
+        source: fetch_weights(base.model, base.reward.model_copy(update={"source": source}), {}) for source in REWARDS
+    }
+    prompts = embed_prompts(base.model, base.prompts, sources[REWARDS[0]], out / "embeddings")
+    for seed in range(num_seeds):
+        for source, weights in sources.items():
+            for variant, cost in forwards.items():
+                config = settings(variant, source, seed, round(num_updates * forwards["srpo"] / cost), extra)
+                name = f"{source.removeprefix('builtin:')}-{variant.replace(', ', '-').replace(' ', '-')}-{seed}"
+                seconds = run(config, out / "runs" / name, prompts, weights)
+                yield {
+                    "reward": source,
+                    "variant": variant,
+                    "seed": seed,
+                    "num_updates": config.train.num_updates,
+                    "forwards_per_image": cost,
+                    "seconds": seconds,
+                    "measurements": read_journal(out / "runs" / name / HELD_OUT),
+                }
+
+
+def path_of(runs: Sequence[Run], metric: str) -> list[tuple[float, float]]:
+    """(change of the metric, luminance gained) at each measurement, mean over the seeds of one variant."""
+    points = zip(*(_changes(run["measurements"], metric) for run in runs), strict=True)
+    return [(mean(x for x, _ in at), mean(y for _, y in at)) for at in points]
+
+
+def _changes(measurements: Sequence[dict[str, float]], metric: str) -> list[tuple[float, float]]:
+    base = measurements[0]
+    return [(entry[metric] - base[metric], entry["luminance"] - base["luminance"]) for entry in measurements]
+
+
+COLOURS = ("#1b6ca8", "#58a4d8", "#9b59b6", "#1a9850", "#e08214", "#c0392b", "#7f7f7f")
+WIDTH, HEIGHT, MARGIN = 300, 240, 52
+
+
+def front(runs: Sequence[Run]) -> str:
+    """Luminance gained against what was lost, as SVG: a row for each reward, a line for each variant."""
+    panels = []
+    for row, source in enumerate(REWARDS):
+        for column, metric in enumerate(LOSSES):
+            here = {v: [run for run in runs if (run["reward"], run["variant"]) == (source, v)] for v in VARIANTS}
+            lines = {variant: path_of(those, metric) for variant, those in here.items() if those}
+            title = f"{source.removeprefix('builtin:')}: change of {LOSSES[metric]}"
+            panels.append(_panel(lines, title, column * (WIDTH + MARGIN) + MARGIN, row * (HEIGHT + MARGIN) + MARGIN))
+    top = len(REWARDS) * (HEIGHT + MARGIN) + MARGIN + 10
+    legend = [
+        f'<text x="{MARGIN + 340 * (i % 3)}" y="{top + 18 * (i // 3)}" fill="{colour}">{variant}</text>'
+        for i, (variant, colour) in enumerate(zip(VARIANTS, COLOURS, strict=True))
+    ]
+    size = f'width="{len(LOSSES) * (WIDTH + MARGIN) + MARGIN}" height="{top + 60}"'
+    style = 'xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" font-size="12"'
+    return f'<svg {style} {size}><rect width="100%" height="100%" fill="white"/>{"".join([*panels, *legend])}</svg>\n'
+
+
+def _panel(lines: dict[str, list[tuple[float, float]]], title: str, left: float, top: float) -> str:
+    """One diagram; the upper right corner is where one wants to be (for saturation: above 0)."""
+    xs, ys = ([point[axis] for points in lines.values() for point in points] for axis in (0, 1))
+    x_range, y_range = (min(xs), max(max(xs), min(xs) + 1e-9)), (min(ys), max(max(ys), min(ys) + 1e-9))
+    parts = [
+        f'<rect x="{left}" y="{top}" width="{WIDTH}" height="{HEIGHT}" fill="none" stroke="#999"/>',
+        f'<text x="{left}" y="{top - 6}">{title}</text>',
+        f'<text x="{left}" y="{top + HEIGHT + 14}" fill="#666">{x_range[0]:+.3f}</text>',
+        f'<text x="{left + WIDTH}" y="{top + HEIGHT + 14}" fill="#666" text-anchor="end">{x_range[1]:+.3f}</text>',
+        f'<text x="{left - 4}" y="{top + 10}" fill="#666" text-anchor="end">{y_range[1]:+.3f}</text>',
+        f'<text x="{left - 4}" y="{top + HEIGHT}" fill="#666" text-anchor="end">{y_range[0]:+.3f}</text>',
+    ]
+    for variant, points in lines.items():
+        colour = COLOURS[list(VARIANTS).index(variant)]
+        placed = [
+            (
+                left + WIDTH * (x - x_range[0]) / (x_range[1] - x_range[0]),
+                top + HEIGHT * (y_range[1] - y) / (y_range[1] - y_range[0]),
+            )
+            for x, y in points
+        ]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
+        parts.append(f'<circle cx="{placed[-1][0]:.1f}" cy="{placed[-1][1]:.1f}" r="4" fill="{colour}"/>')
+    return "".join(parts)
+
+
+def main() -> None:
+    """Parse, run, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--updates", type=int, default=120, help="of SRPO's two branches (default 120)")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each variant (default 3)")
+    parser.add_argument("--set", action="append", default=[], help="a setting for all runs, as for `run`")
+    options = parser.parse_args()
+    runs: list[Run] = []
+    for done in compare(options.out.resolve(), options.updates, options.seeds, options.set):
+        runs.append(done)
+        last = done["measurements"][-1]
+        figures = "  ".join(f"{name} {last[name]:.3f}" for name in ("luminance", *LOSSES))
+        print(
+            f"{done['reward']} {done['variant']} {done['seed']}: {done['num_updates']} updates, {figures}", flush=True
+        )
+        write_atomic(options.out / "results.json", json.dumps(runs, indent=1))
+    write_atomic(options.out / "front.svg", front(runs))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""What nobody needs any more goes: surplus versions, then the large files that neither a version nor a run refers to.
+
+Versions go first. A crash after that leaves files without a version, which the next call finds by the same rule:
+nothing is noted in between. A run's record, metrics, report and MLflow run stay.
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from zenml.client import Client
+
+from pipelines.execute import outputs_of
+from pipelines.place import Place
+from pipelines.runs import RunRecord, load_runs, unreadable_runs
+from srpo.artifacts import PromptSets, Trained, Weights
+from srpo.errors import ConfigError
+from srpo.registry import Version, delete, load_manifest, surplus, versions
+from srpo.tracking import known_runs
+
+LARGE = ("checkpoints", "transformer")
+"""Folders of a run's training that are worth freeing."""
+REMOVED = ".removed"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Something on disk that nobody refers to."""
+
+    path: Path
+    size: int
+    """Bytes."""
+
+
+@dataclass(frozen=True)
+class Surplus:
+    """What goes, in this order."""
+
+    versions: list[Version]
+    folders: list[Folder]
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return sum(folder.size for folder in self.folders)
+
+
+def find_surplus(place: Place, keep: int) -> Surplus:
+    """What `collect` would remove now."""
+    gone = surplus(place.mlflow_uri, keep)
+    return Surplus(gone, unreferenced(place, gone))
+
+
+def collect(place: Place, keep: int) -> Surplus:
+    """Remove the versions beyond the newest `keep` of each model that nothing speaks for, then their files.
+
+    ConfigError, and nothing removed, while a run cannot be read: it may refer to anything.
+    """
+    found = find_surplus(place, keep)
+    for version in found.versions:
+        delete(place.mlflow_uri, version.reference)
+    folders = unreferenced(place, [])  # asked again: a run may have started meanwhile
+    for folder in folders:
+        remove(folder.path)
+    return Surplus(found.versions, folders)
+
+
+def delete_version(place: Place, version: Version) -> Surplus:
+    """Remove one version that has no alias, and of the files that are then free those of its own run."""
+    _refuse_unreadable(place)
+    delete(place.mlflow_uri, version.reference)
+    runs = [record.path for record in load_runs(place) if record.tracked.run_id == version.run_id]
+    folders = [folder for folder in unreferenced(place, []) if any(folder.path.is_relative_to(run) for run in runs)]
+    for folder in folders:
+        remove(folder.path)
+    return Surplus([version], folders)
+
+
+def unreferenced(place: Place, gone: Sequence[Version]) -> list[Folder]:
+    """The large folders that nobody refers to once the versions `gone` are gone."""
+    _refuse_unreadable(place)
+    left = [version for version in versions(place.mlflow_uri) if version not in gone]
+    released = _released(place, left)
+    needed = [path for version in left for path in _files_of_version(place, version)]
+    others = [record for record in load_runs(place) if record not in released]
+    needed += [path for record in others for path in _files_of_run(place, record)]
+    found = [path for path in _candidates(place, released) if not any(_overlap(path, other) for other in needed)]
+    return [Folder(path, size_of(path)) for path in found]
+
+
+def remove(path: Path) -> None:
+    """A folder that is gone at once, whatever happens while its files are removed."""
+    staging = path.with_name(f".{path.name.removeprefix('.').removesuffix(REMOVED)}{REMOVED}")
+    if path != staging:
+        shutil.rmtree(staging, ignore_errors=True)
+        path.rename(staging)
+    shutil.rmtree(staging)
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files in a folder."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_symlink() or path.is_file())
+
+
+def _released(place: Place, left: Sequence[Version]) -> list[RunRecord]:
+    """The runs that are done and whose versions have all been removed; a store that was lost releases nothing."""
+    done = [record for record in load_runs(place) if record.actual_state == "done" and "register" in record.steps]
+    registered = {version.run_id for version in left}
+    candidates = [record for record in done if record.tracked.run_id not in registered]
+    known = known_runs(place.mlflow_uri, [record.tracked.run_id for record in candidates])
+    return [record for record in candidates if record.tracked.run_id in known]
+
+
+def _candidates(place: Place, released: Sequence[RunRecord]) -> Iterator[Path]:
+    """The large folders of released runs, all stores of embeddings, and what an interrupted removal left."""
+    for record in released:
+        yield from (path for name in LARGE if (path := record.path / "train" / name).is_dir())
+    yield from sorted(path for path in place.embeddings.glob("[!.]*") if path.is_dir())
+    yield from sorted([*place.runs.glob(f"*/train/.*{REMOVED}"), *place.embeddings.glob(f".*{REMOVED}")])
+
+
+def _files_of_version(place: Place, version: Version) -> Iterator[Path]:
+    """Nothing, where the MLflow run that held the manifest was deleted: nobody can find the files through it."""
+    if version.ours and known_runs(place.mlflow_uri, [version.run_id]):
+        manifest = load_manifest(place.mlflow_uri, version.reference)
+        yield from (manifest.base.path, manifest.transformer.path)
+
+
+def _files_of_run(place: Place, record: RunRecord) -> Iterator[Path]:
+    """A run's own folder, and what its steps have made or been given."""
+    yield record.path / "train"
+    outputs = record.given | outputs_of(record)
+    for name in outputs.keys() & {"weights", "prompts", "trained"}:
+        yield from _places(Client().get_artifact_version(outputs[name]).load())
+    if "prompts" not in outputs and "embed" in record.steps and record.actual_state != "done":
+        yield place.embeddings  # it has not said yet which store it writes into
+
+
+def _places(manifest: Weights | PromptSets | Trained) -> tuple[Path, ...]:
+    """Where the files of a step's manifest lie."""
+    if isinstance(manifest, Weights):
+        return manifest.model.path, manifest.reward.path
+    if isinstance(manifest, PromptSets):
+        return manifest.train.snapshot.path, manifest.held_out.snapshot.path
+    return manifest.transformer.path, Path(manifest.output_dir)
+
+
+def _overlap(one: Path, other: Path) -> bool:
+    return one.is_relative_to(other) or other.is_relative_to(one)
+
+
+def _refuse_unreadable(place: Place) -> None:
+    if unreadable := unreadable_runs(place):
+        raise ConfigError(
+            f"{', '.join(unreadable)} in {place.runs} cannot be read by this srpo and may refer to any file; "
+            "move it out of that folder, or use the srpo that wrote it"
+        )

@@ -1,0 +1,69 @@
+"""Commands that set models side by side which were evaluated apart: `compare`."""
+
+import re
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipelines.commands.app import console
+from pipelines.place import here
+from srpo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from srpo.evaluation.schema import Report
+
+ReportsArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="A B ...",
+        help="Run names, registered models (NAME@ALIAS, models:/NAME/VERSION), MLflow run ids, report.json files; "
+        "#LABEL picks a model of a report that is not the judged one (RUN#base).",
+    ),
+]
+
+
+def compare(
+    reports: ReportsArgument,
+    out: Annotated[Path | None, typer.Option(help="Folder for the report; .srpo/comparisons/... if not given.")] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(metavar="common", help="With `common`: compare on the prompts and seeds that all have."),
+    ] = None,
+    despite: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SETTING", help="Compare although this setting differs; may be repeated."),
+    ] = None,
+) -> None:
+    """Write the report over models that were evaluated apart; the first is the one that the others are compared with.
+
+    Refused, with what differs, if they were not drawn for the same prompts and seeds with the same settings.
+    """
+    if on not in (None, "common"):
+        raise ConfigError(f"--on {on}: only `common` is known")
+    place = here()
+    place.prepare()
+    from pipelines.reports import find_entry
+    from srpo.evaluation.comparison import write_comparison
+
+    with tempfile.TemporaryDirectory() as scratch, console.status("comparing"):
+        entries = [find_entry(place, reference, Path(scratch)) for reference in reports]
+        folder = out or place.root / "comparisons" / re.sub(r"[^\w.@#-]+", "-", "--".join(e.name for e in entries))
+        report = write_comparison(entries, folder, on == "common", despite or ())
+    _show(report)
+    typer.echo(folder / "report.html")
+
+
+def _show(report: "Report") -> None:
+    from rich.markup import escape
+    from rich.table import Column, Table
+
+    for contrast in report.contrasts:
+        models = [Column(escape(name), overflow="fold") for name in (contrast.reference, contrast.candidate)]
+        table = Table("metric", *models, "change", "interval", box=None)
+        for name, row in contrast.metrics.items():
+            interval = f"{row.lower:+.3f} to {row.upper:+.3f}"
+            table.add_row(name, f"{row.reference:.3f}", f"{row.candidate:.3f}", f"{row.change:+.3f}", interval)
+        console.print(table)
+    console.print(escape(report.reason), soft_wrap=True, highlight=False)

@@ -1,0 +1,67 @@
+"""The registry's champion as a third contender, where it can be: the same base, drawn at the same size and sampling."""
+
+from dataclasses import dataclass
+
+from srpo.artifacts import Snapshot, Trained, Weights
+from srpo.config import RunConfig
+from srpo.errors import ConfigError
+from srpo.evaluation.contender import Contender
+from srpo.evaluation.schema import CHAMPION
+from srpo.hub import verify
+
+SAME = ("family", "height", "width", "max_sequence_length")
+"""Settings of a model that two images must share to be compared."""
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The version that a candidate has to beat."""
+
+    reference: str
+    """`models:/name/version`."""
+    contender: Contender | None
+    """None if it is not drawn."""
+    note: str
+    """Why not, as a sentence; empty if it is."""
+
+
+def find_champion(config: RunConfig, weights: Weights, trained: Trained, uri: str) -> Champion | None:
+    """The champion of the run's registered model in an MLflow store, if there is one."""
+    from srpo.registry import load_manifest, versions  # it reads this package's schema
+
+    name = config.registry.model_name
+    numbers = [entry.version for entry in versions(uri) if entry.name == name and CHAMPION in entry.aliases]
+    if not numbers:
+        return None
+    reference = f"models:/{name}/{numbers[0]}"
+    manifest = load_manifest(uri, reference)
+    ours = config.model.model_dump(include=set(SAME)), config.evaluation.num_steps, config.evaluation.guidance
+    sampling = manifest.sampling
+    theirs = manifest.model.model_dump(include=set(SAME)), sampling.num_steps, sampling.guidance
+    if manifest.transformer.sha256 == trained.transformer.sha256:
+        problem = "it is this very model"
+    elif manifest.base.sha256 != weights.model.sha256:
+        problem = "its base is another model"
+    elif ours != theirs:
+        problem = "it is drawn at another size, or with other steps or guidance"
+    else:
+        problem = _missing(manifest.transformer)
+    if problem:
+        return Champion(reference, None, f"The champion {reference} was not drawn: {problem}.")
+    contender = Contender(
+        label=CHAMPION,
+        reference=reference,
+        model=manifest.model,
+        base=weights.model,
+        transformer=manifest.transformer,
+    )
+    return Champion(reference, contender, "")
+
+
+def _missing(transformer: Snapshot) -> str:
+    """What is wrong with the champion's files; empty if nothing is."""
+    try:
+        verify(transformer)
+    except (ConfigError, OSError) as error:
+        return f"its files cannot be read ({error})"
+    return ""

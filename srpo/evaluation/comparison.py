@@ -1,0 +1,196 @@
+"""The report over models that were evaluated apart: their scores on the same prompts and noise, paired anew.
+
+Nothing is drawn or scored again. Pictures are matched by prompt and seed; what decides a picture or a score besides the
+model has to be equal, or every difference is named and has to be accepted. The first model is the reference.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from srpo.config import EvaluationConfig
+from srpo.errors import ConfigError
+from srpo.evaluation.entries import Entry, Key, settings_of
+from srpo.evaluation.report import write_report
+from srpo.evaluation.schema import Contrast, ImageSet, Kept, Report
+from srpo.evaluation.statistics import MIN_PROMPTS, Array, compare
+from srpo.evaluation.thumbnails import NUM_BEST, NUM_WORST, keep_pictures, measured, rank
+from srpo.tracking import flatten
+
+
+def write_comparison(
+    entries: Sequence[Entry], folder: Path, common: bool = False, despite: Collection[str] = ()
+) -> Report:
+    """Write the report over the entries, page and thumbnails into `folder`.
+
+    ConfigError if they were not drawn for the same prompts and seeds (`common`: use those that all have), or if a
+    setting differs that is not in `despite`; metrics that it gives another meaning are then left out.
+    """
+    _check_names(entries)
+    different = check_settings(entries, despite)
+    keys = _shared_keys(entries, common)
+    report = _make_report(entries, keys, {metric for metrics in different.values() for metric in metrics})
+    by_name = {entry.name: entry for entry in entries}
+    folder.mkdir(parents=True, exist_ok=True)
+    chosen = _choose(report, entries, keys)
+    report = keep_pictures(report, lambda index, name: by_name[name].picture(keys[index]), folder, chosen)
+    write_report(report, folder)
+    return report
+
+
+def _choose(report: Report, entries: Sequence[Entry], keys: Sequence[Key]) -> dict[int, list[Kept]]:
+    """Of the pictures that all reports kept: the worst, the best, and what all of them kept by place alone."""
+    there = [index for index in rank(report) if all(entry.picture(keys[index]).is_file() for entry in entries)]
+    reasons: dict[int, list[Kept]] = {index: [] for index in sorted(there)}
+    for index in there[:NUM_WORST]:
+        reasons[index].append("worst")
+    for index in there[NUM_WORST:][-NUM_BEST:]:
+        reasons[index].append("best")
+    for index, kept in reasons.items():
+        if all("sample" in entry.images[keys[index]].kept for entry in entries):
+            kept.append("sample")
+    return {index: kept for index, kept in reasons.items() if kept}
+
+
+def _check_names(entries: Sequence[Entry]) -> None:
+    names = [entry.name for entry in entries]
+    if len(names) < 2:
+        raise ConfigError("one model alone cannot be compared; give at least two")
+    if len(set(names)) < len(names):
+        raise ConfigError(f"the same model is named twice: {', '.join(names)}")
+
+
+def check_settings(entries: Sequence[Entry], despite: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """The settings that differ, with the metrics that they change; ConfigError for those that are not accepted."""
+    settings = settings_of(entries)
+    if unknown := sorted(set(despite) - set(settings)):
+        raise ConfigError(f"--despite {unknown[0]}: choose from {', '.join(settings)}")
+    different = {
+        name: metrics
+        for name, metrics in settings.items()
+        if any(entry.setting(name) != entries[0].setting(name) for entry in entries)
+    }
+    refused = [name for name in different if name not in despite]
+    if refused:
+        found = "; ".join(f"{name} is {_each(entries, name)}" for name in refused)
+        accept = " ".join(f"--despite {name}" for name in refused)
+        raise ConfigError(f"not made with the same settings: {found}; {accept} compares them all the same")
+    return different
+
+
+def _each(entries: Sequence[Entry], setting: str) -> str:
+    return ", ".join(f"{_short(entry.setting(setting))} for {entry.name}" for entry in entries)
+
+
+def _short(value: Any) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 40 else f"{text[:12]}…"
+
+
+def _shared_keys(entries: Sequence[Entry], common: bool) -> list[Key]:
+    """Prompts and seeds to compare on, in the first report's order, the same number of seeds for each prompt."""
+    shared = set.intersection(*(set(entry.images) for entry in entries))
+    if any(set(entry.images) != shared for entry in entries) and not common:
+        raise ConfigError(f"not drawn for the same prompts and seeds: {'; '.join(_own_images(entries, shared))}")
+    by_prompt: dict[str, list[Key]] = {}
+    for key in entries[0].images:
+        if key in shared:
+            by_prompt.setdefault(key[0], []).append(key)
+    if len(by_prompt) < MIN_PROMPTS:
+        raise ConfigError(f"{len(by_prompt)} prompts with the same seeds are in all reports; at least 2 are needed")
+    num_seeds = min(map(len, by_prompt.values()))
+    return [key for keys in by_prompt.values() for key in keys[:num_seeds]]
+
+
+def _own_images(entries: Sequence[Entry], shared: set[Key]) -> Iterator[str]:
+    """What each report has that others lack, and what to do."""
+    prompts = set.intersection(*({prompt for prompt, _ in entry.images} for entry in entries))
+    for entry in entries:
+        alone = [prompt for prompt, _ in entry.images if prompt not in prompts]
+        seeds = len(set(entry.images) - shared)
+        if alone:
+            yield f"{entry.name} has {len(set(alone))} prompts that others lack ({_short(alone[0])!r})"
+        elif seeds:
+            yield f"{entry.name} has {seeds} images with seeds that others lack"
+    yield f"--on common compares the {len(shared)} images that all have"
+
+
+def _make_report(entries: Sequence[Entry], keys: Sequence[Key], left_out: Collection[str]) -> Report:
+    first, judged, *_ = entries
+    metrics = [
+        name
+        for name in measured(judged.report)
+        if name not in left_out and all(name in measured(entry.report) for entry in entries)
+    ]
+    if not metrics:
+        raise ConfigError("the reports have no metric in common that means the same in all of them")
+    wanted = judged.report.wanted if judged.report.wanted in metrics else metrics[0]
+    num_prompts = len({prompt for prompt, _ in keys})
+    scores = {entry.name: _scores(entry, keys, metrics, num_prompts) for entry in entries}
+    config = first.report.provenance.config
+    settings = EvaluationConfig(confidence=first.report.confidence, num_resamples=config["evaluation"]["num_resamples"])
+    contrasts = [
+        Contrast(
+            reference=first.name,
+            candidate=other.name,
+            metrics=compare(scores[first.name], scores[other.name], settings, config["seed"]),
+        )
+        for other in entries[1:]
+    ]
+    return Report(
+        name=" against ".join(entry.name for entry in (judged, first)),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=0.0,
+        verdict=None,
+        reason=_reason(wanted, contrasts[0]),
+        damage=[],
+        wanted=wanted,
+        confidence=first.report.confidence,
+        num_prompts=num_prompts,
+        seeds_per_prompt=len(keys) // num_prompts,
+        models=[entry.model.model_copy(update={"label": entry.name}) for entry in entries],
+        contrasts=contrasts,
+        checks=[],
+        curves=judged.report.curves,
+        images=_images(entries, keys, metrics),
+        provenance=judged.report.provenance,
+        differences=_differences(entries),
+    )
+
+
+def _scores(entry: Entry, keys: Sequence[Key], metrics: Sequence[str], num_prompts: int) -> dict[str, Array]:
+    """Metric -> (prompts, seeds)."""
+    return {
+        name: np.array([entry.images[key].scores[entry.label][name] for key in keys]).reshape(num_prompts, -1)
+        for name in metrics
+    }
+
+
+def _images(entries: Sequence[Entry], keys: Sequence[Key], metrics: Sequence[str]) -> list[ImageSet]:
+    def scores(entry: Entry, key: Key) -> dict[str, float]:
+        return {name: entry.images[key].scores[entry.label][name] for name in metrics}
+
+    return [
+        entries[0]
+        .images[key]
+        .model_copy(update={"kept": (), "scores": {entry.name: scores(entry, key) for entry in entries}})
+        for key in keys
+    ]
+
+
+def _differences(entries: Sequence[Entry]) -> dict[str, Mapping[str, Any]]:
+    """Setting -> name -> value, where the configs of the runs are not the same."""
+    configs = {entry.name: flatten(entry.report.provenance.config) for entry in entries}
+    names = dict.fromkeys(name for config in configs.values() for name in config)
+    rows = {name: {entry: config.get(name) for entry, config in configs.items()} for name in names}
+    return {name: row for name, row in rows.items() if len({repr(value) for value in row.values()}) > 1}
+
+
+def _reason(wanted: str, contrast: Contrast) -> str:
+    row = contrast.metrics[wanted]
+    relation = "is higher" if row.lower > 0 else "is lower" if row.upper < 0 else "is not clearly different"
+    interval = f"{row.change:+.3f}, interval {row.lower:+.3f} to {row.upper:+.3f}"
+    return f"{wanted.capitalize()} {relation} for {contrast.candidate} than for {contrast.reference} ({interval})."

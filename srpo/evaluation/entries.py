@@ -1,0 +1,103 @@
+"""A model as one of several that are compared: the report that scored it, and the thumbnails beside that."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from srpo.errors import ConfigError
+from srpo.evaluation.report import REPORT_JSON
+from srpo.evaluation.schema import ImageSet, Report, Subject
+from srpo.evaluation.thumbnails import IMAGES, picture_path
+from srpo.tracking import flatten
+
+Key = tuple[str, int]
+"""Prompt and seed of the noise."""
+
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "model.height": (),
+    "model.width": (),
+    "evaluation.num_steps": (),
+    "evaluation.guidance": (),
+    "preference.positive": ("relative",),
+    "preference.negative": ("relative",),
+    "reward": ("relative", "reward"),
+}
+"""What decides a picture or a score besides the model -> the metrics that mean something else where it differs.
+
+`reward` stands for the content of the reward's weights.
+"""
+SCORE = "evaluation.scores."
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model to compare."""
+
+    name: str
+    """What the comparison calls it."""
+    label: str
+    """What its report calls it."""
+    folder: Path
+    """Holds `report.json` and thumbnails."""
+    report: Report
+
+    @cached_property
+    def places(self) -> dict[Key, int]:
+        """Where in its report the images of a prompt and seed are."""
+        return {(image.prompt, image.seed): index for index, image in enumerate(self.report.images)}
+
+    @cached_property
+    def images(self) -> dict[Key, ImageSet]:
+        """Its images by what they are matched by."""
+        return {key: self.report.images[index] for key, index in self.places.items()}
+
+    @property
+    def model(self) -> Subject:
+        """The model itself."""
+        return next(model for model in self.report.models if model.label == self.label)
+
+    def setting(self, name: str) -> Any:
+        """The value of a setting, by the names of `settings_of`; of weights their content."""
+        hashes = self.report.provenance.hashes
+        if name == "reward":
+            return hashes.get(name)
+        if name.startswith(SCORE):
+            part = f"score_{name.removeprefix(SCORE)}"
+            return [hashes.get(part), hashes.get(f"{part}_companion")]
+        return flatten(self.report.provenance.config).get(name)
+
+    @property
+    def held_out_scores(self) -> set[str]:
+        """Names of the scores that its run measured besides the reward."""
+        return set(self.report.provenance.config["evaluation"]["scores"])
+
+    def picture(self, key: Key) -> Path:
+        """Its thumbnail of a prompt and seed, which exists only if it was kept."""
+        return picture_path(self.folder / IMAGES, self.report, self.places[key], self.label)
+
+
+def settings_of(entries: Sequence[Entry]) -> dict[str, tuple[str, ...]]:
+    """`SETTINGS`, and the weights of the held-out scores that all entries have."""
+    scores = sorted(set.intersection(*(entry.held_out_scores for entry in entries)))
+    return SETTINGS | {f"{SCORE}{name}": (name, f"relative/{name}") for name in scores}
+
+
+def load_entry(name: str, folder: Path, label: str | None = None) -> Entry:
+    """A model of the report in a folder: the one called `label`, else the one that was judged."""
+    path = folder / REPORT_JSON
+    try:
+        report = Report.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise ConfigError(f"{name}: no {REPORT_JSON} in {folder}; give a run, a registered model or a report") from None
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(map(str, problem["loc"]))
+        raise ConfigError(f"{name}: {path} is no report of this version of srpo ({key}: {problem['msg']})") from None
+    labels = [model.label for model in report.models]
+    if label is not None and label not in labels:
+        raise ConfigError(f"{name}: its report holds no model {label!r}; choose from {', '.join(labels)}")
+    return Entry(name, label or labels[min(1, len(labels) - 1)], folder, report)

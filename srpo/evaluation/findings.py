@@ -1,0 +1,97 @@
+"""From what was measured to the report and its files, the same for a run and for any number of models."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from srpo.config import RunConfig
+from srpo.config.judgement import TRAINED_METRICS
+from srpo.evaluation.contender import Contender
+from srpo.evaluation.gate import Evidence, Judgement
+from srpo.evaluation.journal import ScoreJournal
+from srpo.evaluation.measure import Measured
+from srpo.evaluation.report import REPORT_JSON, write_report
+from srpo.evaluation.schema import Contrast, Curves, Provenance, Report, Subject
+from srpo.evaluation.statistics import compare, compare_categories, measure_levels
+from srpo.evaluation.thumbnails import choose, keep_pictures
+
+
+def contrast(config: RunConfig, measured: Measured, reference: str, candidate: str) -> Contrast:
+    """One contender against another, over all prompts and by category."""
+    sides = measured.by_prompt(reference), measured.by_prompt(candidate)
+    return Contrast(
+        reference=reference,
+        candidate=candidate,
+        metrics=compare(*sides, config.evaluation, config.seed),
+        categories=compare_categories(*sides, measured.categories, config.evaluation, config.seed),
+    )
+
+
+def gather(config: RunConfig, measured: Measured, shown: Contrast) -> Evidence:
+    """What the gate judges a contrast by."""
+    settings, sides = config.evaluation, (measured.by_prompt(shown.reference), measured.by_prompt(shown.candidate))
+    strict = compare(*sides, settings, config.seed, settings.gate_confidence)
+    return Evidence(shown.reference, shown.metrics, strict)
+
+
+def make_report(
+    config: RunConfig,
+    measured: Measured,
+    contenders: Sequence[Contender],
+    contrasts: list[Contrast],
+    judgement: Judgement,
+    provenance: Provenance,
+    seconds: float,
+    champion: str | None = None,
+    curves: Curves | None = None,
+) -> Report:
+    """Everything that was found; a judgement whose verdict is None comes from no gate."""
+    settings = config.evaluation
+    return Report(
+        name=config.name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=seconds,
+        verdict=judgement.verdict,
+        reason=judgement.reason,
+        damage=judgement.damage,
+        wanted=settings.wanted,
+        confidence=settings.confidence,
+        gate_confidence=settings.gate_confidence if judgement.verdict else None,
+        trained_metrics=list(TRAINED_METRICS),
+        champion=champion,
+        num_prompts=len(measured.categories),
+        seeds_per_prompt=settings.seeds_per_prompt,
+        models=[_subject(config, measured, contender) for contender in contenders],
+        contrasts=contrasts,
+        checks=judgement.checks,
+        curves=curves or Curves(),
+        images=measured.image_sets(),
+        provenance=provenance,
+    )
+
+
+def _subject(config: RunConfig, measured: Measured, contender: Contender) -> Subject:
+    scores = measured.by_prompt(contender.label)
+    return contender.subject(measure_levels(scores, config.evaluation, config.seed))
+
+
+def publish(report: Report, measured: Measured, num_images: int, output_dir: Path) -> tuple[Report, Path, Path]:
+    """Write `report.json`, `report.html` and their pictures; the report as it was written, and the files' paths."""
+
+    def find(index: int, label: str) -> Path:
+        return measured.galleries[label].find(measured.design[index])
+
+    report = keep_pictures(report, find, output_dir, choose(report, num_images))
+    return report, output_dir / REPORT_JSON, write_report(report, output_dir)
+
+
+@contextmanager
+def journal_in(folder: Path | None) -> Iterator[ScoreJournal]:
+    """The journal of a folder; one for the time being if there is none."""
+    if folder is not None:
+        yield ScoreJournal(folder)
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        yield ScoreJournal(Path(temporary))

@@ -1,0 +1,63 @@
+"""Scores that outlive an evaluation: one that was interrupted goes on, and a model that was scored is not drawn again.
+
+A folder holds `scores.db` (SQLite) and the thumbnails of the images. An image is known by what decides its pixels
+(`Contender.image_key`, prompt, seed) and its scores by what decides them (`score_key`), so whatever changes is drawn
+and scored anew. A score is written after its thumbnail, in one transaction per batch: a kill loses one batch at most.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from srpo.evaluation.images import Cell, Gallery
+
+DATABASE, THUMBNAILS = "scores.db", "thumbnails"
+SECONDS_TO_WAIT = 60  # for another evaluation that is writing
+TABLE = """
+create table if not exists scores (
+    image_key text, score_key text, prompt text, seed integer, scores text,
+    primary key (image_key, score_key, prompt, seed)
+) without rowid
+"""
+
+ImageScores = Mapping[str, float]
+"""Metric -> score of one image."""
+
+
+class ScoreJournal:
+    """The scores in one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        with self._open() as connection:
+            connection.execute(TABLE)
+
+    def gallery(self, image_key: str) -> Gallery:
+        """The thumbnails of one model's images."""
+        return Gallery(self.folder / THUMBNAILS / image_key[:32])
+
+    def find(self, image_key: str, score_key: str, design: Sequence[Cell]) -> dict[Cell, ImageScores]:
+        """Scores of those images of a design that are known and whose thumbnail is there."""
+        with self._open() as connection:
+            rows = connection.execute(
+                "select prompt, seed, scores from scores where image_key = ? and score_key = ?", (image_key, score_key)
+            )
+            known = {(prompt, seed): scores for prompt, seed, scores in rows}
+        gallery = self.gallery(image_key)
+        found = [cell for cell in design if (cell.prompt, cell.seed) in known and gallery.has(cell)]
+        return {cell: json.loads(known[cell.prompt, cell.seed]) for cell in found}
+
+    def add(self, image_key: str, score_key: str, scores: Mapping[Cell, ImageScores]) -> None:
+        """Note the scores of some images."""
+        rows = [(image_key, score_key, cell.prompt, cell.seed, json.dumps(row)) for cell, row in scores.items()]
+        with self._open() as connection:
+            connection.executemany("insert or replace into scores values (?, ?, ?, ?, ?)", rows)
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        """A connection whose changes are kept if all goes well."""
+        with closing(sqlite3.connect(self.folder / DATABASE, timeout=SECONDS_TO_WAIT)) as connection, connection:
+            yield connection

@@ -1,0 +1,125 @@
+"""Any number of models, whatever made them, on the same prompts and noise; the first is what the others stand against.
+
+They are drawn alike: size, length of the text, steps and guidance are those of the config, whatever a registered model
+was trained with.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+from srpo.artifacts import Weights
+from srpo.config import RunConfig
+from srpo.errors import ConfigError
+from srpo.evaluation.contender import Contender
+from srpo.evaluation.findings import contrast, gather, journal_in, make_report, publish
+from srpo.evaluation.gate import Judgement, check_metrics, describe_change, judge
+from srpo.evaluation.images import ReportProgress, make_design
+from srpo.evaluation.measure import Measured, measure
+from srpo.evaluation.provenance import trace
+from srpo.evaluation.schema import Contrast, Provenance, Report
+from srpo.evaluation.scores import check_captions
+from srpo.evaluation.statistics import MIN_PROMPTS, measure_levels
+from srpo.hub import snapshot
+from srpo.models import check_guidance, check_model
+from srpo.prompts import Prompt, embed_set, load_prompt_set, read_prompts
+from srpo.reference import find_model, names_files
+from srpo.weights import fetch_judges
+
+DRAWN_ALIKE = {"height", "width", "max_sequence_length"}
+
+
+def evaluate_models(
+    references: Sequence[str],
+    config: RunConfig,
+    output_dir: Path,
+    embeddings_dir: Path,
+    scores_dir: Path | None = None,
+    uri: str | None = None,
+    base: str | None = None,
+    progress: ReportProgress | None = None,
+) -> Report:
+    """Evaluate models on all prompts of `config.prompts.held_out`; writes `report.json` and `report.html`.
+
+    References as `generate --model` takes them; with `base`, what is no whole model is a transformer on it. The second
+    model is judged by the gate. ConfigError, before anything is drawn, for whatever cannot be evaluated.
+    """
+    started = time.perf_counter()
+    prompts = _check(references, config)
+    contenders = [find_contender(reference, config, uri, base) for reference in references]
+    weights = fetch_judges(contenders[0].base, config.reward, config.evaluation.scores, config.rewards)
+    stored = {one.label: embed_set(one.model, config.prompts, one.base, prompts, embeddings_dir) for one in contenders}
+    embeddings = {label: load_prompt_set(prompt_set)[1] for label, prompt_set in stored.items()}
+    design = make_design(prompts, range(len(prompts)), config.evaluation.seeds_per_prompt, config.seed)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    with journal_in(scores_dir) as journal:
+        measured = measure(contenders, config, weights, embeddings, design, journal, progress)
+        contrasts = [contrast(config, measured, references[0], other) for other in references[1:]]
+        report = make_report(
+            config,
+            measured,
+            contenders,
+            contrasts,
+            _judge(config, measured, contrasts),
+            _provenance(config, weights, prompts),
+            time.perf_counter() - started,
+        )
+        return publish(report, measured, config.evaluation.num_report_images, output_dir)[0]
+
+
+def find_contender(reference: str, config: RunConfig, uri: str | None = None, base: str | None = None) -> Contender:
+    """A model by its reference, known by content and checked; nothing is loaded."""
+    path = Path(reference).expanduser()
+    lone = base is not None and path.exists() and not (path / "transformer").is_dir()
+    files = find_model(reference, config if names_files(reference) else None, uri, base if lone else None)
+    model = files.model.model_copy(update=config.model.model_dump(include=DRAWN_ALIKE))
+    check_model(model, files.base)
+    check_guidance(model, files.base, {"evaluation.guidance": config.evaluation.guidance})
+    return Contender(
+        label=reference,
+        reference=files.reference,
+        model=model,
+        base=snapshot(files.base, base if base and lone else reference),
+        transformer=snapshot(files.transformer, reference) if files.transformer else None,
+    )
+
+
+def _check(references: Sequence[str], config: RunConfig) -> list[Prompt]:
+    """The prompts, if they and the settings can serve."""
+    check_metrics(config)
+    if repeated := [one for one, following in pairwise(sorted(references)) if one == following]:
+        raise ConfigError(f"{repeated[0]} is named twice; a model against itself shows no difference")
+    prompts = read_prompts(config.prompts.held_out, "held_out", config.prompts.max_characters)
+    prompts = prompts[: config.evaluation.num_prompts]
+    if len(prompts) < MIN_PROMPTS:
+        raise ConfigError(f"{config.prompts.held_out} holds {len(prompts)} prompt; intervals need {MIN_PROMPTS}")
+    if config.evaluation.world:
+        check_captions(config.evaluation.world, [prompt.text for prompt in prompts])
+    return prompts
+
+
+def _judge(config: RunConfig, measured: Measured, contrasts: Sequence[Contrast]) -> Judgement:
+    """The gate's verdict on the second model; of a single one, what was found."""
+    settings = config.evaluation
+    if contrasts:
+        first, *others = contrasts
+        judgement = judge(config, gather(config, measured, first))
+        moved = [describe_change(settings.wanted, one.metrics[settings.wanted], settings.confidence) for one in others]
+        more = "".join(f" {one.candidate}: {change}." for one, change in zip(others, moved, strict=True))
+        return replace(judgement, reason=f"{first.candidate} against {first.reference}: {judgement.reason}{more}")
+    (label,) = measured.scores
+    level = measure_levels(measured.by_prompt(label), settings, config.seed)[settings.wanted]
+    interval = f"{100 * settings.confidence:g} % interval {level.lower:.3f} to {level.upper:.3f}"
+    return Judgement(None, f"{settings.wanted.capitalize()} of {label}: {level.value:.3f} ({interval}).")
+
+
+def _provenance(config: RunConfig, weights: Weights, prompts: Sequence[Prompt]) -> Provenance:
+    digest = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
+    judges = {name: files for name, files in weights.snapshots.items() if name != "model"}
+    hashes = {name: files.sha256 for name, files in judges.items()} | {"held_out_prompts": digest}
+    sources = {name: files.source for name, files in judges.items()} | {"held_out_prompts": config.prompts.held_out}
+    return trace(config, hashes, sources, {name: files.licence for name, files in weights.snapshots.items()})

@@ -1,0 +1,195 @@
+"""Images and scores of every contender, spread out over the devices, batch by batch.
+
+Memory does not grow with the number of prompts: embeddings are read from disk, images go there as thumbnails, scores
+into the journal. The batches are cut from the design before they are shared out, so that the spread changes nothing.
+"""
+
+import multiprocessing
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing.queues import SimpleQueue
+from typing import Any
+
+import numpy as np
+import torch
+
+from srpo.artifacts import Weights
+from srpo.config import RunConfig
+from srpo.criteria import load_criteria
+from srpo.evaluation.contender import Contender, score_key
+from srpo.evaluation.images import Cell, Gallery, ReportProgress, draw
+from srpo.evaluation.journal import ImageScores, ScoreJournal
+from srpo.evaluation.pairs import measure_pairs
+from srpo.evaluation.provenance import device_name
+from srpo.evaluation.schema import ImageSet
+from srpo.evaluation.scores import Scorer, load_scores
+from srpo.evaluation.statistics import Array
+from srpo.models import load_model
+from srpo.shards import StoredRows
+
+Batch = Sequence[Cell]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What draws and scores the images of one contender; small enough to be handed to another process."""
+
+    contender: Contender
+    config: RunConfig
+    weights: Weights
+    embeddings: StoredRows
+    gallery: Gallery
+    num_threads: int
+    """Of each process that shares in it."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All that was found, in the design's order."""
+
+    design: list[Cell]
+    galleries: dict[str, Gallery]
+    """Label -> thumbnails."""
+    scores: dict[str, dict[str, Array]]
+    """Label -> metric -> (images,)."""
+
+    @property
+    def categories(self) -> list[str]:
+        """Of every prompt, in the design's order."""
+        return list({cell.prompt_index: cell.category for cell in self.design}.values())
+
+    def by_prompt(self, label: str) -> dict[str, Array]:
+        """Metric -> (prompts, seeds)."""
+        count = len(self.categories)
+        return {name: values.reshape(count, -1) for name, values in self.scores[label].items()}
+
+    def image_sets(self) -> list[ImageSet]:
+        """One record per prompt and seed."""
+        return [
+            ImageSet(
+                prompt_index=cell.prompt_index,
+                prompt=cell.prompt,
+                category=cell.category,
+                seed=cell.seed,
+                scores={label: _row(columns, index) for label, columns in self.scores.items()},
+            )
+            for index, cell in enumerate(self.design)
+        ]
+
+
+def _row(columns: Mapping[str, Array], index: int) -> dict[str, float]:
+    return {name: float(values[index]) for name, values in columns.items()}
+
+
+def measure(
+    contenders: Sequence[Contender],
+    config: RunConfig,
+    weights: Weights,
+    embeddings: Mapping[str, StoredRows],
+    design: list[Cell],
+    journal: ScoreJournal,
+    progress: ReportProgress | None = None,
+) -> Measured:
+    """Draw and score the design with every contender, one after the other; what the journal holds is taken from it.
+
+    `embeddings`: label -> those of the file's prompts, as the contender's encoders make them. The first contender is
+    the one that drift is measured from.
+    """
+    galleries, scores = {}, {}
+    for contender in contenders:
+        key = contender.image_key(config, device_name())
+        galleries[contender.label] = gallery = journal.gallery(key)
+        num_threads = max(1, torch.get_num_threads() // num_processes(config))
+        work = Work(contender, config, weights, embeddings[contender.label], gallery, num_threads)
+        rows = _score(work, key, design, journal, progress)
+        scores[contender.label] = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    pairs = measure_pairs(galleries, contenders[0].label, design)
+    return Measured(design, galleries, {label: found | pairs[label] for label, found in scores.items()})
+
+
+def num_processes(config: RunConfig) -> int:
+    """As many as the config says; one per GPU, or one on the CPU, if it does not."""
+    return config.evaluation.num_processes or max(1, torch.cuda.device_count())
+
+
+def _score(
+    work: Work, image_key: str, design: list[Cell], journal: ScoreJournal, progress: ReportProgress | None
+) -> list[ImageScores]:
+    """Scores in the design's order."""
+    judged_by = score_key(work.config, work.weights)
+    known = journal.find(image_key, judged_by, design)
+    size = work.config.evaluation.batch_size
+    batches = [design[start : start + size] for start in range(0, len(design), size)]
+    missing = [left for batch in batches if (left := [cell for cell in batch if cell not in known])]
+    for scores in _spread(work, missing):
+        journal.add(image_key, judged_by, scores)
+        known |= scores
+        if progress:
+            progress(f"{work.contender.label} images", len(known), len(design))
+    return [known[cell] for cell in design]
+
+
+def _spread(work: Work, batches: Sequence[Batch]) -> Iterator[dict[Cell, ImageScores]]:
+    """The batches' scores as they are made: here, or by processes that each take the next batch."""
+    count = min(num_processes(work.config), len(batches))
+    if count <= 1:
+        worker = _Worker(work, _device(0)) if batches else None
+        yield from (worker(batch) for batch in batches if worker)
+        return
+    context = multiprocessing.get_context("spawn")
+    devices = context.SimpleQueue()
+    for rank in range(count):
+        devices.put(_device(rank))
+    with ProcessPoolExecutor(count, context, _start, (work, devices)) as pool:
+        tasks = [pool.submit(_work_on, batch) for batch in batches]
+        try:
+            for task in as_completed(tasks):
+                yield task.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _Worker:
+    """A loaded contender and what scores its images."""
+
+    def __init__(self, work: Work, device: torch.device) -> None:
+        contender, config = work.contender, work.config
+        transformer = contender.transformer.path if contender.transformer else None
+        self.work, self.device = work, device
+        self.size = contender.model.height, contender.model.width
+        self.model = load_model(contender.model, contender.base.path, transformer).to(device)
+        settings = config.evaluation
+        first, *added = load_criteria(config, work.weights, device)
+        scores = load_scores(settings.scores, work.weights, device)
+        self.scorer = Scorer(first.reward, first.preference, settings.world, scores, settings.grid_periods, added)
+
+    def __call__(self, batch: Batch) -> dict[Cell, ImageScores]:
+        """Draw, score, keep the thumbnails."""
+        images = draw(self.model, self.size, self.work.config.evaluation, self.work.embeddings, batch, self.device)
+        scores = self.scorer(images, [cell.prompt for cell in batch])
+        columns = {name: values.double().tolist() for name, values in scores.items()}
+        for cell, image in zip(batch, images, strict=True):
+            self.work.gallery.add(cell, image)
+        return {cell: {name: values[i] for name, values in columns.items()} for i, cell in enumerate(batch)}
+
+
+_here: dict[str, Any] = {}
+"""What this process works with, if it is one of several."""
+
+
+def _start(work: Work, devices: "SimpleQueue[torch.device]") -> None:
+    """Entry point of a process; it loads with its first batch, so that whatever fails then reaches the parent."""
+    torch.set_num_threads(work.num_threads)
+    _here.update(work=work, device=devices.get())
+
+
+def _work_on(batch: Batch) -> dict[Cell, ImageScores]:
+    if "worker" not in _here:
+        _here["worker"] = _Worker(_here["work"], _here["device"])
+    return _here["worker"](batch)
+
+
+def _device(rank: int) -> torch.device:
+    count = torch.cuda.device_count()
+    return torch.device("cuda", rank % count) if count else torch.device("cpu")

@@ -1,0 +1,30 @@
+"""A study becomes part of the report whose models it compared."""
+
+from pathlib import Path
+
+from srpo.errors import ConfigError
+from srpo.evaluation.entries import load_entry
+from srpo.evaluation.report import write_report
+from srpo.evaluation.schema import Report, Study
+from srpo.evaluation.study.page import StudyKey
+from srpo.evaluation.study.pairs import Side
+
+
+def add_to_report(study: Study, key: StudyKey, folder: Path) -> tuple[Study, Path]:
+    """Write the study into the report in `folder`, under its labels, and the page anew; both as they are now there.
+
+    ConfigError if the report is of other models.
+    """
+    report = load_entry(str(folder), folder).report
+    labels = {"reference": _label(report, key.reference), "candidate": _label(report, key.candidate)}
+    named = study.model_copy(update=labels)
+    return named, write_report(report.model_copy(update={"study": named}), folder)
+
+
+def _label(report: Report, side: Side) -> str:
+    """What the report calls a model of the study: the same weights, the same name if several have them."""
+    found = [model.label for model in report.models if model.transformer_sha256 == side.transformer_sha256]
+    if not found:
+        known = ", ".join(model.label for model in report.models)
+        raise ConfigError(f"the study is about {side.name}, whose weights no model of the report has (it has {known})")
+    return side.name if side.name in found else found[0]

@@ -1,0 +1,106 @@
+"""The pairs of a study: two models' pictures of the same prompt and noise, from reports or from folders of `generate`.
+
+Of reports only the fair sample is taken: pictures that were kept for their scores would favour one side.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from srpo.config import Settings
+from srpo.errors import ConfigError
+from srpo.evaluation.comparison import check_settings
+from srpo.evaluation.entries import Entry, Key, settings_of
+from srpo.evaluation.thumbnails import spaced
+
+IDENTITY = {"prompt", "seed", "model", "transformer_sha256", "prefix"}
+"""Text fields of `generate`'s PNGs that name the picture or its model (a registered one brings its prefix); all others
+say how it was made."""
+
+
+class Side(Settings):
+    """One of the two models."""
+
+    name: str
+    transformer_sha256: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What both models drew of one prompt and noise."""
+
+    prompt: str
+    seed: int
+    reference: Path
+    candidate: Path
+
+
+Pairs = tuple[Side, Side, list[Pair]]
+"""The model that is compared with, the judged one, and their pictures."""
+
+
+def pairs_of_entries(reference: Entry, candidate: Entry) -> Pairs:
+    """From two reports, as they kept their pictures; ConfigError if there are none in common or settings differ."""
+    entries = [reference, candidate]
+    check_settings(entries, [name for name, metrics in settings_of(entries).items() if metrics])
+    fair = [key for key, image in reference.images.items() if "sample" in image.kept and _is_fair(candidate, key)]
+    if not fair:
+        raise ConfigError(f"{reference.name} and {candidate.name} kept no pictures of the same prompt and seed")
+    sides = [Side(name=entry.name, transformer_sha256=entry.model.transformer_sha256) for entry in entries]
+    return sides[0], sides[1], [Pair(*key, reference.picture(key), candidate.picture(key)) for key in fair]
+
+
+def pairs_of_folders(reference: Path, candidate: Path) -> Pairs:
+    """From two folders that `generate` wrote; ConfigError if prompts, seeds or settings differ."""
+    (side, ours), (other, theirs) = _read_folder(reference), _read_folder(candidate)
+    if alone := sorted(ours.keys() ^ theirs.keys()):
+        raise ConfigError(
+            f"{reference} and {candidate} hold different pictures: {len(alone)} are in one alone, such as that of "
+            f"{alone[0][0]!r} with seed {alone[0][1]}; generate both from the same prompts and seed"
+        )
+    for key, (facts, _) in ours.items():
+        if other_facts := [name for name in facts if facts[name] != theirs[key][0].get(name)]:
+            name = other_facts[0]
+            raise ConfigError(
+                f"{name} is {facts[name]} in {reference} and {theirs[key][0].get(name)} in {candidate}; "
+                "generate both with the same settings"
+            )
+    return side, other, [Pair(*key, ours[key][1], theirs[key][1]) for key in ours]
+
+
+def pick(pairs: Sequence[Pair], num_pairs: int | None) -> list[Pair]:
+    """All, or so many evenly spaced ones."""
+    return [pairs[place] for place in spaced(len(pairs), num_pairs or len(pairs))]
+
+
+def _is_fair(entry: Entry, key: Key) -> bool:
+    return key in entry.images and "sample" in entry.images[key].kept
+
+
+def _read_folder(folder: Path) -> tuple[Side, dict[Key, tuple[Mapping[str, Any], Path]]]:
+    """The model of a folder, and (prompt, seed) -> (settings, file)."""
+    found: dict[Key, tuple[Mapping[str, Any], Path]] = {}
+    models: set[str] = set()
+    for path in sorted(folder.glob("*.png")):
+        facts = _facts(path)
+        models.add(facts["transformer_sha256"])
+        settings = {name: value for name, value in facts.items() if name not in IDENTITY}
+        found[facts["prompt"], int(facts["seed"])] = (settings, path)
+    if len(models) != 1:
+        raise ConfigError(f"{folder} holds PNGs of {len(models)} models; give a folder that one `generate` has written")
+    return Side(name=folder.name, transformer_sha256=models.pop()), found
+
+
+def _facts(path: Path) -> dict[str, str]:
+    """The text fields of a PNG."""
+    try:
+        with Image.open(path) as picture:
+            facts = dict(getattr(picture, "text", {}))
+    except UnidentifiedImageError:
+        facts = {}
+    if missing := [name for name in ("prompt", "seed", "transformer_sha256") if name not in facts]:
+        raise ConfigError(f"{path} does not say its {missing[0]}, so it is no picture that `generate` made")
+    return facts

@@ -1,0 +1,144 @@
+"""What voters saved: read strictly, merged without losing a vote, and told file by file.
+
+A vote is known by voter, pair and question. The same vote in two files counts once; where two files of one voter
+contradict each other, the vote given later counts. What a file cannot have is said, and the rest of it is used.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from srpo.config import Settings
+from srpo.errors import ConfigError
+from srpo.evaluation.schema import Ballot, Study
+from srpo.evaluation.study.page import QUESTIONS, KeyPair, StudyKey
+from srpo.evaluation.study.rates import Opinion, preference
+
+
+class Vote(Settings):
+    """One answer."""
+
+    pair: str
+    question: str
+    choice: str | None
+    """Random name of the preferred picture; null for no difference."""
+    at: datetime
+    """When it was given, by the voter's clock."""
+
+
+class VoteFile(Settings):
+    """What the page saves."""
+
+    schema_version: Literal[1]
+    study: str
+    voter: str = Field(min_length=1)
+    saved: datetime
+    votes: list[Vote]
+
+
+Slot = tuple[str, str, str]
+"""(voter, pair, question)."""
+
+
+def load_key(path: Path) -> StudyKey:
+    """The key of a study."""
+    try:
+        return StudyKey.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValidationError) as error:
+        raise ConfigError(f"--key {path} is no key that `study new` wrote ({_problem(error)})") from None
+
+
+def merge_votes(paths: Sequence[Path], key: StudyKey, confidence: float = 0.95) -> Study:
+    """Everything that the files say together; ConfigError if none of them holds a vote of this study."""
+    read = {path: _read(path, key) for path in dict.fromkeys(paths)}
+    files = {path: found for path, found in read.items() if isinstance(found, VoteFile)}
+    ballots = {path: found for path, found in read.items() if isinstance(found, Ballot)}
+    pairs = {pair.pair: pair for pair in key.pairs}
+    counted: dict[Slot, Vote] = {}
+    for path, file in sorted(files.items(), key=lambda item: -len(item[1].votes)):  # a whole file before its parts
+        ballots[path] = _count(path, file, pairs, counted)
+    if not counted:
+        reasons = "; ".join(f"{path}: {ballot.note}" for path, ballot in ballots.items())
+        raise ConfigError(f"no votes to merge ({reasons})")
+    return Study(
+        reference=key.reference.name,
+        candidate=key.candidate.name,
+        confidence=confidence,
+        num_pairs=len({pair for _, pair, _ in counted}),
+        num_voters=len({voter for voter, _, _ in counted}),
+        preferences=[
+            preference(question, opinions, confidence)
+            for question in QUESTIONS
+            if (opinions := list(_opinions(counted, pairs, question)))
+        ],
+        ballots=[ballots[path] for path in read],
+    )
+
+
+def _read(path: Path, key: StudyKey) -> VoteFile | Ballot:
+    """The file, or why it cannot be used."""
+    try:
+        file = VoteFile.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        return Ballot(
+            file=path.name, voter="", outcome="rejected", num_votes=0, note=f"no votes file: {_problem(error)}"
+        )
+    if file.study != key.study:
+        return Ballot(
+            file=path.name, voter=file.voter, outcome="rejected", num_votes=len(file.votes), note="of another study"
+        )
+    return file
+
+
+def _count(path: Path, file: VoteFile, pairs: Mapping[str, KeyPair], counted: dict[Slot, Vote]) -> Ballot:
+    """Add a file's votes to those counted so far."""
+    valid = {(file.voter, vote.pair, vote.question): vote for vote in file.votes if _is_valid(vote, pairs)}
+    known = {slot: counted[slot] for slot in valid if slot in counted}
+    contradicted = [slot for slot in known if known[slot].choice != valid[slot].choice]
+    for slot, vote in valid.items():
+        if slot not in counted or vote.at > counted[slot].at:
+            counted[slot] = vote
+    notes = {
+        "votes on pictures or questions that this study has not are left out": len(file.votes) - len(valid),
+        "votes differ from another file of this voter; the later ones count": len(contradicted),
+    }
+    return Ballot(
+        file=path.name,
+        voter=file.voter,
+        outcome=_outcome(len(valid), len(known), len(contradicted), len(pairs) * len(QUESTIONS)),
+        num_votes=len(file.votes),
+        note="; ".join(f"{count} {note}" for note, count in notes.items() if count),
+    )
+
+
+def _outcome(
+    valid: int, known: int, contradicted: int, wanted: int
+) -> Literal["complete", "partial", "duplicate", "rejected"]:
+    if valid == 0:
+        return "rejected"
+    if known == valid and not contradicted:
+        return "duplicate"
+    return "complete" if valid == wanted else "partial"
+
+
+def _is_valid(vote: Vote, pairs: Mapping[str, KeyPair]) -> bool:
+    """Whether the study has asked this, and offered that answer."""
+    pair = pairs.get(vote.pair)
+    return pair is not None and vote.question in QUESTIONS and vote.choice in (pair.reference, pair.candidate, None)
+
+
+def _opinions(counted: Mapping[Slot, Vote], pairs: Mapping[str, KeyPair], question: str) -> Iterator[Opinion]:
+    for (voter, pair, asked), vote in counted.items():
+        if asked == question:
+            value = 0.5 if vote.choice is None else float(vote.choice == pairs[pair].candidate)
+            yield Opinion(voter, pair, value)
+
+
+def _problem(error: OSError | ValidationError) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']}"

@@ -1,0 +1,44 @@
+"""Direct-Align without control words (arXiv:2509.06942, section 3.2): the plain reward at any noise level.
+
+    loss = mean over the noise levels of mean(relu(margin - d * r(x0_hat, prompt)) or -d * r(x0_hat, prompt))
+
+`d` falls towards the clean end of the grid (`discount_shift`), because late steps invite hacks; 1 without it. There is
+no inversion branch: it would turn the gradient around and push away from the prompt.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor
+
+from srpo.align import SigmaGrid, Step
+from srpo.config import DirectAlignMethod, RunConfig
+from srpo.criteria import Criterion
+from srpo.methods.base import Autocast
+from srpo.methods.plain import Plain
+from srpo.models import TextToImage
+from srpo.objective import Scores, recover
+from srpo.preference import discount
+from srpo.rollout import Rollout
+
+
+class DirectAlign(Plain):
+    """The denoise branch alone, for the plain reward."""
+
+    settings: DirectAlignMethod
+
+    def __init__(
+        self, config: RunConfig, model: TextToImage, criteria: Sequence[Criterion], autocast: Autocast
+    ) -> None:
+        super().__init__(config, model, criteria, autocast)
+        self.positions = self.grid = SigmaGrid(config.align)
+
+    def losses(self, rollout: Rollout, positions: Tensor, update: int) -> Iterator[tuple[Tensor, list[Scores]]]:
+        """One noise level after the other."""
+        for row in positions:
+            levels = self.grid.denoise(row)
+            step = Step("direct_align", levels.sigma_from, levels.sigma_to)
+            weight = discount(self.settings.discount_shift, levels.index, self.grid.num_levels)
+            with self.autocast():
+                images = recover(self.model, rollout, [step], self.config.align.guidance)
+                injection = self.loss(images, rollout, step, weight)
+            yield injection

@@ -1,0 +1,95 @@
+"""What a version is made of: a manifest that names files by place and content, and the pyfunc that draws with them."""
+
+import platform
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from srpo.artifacts import Snapshot
+from srpo.config import ModelConfig, RunConfig, Settings
+from srpo.generate import ModelFiles, Sampling
+from srpo.hub import at_hand, verify
+from srpo.tracking import TrackedRun
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from PIL import Image
+
+MANIFEST = "manifest.json"
+FOLDER = "model"
+"""Where the manifest lies among the artifacts of its run."""
+LOADER = "srpo.registry"
+"""The module that registered versions name as their loader; it must go on having `_load_pyfunc`."""
+
+
+class Manifest(Settings):
+    """Everything a registered version needs to make pictures."""
+
+    schema_version: Literal[1] = 1
+    """Form of this file."""
+    model: ModelConfig
+    base: Snapshot
+    """Diffusers folder of the base model: VAE, text encoders, scheduler."""
+    transformer: Snapshot
+    """Diffusers folder of the aligned transformer."""
+    sampling: Sampling
+
+    def files(self, reference: str) -> ModelFiles:
+        """The model's files on this machine; ConfigError if one of them has moved or changed."""
+        base = at_hand(self.base)
+        verify(base)
+        verify(self.transformer)
+        return ModelFiles(
+            reference=reference,
+            model=self.model,
+            base=base.path,
+            transformer=self.transformer.path,
+            transformer_sha256=self.transformer.sha256,
+            sampling=self.sampling,
+        )
+
+
+class AlignedModel:
+    """What `mlflow.pyfunc.load_model` wraps."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.sampling = manifest.sampling
+        self.generator = manifest.files(MANIFEST).generator()
+
+    def predict(self, prompts: Sequence[str]) -> "list[Image.Image]":
+        """One picture per prompt, as the run's evaluation sampled them."""
+        return list(self.generator.images(list(prompts), self.sampling))
+
+
+def _load_pyfunc(path: str) -> AlignedModel:
+    """MLflow's entry point; `path` is the manifest."""
+    return AlignedModel(Manifest.model_validate_json(Path(path).read_text(encoding="utf-8")))
+
+
+def sampling_of(config: RunConfig) -> Sampling:
+    """Pictures as the run's evaluation samples them, with the prefix that its preference asks for."""
+    return Sampling(
+        seed=config.seed,
+        num_steps=config.evaluation.num_steps,
+        guidance=config.evaluation.guidance,
+        prefix=config.preference.prefix,
+    )
+
+
+def log_manifest(client: "MlflowClient", tracked: TrackedRun, manifest: Manifest) -> None:
+    """The two small files of the pyfunc, as artifacts of the run."""
+    from mlflow.models import Model
+
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / MANIFEST).write_text(manifest.model_dump_json(indent=2), encoding="utf-8")
+        model = Model(artifact_path=FOLDER, run_id=tracked.run_id)
+        model.add_flavor(
+            "python_function",
+            loader_module=LOADER,
+            data=MANIFEST,
+            env={},
+            python_version=platform.python_version(),
+        )
+        model.save(str(Path(folder) / "MLmodel"))
+        client.log_artifacts(tracked.run_id, folder, FOLDER)

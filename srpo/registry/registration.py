@@ -1,0 +1,123 @@
+"""Every finished run becomes a version; one that passed the gate against the reigning champion takes its place."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from srpo.artifacts import Evaluated, PromptSets, Registered, Trained, Weights
+from srpo.config import RegistryConfig, RunConfig
+from srpo.evaluation.schema import Report
+from srpo.registry.champion import Standing, make
+from srpo.registry.history import CHALLENGER, CHAMPION
+from srpo.registry.lease import Held, lease
+from srpo.registry.lookup import address, check_agreed, connect, open_model
+from srpo.registry.manifest import FOLDER, Manifest, log_manifest, sampling_of
+from srpo.registry.versions import GATE_TAG, HASH_TAG, LICENCE_TAG, SIZE_TAG, gate_tag
+from srpo.tracking import TrackedRun, code_version, data_version
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+UNKNOWN_LICENCE = "not stated"
+
+
+def register(
+    config: RunConfig,
+    weights: Weights,
+    prompts: PromptSets,
+    trained: Trained,
+    evaluated: Evaluated,
+    tracked: TrackedRun,
+) -> Registered:
+    """A new version by reference: the challenger, and the champion too if it passed the gate. Repeatable.
+
+    ConfigError if the MLflow store offers no lock and `registry.lease` names none.
+    """
+    client, name = connect(tracked.uri), config.registry.model_name
+    report = Report.model_validate_json(Path(evaluated.report_json).read_text(encoding="utf-8"))
+    manifest = Manifest(
+        model=config.model,
+        base=weights.model,
+        transformer=trained.transformer,
+        sampling=sampling_of(config),
+    )
+    log_manifest(client, tracked, manifest)
+    licences = _licences(weights)
+    tags = (
+        code_version()
+        | data_version(weights, prompts)
+        | {f"{LICENCE_TAG}{subject}": terms for subject, terms in licences.items()}
+        | {
+            HASH_TAG: trained.transformer.sha256,
+            SIZE_TAG: str(trained.transformer.size),
+            GATE_TAG: gate_tag(report.checks),
+            "verdict": evaluated.verdict,
+            "reason": evaluated.reason,
+            "run_name": client.get_run(tracked.run_id).info.run_name,
+        }
+    )
+    with lease(tracked.uri, config.registry.lease, name) as held:
+        open_model(client, tracked.uri, name, config.registry.lease)
+        version = _version_of_run(client, name, tracked) or _new_version(client, name, tracked, tags)
+        _challenge(client, name, version)
+        outcome = _contend(client, held, Standing(client, name), version, evaluated, report.champion, tracked)
+        champion = Standing(client, name).champion
+    alias = CHAMPION if champion == version else CHALLENGER
+    uri = f"models:/{name}@{alias}"
+    return Registered(name=name, version=version, alias=alias, uri=uri, outcome=outcome, licences=licences)
+
+
+def check_lease(uri: str, config: RegistryConfig) -> None:
+    """Take the lease and let it go; ConfigError, before any work, where `register` could not take it in the end."""
+    with lease(uri, config.lease, config.model_name):
+        check_agreed(connect(uri), uri, config.model_name, config.lease)
+
+
+def _licences(weights: Weights) -> dict[str, str]:
+    """What is licensed -> terms."""
+    return {name: files.licence or UNKNOWN_LICENCE for name, files in weights.snapshots.items()}
+
+
+def _contend(
+    client: "MlflowClient",
+    held: Held,
+    standing: Standing,
+    version: str,
+    evaluated: Evaluated,
+    compared: str | None,
+    tracked: TrackedRun,
+) -> str:
+    """Move the champion if the gate says so of the reigning one; what became of it, in one sentence.
+
+    `compared`: the champion that the evaluation knew. A version that has been champion before, because its run was
+    interrupted after that, is not promoted again: somebody may have had a reason to take it back.
+    """
+    champion = standing.champion and address(standing.name, standing.champion)
+    if version in standing.champions:
+        return "champion" if standing.champion == version else "was champion before"
+    if not evaluated.passed:
+        return f"challenger only; the gate: {standing.versions[version].gate_summary}"
+    if champion != compared:
+        return (
+            f"challenger only: it passed, but was compared with {compared or 'no champion'}, and the champion is now "
+            f"{champion or 'none'}; evaluate again against it (`run --from evaluate`), or promote by hand"
+        )
+    make(client, held, standing.next_move("gate", version, evaluated.reason, tracked.run_id))
+    return f"champion, in place of {champion or 'none'}"
+
+
+def _challenge(client: "MlflowClient", name: str, version: str) -> None:
+    """The newest version is the challenger."""
+    holder = client.get_registered_model(name).aliases.get(CHALLENGER)
+    if holder is None or int(holder) < int(version):
+        client.set_registered_model_alias(name, CHALLENGER, version)
+
+
+def _version_of_run(client: "MlflowClient", name: str, tracked: TrackedRun) -> str | None:
+    """The version this run has registered already, if it was interrupted after that."""
+    found = [entry for entry in client.search_model_versions(f"name = '{name}'") if entry.run_id == tracked.run_id]
+    return str(found[0].version) if found else None
+
+
+def _new_version(client: "MlflowClient", name: str, tracked: TrackedRun, tags: dict[str, str]) -> str:
+    source = f"runs:/{tracked.run_id}/{FOLDER}"
+    return str(client.create_model_version(name, source=source, run_id=tracked.run_id, tags=tags).version)

@@ -1,0 +1,135 @@
+"""What the registry holds, as `status` shows it."""
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from srpo.config import Settings
+from srpo.evaluation.schema import GateCheck
+from srpo.registry.history import CHAMPION, Move, read_moves
+from srpo.registry.lookup import connect, locate
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+GATE_TAG, HASH_TAG, SIZE_TAG = "gate", "data.transformer_sha256", "data.transformer_bytes"
+LICENCE_TAG = "licence."
+
+
+class GateResult(Settings):
+    """One limit of the gate, as a version remembers it."""
+
+    metric: str
+    against: str
+    """Label of the model compared with."""
+    limit: str
+    """min_change, max_change, min_ratio or max_ratio."""
+    threshold: float
+    value: float | None
+    """End of the interval that could break the limit; null where there is no ratio."""
+    held: bool
+
+    @property
+    def margin(self) -> float | None:
+        """How far the value is on the right side of the threshold; negative where the limit is broken."""
+        if self.value is None:
+            return None
+        return self.value - self.threshold if self.limit.startswith("min") else self.threshold - self.value
+
+    def __str__(self) -> str:
+        got = "no ratio" if self.margin is None else f"{'spare' if self.held else 'short by'} {abs(self.margin):.3g}"
+        return f"{self.metric} against {self.against}: {self.limit} {self.threshold:g}, {got}"
+
+
+class Version(Settings):
+    """One version in the registry."""
+
+    name: str
+    version: str
+    aliases: tuple[str, ...]
+    created: datetime
+    """UTC."""
+    run_name: str
+    run_id: str
+    verdict: str
+    reason: str
+    gate: tuple[GateResult, ...]
+    licences: dict[str, str]
+    """What is licensed (model, reward, ...) -> terms, as far as its source states them."""
+    size: int
+    """Bytes of the transformer."""
+    ours: bool
+    """Whether srpo registered it; a shared server holds models of others too."""
+
+    @property
+    def reference(self) -> str:
+        """`name/version`."""
+        return f"{self.name}/{self.version}"
+
+    @property
+    def gate_summary(self) -> str:
+        """How many limits were kept."""
+        return count_held(self.gate)
+
+
+def count_held(gate: Sequence[GateResult]) -> str:
+    """How many limits of a gate were kept, and by how much each of the others was broken."""
+    broken = "".join(f"; {result}" for result in gate if not result.held)
+    return f"{sum(result.held for result in gate)} of {len(gate)} held{broken}" if gate else "no limits"
+
+
+def gate_tag(checks: Sequence[GateCheck]) -> str:
+    """The checks of a report as the value of a version's tag."""
+    kept = set(GateResult.model_fields)
+    return json.dumps([check.model_dump(mode="json", include=kept) for check in checks])
+
+
+def versions(uri: str) -> list[Version]:
+    """All registered versions, newest first within each model."""
+    client = connect(uri)
+    found = [entry for model in client.search_registered_models() for entry in versions_of(client, model)]
+    return sorted(found, key=lambda entry: (entry.name, -int(entry.version)))
+
+
+def versions_of(client: "MlflowClient", model: Any) -> list[Version]:
+    """All versions of one of MLflow's registered models."""
+    names: dict[str, list[str]] = {}
+    for alias, version in model.aliases.items():
+        names.setdefault(str(version), []).append(alias)
+    entries = client.search_model_versions(f"name = '{model.name}'")
+    return [_version(entry, tuple(sorted(names.get(str(entry.version), [])))) for entry in entries]
+
+
+def find_version(uri: str, reference: str) -> Version:
+    """The version behind a reference; `reference` as in `load_manifest`."""
+    client = connect(uri)
+    name, number = locate(client, reference)
+    return next(entry for entry in versions_of(client, client.get_registered_model(name)) if entry.version == number)
+
+
+def history(uri: str) -> dict[str, tuple[list[Move], str | None]]:
+    """Model -> all moves of its champion, in order, those that did not happen too; the champion."""
+    found = {}
+    for model in connect(uri).search_registered_models():
+        champion = model.aliases.get(CHAMPION)
+        found[model.name] = read_moves(model.tags), None if champion is None else str(champion)
+    return found
+
+
+def _version(entry: Any, aliases: tuple[str, ...]) -> Version:
+    tags: dict[str, str] = entry.tags
+    return Version(
+        name=entry.name,
+        version=str(entry.version),
+        aliases=aliases,
+        created=datetime.fromtimestamp(entry.creation_timestamp / 1000, UTC),
+        run_name=tags.get("run_name", ""),
+        run_id=entry.run_id or "",
+        verdict=tags.get("verdict", ""),
+        reason=tags.get("reason", ""),
+        gate=tuple(GateResult.model_validate(result) for result in json.loads(tags.get(GATE_TAG, "[]"))),
+        licences={key.removeprefix(LICENCE_TAG): text for key, text in tags.items() if key.startswith(LICENCE_TAG)},
+        size=int(tags.get(SIZE_TAG, "0")),
+        ours=HASH_TAG in tags,
+    )

@@ -1,0 +1,181 @@
+"""The page of a study in a real browser: votes by key, resumes, saves; nothing in it tells the models apart."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from srpo.errors import ConfigError
+from srpo.evaluation.entries import load_entry
+from srpo.evaluation.schema import Report
+from srpo.evaluation.study import StudyKey, merge_votes, pairs_of_entries, pairs_of_folders, write_study
+from srpo.evaluation.study.merge import add_to_report
+from srpo.pictures import save_png
+from tests.browser import Browser, browser, needs_chromium
+from tests.evaluation.synthetic import make_picture, make_report, write_synthetic
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    write_synthetic(folder, make_report(num_prompts=3), size=24, count=30)
+    return folder
+
+
+def make(report: Path, folder: Path) -> tuple[StudyKey, Path]:
+    found = pairs_of_entries(load_entry("the-base", report, "base"), load_entry("the-new", report))
+    key, _ = write_study(found, folder / "study.html", num_pairs=3, seed=1)
+    return key, folder / "study.html"
+
+
+@pytest.fixture
+def tab(tmp_path: Path) -> Iterator[Browser]:
+    with browser(tmp_path / "profile") as driver:
+        driver.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+        yield driver
+
+
+def saved(folder: Path, count: int) -> list[Path]:
+    """The files of votes that the browser has saved, waited for."""
+    for _ in range(200):
+        if len(found := sorted(folder.glob("votes-*.json"), key=lambda path: path.stat().st_mtime)) == count:
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"{len(found)} files were saved, not {count}")
+
+
+def shown(tab: Browser) -> list[str]:
+    return tab.run("[...document.querySelectorAll('.pictures img')].map(image => image.src)")
+
+
+@needs_chromium
+def test_votes_by_key_are_resumed_saved_and_merged(report: Path, tmp_path: Path, tab: Browser) -> None:
+    """Someone who always prefers the candidate, whichever side it is on; the page is closed half-way."""
+    key, page = make(report, tmp_path)
+    data = json.loads(page.read_text().split('id="study">')[1].split("</script>")[0])
+    candidates = {pair["pictures"][named.candidate] for pair, named in zip(data["pairs"], key.pairs, strict=True)}
+    tab.open(page)
+    sides = []
+    for step in range(12):
+        if step == 5:
+            tab.press("s")
+            saved(tmp_path, 1)[0].rename(tmp_path / "half.json")
+            tab.open(page)
+            assert tab.run("document.querySelector('#count').textContent") == "5 of 12"
+        left, right = shown(tab)
+        assert (left in candidates) != (right in candidates)
+        sides.append(left in candidates)
+        tab.press("1" if left in candidates else "2")
+    assert tab.run("!document.querySelector('#done').hidden")
+    tab.press("Enter")  # the button that saves has the focus
+    study = merge_votes([tmp_path / "half.json", *saved(tmp_path, 1)], key)
+    assert [ballot.outcome for ballot in study.ballots] == ["duplicate", "complete"]
+    assert [(row.for_candidate, row.ties, row.for_reference) for row in study.preferences] == [(3, 0, 0)] * 4
+    assert all(len(set(sides[start : start + 4])) == 1 for start in (0, 4, 8))  # one side per pair
+    assert tab.problems == []
+
+
+@needs_chromium
+def test_no_difference_and_going_back(report: Path, tmp_path: Path, tab: Browser) -> None:
+    key, page = make(report, tmp_path)
+    tab.open(page, width=390, height=844, phone=True)
+    assert tab.run(
+        "document.documentElement.scrollHeight <= innerHeight && document.documentElement.scrollWidth <= innerWidth"
+    )
+    tab.press("0")
+    tab.press("2")
+    tab.press("Backspace")
+    assert tab.run("document.querySelector('[data-side=\"1\"]').getAttribute('aria-pressed')") == "true"
+    tab.press("0")
+    tab.click("[data-side='0']")
+    tab.press("s")
+    study = merge_votes(saved(tmp_path, 1), key)
+    assert [row.question for row in study.preferences] == ["realism", "aesthetics", "alignment"]
+    assert [row.ties for row in study.preferences] == [1, 1, 0]
+    assert tab.problems == []
+
+
+@needs_chromium
+def test_voters_meet_other_orders_and_sides(report: Path, tmp_path: Path, tab: Browser) -> None:
+    _, page = make(report, tmp_path)
+    first = []
+    for _ in range(12):
+        tab.open(page)
+        first.append(tuple(shown(tab)))
+        tab.run("localStorage.clear()")
+        tab.open(tmp_path / "study-key.json")
+    assert len(set(first)) > 3
+    assert len({frozenset(sides) for sides in first}) > 1
+
+
+def test_nothing_in_the_page_tells_the_models_apart(report: Path, tmp_path: Path) -> None:
+    key, page = make(report, tmp_path)
+    text = page.read_text(encoding="utf-8")
+    for secret in ("the-base", "the-new", "candidate", "reference", *(64 * letter for letter in "bc"), "models:/"):
+        assert secret not in text
+    data = json.loads(text.split('id="study">')[1].split("</script>")[0])
+    for pair, named in zip(data["pairs"], key.pairs, strict=True):
+        assert list(pair["pictures"]) == sorted((named.reference, named.candidate))
+    assert "&lt;b&gt;" not in text and "<b>test" not in text  # prompts are data, escaped as JSON
+    again = tmp_path / "again"
+    assert make(report, again) == (key, again / "study.html")
+
+
+def test_of_a_report_only_the_fair_sample_is_asked_about(tmp_path: Path) -> None:
+    write_synthetic(tmp_path, make_report(num_prompts=20), size=16, count=12)
+    images = Report.model_validate_json((tmp_path / "report.json").read_text()).images
+    *_, pairs = pairs_of_entries(load_entry("a", tmp_path, "base"), load_entry("b", tmp_path))
+    assert {(pair.prompt, pair.seed) for pair in pairs} == {(i.prompt, i.seed) for i in images if "sample" in i.kept}
+    assert len(pairs) < sum(bool(image.kept) for image in images)
+
+
+def generated(folder: Path, model: str, **changes: str) -> Path:
+    """What `generate` writes."""
+    folder.mkdir()
+    for index in range(3):
+        facts = {"prompt": f"a ring {index}", "seed": str(index), "num_steps": "10", "model": model}
+        facts |= {"transformer_sha256": 64 * model[0]} | changes
+        save_png(make_picture(32, index, model), facts, folder / f"{index:04d}.png")
+    return folder
+
+
+def test_folders_of_generate_are_matched_by_prompt_and_seed(tmp_path: Path) -> None:
+    base, new = generated(tmp_path / "base", "a"), generated(tmp_path / "new", "b")
+    (new / "0000.png").rename(new / "9999.png")
+    reference, candidate, pairs = pairs_of_folders(base, new)
+    assert (reference.name, candidate.name, candidate.transformer_sha256) == ("base", "new", 64 * "b")
+    for pair in pairs:
+        for path in (pair.reference, pair.candidate):
+            assert Image.open(path).text["prompt"] == pair.prompt
+    assert len(pairs) == 3
+
+
+def test_folders_that_do_not_match_are_refused(tmp_path: Path) -> None:
+    base = generated(tmp_path / "base", "a")
+    with pytest.raises(ConfigError, match="num_steps is 10 in .*base and 20 in .*steps"):
+        pairs_of_folders(base, generated(tmp_path / "steps", "b", num_steps="20"))
+    with pytest.raises(ConfigError, match="3 are in one alone|6 are in one alone"):
+        pairs_of_folders(base, generated(tmp_path / "seeds", "b", seed="77"))
+    make_picture(32, 0, "x").save(base / "plain.png")
+    with pytest.raises(ConfigError, match=r"plain\.png does not say its prompt"):
+        pairs_of_folders(base, base)
+
+
+def test_the_result_enters_the_report_of_the_same_models(report: Path, tmp_path: Path) -> None:
+    key, _ = make(report, tmp_path)
+    votes = [
+        {"pair": pair.pair, "question": "overall", "choice": pair.candidate, "at": "2026-01-01T00:00:00Z"}
+        for pair in key.pairs
+    ]
+    file = {"schema_version": 1, "study": key.study, "voter": "v", "saved": "2026-01-01T00:00:00Z", "votes": votes}
+    (tmp_path / "v.json").write_text(json.dumps(file))
+    study, page = add_to_report(merge_votes([tmp_path / "v.json"], key), key, report)
+    assert (study.reference, study.candidate) == ("base", "candidate")
+    assert "What people said" in page.read_text()
+    assert Report.model_validate_json((report / "report.json").read_text()).study == study
+    other = key.model_copy(update={"candidate": key.candidate.model_copy(update={"transformer_sha256": 64 * "f"})})
+    with pytest.raises(ConfigError, match="about the-new, whose weights no model of the report has"):
+        add_to_report(study, other, report)

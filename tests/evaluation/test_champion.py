@@ -1,0 +1,90 @@
+"""The registry's champion, from a real MLflow store, as the third model of an evaluation."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from srpo.artifacts import Trained
+from srpo.config import RunConfig
+from srpo.evaluation import evaluate
+from srpo.evaluation.champion import find_champion
+from srpo.evaluation.schema import Report
+from srpo.registry import register
+from srpo.tracking import open_run
+from tests.evaluation.test_evaluate import JUDGED, Inputs, load, make_inputs, make_other
+
+REFERENCE = "models:/srpo/1"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, flux_folder: Path, hps_folder: Path) -> tuple[Inputs, str, Report]:
+    """The inputs of a run, the store where its model became champion, and the report before that."""
+    folder = tmp_path_factory.mktemp("champion")
+    inputs = make_inputs(folder, flux_folder, hps_folder, JUDGED[:3], seeds_per_prompt=1, num_report_images=1)
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    tracked = open_run(uri, (folder / "artifacts").as_uri(), "first", inputs[0])
+    evaluated = evaluate(*inputs, folder / "evaluation", scores_dir=folder / "scores", registry_uri=uri)
+    report = load(evaluated)
+    register(*inputs, evaluated.model_copy(update={"passed": True}), tracked)
+    return inputs, uri, report
+
+
+def other(trained: Trained, folder: Path) -> Trained:
+    """Another candidate."""
+    return trained.model_copy(update={"transformer": make_other(folder, trained.transformer.path)})
+
+
+def test_before_anything_is_champion_there_is_none(world: tuple[Inputs, str, Report]) -> None:
+    assert world[2].champion is None
+    assert [model.label for model in world[2].models] == ["base", "candidate"]
+
+
+def test_the_champion_is_drawn_compared_and_has_its_own_gate(world: tuple[Inputs, str, Report], tmp_path: Path) -> None:
+    (config, weights, prompts, trained), uri, first = world
+    challenger = other(trained, tmp_path / "other")
+    report = load(evaluate(config, weights, prompts, challenger, tmp_path / "evaluation", registry_uri=uri))
+    assert report.champion == REFERENCE
+    assert [(model.label, model.reference) for model in report.models][2] == ("champion", REFERENCE)
+    assert report.models[2].transformer_sha256 == trained.transformer.sha256
+    assert [(found.reference, found.candidate) for found in report.contrasts] == [
+        ("base", "candidate"),
+        ("champion", "candidate"),
+    ]
+    for image, before in zip(report.images, first.images, strict=True):
+        assert image.scores["champion"] == before.scores["candidate"], "the same model, prompt and noise"
+    (check,) = [check for check in report.checks if check.against == "champion"]
+    assert (check.metric, check.limit, check.threshold) == ("relative", "min_change", 0.0)
+    assert check.held == (check.value is not None and check.value >= 0)
+
+
+def test_a_candidate_that_is_the_champion_is_not_compared_with_itself(
+    world: tuple[Inputs, str, Report], tmp_path: Path
+) -> None:
+    inputs, uri, _ = world
+    report = load(evaluate(*inputs, tmp_path / "evaluation", registry_uri=uri))
+    assert (report.champion, len(report.models)) == (None, 2)
+    assert report.reason.endswith(f"The champion {REFERENCE} was not drawn: it is this very model.")
+
+
+def test_a_champion_that_cannot_be_compared_says_why(world: tuple[Inputs, str, Report], tmp_path: Path) -> None:
+    (config, weights, _, trained), uri, _ = world
+    challenger = other(trained, tmp_path / "other")
+
+    def note(config: RunConfig, base: str = "") -> str:
+        model = weights.model.model_copy(update={"files": weights.model.files[1:]}) if base else weights.model
+        found = find_champion(config, weights.model_copy(update={"model": model}), challenger, uri)
+        assert found and (found.contender is None) == bool(found.note)
+        return found.note
+
+    assert note(config) == ""
+    larger = config.model_copy(update={"model": config.model.model_copy(update={"height": 64})})
+    assert "another size" in note(larger)
+    longer = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"num_steps": 3})})
+    assert "other steps" in note(longer)
+    assert "its base is another model" in note(config, "another")
+    elsewhere = config.model_copy(update={"registry": config.registry.model_copy(update={"model_name": "else"})})
+    assert find_champion(elsewhere, weights, challenger, uri) is None
+    moved = trained.transformer.path.rename(tmp_path / "moved")
+    assert "its files cannot be read" in note(config)
+    shutil.move(moved, trained.transformer.path)

@@ -1,0 +1,161 @@
+"""Models that were evaluated apart: paired anew by prompt and seed, refused where they do not match."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from srpo.config import EvaluationConfig
+from srpo.errors import ConfigError
+from srpo.evaluation.comparison import write_comparison
+from srpo.evaluation.entries import Entry, load_entry
+from srpo.evaluation.schema import ImageSet, Report
+from srpo.evaluation.statistics import compare
+from tests.evaluation.synthetic import METRICS, make_report, write_synthetic
+
+
+def entry(folder: Path, name: str, report: Report, **options: Any) -> Entry:
+    write_synthetic(folder / name, report, size=16, **options)
+    return load_entry(name, folder / name)
+
+
+def with_images(report: Report, images: list[ImageSet]) -> Report:
+    return report.model_copy(update={"images": images})
+
+
+def with_setting(report: Report, section: str, key: str, value: object) -> Report:
+    config = report.provenance.config
+    changed = config | {section: config[section] | {key: value}}
+    return report.model_copy(update={"provenance": report.provenance.model_copy(update={"config": changed})})
+
+
+@pytest.fixture
+def parts() -> list[Report]:
+    """What two runs would have reported of the two trained models of one common report."""
+    whole = make_report(("base", "one", "two"), num_prompts=6)
+    runs = []
+    for label in ("one", "two"):
+        kept = [model for model in whole.models if model.label in ("base", label)]
+        images = [
+            image.model_copy(update={"scores": {name: image.scores[name] for name in ("base", label)}})
+            for image in whole.images
+        ]
+        runs.append(whole.model_copy(update={"models": kept, "images": images}))
+    return runs
+
+
+def test_it_finds_what_one_evaluation_of_both_would_have_found(parts: list[Report], tmp_path: Path) -> None:
+    """Scores shuffled apart and matched again: the same statistics as on the arrays that they came from."""
+    one, two = parts
+    two = with_images(two, two.images[::-1])
+    report = write_comparison([entry(tmp_path, "a", one), entry(tmp_path, "b", two)], tmp_path / "out")
+    columns = [
+        {
+            name: [[image.scores[label][name] for image in run.images if image.prompt_index == p] for p in range(6)]
+            for name in METRICS
+        }
+        for run, label in ((one, "one"), (with_images(two, two.images[::-1]), "two"))
+    ]
+
+    before, after = ({name: np.array(rows) for name, rows in side.items()} for side in columns)
+    assert report.contrasts[0].metrics == compare(before, after, EvaluationConfig(num_resamples=100), 0)
+    assert [model.label for model in report.models] == ["a", "b"]
+    assert report.verdict is None
+    assert Report.model_validate_json((tmp_path / "out" / "report.json").read_text()) == report
+
+
+def test_a_model_does_not_differ_from_itself(parts: list[Report], tmp_path: Path) -> None:
+    entries = [entry(tmp_path, name, parts[0]) for name in ("a", "b")]
+    metrics = write_comparison(entries, tmp_path / "out").metrics
+    assert {(row.change, row.lower, row.upper) for row in metrics.values()} == {(0, 0, 0)}
+
+
+def test_the_page_shows_the_pictures_of_every_model(parts: list[Report], tmp_path: Path) -> None:
+    first, *others = (entry(tmp_path, name, report) for name, report in zip("abc", [*parts, parts[0]], strict=True))
+    report = write_comparison([first, *others], tmp_path / "out")
+    shown = [index for index, image in enumerate(report.images) if image.kept]
+    assert len(shown) == 12
+    assert len(list((tmp_path / "out" / "images").iterdir())) == 36
+    assert [(row.reference, row.candidate) for row in report.contrasts] == [("a", "b"), ("a", "c")]
+    same = (tmp_path / "out" / "images" / "00003-0.webp").read_bytes()
+    assert same == first.picture((report.images[3].prompt, report.images[3].seed)).read_bytes()
+
+
+def test_only_a_sample_by_place_in_every_report_is_one_here(parts: list[Report], tmp_path: Path) -> None:
+    """A study draws from the sample alone: pictures kept for their scores would not be fair."""
+    entries = [entry(tmp_path, name, report, count=8) for name, report in zip("ab", parts, strict=True)]
+    report = write_comparison(entries, tmp_path / "out")
+    fair = {(image.prompt, image.seed) for image in report.images if "sample" in image.kept}
+    assert fair == set.intersection(
+        *({key for key, image in e.images.items() if "sample" in image.kept} for e in entries)
+    )
+    assert fair
+
+
+def test_other_prompts_and_seeds_are_refused_by_name_or_left_out(parts: list[Report], tmp_path: Path) -> None:
+    one, two = parts
+    fewer = with_images(two, [image for image in two.images if image.prompt_index > 0 and image.seed != 1001])
+    entries = [entry(tmp_path, "a", one), entry(tmp_path, "b", fewer)]
+    with pytest.raises(ConfigError, match=r"a has 1 prompts that others lack \('prompt 0.*--on common compares the 9"):
+        write_comparison(entries, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    report = write_comparison(entries, tmp_path / "out", common=True)
+    assert (report.num_prompts, report.seeds_per_prompt) == (5, 1)
+    assert [image.seed for image in report.images] == [1000, 2000, 3000, 4000, 5000]
+
+
+def test_wholly_different_seeds_cannot_be_compared_at_all(parts: list[Report], tmp_path: Path) -> None:
+    moved = [image.model_copy(update={"seed": image.seed + 7}) for image in parts[1].images]
+    entries = [entry(tmp_path, "a", parts[0]), entry(tmp_path, "b", with_images(parts[1], moved))]
+    with pytest.raises(ConfigError, match="a has 12 images with seeds that others lack"):
+        write_comparison(entries, tmp_path / "out")
+    with pytest.raises(ConfigError, match="0 prompts with the same seeds"):
+        write_comparison(entries, tmp_path / "out", common=True)
+
+
+def test_other_settings_are_refused_unless_they_are_named(parts: list[Report], tmp_path: Path) -> None:
+    one, two = parts
+    changed = with_setting(with_setting(two, "evaluation", "num_steps", 7), "preference", "positive", ["Vivid"])
+    entries = [entry(tmp_path, "a", one), entry(tmp_path, "b", changed)]
+    with pytest.raises(ConfigError, match=r"num_steps is 50 for a, 7 for b; preference\.positive is .* Vivid for b"):
+        write_comparison(entries, tmp_path / "out")
+    accepted = ["evaluation.num_steps", "preference.positive"]
+    report = write_comparison(entries, tmp_path / "out", despite=accepted)
+    assert "relative" not in report.metrics  # it is the score of other words
+    assert "reward" in report.metrics
+    assert report.differences["evaluation.num_steps"] == {"a": 50, "b": 7}
+    with pytest.raises(ConfigError, match="--despite guidance: choose from"):
+        write_comparison(entries, tmp_path / "out", despite=["guidance"])
+
+
+def test_a_held_out_score_of_other_weights_is_another_score(parts: list[Report], tmp_path: Path) -> None:
+    changed = []
+    for report, digest in zip(parts, "fa", strict=True):
+        scored = with_setting(report, "evaluation", "scores", {"saturation": {}})
+        hashes = scored.provenance.hashes | {"score_saturation": 64 * digest}
+        provenance = scored.provenance.model_copy(update={"hashes": hashes})
+        changed.append(scored.model_copy(update={"provenance": provenance}))
+    entries = [entry(tmp_path, name, report) for name, report in zip("ab", changed, strict=True)]
+    with pytest.raises(ConfigError, match=r"evaluation\.scores\.saturation is ffff.* for a, aaaa.* for b"):
+        write_comparison(entries, tmp_path / "out")
+    report = write_comparison(entries, tmp_path / "out", despite=["evaluation.scores.saturation"])
+    assert set(report.metrics) == {"relative", "reward", "luminance", "spread"}
+
+
+def test_any_model_of_a_report_can_be_named(tmp_path: Path) -> None:
+    write_synthetic(tmp_path / "run", make_report(num_prompts=4), size=16)
+    report = write_comparison(
+        [load_entry("run#base", tmp_path / "run", "base"), load_entry("run", tmp_path / "run")], tmp_path / "out"
+    )
+    assert report.metrics["reward"].change == pytest.approx(make_report(num_prompts=4).metrics["reward"].change)
+    with pytest.raises(ConfigError, match="holds no model 'champion'; choose from base, candidate"):
+        load_entry("run", tmp_path / "run", "champion")
+
+
+def test_what_is_no_report_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no report\.json in"):
+        load_entry("x", tmp_path)
+    (tmp_path / "report.json").write_text('{"schema_version": 1}')
+    with pytest.raises(ConfigError, match="is no report of this version of srpo"):
+        load_entry("x", tmp_path)

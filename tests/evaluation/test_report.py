@@ -1,0 +1,176 @@
+"""The page in a real browser: no complaint, no request; the slider slides, the filter filters, keys work."""
+
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from srpo.evaluation.report import write_report
+from srpo.evaluation.schema import Report
+from srpo.evaluation.thumbnails import rank
+from tests.browser import Browser, browser, needs_chromium
+from tests.evaluation.synthetic import make_report, write_synthetic
+
+VISIBLE = "[...document.querySelectorAll('.pair:not([hidden])')]"
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browser(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    report = make_report(("base", "candidate", "champion"), num_prompts=9)
+    return write_synthetic(tmp_path_factory.mktemp("three"), report)
+
+
+def load(page: Path) -> Report:
+    return Report.model_validate_json((page.parent / "report.json").read_text(encoding="utf-8"))
+
+
+def choose(tab: Browser, name: str, value: str) -> None:
+    field = f"document.querySelector('[name={name}]')"
+    tab.run(f"{field}.value = {value!r}, {field}.dispatchEvent(new Event('change', {{bubbles: true}}))")
+
+
+def indices(tab: Browser) -> list[int]:
+    return tab.run(f"{VISIBLE}.map(card => Number(card.dataset.index))")
+
+
+@needs_chromium
+def test_the_worst_ten_come_first_unasked_and_the_rest_on_demand(tab: Browser, page: Path) -> None:
+    tab.open(page)
+    worst = rank(load(page))
+    assert indices(tab) == worst[:10]
+    tab.click(".more")
+    assert indices(tab) == worst
+    tab.click(".more")
+    assert indices(tab) == worst[:10]
+    assert tab.problems == []
+
+
+@needs_chromium
+def test_the_slider_moves_by_key_and_by_mouse(tab: Browser, page: Path) -> None:
+    tab.open(page)
+    tab.run("document.querySelector('.pair input[type=range]').focus()")
+    edge = "getComputedStyle(document.querySelector('.pair .layer.right')).clipPath"
+    assert tab.run(edge) == "inset(0px 0px 0px 50%)"
+    for _ in range(3):
+        tab.press("ArrowRight")
+    assert tab.run(edge) == "inset(0px 0px 0px 53%)"
+    tab.press("ArrowLeft")
+    assert tab.run(edge) == "inset(0px 0px 0px 52%)"
+    tab.click(".pair .stage", across=0.25)
+    assert 22 <= tab.run("Number(document.querySelector('.pair input[type=range]').value)") <= 28
+    assert tab.problems == []
+
+
+@needs_chromium
+def test_everything_can_be_reached_with_the_tab_key(tab: Browser, page: Path) -> None:
+    tab.open(page)
+    tab.run("document.body.tabIndex = -1, document.body.focus()")
+    reached = []
+    for _ in range(24):
+        tab.press("Tab")
+        reached.append(
+            tab.run("document.activeElement.name || document.activeElement.type || document.activeElement.tagName")
+        )
+    assert {"order", "metric", "category", "left", "right", "range"} <= set(reached)
+
+
+@needs_chromium
+def test_the_filter_shows_one_category_and_sorting_goes_by_the_metric(tab: Browser, page: Path) -> None:
+    report = load(page)
+    tab.open(page)
+    choose(tab, "category", "animals <&>")
+    shown = indices(tab)
+    assert {report.images[index].category for index in shown} == {"animals <&>"}
+    assert len(shown) == 6
+    choose(tab, "category", "")
+    choose(tab, "metric", "saturation")
+    choose(tab, "order", "gain")
+
+    def rise(index: int) -> float:
+        scores = report.images[index].scores
+        return scores["candidate"]["saturation"] - scores["base"]["saturation"]
+
+    assert indices(tab) == sorted(range(18), key=rise, reverse=True)[:10]
+    choose(tab, "order", "prompt")
+    assert indices(tab) == list(range(10))
+
+
+@needs_chromium
+def test_any_two_of_three_models_lie_under_the_slider(tab: Browser, page: Path) -> None:
+    tab.open(page)
+    shown = "['left', 'right'].map(side => document.querySelector(`.pair .layer.${side}`).dataset.label)"
+    assert tab.run(shown) == ["base", "candidate"]
+    tab.click("input[name=left][value=champion]")
+    assert tab.run(shown) == ["champion", "candidate"]
+    clips = "['left', 'right'].map(side => getComputedStyle(document.querySelector(`.pair .layer.${side}`)).clipPath)"
+    assert tab.run(clips) == ["inset(0px 50% 0px 0px)", "inset(0px 0px 0px 50%)"]  # champion lies above: it is cut too
+    first = load(page).images[rank(load(page))[0]].scores
+    change = first["candidate"]["relative"] - first["champion"]["relative"]
+    text = tab.run(f"{VISIBLE}[0].querySelector('.gain').textContent")
+    assert text == f"relative {change:+.3f}".replace("-", "\N{MINUS SIGN}")
+
+
+@needs_chromium
+def test_every_picture_is_there_once_and_the_page_fits_a_phone(tab: Browser, page: Path) -> None:
+    for phone, dark in ((True, False), (True, True), (False, True)):
+        tab.open(page, width=390 if phone else 1100, phone=phone, dark=dark)
+        assert tab.run("document.documentElement.scrollWidth <= innerWidth")
+        pictures = "[...document.querySelectorAll('.pairs img')]"
+        assert tab.run(f"Promise.all({pictures}.map(image => image.decode())).then(all => all.length)") == 54
+        assert tab.run(f"new Set({pictures}.map(image => image.src)).size") == 54
+    assert tab.problems == []
+
+
+@needs_chromium
+def test_without_script_the_pictures_lie_side_by_side(tab: Browser, page: Path) -> None:
+    tab.call("Emulation.setScriptExecutionDisabled", value=True)
+    try:
+        tab.open(page)
+        tops = (
+            "[...document.querySelector('.pair').querySelectorAll('img')].map(image => image.getBoundingClientRect())"
+        )
+        boxes = tab.run(f"{tops}.map(box => [box.x, box.y, box.width])")
+    finally:
+        tab.call("Emulation.setScriptExecutionDisabled", value=False)
+    assert len({box[0] for box in boxes}) == 3
+    assert len({box[1] for box in boxes}) == 1
+    assert min(box[2] for box in boxes) > 60
+
+
+def test_one_model_alone_has_a_page_without_contrasts(tmp_path: Path) -> None:
+    page = write_synthetic(tmp_path, make_report(("alone",), num_prompts=3)).read_text(encoding="utf-8")
+    assert "against" not in page
+    assert page.count('<figure class="pair card"') == 6
+
+
+def test_the_page_can_be_made_again_from_its_folder(page: Path) -> None:
+    before = page.read_bytes()
+    page.unlink()
+    assert write_report(load(page), page.parent).read_bytes() == before
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_six_hundred_large_pictures_make_a_page_that_is_small_and_quick(tmp_path: Path, tab: Browser) -> None:
+    report = make_report(("base", "candidate", "champion"), num_prompts=100)
+    page = write_synthetic(tmp_path, report, size=1024, count=1000)
+    assert len(list((tmp_path / "images").iterdir())) == 600
+    assert page.stat().st_size < 15_000_000
+    tracemalloc.start()
+    write_report(load(page), tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8_000_000  # the report itself, not its pictures
+    started = tab.open(page)
+    tab.wait(f"{VISIBLE}.length === 10")
+    assert started < 2
+    tab.click(".more")
+    assert len(indices(tab)) == 200
+    assert tab.problems == []

@@ -1,0 +1,29 @@
+"""No held-out prompt serves both the choice of a checkpoint and the verdict on it, and both see every category."""
+
+from collections import Counter
+
+import pytest
+
+from srpo.prompts import read_prompts
+from srpo.prompts.split import split_held_out
+
+
+@pytest.mark.parametrize("share", [0.01, 0.25, 1 / 3, 0.5, 0.99])
+@pytest.mark.parametrize("count", [3, 4, 30, 101])
+def test_every_prompt_serves_once_and_both_sides_have_enough(count: int, share: float) -> None:
+    monitor, verdict = split_held_out([""] * count, share)
+    assert sorted(monitor + verdict) == list(range(count))
+    assert len(monitor) == min(max(1, round(share * count)), count - 2)
+
+
+def test_prompts_without_categories_are_divided_evenly() -> None:
+    assert split_held_out([""] * 12, 1 / 3)[0] == [1, 4, 7, 10]
+
+
+@pytest.mark.parametrize("order", [range(200), [*range(0, 200, 2), *range(1, 200, 2)]])
+def test_each_category_is_divided_alike_in_whatever_order_they_come(order: range | list[int]) -> None:
+    prompts = read_prompts("builtin:photos", "held_out", 2000)
+    categories = [prompts[place].category for place in order]
+    monitor, _ = split_held_out(categories, 0.25)
+    assert set(Counter(categories[place] for place in monitor).values()) == {5}
+    assert len(monitor) == 50

@@ -1,0 +1,148 @@
+"""The champion by hand, in a real MLflow store: forward, back, and what a crash leaves."""
+
+import getpass
+import socket
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from srpo.errors import ConfigError, UnreachableError
+from srpo.registry import Move, delete, history, promote, rollback, surplus, that_happened, versions
+from srpo.registry.champion import Standing, make
+from srpo.registry.lookup import connect, open_model
+
+
+def fill(store: str, name: str, count: int) -> MlflowClient:
+    """A registered model with some versions."""
+    client = connect(store)
+    open_model(client, store, name, None)
+    tags = {"verdict": "keep", "reason": "why not", "data.transformer_sha256": "0"}
+    for number in range(count):
+        client.create_model_version(name, f"runs:/none/{number}", run_id="0" * 32, tags=tags)
+    return client
+
+
+def champion(client: MlflowClient, name: str) -> str:
+    return str(client.get_model_version_by_alias(name, "champion").version)
+
+
+def moves_of(store: str, name: str) -> list[Move]:
+    """The moves that happened."""
+    return that_happened(*history(store)[name])
+
+
+def test_a_second_rollback_goes_one_further_back(store: str, name: str) -> None:
+    client = fill(store, name, 3)
+    for version in "123":
+        promote(store, f"{name}/{version}", f"try {version}")
+    assert rollback(store, name, "3 is worse").after == "2"
+    assert rollback(store, name, "so is 2").after == "1"
+    assert champion(client, name) == "1"
+    with pytest.raises(ConfigError, match="no earlier champion"):
+        rollback(store, name, "and 1?")
+    promote(store, f"{name}/3", "after all")
+    assert rollback(store, name, "no").after == "1"
+
+
+def test_any_version_can_be_made_champion_again(store: str, name: str) -> None:
+    client = fill(store, name, 4)
+    promote(store, f"{name}/4", "first")
+    promote(store, f"models:/{name}/1", "an old one")
+    assert champion(client, name) == "1"
+    with pytest.raises(ConfigError, match="version 1 of .* is the champion already"):
+        promote(store, f"{name}@champion", "again")
+
+
+def test_the_history_says_who_when_from_where_and_why(store: str, name: str) -> None:
+    fill(store, name, 2)
+    promote(store, f"{name}/1", "ein Grund: schöner")
+    promote(store, f"{name}/2", "sharper")
+    first, second = moves_of(store, name)
+    assert (first.number, first.before, first.after, first.reason) == (1, None, "1", "ein Grund: schöner")
+    assert (second.number, second.before, second.after, second.kind) == (2, "1", "2", "promote")
+    assert (second.user, second.host, second.verdict) == (getpass.getuser(), socket.gethostname(), "keep")
+    assert first.time <= second.time and first.time.utcoffset() is not None
+
+
+def test_a_crash_between_entry_and_alias_is_told_apart_and_needs_no_mending(
+    store: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = fill(store, name, 2)
+    promote(store, f"{name}/1", "first")
+
+    def crash(*_: object) -> None:
+        raise MlflowException("the server went away")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(MlflowClient, "set_registered_model_alias", crash)
+        with pytest.raises(MlflowException):
+            promote(store, f"{name}/2", "cut short")
+    assert champion(client, name) == "1"
+    written, _ = history(store)[name]
+    assert [move.reason for move in written] == ["first", "cut short"]
+    assert [move.reason for move in moves_of(store, name)] == ["first"]
+    promote(store, f"{name}/2", "once more")
+    assert [(move.number, move.reason) for move in moves_of(store, name)] == [(1, "first"), (3, "once more")]
+    assert rollback(store, name, "back").after == "1"
+
+
+def test_without_the_lease_nothing_is_written(store: str, name: str) -> None:
+    class Lost:
+        def confirm(self) -> None:
+            raise UnreachableError("taken over")
+
+    client = fill(store, name, 1)
+    with pytest.raises(UnreachableError):
+        make(client, Lost(), Standing(client, name).next_move("promote", "1", "why"))
+    assert history(store)[name] == ([], None)
+
+
+def test_a_rollback_passes_over_what_was_deleted(store: str, name: str) -> None:
+    fill(store, name, 3)
+    for version in "123":
+        promote(store, f"{name}/{version}", "next")
+    delete(store, f"{name}/2")
+    assert rollback(store, name, "back").after == "1"
+
+
+def test_a_version_with_an_alias_stays(store: str, name: str) -> None:
+    client = fill(store, name, 2)
+    promote(store, f"{name}/1", "first")
+    client.set_registered_model_alias(name, "mine", "2")
+    with pytest.raises(ConfigError, match="is champion and stays; make another version champion first"):
+        delete(store, f"{name}/1")
+    with pytest.raises(ConfigError, match="is mine and stays"):
+        delete(store, f"{name}/2")
+    assert len([entry for entry in versions(store) if entry.name == name]) == 2
+
+
+def test_surplus_is_what_is_old_has_no_alias_and_is_not_what_a_rollback_leads_to(store: str, name: str) -> None:
+    client = fill(store, name, 7)
+    client.create_model_version(name, "runs:/none/of-somebody-else")
+    promote(store, f"{name}/1", "was champion once")
+    promote(store, f"{name}/2", "a rollback leads here")
+    promote(store, f"{name}/3", "champion")
+    client.set_registered_model_alias(name, "mine", "5")
+    assert [entry.version for entry in surplus(store, 2) if entry.name == name] == ["6", "4", "1"]
+    assert [entry.version for entry in surplus(store, 5) if entry.name == name] == ["1"]
+
+
+@pytest.mark.parametrize("reference", ["nobody", "nobody/1", "nobody@champion"])
+def test_wrong_names_say_what_there_is(store: str, name: str, reference: str) -> None:
+    fill(store, name, 1)
+    promote(store, f"{name}/1", "first")
+    with pytest.raises(ConfigError, match=name):
+        promote(store, reference, "why")
+    with pytest.raises(ConfigError, match=name):
+        rollback(store, "nobody", "why")
+    with pytest.raises(ConfigError, match=name):
+        delete(store, reference)
+
+
+def test_all_writers_to_a_model_name_the_same_lease(store: str, name: str) -> None:
+    client = connect(store)
+    open_model(client, store, name, "/shared/leases")
+    open_model(client, store, name, "file:///shared/leases")
+    with pytest.raises(ConfigError, match="moves under the lease /shared/leases, this run says null"):
+        open_model(client, store, name, None)

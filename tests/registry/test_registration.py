@@ -1,0 +1,183 @@
+"""Versions in a real MLflow registry, and the pictures they make."""
+
+import os
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+
+from pipelines.execute import Outcome
+from pipelines.place import Place
+from srpo.artifacts import Registered, Weights
+from srpo.config import RunConfig
+from srpo.errors import ConfigError
+from srpo.evaluation.schema import Report
+from srpo.generate import Generator
+from srpo.prompts import PromptSets
+from srpo.reference import find_model
+from srpo.registry import (
+    GateResult,
+    find_version,
+    history,
+    load_manifest,
+    register,
+    rollback,
+    sampling_of,
+    versions,
+)
+from srpo.tracking import TrackedRun, open_run
+
+PROMPT = "a red circle on a blue background"
+
+
+@pytest.fixture(scope="module")
+def uri(place: Place) -> str:
+    return place.mlflow_uri
+
+
+def again(outcome: Outcome, passed: bool, tracked: TrackedRun, folder: Path, champion: str | None = None) -> Registered:
+    """Register the finished run's model once more, as another run, compared with `champion`, with another verdict."""
+    assert outcome.trained
+    assert outcome.evaluated
+    from zenml.client import Client
+
+    steps = Client().get_pipeline_run(outcome.record.attempts[-1]).steps
+    weights: Weights = steps["download"].outputs["weights"][0].load()
+    prompts: PromptSets = steps["embed"].outputs["prompts"][0].load()
+    report = Report.model_validate_json(Path(outcome.evaluated.report_json).read_text())
+    path = folder / f"{tracked.run_id}.json"
+    path.write_text(report.model_copy(update={"champion": champion}).model_dump_json())
+    evaluated = outcome.evaluated.model_copy(update={"passed": passed, "report_json": str(path)})
+    return register(outcome.record.config, weights, prompts, outcome.trained, evaluated, tracked)
+
+
+def new_run(uri: str, config: RunConfig, place: Place, name: str) -> TrackedRun:
+    return open_run(uri, place.mlflow_artifacts_uri, name, config)
+
+
+def champion_of(uri: str, name: str) -> str | None:
+    """`models:/name/version`."""
+    found = MlflowClient(uri).get_registered_model(name).aliases.get("champion")
+    return None if found is None else f"models:/{name}/{found}"
+
+
+def test_a_version_that_passed_is_champion_and_one_that_did_not_is_only_challenger(
+    finished: Outcome, uri: str, place: Place, tmp_path: Path
+) -> None:
+    config, client = finished.record.config, MlflowClient(uri)
+    name = config.registry.model_name
+    before = champion_of(uri, name)
+    good = again(finished, True, new_run(uri, config, place, "good"), tmp_path, before)
+    bad = again(finished, False, new_run(uri, config, place, "bad"), tmp_path, champion_of(uri, name))
+    assert str(client.get_model_version_by_alias(name, "champion").version) == good.version
+    assert str(client.get_model_version_by_alias(name, "challenger").version) == bad.version
+    assert (good.alias, good.outcome) == ("champion", f"champion, in place of {before or 'none'}")
+    assert (bad.alias, bad.licences.keys()) == ("challenger", {"model", "reward"})
+    moves, _ = history(uri)[name]
+    assert (moves[-1].kind, moves[-1].after) == ("gate", good.version)
+    assert finished.evaluated and moves[-1].reason == finished.evaluated.reason
+
+
+def test_what_passed_against_a_champion_of_yesterday_must_be_evaluated_again(
+    finished: Outcome, uri: str, place: Place, tmp_path: Path
+) -> None:
+    config = finished.record.config
+    name = config.registry.model_name
+    known = champion_of(uri, name)
+    first = again(finished, True, new_run(uri, config, place, "first"), tmp_path, known)
+    late = again(finished, True, new_run(uri, config, place, "late"), tmp_path, known)
+    assert champion_of(uri, name) == f"models:/{name}/{first.version}"
+    assert late.alias == "challenger"
+    assert "evaluate again against it (`run --from evaluate`)" in late.outcome
+    assert f"the champion is now models:/{name}/{first.version}" in late.outcome
+
+
+def test_a_run_that_goes_on_does_not_bring_back_what_was_taken_back(
+    finished: Outcome, uri: str, place: Place, tmp_path: Path
+) -> None:
+    config = finished.record.config
+    name = config.registry.model_name
+    old = again(finished, True, new_run(uri, config, place, "old"), tmp_path, champion_of(uri, name))
+    tracked = new_run(uri, config, place, "taken back")
+    new = again(finished, True, tracked, tmp_path, champion_of(uri, name))
+    rollback(uri, name, "its greens are off")
+    assert again(finished, True, tracked, tmp_path, champion_of(uri, name)).outcome == "was champion before"
+    assert champion_of(uri, name) == f"models:/{name}/{old.version}"
+    newest = again(finished, False, new_run(uri, config, place, "newest"), tmp_path)
+    assert again(finished, True, tracked, tmp_path).version == new.version
+    assert str(MlflowClient(uri).get_model_version_by_alias(name, "challenger").version) == newest.version
+
+
+def test_a_version_remembers_its_gate_with_margins(finished: Outcome, uri: str) -> None:
+    assert finished.evaluated and finished.registered
+    report = Report.model_validate_json(Path(finished.evaluated.report_json).read_text())
+    version = find_version(uri, f"{finished.registered.name}/{finished.registered.version}")
+    assert [(result.metric, result.threshold, result.held) for result in version.gate] == [
+        (check.metric, check.threshold, check.held) for check in report.checks
+    ]
+    assert all(result.held == (result.margin is not None and result.margin >= 0) for result in version.gate)
+    broken = GateResult(metric="spread", against="base", limit="min_ratio", threshold=0.6, value=0.55, held=False)
+    kept = GateResult(metric="clipped", against="base", limit="max_change", threshold=0.1, value=-0.02, held=True)
+    summary = version.model_copy(update={"gate": (broken, kept)}).gate_summary
+    assert summary == "1 of 2 held; spread against base: min_ratio 0.6, short by 0.05"
+    assert str(kept) == "clipped against base: max_change 0.1, spare 0.12"
+
+
+def test_registering_a_run_twice_makes_one_version(finished: Outcome, uri: str, place: Place, tmp_path: Path) -> None:
+    tracked = new_run(uri, finished.record.config, place, "twice")
+    first, second = (again(finished, False, tracked, tmp_path) for _ in range(2))
+    assert first == second
+
+
+def test_one_line_of_mlflow_makes_the_pictures_that_generate_makes(
+    finished: Outcome, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert finished.registered
+    name = finished.registered.name
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    (loaded,) = mlflow.pyfunc.load_model(f"models:/{name}@challenger").predict([PROMPT])
+    files = find_model(f"models:/{name}@challenger", None, uri)
+    generator, sampling = files.generator(), files.sampling
+    (generated,) = generator.images([PROMPT], sampling)
+    assert loaded.tobytes() == generated.tobytes()
+    config = finished.record.config
+    (base,) = Generator(config.model, load_manifest(uri, "shapes@challenger").base.path).images(
+        [PROMPT], sampling_of(config)
+    )
+    assert loaded.size == base.size == (32, 32)
+    assert loaded.tobytes() != base.tobytes()
+
+
+def test_a_picture_depends_on_its_own_seed_and_not_on_its_neighbours(finished: Outcome, uri: str) -> None:
+    files = find_model("shapes@challenger", None, uri)
+    generator, sampling = files.generator(), files.sampling
+    _, second = generator.images(["a green ring on a red background", PROMPT], sampling)
+    (alone,) = generator.images([PROMPT], sampling.model_copy(update={"seed": sampling.seed + 1}))
+    assert second.tobytes() == alone.tobytes()
+
+
+def test_the_versions_say_which_run_and_verdict_they_come_from(finished: Outcome, uri: str) -> None:
+    first = versions(uri)[-1]
+    assert (first.version, first.run_name) == ("1", finished.record.name)
+    assert finished.evaluated
+    assert first.verdict == finished.evaluated.verdict
+
+
+@pytest.mark.parametrize("reference", ["nobody@champion", "nothing", "models:/shapes/999"])
+def test_a_reference_to_nothing_says_what_there_is(reference: str, finished: Outcome, uri: str) -> None:
+    with pytest.raises(ConfigError, match="shapes@challenger"):
+        load_manifest(uri, reference)
+
+
+def test_a_version_whose_weights_have_changed_is_refused(finished: Outcome, uri: str) -> None:
+    manifest = load_manifest(uri, "shapes@challenger")
+    path = manifest.transformer.path / "config.json"
+    content = path.read_bytes()
+    try:
+        path.write_bytes(content + b" ")
+        with pytest.raises(ConfigError, match="has changed"):
+            find_model("shapes@challenger", None, uri)
+    finally:
+        path.write_bytes(content)
+    assert os.path.getsize(path) == len(content)

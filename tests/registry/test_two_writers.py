@@ -1,0 +1,173 @@
+"""Two processes and a real MLflow server: whatever they do at once, one champion, no version lost, a whole history."""
+
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from srpo.artifacts import Evaluated, PromptSet, PromptSets, Snapshot, Trained, Weights
+from srpo.config import RegistryConfig, RunConfig
+from srpo.errors import ConfigError
+from srpo.evaluation.schema import Curves, GateCheck, Provenance, Report
+from srpo.registry import Move, check_lease, history, promote, register, that_happened
+from srpo.registry.lookup import address, connect
+from srpo.tracking import open_run
+
+fork = multiprocessing.get_context("fork")
+ROUNDS = [3, pytest.param(20, marks=pytest.mark.slow)]
+Writer = Callable[[str, RunConfig, Path, int, Barrier], None]
+
+
+@pytest.fixture(scope="module")
+def server(store: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """MLflow's own server on loopback."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder = tmp_path_factory.mktemp("server")
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    stores = ["--backend-store-uri", store, "--default-artifact-root", str(folder)]
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen([*command, *stores], stdout=log, stderr=log, env=environment, start_new_session=True)
+    uri = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + 120
+    while not answers(uri):
+        assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()[-2000:]
+        time.sleep(0.2)
+    yield uri
+    os.killpg(process.pid, 15)
+    process.wait(30)
+
+
+def answers(uri: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{uri}/health", timeout=5) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
+
+
+def config_of(name: str, tmp_path: Path) -> RunConfig:
+    return RunConfig(name=name, registry=RegistryConfig(model_name=name, lease=str(tmp_path / "leases")))
+
+
+def race(writer: Writer, uri: str, config: RunConfig, folder: Path, rounds: int) -> None:
+    """Two processes that begin each round together."""
+    barrier = fork.Barrier(2)
+    processes = [fork.Process(target=writer, args=(uri, config, folder, rounds, barrier)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(240)
+    assert [process.exitcode for process in processes] == [0, 0]
+
+
+def whole_history(uri: str, name: str) -> list[Move]:
+    """All moves, after checking that each happened, each starts where the last one led to, and none is missing."""
+    moves, champion = history(uri)[name]
+    assert that_happened(moves, champion) == moves
+    assert [move.number for move in moves] == list(range(1, len(moves) + 1))
+    return moves
+
+
+def num_versions(uri: str, name: str) -> int:
+    return len(connect(uri).search_model_versions(f"name = '{name}'"))
+
+
+def promote_own(uri: str, config: RunConfig, folder: Path, rounds: int, barrier: Barrier) -> None:
+    client, name = connect(uri), config.registry.model_name
+    run_id = open_run(uri, None, f"run-{os.getpid()}", config).run_id
+    for number in range(rounds):
+        version = client.create_model_version(name, f"runs:/{run_id}/model", run_id=run_id).version
+        barrier.wait(60)
+        promote(uri, f"{name}/{version}", f"round {number}")
+
+
+@pytest.mark.parametrize("rounds", ROUNDS)
+def test_two_who_promote_by_hand_at_once(server: str, name: str, tmp_path: Path, rounds: int) -> None:
+    config = config_of(name, tmp_path)
+    connect(server).create_registered_model(name, tags={"lease": config.registry.lease or ""})
+    connect(server).create_experiment(name)
+    race(promote_own, server, config, tmp_path, rounds)
+    moves = whole_history(server, name)
+    assert num_versions(server, name) == 2 * rounds
+    assert sorted(int(move.after) for move in moves) == list(range(1, 2 * rounds + 1))
+    assert MlflowClient(server, server).get_model_version_by_alias(name, "champion").version == moves[-1].after
+
+
+def register_own(uri: str, config: RunConfig, folder: Path, rounds: int, barrier: Barrier) -> None:
+    """Evaluate against the champion that is there, then register at the same moment as the other."""
+    client, name = connect(uri), config.registry.model_name
+    for number in range(rounds):
+        found = client.search_registered_models(f"name = '{name}'")
+        champion = found[0].aliases.get("champion") if found else None
+        compared = None if champion is None else address(name, champion)
+        evaluated = write_report(folder / f"{os.getpid()}-{number}.json", config, compared)
+        tracked = open_run(uri, None, f"run-{os.getpid()}-{number}", config)
+        barrier.wait(60)
+        register(config, *made(), evaluated, tracked)
+        barrier.wait(60)
+
+
+@pytest.mark.parametrize("rounds", ROUNDS)
+def test_of_two_who_register_at_once_the_second_must_evaluate_again(
+    server: str, name: str, tmp_path: Path, rounds: int
+) -> None:
+    config = config_of(name, tmp_path)
+    connect(server).create_experiment(name)
+    race(register_own, server, config, tmp_path, rounds)
+    moves = whole_history(server, name)
+    assert num_versions(server, name) == 2 * rounds
+    assert len(moves) == rounds
+    assert {(int(move.after) - 1) // 2 for move in moves} == set(range(rounds))  # one of each round's two versions
+    aliases = connect(server).get_registered_model(name).aliases
+    assert aliases == {"champion": moves[-1].after, "challenger": str(2 * rounds)}
+
+
+def test_a_server_needs_a_lease_before_any_work(server: str) -> None:
+    with pytest.raises(ConfigError, match="offers no lock"):
+        check_lease(server, RegistryConfig())
+
+
+def made() -> tuple[Weights, PromptSets, Trained]:
+    """What a run hands to `register`, without files."""
+    files = Snapshot(source="nowhere", uri="/nowhere", files=())
+    prompts = PromptSet(snapshot=files, index="index.json", num_prompts=1, bytes_per_prompt=1)
+    trained = Trained(output_dir="/nowhere", transformer=files, best_update=1, num_updates=1, seconds=1)
+    return Weights(model=files, reward=files), PromptSets(train=prompts, held_out=prompts), trained
+
+
+def write_report(path: Path, config: RunConfig, champion: str | None) -> Evaluated:
+    """A report that passed, with one limit of the gate."""
+    check = GateCheck(metric="relative", against="base", limit="min_change", threshold=0.0, value=0.1, held=True)
+    report = Report(
+        name=config.name,
+        created="2026-01-01T12:00:00+00:00",
+        seconds=1,
+        verdict="promote",
+        reason="It rose.",
+        damage=[],
+        wanted="relative",
+        confidence=0.95,
+        num_prompts=2,
+        seeds_per_prompt=1,
+        models=[],
+        contrasts=[],
+        champion=champion,
+        checks=[check],
+        curves=Curves(updates=[], held_out=[], best_update=1, num_updates=1, seconds=1),
+        images=[],
+        provenance=Provenance(code={}, packages={}, device="cpu", hashes={}, sources={}, config={}),
+    )
+    path.write_text(report.model_dump_json())
+    return Evaluated(report_json=str(path), report_html="", passed=True, verdict=report.verdict, reason=report.reason)

@@ -1,0 +1,111 @@
+"""`compare` and `study` as people call them, on a run of the pipeline, its registered version and its pictures."""
+
+import json
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from pipelines.execute import Outcome
+from pipelines.place import Place
+from srpo.evaluation.schema import Report
+from srpo.registry import load_evaluation
+from tests.test_cli import call
+
+
+def report_in(folder: Path) -> Report:
+    return Report.model_validate_json((folder / "report.json").read_text(encoding="utf-8"))
+
+
+def test_a_run_keeps_its_report_in_mlflow_with_pictures_and_a_table(finished: Outcome) -> None:
+    tracked = finished.record.tracked
+    client = MlflowClient(tracked.uri)
+    names = {file.path for file in client.list_artifacts(tracked.run_id, "evaluation")}
+    assert {f"evaluation/{name}" for name in ("report.html", "report.json", "images", "metrics.json")} <= names
+    (shown,) = json.loads(client.get_run(tracked.run_id).data.tags["mlflow.loggedArtifacts"])
+    assert shown == {"path": "evaluation/metrics.json", "type": "table"}
+
+
+def test_a_run_by_name_by_version_by_mlflow_id_and_by_file_is_the_same_model(
+    finished: Outcome, place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = finished.record.name
+    file = finished.record.path / "evaluation" / "report.json"
+    names = [
+        f"{run}#base",
+        run,
+        "shapes@challenger",
+        "models:/shapes/1",
+        finished.record.tracked.run_id,
+        f"{file}#candidate",
+    ]
+    assert call("compare", *names, "--out", str(tmp_path / "out")) == 0
+    shown = capsys.readouterr().out
+    assert str(tmp_path / "out" / "report.html") in shown.replace("\n", "")
+    report = report_in(tmp_path / "out")
+    assert [model.label for model in report.models] == [*names[:-1], f"{run}#candidate"]
+    assert report.metrics == {
+        name: row for name, row in report_in(file.parent).metrics.items() if name in report.metrics
+    }
+    assert all(contrast.metrics == report.metrics for contrast in report.contrasts)
+    assert any(image.kept for image in report.images)
+    assert call("compare", f"{run}#base", run) == 0
+    assert (place.root / "comparisons" / f"{run}#base--{run}" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compare", "shapes@challenger"], "one model alone cannot be compared"),
+        (["compare", "nope", "nope"], "names no registered model"),
+        (["compare", "a", "b", "--on", "all"], "--on all: only `common` is known"),
+        (["compare", ".", "."], "no report.json in"),
+        (["study", "new", "nope", "nope"], "names no registered model"),
+        (["study", "new", "a", "b", "--out", "study.txt"], "the page is one .html file"),
+        (["study", "merge", "gone.json", "--key", "gone-key.json"], "is no key that `study new` wrote"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_sentence(
+    finished: Outcome, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(*arguments) == 42
+    assert message in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_a_study_of_a_run_ends_up_in_its_report(
+    finished: Outcome, place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, page = finished.record.name, tmp_path / "study.html"
+    assert call("study", "new", f"{run}#base", "shapes@challenger", "--out", str(page)) == 0
+    key = json.loads((tmp_path / "study-key.json").read_text())
+    votes = [
+        {"pair": pair["pair"], "question": "overall", "choice": pair["candidate"], "at": "2026-01-01T00:00:00Z"}
+        for pair in key["pairs"]
+    ]
+    file = {"schema_version": 1, "study": key["study"], "voter": "v", "saved": "2026-01-01T00:00:00Z", "votes": votes}
+    (tmp_path / "v.json").write_text(json.dumps(file))
+    merge = ["study", "merge", str(tmp_path / "v.json"), "--key", str(tmp_path / "study-key.json")]
+    capsys.readouterr()
+    assert call(*merge, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["preferences"][0]["rate"] == 1
+    assert call(*merge, "--report", run) == 0
+    assert "100%" in capsys.readouterr().out
+    study = report_in(finished.record.path / "evaluation").study
+    assert study
+    assert (study.reference, study.candidate, study.num_pairs) == ("base", "candidate", len(votes))
+    assert (
+        MlflowClient(place.mlflow_uri).get_run(finished.record.tracked.run_id).data.metrics["study/overall/rate"] == 1
+    )
+    assert load_evaluation(place.mlflow_uri, "shapes@challenger", tmp_path)
+    assert report_in(tmp_path / "evaluation").study == study
+    assert call(*merge, "--report", "shapes@challenger") == 42
+
+
+def test_folders_of_generate_make_a_study(place: Place, tmp_path: Path) -> None:
+    for name, options in {"plain": ["2"], "dark": ["2", "--prefix", "Dark"], "other": ["3"]}.items():
+        made = ["--prompts", "a red ring on a blue background", "--out", str(tmp_path / name), "--num-steps", *options]
+        assert call("generate", "--model", "builtin:shapes", *made) == 0
+    plain, dark, other = (str(tmp_path / name) for name in ("plain", "dark", "other"))
+    assert call("study", "new", plain, other, "--out", str(tmp_path / "study.html")) == 42
+    assert call("study", "new", plain, dark, "--out", str(tmp_path / "study.html")) == 0
+    assert (tmp_path / "study.html").is_file()
