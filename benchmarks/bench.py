@@ -93,7 +93,7 @@ def config_of(size: Size, preset: str) -> RunConfig:
 def predict(size: Size, config: RunConfig) -> Cost:
     """What `srpo.cost` says."""
     model, text = model_skeleton(config.model, size.model), text_skeleton(config.model, size.model)
-    cost = count(config, model, reward_skeleton(config.reward, size.reward), text)
+    cost = count(config, model, [reward_skeleton(config.reward, size.reward)], text)
     assert cost, "there is no limit to what it may need"
     return cost
 

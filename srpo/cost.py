@@ -206,7 +206,8 @@ def _rollout(config: RunConfig, model: TextToImage, batch: int) -> Rollout:
 
 
 def _autocast(config: RunConfig) -> torch.autocast:
-    return torch.autocast("cpu", torch.bfloat16, enabled=config.train.precision == "bf16")
+    whole = config.train.sharding == "none"  # copies in bf16 are kept until the end of autocast; of slices, for a block
+    return torch.autocast("cpu", torch.bfloat16, enabled=config.train.precision == "bf16", cache_enabled=whole)
 
 
 def _elsewhere(config: RunConfig) -> float:

@@ -114,6 +114,7 @@ QWEN_RUN = (
     "evaluation.num_prompts=4",
     "evaluation.seeds_per_prompt=2",
     "evaluation.num_resamples=100",
+    "evaluation.grid_periods=[4, 8]",  # pictures are small
 )
 
 

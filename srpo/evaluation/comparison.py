@@ -16,7 +16,7 @@ from srpo.errors import ConfigError
 from srpo.evaluation.entries import Entry, Key, settings_of
 from srpo.evaluation.report import write_report
 from srpo.evaluation.schema import Contrast, ImageSet, Kept, Report
-from srpo.evaluation.statistics import MIN_PROMPTS, Array, compare
+from srpo.evaluation.statistics import MIN_PROMPTS, Array, compare, compare_categories
 from srpo.evaluation.thumbnails import NUM_BEST, NUM_WORST, keep_pictures, measured, rank
 from srpo.tracking import flatten
 
@@ -131,15 +131,23 @@ def _make_report(entries: Sequence[Entry], keys: Sequence[Key], left_out: Collec
     num_prompts = len({prompt for prompt, _ in keys})
     scores = {entry.name: _scores(entry, keys, metrics, num_prompts) for entry in entries}
     config = first.report.provenance.config
-    settings = EvaluationConfig(confidence=first.report.confidence, num_resamples=config["evaluation"]["num_resamples"])
-    contrasts = [
-        Contrast(
-            reference=first.name,
-            candidate=other.name,
-            metrics=compare(scores[first.name], scores[other.name], settings, config["seed"]),
+    settings = EvaluationConfig(
+        confidence=first.report.confidence,
+        num_resamples=config["evaluation"]["num_resamples"],
+        correction="none",  # no gate decides here
+    )
+    categories = list({prompt: first.images[prompt, seed].category for prompt, seed in keys}.values())
+    contrasts = []
+    for other in entries[1:]:
+        sides = scores[first.name], scores[other.name]
+        contrasts.append(
+            Contrast(
+                reference=first.name,
+                candidate=other.name,
+                metrics=compare(*sides, settings, config["seed"]),
+                categories=compare_categories(*sides, categories, settings, config["seed"]),
+            )
         )
-        for other in entries[1:]
-    ]
     return Report(
         name=" against ".join(entry.name for entry in (judged, first)),
         created=datetime.now(UTC).isoformat(timespec="seconds"),

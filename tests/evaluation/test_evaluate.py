@@ -224,7 +224,7 @@ def test_the_page_needs_no_network(evaluated: Evaluated) -> None:
 def test_the_page_shows_verdict_metrics_curves_and_images(evaluated: Evaluated) -> None:
     report, text = load(evaluated), page(evaluated)
     assert text.index(report.verdict) < text.index("candidate against base")
-    assert all(f'<th scope="row">{name}' in text for name in report.metrics)
+    assert all(f'<th scope="row">{name.replace("_", " ")}' in text for name in report.metrics)
     assert text.count("<polyline") == 6  # relative, reward, luminance, spread; loss, gradient norm
     assert text.count('class="damaged"') == 4
     assert text.count('<figure class="pair card"') == 8

@@ -34,7 +34,7 @@ def photos(tmp_path: Path) -> Path:
 
 def encode(flux: Path, photos: Path, tmp_path: Path, train: str = "", **settings: object) -> PromptSets:
     tmp_path.mkdir(exist_ok=True)
-    (tmp_path / "held_out.txt").write_text("two cats\na dog")
+    (tmp_path / "held_out.txt").write_text("two cats\na dog\nthree mice")
     model = ModelConfig(source=str(flux), height=32, width=32, max_sequence_length=12)
     prompts = PromptsConfig(train=train or "builtin:shapes", held_out=str(tmp_path / "held_out.txt"))
     images = ImagesConfig.model_validate({"source": str(photos)} | settings)

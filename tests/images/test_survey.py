@@ -12,7 +12,7 @@ from srpo.errors import ConfigError
 from srpo.hub import fetch, resolve
 from srpo.images import embed
 from srpo.images.survey import latent_bytes
-from srpo.models import model_skeleton
+from srpo.models import model_skeleton, text_skeleton
 from srpo.plan import disk_needed, make_plan
 from srpo.rewards import reward_skeleton
 from tests.conftest import CONFIG, SHORT
@@ -79,7 +79,9 @@ def test_updates_on_images_cost_no_rollout(photos: Path) -> None:
         config = config_of(photos, "train.num_updates=4", *overrides)
         model = model_skeleton(config.model, resolve(config.model.source, "model"))
         reward = reward_skeleton(config.reward, resolve(config.reward.source, "reward"))
-        counted = count(config, model, reward)
+        text = text_skeleton(config.model, resolve(config.model.source, "model"))
+        counted = count(config, model, [reward], text)
+        assert counted
         return counted.rollout / counted.forward, counted.gradient
 
     always, half, never = cost(), cost("images.until_update=2"), cost("images=null")

@@ -11,6 +11,7 @@ from pipelines import collect
 from pipelines.collect import delete_version, find_surplus
 from pipelines.place import Place
 from pipelines.runs import RunRecord, State
+from pipelines.stacks import activate_local_stack
 from srpo.artifacts import PromptSet, PromptSets, Snapshot, Trained, Weights
 from srpo.config import RunConfig
 from srpo.errors import ConfigError
@@ -19,8 +20,13 @@ from srpo.registry import find_version, promote, register, versions
 from srpo.tracking import TrackedRun, open_run
 from tests.registry.test_two_writers import write_report
 
-pytestmark = pytest.mark.usefixtures("place")  # ZenML's store, which keeps the manifests of steps
+pytestmark = pytest.mark.usefixtures("stack")  # ZenML's store, which keeps the manifests of steps
 KEEP = 1
+
+
+@pytest.fixture
+def stack(place: Place) -> str:
+    return activate_local_stack(place)
 
 
 def sizes(place: Place) -> dict[Path, int]:

@@ -4,8 +4,10 @@ import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -164,25 +166,25 @@ POSTGRES = Path("/usr/lib/postgresql/15/bin")
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[str]:
+def database() -> Iterator[str]:
     """A PostgreSQL server of the test's own, where both it and a driver are installed."""
     pytest.importorskip("psycopg2")
     if not shutil.which("initdb", path=str(POSTGRES)):
         pytest.skip("no PostgreSQL server is installed")
     user = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"] if os.getuid() == 0 else []
-    folder = tmp_path / "database"
-    folder.mkdir(mode=0o700)
+    folder = Path(tempfile.mkdtemp())  # pytest's own folders are closed to the server's user
     if user:
         shutil.chown(folder, "nobody")
-        for parent in tmp_path.parents[:2]:
-            parent.chmod(0o755)
-        tmp_path.chmod(0o755)
-    options = f"-p 54331 -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}"
     subprocess.run([*user, POSTGRES / "initdb", "-D", folder, "-U", "srpo", "--auth=trust"], check=True, cwd="/")
     start = [*user, POSTGRES / "pg_ctl", "-D", folder, "-o", options, "-l", folder / "log", "-w", "start"]
     subprocess.run(start, check=True, cwd="/")
-    yield "postgresql://srpo@127.0.0.1:54331/postgres"
+    yield f"postgresql://srpo@127.0.0.1:{port}/postgres"
     subprocess.run([*user, POSTGRES / "pg_ctl", "-D", folder, "-m", "immediate", "stop"], check=True, cwd="/")
+    shutil.rmtree(folder)
 
 
 def test_a_lock_of_the_database_excludes_and_ends_with_its_holder(database: str, tmp_path: Path) -> None:
