@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from zenml.entrypoints.step_entrypoint_configuration import StepEntrypointConfiguration
+from zenml.utils.pydantic_utils import update_model
 
 from pipelines.resources import docker_settings, kubernetes_settings
 from pipelines.stack_files import StackFile
@@ -37,7 +38,7 @@ def _render(config: RunConfig, stack: dict[str, Any], step: str) -> Job:
 
     own = kubernetes_settings(config, step, stack.get("pod_settings") or {})["orchestrator.kubernetes"]
     known = {key: value for key, value in stack.items() if key in KubernetesOrchestratorSettings.model_fields}
-    settings = KubernetesOrchestratorSettings.model_validate(known | own)
+    settings = update_model(KubernetesOrchestratorSettings.model_validate(known), own)  # as ZenML's compiler does
     pod = build_pod_manifest(
         pod_name=None,
         image_name=str(docker_settings(config).parent_image),

@@ -1,8 +1,8 @@
 """`resources` of a run as ZenML's settings of its steps, on stacks whose orchestrator is a cluster's.
 
 ZenML's facts behind this: the kubernetes orchestrator ignores `ResourceSettings`, the kubeflow one reads nothing else
-(and gives a GPU only to a step with the node selector `accelerator`); a step's pod settings replace those of the stack,
-so that they have to be merged here.
+(and gives a GPU only to a step with the node selector `accelerator`). A step's pod settings are merged into those of
+the stack key by key, so that nothing there can be taken away; a list, such as the volumes, replaces the stack's.
 """
 
 import os
@@ -19,8 +19,6 @@ from srpo.errors import ConfigError
 
 IMAGE = "SRPO_IMAGE"
 GPU = "nvidia.com/gpu"
-GPU_LABELS = "nvidia.com/"
-"""What the stack's labels of GPU nodes begin with; steps without a GPU leave them out, and the tolerations too."""
 RETRY_DELAY = 30
 """Seconds before a failed step is tried again."""
 SHARED_MEMORY = "shared-memory"
@@ -67,7 +65,7 @@ def docker_settings(config: RunConfig) -> DockerSettings:
 
 
 def kubernetes_settings(config: RunConfig, step: str, stack: Pod) -> dict[str, Any]:
-    """Settings of a step's Job; `stack`: pod settings of the stack's orchestrator, for steps with a GPU."""
+    """Settings of a step's Job; `stack`: pod settings of the stack's orchestrator."""
     timeout = config.resources.of(step).timeout
     deadline = {"active_deadline_seconds": timeout * 60} if timeout else {}
     return {"orchestrator.kubernetes": {"pod_settings": pod_settings(config, step, stack), **deadline}}
@@ -86,23 +84,19 @@ def kubeflow_settings(config: RunConfig, step: str, stack: Pod) -> dict[str, Any
 
 
 def pod_settings(config: RunConfig, step: str, stack: Pod) -> Pod:
-    """ZenML's `KubernetesPodSettings` of a step: what it asks for, over what the stack says of all pods."""
+    """What a step adds to the stack's `KubernetesPodSettings`; lists hold the stack's entries too."""
     resources, gpus = config.resources.of(step), num_gpus(config, step)
     asked = {"cpu": f"{resources.cpu:g}", "memory": f"{resources.memory}Gi"} | ({GPU: str(gpus)} if gpus else {})
-    labels = {key: value for key, value in stack.get("node_selectors", {}).items() if gpus or not _of_gpus(key)}
-    bears = [toleration for toleration in stack.get("tolerations", ()) if gpus or not _of_gpus(toleration.get("key"))]
-    if resources.spot:
-        labels |= config.resources.spot_labels
-        bears += [{"key": key, "operator": "Exists"} for key in config.resources.spot_labels]
+    labels = (config.resources.gpu_labels if gpus else {}) | (config.resources.spot_labels if resources.spot else {})
+    taints = [*([GPU] if gpus else []), *(config.resources.spot_labels if resources.spot else ())]
     memory = {
         "name": SHARED_MEMORY,
         "emptyDir": {"medium": "Memory", "sizeLimit": f"{max(1, resources.memory // 2)}Gi"},
     }
     return {
-        **stack,
         "resources": {"requests": asked, "limits": asked},
         "node_selectors": labels | resources.node_pool,
-        "tolerations": bears,
+        "tolerations": [*stack.get("tolerations", ()), *({"key": key, "operator": "Exists"} for key in taints)],
         "volumes": [*_others(stack, "volumes"), memory],
         "volume_mounts": [*_others(stack, "volume_mounts"), {"name": SHARED_MEMORY, "mountPath": "/dev/shm"}],
     }
@@ -112,10 +106,6 @@ def _orchestrator() -> tuple[str, Mapping[str, Any]]:
     """Flavor and settings of the active stack's orchestrator."""
     (component,) = Client().active_stack_model.components[StackComponentType.ORCHESTRATOR]
     return component.flavor_name, component.configuration
-
-
-def _of_gpus(key: str | None) -> bool:
-    return (key or "").startswith(GPU_LABELS)
 
 
 def _others(stack: Pod, part: str) -> list[Mapping[str, Any]]:

@@ -16,7 +16,7 @@ class StepResources(Settings):
     memory: int = Field(default=16, gt=0)
     """GiB, shared memory included."""
     node_pool: dict[str, str] = Field(default_factory=dict)
-    """Labels that a node must have, besides those that the stack asks of GPU nodes."""
+    """Labels that a node must have, besides gpu_labels for a step with GPUs."""
     spot: bool = False
     """Take nodes that may be taken away: training goes on from its last checkpoint, other steps begin again."""
     retries: int = Field(default=2, ge=0)
@@ -45,6 +45,8 @@ class ResourcesConfig(Settings):
     """Kind of the GPUs (H100, A100-80, ...), for the GPU-hours and the price that are planned; null: no prediction."""
     max_gpu_hours: float | None = Field(default=None, gt=0)
     """Training stops with a checkpoint once its processes have run so long, all attempts together; null: never."""
+    gpu_labels: dict[str, str] = Field(default={"nvidia.com/gpu.present": "true"})
+    """How the cluster labels nodes with GPUs; the taint nvidia.com/gpu is tolerated by the steps that take one."""
     spot_labels: dict[str, str] = Field(default={"karpenter.sh/capacity-type": "spot"}, min_length=1)
     """How the cluster labels and taints nodes that may be taken away; Karpenter's way."""
     download: StepResources = StepResources()

@@ -9,7 +9,14 @@ import yaml
 from zenml.config.retry_config import StepRetryConfig
 
 from pipelines.place import Place
-from pipelines.resources import docker_settings, kubeflow_settings, num_gpus, pod_settings, step_options
+from pipelines.resources import (
+    docker_settings,
+    kubeflow_settings,
+    num_gpus,
+    pipeline_options,
+    pod_settings,
+    step_options,
+)
 from srpo.config import RunConfig
 from srpo.errors import ConfigError
 from srpo.plan import STEPS
@@ -39,18 +46,19 @@ def test_gpus_go_to_steps_that_run_a_real_model() -> None:
     assert (num_gpus(asked, "train"), num_gpus(asked, "register")) == (0, 3)
 
 
-def test_a_step_with_a_gpu_goes_where_the_stack_says_they_are() -> None:
+def test_a_step_with_a_gpu_goes_where_they_are() -> None:
     pod = pod_settings(config_with(train={"cpu": 2.5, "memory": 100, "node_pool": {"pool": "a"}}), "train", STACK)
     asked = {"cpu": "2.5", "memory": "100Gi", "nvidia.com/gpu": "1"}
     assert pod["resources"] == {"requests": asked, "limits": asked}
-    assert pod["node_selectors"] == STACK["node_selectors"] | {"pool": "a"}
-    assert pod["tolerations"] == STACK["tolerations"]
-    assert pod["container_security_context"] == STACK["container_security_context"]
+    assert pod["node_selectors"] == {"nvidia.com/gpu.present": "true", "pool": "a"}
+    assert pod["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists"}]
+    own = {"key": "team", "operator": "Exists"}
+    assert own in pod_settings(config_with(), "train", {"tolerations": [own]})["tolerations"]
 
 
 def test_a_step_without_a_gpu_stays_away_from_them() -> None:
     pod = pod_settings(config_with(), "register", STACK)
-    assert "nvidia" not in str({**pod, "env": ()})
+    assert "nvidia" not in str(pod)
 
 
 def test_shared_memory_is_half_of_the_memory_and_mounted_once() -> None:
@@ -109,7 +117,6 @@ def test_the_stack_that_is_active_decides(remote: Any) -> None:
     options = step_options(config_with(train={"timeout": 90, "retries": 4}), "train")
     settings = options["settings"]["orchestrator.kubernetes"]
     assert settings["active_deadline_seconds"] == 90 * 60
-    assert settings["pod_settings"]["env"] == STACK["env"]
     assert options["retry"] == StepRetryConfig(max_retries=4, delay=30)
     assert "retry" not in step_options(config_with(train={"retries": 0}), "train")
 
@@ -119,3 +126,39 @@ def test_a_local_stack_has_no_options(place: Place) -> None:
 
     activate_local_stack(place)
     assert {step: step_options(RunConfig(), step) for step in STEPS} == {step: {} for step in STEPS}
+
+
+def test_a_compiled_step_has_its_pod_and_the_rest_of_the_stack(
+    remote: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As ZenML's own orchestrator reads it back: a step's settings are merged into those of the stack."""
+    from pipelines.alignment import Request, alignment
+    from srpo.tracking import TrackedRun
+
+    monkeypatch.setenv("SRPO_IMAGE", "host/srpo:1")
+    config = config_with(train={"gpus": 2, "timeout": 1})
+    tracked = TrackedRun(uri="", run_id="")
+    request = Request(
+        run_dir=str(tmp_path),
+        embeddings_dir=str(tmp_path),
+        scores_dir=str(tmp_path),
+        prompts="",
+        fingerprint="",
+        tracked=tracked,
+        until="register",
+    )
+    submitted = alignment.with_options(**pipeline_options(config))
+    submitted.prepare(config, request)
+    snapshot = submitted._compile()[0]
+    orchestrator = remote.active_stack.orchestrator
+    read = {name: orchestrator.get_settings(step) for name, step in snapshot.step_configurations.items()}
+    assert list(read) == list(STEPS)
+    limits = {name: settings.pod_settings.resources["limits"].get("nvidia.com/gpu") for name, settings in read.items()}
+    assert limits == {"download": None, "embed": "1", "train": "2", "evaluate": "1", "register": None}
+    assert {settings.step_pod_service_account_name for settings in read.values()} == {"step"}
+    assert all(settings.pod_settings.env == STACK["env"] for settings in read.values())
+    assert {settings.backoff_limit_margin for settings in read.values()} == {20}
+    assert (read["train"].active_deadline_seconds, read["embed"].active_deadline_seconds) == (60, None)
+    images = {step.config.docker_settings.parent_image for step in snapshot.step_configurations.values()}
+    assert images == {"host/srpo:1"} and snapshot.pipeline_configuration.docker_settings.skip_build
+    assert {step.config.retry.max_retries for step in snapshot.step_configurations.values()} == {2}
