@@ -18,7 +18,7 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 FLUX_DEV = Path(__file__).parent / "flux_dev"
 """FLUX.1-dev's published config files, without weights."""
 ROLLOUTS, IMAGES = "flux_hpsv2", "flux_offline"
-BY_HAND = "33 forwards of 37.28 TFLOP, and 183 GiB for fp32 weights, gradients and moments"
+BY_HAND = "33 forwards of 37.28 TFLOP, and 205 GiB: fp32 weights, gradients and moments, copies in bf16"
 
 
 def cost_of(hardware: str | None, recipe: str = ROLLOUTS) -> tuple[RunConfig, Cost]:

@@ -16,7 +16,7 @@ from srpo.images.encode import to_tensor
 from srpo.rollout import Rollout
 from srpo.trainer import Trainer
 from tests.images import scenes
-from tests.jobs import assert_same_weights, place, run
+from tests.jobs import assert_same_weights, killed, place, run
 
 
 @pytest.fixture(scope="module")
@@ -42,23 +42,11 @@ def whole(offline: TrainJob, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output_dir
 
 
-class _KilledError(Exception):
-    pass
-
-
 @pytest.mark.parametrize(("update", "moment"), [(2, "log"), (2, "save"), (3, "log")])
 def test_a_stop_is_invisible_after_resuming(
     offline: TrainJob, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, update: int, moment: str
 ) -> None:
-    original = getattr(Trainer, moment)
-
-    def stop(self: Trainer, *arguments: object) -> None:
-        if self.update == update:
-            raise _KilledError
-        original(self, *arguments)
-
-    with monkeypatch.context() as patch, pytest.raises(_KilledError):
-        patch.setattr(Trainer, moment, stop)
+    with killed(monkeypatch, update, moment):
         run(place(offline, tmp_path))
     run(place(offline, tmp_path))
     assert_same_weights(whole, tmp_path, 3)

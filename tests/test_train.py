@@ -15,7 +15,7 @@ from srpo.errors import ConfigError, TrainingStoppedError
 from srpo.record import read_journal
 from srpo.train import reproducible, train
 from srpo.trainer import Trainer
-from tests.jobs import assert_same_weights, place, run, weights_of
+from tests.jobs import assert_same_weights, killed, place, run, weights_of
 
 
 def test_a_run_leaves_everything_promised(job: TrainJob, whole: Path, flux_folder: Path) -> None:
@@ -39,23 +39,11 @@ def test_a_run_leaves_everything_promised(job: TrainJob, whole: Path, flux_folde
     assert any(not torch.equal(best[name], base[name]) for name in base), "nothing was trained"
 
 
-class _KilledError(Exception):
-    pass
-
-
 @pytest.mark.parametrize(("update", "moment"), [(1, "log"), (3, "log"), (4, "log"), (4, "watch"), (4, "save")])
 def test_a_stop_anywhere_in_an_update_is_invisible_after_resuming(
     job: TrainJob, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, update: int, moment: str
 ) -> None:
-    original = getattr(Trainer, moment)
-
-    def stop(self: Trainer, *arguments: object) -> None:
-        if self.update == update:
-            raise _KilledError
-        original(self, *arguments)
-
-    with monkeypatch.context() as patch, pytest.raises(_KilledError):
-        patch.setattr(Trainer, moment, stop)
+    with killed(monkeypatch, update, moment):
         run(place(job, tmp_path))
     run(place(job, tmp_path))
     assert_same_weights(whole, tmp_path, 6)
