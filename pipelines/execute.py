@@ -10,6 +10,7 @@ from zenml.exceptions import RunInterruptedException
 from pipelines import fingerprint
 from pipelines.alignment import Request, alignment
 from pipelines.place import Place
+from pipelines.resources import pipeline_options
 from pipelines.runs import OUTPUTS, RunRecord, load_runs, needed_before, new_folder
 from pipelines.stacks import activate_local_stack, log_to_file
 from srpo.artifacts import Evaluated, Registered, Trained
@@ -92,7 +93,8 @@ def execute(place: Place, record: RunRecord, started: float) -> Outcome:
     log_to_file(record.path / "log.txt")
     set_status(record.tracked, "RUNNING")
     try:
-        alignment.with_options(run_name=record.attempts[-1])(record.config, _request(place, record, given))
+        submitted = alignment.with_options(run_name=record.attempts[-1], **pipeline_options(record.config))
+        submitted(record.config, _request(place, record, given))
     except (KeyboardInterrupt, RunInterruptedException) as signal:
         record.changed(state="interrupted")
         set_status(record.tracked, "KILLED")

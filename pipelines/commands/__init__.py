@@ -1,6 +1,6 @@
 """The commands of `run_pipeline.py`, one file per subject, in the order of the help."""
 
-from pipelines.commands import compare, images, judge, look, models, runs, study
+from pipelines.commands import compare, images, judge, look, models, runs, stacks, study
 from pipelines.commands.app import app
 
 for command in (
@@ -21,6 +21,7 @@ for command in (
     look.doctor,
 ):
     app.command()(command)
+app.add_typer(stacks.stack, name="stack")
 app.add_typer(study.app, name="study")
 
 __all__ = ["app"]

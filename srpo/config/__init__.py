@@ -27,6 +27,7 @@ from srpo.config.method import (
     SamplerMethod,
     SrpoMethod,
 )
+from srpo.config.resources import GpuStepResources, ResourcesConfig, StepResources
 from srpo.config.rewards import AddedReward, AddedRewards, with_own_preferences
 from srpo.config.training import LoraConfig, TrainConfig
 from srpo.config.world import QUANTISED, ModelConfig, PromptsConfig, RewardConfig, WeightsFormat
@@ -40,6 +41,7 @@ __all__ = [
     "DirectAlignMethod",
     "DraftLvMethod",
     "EvaluationConfig",
+    "GpuStepResources",
     "ImagesConfig",
     "LoraConfig",
     "Method",
@@ -51,12 +53,14 @@ __all__ = [
     "Range",
     "ReflMethod",
     "RegistryConfig",
+    "ResourcesConfig",
     "RewardConfig",
     "RolloutConfig",
     "RunConfig",
     "ScoreConfig",
     "Settings",
     "SrpoMethod",
+    "StepResources",
     "TrainConfig",
     "WeightsFormat",
     "load_config",
@@ -91,6 +95,8 @@ class RunConfig(Settings):
     monitor: MonitorConfig = MonitorConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     registry: RegistryConfig = RegistryConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+    """What the steps ask of a cluster."""
 
     @property
     def num_offline_updates(self) -> int:

@@ -1,0 +1,81 @@
+"""Small servers on loopback: fixed answers over HTTP, and MLflow's own."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import httpx2
+
+NOBODY = "http://127.0.0.1:9"
+"""The discard port: nothing listens there."""
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+@contextmanager
+def serving(answers: Mapping[str, tuple[int, Any]]) -> Iterator[str]:
+    """A server that answers GET by path with a status and JSON, anything else with 404; its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, body = answers.get(self.path, (404, {}))
+            content = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            """Silence."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@contextmanager
+def mlflow_server(command: list[str], environment: Mapping[str, str], folder: Path) -> Iterator[str]:
+    """`mlflow ...` as a container would run it, with SQLite; its URL once it is up."""
+    port = free_port()
+    arguments = [part for part in command[1:] if not part.startswith(("--port", "--host"))]
+    own = {"MLFLOW_BACKEND_STORE_URI": f"sqlite:///{folder}/mlflow.db"} | dict(environment)
+    with (folder / "log.txt").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command[:1], *arguments, "--host=127.0.0.1", f"--port={port}"],
+            env=os.environ | own,
+            stdout=log,
+            stderr=log,
+            cwd=folder,
+        )
+    try:
+        yield _wait(f"http://127.0.0.1:{port}", process, folder / "log.txt")
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> str:
+    while process.poll() is None:
+        try:
+            httpx2.get(f"{url}/health", timeout=5).raise_for_status()
+        except httpx2.HTTPError:
+            time.sleep(0.5)
+        else:
+            return url
+    raise AssertionError(log.read_text())

@@ -1,0 +1,77 @@
+"""The bucket is private, encrypted, versioned and emptied of old checkpoints; the role is for accounts that exist."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.infra.manifests import INFRA, manifests_of, run_tool
+
+FOLDER = INFRA / "terraform"
+TEXT = (FOLDER / "main.tf").read_text()
+
+
+def block(kind: str, name: str = "artifacts") -> str:
+    """Text of a resource, up to the brace that closes it."""
+    found = re.search(rf'^(?:resource|data) "{kind}" "{name}" {{\n(.*?)^}}', TEXT, re.MULTILINE | re.DOTALL)
+    assert found, f"no {kind}.{name}"
+    return found[1]
+
+
+def test_the_bucket_is_private() -> None:
+    settings = re.findall(r"^  (\w+) += true$", block("aws_s3_bucket_public_access_block"), re.MULTILINE)
+    assert set(settings) == {
+        "block_public_acls",
+        "block_public_policy",
+        "ignore_public_acls",
+        "restrict_public_buckets",
+    }
+    refused = block("aws_iam_policy_document", "tls_only")
+    assert '"Deny"' in refused and "aws:SecureTransport" in refused
+
+
+def test_the_bucket_is_encrypted_versioned_and_cleaned() -> None:
+    assert 'sse_algorithm = "aws:kms"' in block("aws_s3_bucket_server_side_encryption_configuration")
+    assert 'status = "Enabled"' in block("aws_s3_bucket_versioning")
+    rules = block("aws_s3_bucket_lifecycle_configuration")
+    assert "days = var.checkpoint_days" in rules and 'prefix = "checkpoints/"' in rules
+    assert rules.count("noncurrent_version_expiration") == 2, "versioning keeps what was deleted"
+
+
+def test_the_role_reaches_this_bucket_only() -> None:
+    policy = block("aws_iam_policy_document", "bucket")
+    assert set(re.findall(r'"(\w+:[\w*]+)"', policy)) <= {
+        *("s3:ListBucket", "s3:GetBucketLocation", "s3:ListBucketMultipartUploads", "s3:ListMultipartUploadParts"),
+        *("s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"),
+    }
+    resources = re.findall(r"resources += \[(.*)\]", policy)
+    assert resources == ["aws_s3_bucket.artifacts.arn", '"${aws_s3_bucket.artifacts.arn}/*"']
+
+
+def test_the_role_belongs_to_accounts_of_the_manifests() -> None:
+    found = re.search(r"accounts = \[(.*)\]", TEXT)
+    assert found
+    accounts = [it["metadata"] for it in manifests_of("base") if it["kind"] == "ServiceAccount"]
+    assert sorted(re.findall(r'"(\S+)"', found[1])) == sorted(f"{it['namespace']}:{it['name']}" for it in accounts)
+    assert "sts.amazonaws.com" in block("aws_iam_policy_document", "trust")
+
+
+def test_no_key_and_no_account_is_written_down() -> None:
+    text = "".join(path.read_text() for path in FOLDER.glob("*.tf"))
+    assert not re.search(r"AKIA|access_key|secret_key|\b\d{12}\b", text)
+
+
+def test_the_format_is_terraform_s() -> None:
+    run_tool("terraform", f"-chdir={FOLDER}", "fmt", "-check")
+
+
+def test_terraform_accepts_it(tmp_path: Path) -> None:
+    """Needs the AWS provider in a local mirror, which the variable names."""
+    if not (mirror := os.environ.get("SRPO_TERRAFORM_MIRROR")):
+        pytest.skip("SRPO_TERRAFORM_MIRROR names no folder made by `terraform providers mirror`")
+    for path in FOLDER.glob("*.tf"):
+        shutil.copy(path, tmp_path)
+    run_tool("terraform", f"-chdir={tmp_path}", "init", "-backend=false", f"-plugin-dir={mirror}")
+    run_tool("terraform", f"-chdir={tmp_path}", "validate")
