@@ -15,7 +15,7 @@ from pipelines.stacks import activate_local_stack, log_to_file
 from srpo.artifacts import Evaluated, Registered, Trained
 from srpo.config import RunConfig, Settings
 from srpo.control_words import control_words
-from srpo.errors import ConfigError
+from srpo.errors import ConfigError, PreemptedError
 from srpo.plan import STEPS, Plan
 from srpo.registry import check_lease
 from srpo.tracking import open_run, set_status
@@ -97,6 +97,10 @@ def execute(place: Place, record: RunRecord, started: float) -> Outcome:
         record.changed(state="interrupted")
         set_status(record.tracked, "KILLED")
         raise KeyboardInterrupt from signal
+    except PreemptedError:
+        record.changed(state="interrupted")
+        set_status(record.tracked, "KILLED")
+        raise
     except BaseException as error:
         record.changed(state="failed", error=f"{type(error).__name__}: {error}")
         set_status(record.tracked, "FAILED")

@@ -149,6 +149,8 @@ class Trained(Settings):
     """Wall time inside the training loop, over all resumptions."""
     stopped: str | None = None
     """Why the monitor ended training before its last update, if it did."""
+    copied: str = ""
+    """What became of the checkpoints' durable copy, where there is to be one."""
 
 
 class Evaluated(Settings):
