@@ -46,7 +46,8 @@ def train(job: TrainJob, accelerator: Accelerator) -> Trained:
         try:
             return _train(run, job.config, accelerator, preemption)
         finally:
-            run.record.close()
+            # a preempted run has given its time to the checkpoint
+            run.record.close(0 if preemption.since else job.config.storage.max_wait_s)
 
 
 def _train(run: Trainer, config: RunConfig, accelerator: Accelerator, preemption: Preemption) -> Trained:
