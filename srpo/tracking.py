@@ -97,8 +97,10 @@ class Tracker:
         if entry["kind"] == "metrics":
             self._log_metrics(entry["metrics"], entry["step"], entry["time"])
         elif entry["kind"] == "image" and self._outbox:
-            self._log_image(self._outbox.path.parent / entry["path"], entry["key"], entry["step"])
-        else:
+            path = self._outbox.path.parent / entry["path"]
+            if path.exists():  # else somebody has tidied up meanwhile
+                self._log_image(path, entry["key"], entry["step"])
+        elif entry["kind"] == "tags":
             self._set_tags(entry["tags"])
 
     def _log_metrics(self, metrics: Mapping[str, float], step: int, milliseconds: int) -> None:
