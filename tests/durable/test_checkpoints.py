@@ -29,7 +29,7 @@ def on_node(job: TrainJob, node: Path, **train: object) -> TrainJob:
     """The job on a node of its own, with a copy in S3."""
     (node / RUN).mkdir(parents=True, exist_ok=True)
     placed = place(job, node / RUN, **train)
-    storage = StorageConfig(remote=REMOTE, max_wait_s=60)
+    storage = StorageConfig(remote=REMOTE, max_wait_s=max(60, job.config.storage.max_wait_s))
     return placed.model_copy(update={"config": placed.config.model_copy(update={"storage": storage})})
 
 
