@@ -1,6 +1,9 @@
 """Entries reach MLflow in order and once, whatever happens to the server or to the process that wrote them."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +11,13 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
+from pipelines.runs import RunRecord
 from srpo import outbox
 from srpo.config import RunConfig
+from srpo.errors import EXIT_RETRY
 from srpo.outbox import Outbox, unsent
 from srpo.tracking import TrackedRun, Tracker, open_run
+from tests.conftest import CONFIG
 from tests.durable.faulty_proxy import FaultyProxy
 from tests.infra.loopback import mlflow_server
 
@@ -111,3 +117,37 @@ def test_mlflow_has_everything_once_after_it_was_away(tmp_path: Path, proxy: Fau
     assert [(each.step, each.value) for each in history] == [(step, 1 / step) for step in range(1, 6)]
     assert client.get_run(tracked.run_id).data.tags["stopped"] == "early"
     assert len([file for file in client.list_artifacts(tracked.run_id, "images") if "png" in file.path]) == 1
+
+
+def sync(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(CONFIG.parent.parent / "run_pipeline.py"), "sync", *options]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_the_command_says_what_waits_and_asks_to_be_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody listens at the run's address."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    folder = tmp_path / ".srpo" / "runs" / "one"
+    record = RunRecord(
+        name="one",
+        config=RunConfig(),
+        created=datetime.now(UTC),
+        folder=str(folder),
+        tracked=TrackedRun(uri="http://127.0.0.1:9", run_id="0" * 32),
+        steps=("train",),
+        state="failed",
+    ).save()
+    server = Server()
+    server.up = False
+    box = Outbox(record.path / "train", server.take)
+    put(box, range(1, 3))
+    assert box.close(0.05) == 2
+    done = sync(tmp_path, "--seconds", "0.5")
+    assert done.returncode == EXIT_RETRY
+    assert "MLflow has not taken the last 2 entries of one" in done.stderr
+    server.up = True
+    assert Outbox(record.path / "train", server.take).close(10) == 0
+    assert "nothing is waiting" in sync(tmp_path, "one").stdout
