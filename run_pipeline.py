@@ -20,6 +20,7 @@ from srpo.errors import (
     EXIT_PERMANENT,
     EXIT_RETRY,
     ConfigError,
+    DiskFullError,
     PreemptedError,
     TrainingStoppedError,
     UnreachableError,
@@ -52,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
     except UnreachableError as error:
         problems.print("[bold yellow]unreachable:[/]", escape(str(error)), highlight=False, soft_wrap=True)
         sys.exit(EXIT_RETRY)
-    except PreemptedError as error:
+    except (PreemptedError, DiskFullError) as error:
         problems.print("[bold yellow]stopped:[/]", escape(str(error)), highlight=False, soft_wrap=True)
         sys.exit(EXIT_RETRY)
     except Exception as error:

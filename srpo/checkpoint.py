@@ -67,6 +67,11 @@ class CheckpointStore:
             if update != spared:
                 shutil.rmtree(self.path(update))
 
+    def remove_partial(self) -> None:
+        """Remove what a checkpoint that could not be written has left."""
+        for folder in self.directory.glob(".update-*.partial"):
+            shutil.rmtree(folder)
+
     def surplus(self, updates: list[int], best: int | None) -> list[int]:
         """Those of some updates, ascending, that are neither the best nor among the last few."""
         return [update for update in updates[: -self.keep_last] if update != best]

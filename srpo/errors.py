@@ -17,6 +17,10 @@ class PreemptedError(RuntimeError):
     """Training was told to stop (SIGTERM) and has saved itself. Trying again goes on from there, bit for bit."""
 
 
+class DiskFullError(OSError):
+    """No space is left. What was whole before still is; trying again goes on from there once there is space."""
+
+
 EXIT_PERMANENT = 42
 """Exit code of what trying again cannot mend; schedulers are told not to retry it."""
 

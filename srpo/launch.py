@@ -16,7 +16,7 @@ import torch
 from srpo.artifacts import Trained, TrainJob
 from srpo.checkpoint import write_atomic
 from srpo.config import RunConfig, TrainConfig
-from srpo.errors import ConfigError, PreemptedError, TrainingStoppedError, UnreachableError
+from srpo.errors import ConfigError, DiskFullError, PreemptedError, TrainingStoppedError, UnreachableError
 from srpo.images import embed
 from srpo.train import ERROR
 from srpo.trainer import RESULT
@@ -24,7 +24,8 @@ from srpo.weights import fetch_weights
 
 JOB = "job.json"
 SECONDS_TO_STOP = 20
-ERRORS = {error.__name__: error for error in (ConfigError, TrainingStoppedError, PreemptedError, UnreachableError)}
+KINDS = (ConfigError, TrainingStoppedError, PreemptedError, UnreachableError, DiskFullError)
+ERRORS: dict[str, type[Exception]] = {error.__name__: error for error in KINDS}
 
 
 def prepare_job(config: RunConfig, output_dir: Path) -> Path:
@@ -45,8 +46,8 @@ def write_job(job: TrainJob) -> Path:
 def launch_training(job: TrainJob) -> Trained:
     """Train in a subprocess, whose progress shows in this terminal, and wait.
 
-    Raises ConfigError, TrainingStoppedError, PreemptedError or UnreachableError as the training raised them,
-    RuntimeError if it died otherwise. SIGTERM is passed on to the training, which saves itself before it ends.
+    Raises what is among `KINDS` as the training raised it, RuntimeError if it died otherwise.
+    SIGTERM is passed on to the training, which saves itself before it ends.
     """
     output_dir, job_path = Path(job.output_dir), write_job(job)
     code = _run(launch_command(job.config.train, job_path), launch_environment(job.config.train))

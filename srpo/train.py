@@ -6,6 +6,7 @@ step, log, watch, save. A run resumes from what it finds in its output folder.
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -17,6 +18,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
+from safetensors import SafetensorError
 
 from srpo.artifacts import Trained, TrainJob
 from srpo.checkpoint import CheckpointStore, write_atomic
@@ -26,6 +28,7 @@ from srpo.errors import (
     EXIT_PERMANENT,
     EXIT_RETRY,
     ConfigError,
+    DiskFullError,
     PreemptedError,
     TrainingStoppedError,
     UnreachableError,
@@ -101,6 +104,23 @@ def alone_in(output_dir: Path, accelerator: Accelerator) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def space_needed(output_dir: Path) -> Iterator[None]:
+    """A full disk as a DiskFullError; the half-written checkpoint goes, which leaves room to say so."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if os.strerror(errno.ENOSPC) not in str(error):
+            raise
+        store = CheckpointStore(output_dir / "checkpoints", 1)
+        store.remove_partial()
+        kept = store.updates()
+        raise DiskFullError(
+            f"no space left for {output_dir}; free some, then run it again: it goes on from "
+            f"{f'the checkpoint of update {kept[-1]}' if kept else 'the start'}"
+        ) from error
+
+
 def make_accelerator(config: TrainConfig) -> Accelerator:
     """Processes, device and precision."""
     # all wait while one writes a checkpoint, which is 140 GB for FLUX.1-dev in fp32
@@ -127,13 +147,14 @@ def main(job_path: Path) -> int:
         error_path.unlink(missing_ok=True)
     try:
         accelerator = make_accelerator(job.config.train)
-        with alone_in(Path(job.output_dir), accelerator), reproducible(job.config.train):
+        folder = Path(job.output_dir)
+        with alone_in(folder, accelerator), space_needed(folder), reproducible(job.config.train):
             train(job, accelerator)
-    except (ConfigError, TrainingStoppedError, PreemptedError, UnreachableError) as error:
+    except (ConfigError, TrainingStoppedError, PreemptedError, UnreachableError, DiskFullError) as error:
         if main_process:
             write_atomic(error_path, json.dumps({"kind": type(error).__name__, "message": str(error)}))
         sys.stderr.write(f"{error}\n")
-        return EXIT_RETRY if isinstance(error, (PreemptedError, UnreachableError)) else EXIT_PERMANENT
+        return EXIT_PERMANENT if isinstance(error, (ConfigError, TrainingStoppedError)) else EXIT_RETRY
     return 0
 
 
