@@ -1,5 +1,6 @@
 """Start a run, or take up one that stopped; everything between the command line and ZenML."""
 
+import logging
 import time
 from datetime import UTC, datetime
 
@@ -16,7 +17,7 @@ from pipelines.stacks import activate_local_stack, log_to_file
 from srpo.artifacts import Evaluated, Registered, Trained
 from srpo.config import RunConfig, Settings
 from srpo.control_words import control_words
-from srpo.errors import ConfigError
+from srpo.errors import ConfigError, PreemptedError
 from srpo.plan import STEPS, Plan
 from srpo.registry import check_lease
 from srpo.tracking import open_run, set_status
@@ -97,14 +98,28 @@ def execute(place: Place, record: RunRecord, started: float) -> Outcome:
         submitted(record.config, _request(place, record, given))
     except (KeyboardInterrupt, RunInterruptedException) as signal:
         record.changed(state="interrupted")
-        set_status(record.tracked, "KILLED")
+        _tell(record, "KILLED")
         raise KeyboardInterrupt from signal
+    except PreemptedError:
+        record.changed(state="interrupted")
+        _tell(record, "KILLED")
+        raise
     except BaseException as error:
         record.changed(state="failed", error=f"{type(error).__name__}: {error}")
-        set_status(record.tracked, "FAILED")
+        _tell(record, "FAILED")
         raise
-    set_status(record.tracked, "FINISHED")
+    _tell(record, "FINISHED")
     return _outcome(record, given, time.monotonic() - started)
+
+
+def _tell(record: RunRecord, status: str) -> None:
+    """Note in MLflow how the attempt ended; a server that is away must not hide that."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        set_status(record.tracked, status)
+    except MlflowException as error:
+        logging.getLogger(__name__).warning("MLflow could not be told that the run is %s (%s)", status, error)
 
 
 def _request(place: Place, record: RunRecord, given: dict[str, str]) -> Request:

@@ -13,5 +13,16 @@ class UnreachableError(ConnectionError):
     """A hub or bucket does not answer, or stopped in the middle. Trying again may help, and loses nothing."""
 
 
+class PreemptedError(RuntimeError):
+    """Training was told to stop (SIGTERM) and has saved itself. Trying again goes on from there, bit for bit."""
+
+
+class DiskFullError(OSError):
+    """No space is left. What was whole before still is; trying again goes on from there once there is space."""
+
+
 EXIT_PERMANENT = 42
 """Exit code of what trying again cannot mend; schedulers are told not to retry it."""
+
+EXIT_RETRY = 75
+"""Exit code of what may work when it is tried again, and loses nothing by it (EX_TEMPFAIL of sysexits.h)."""

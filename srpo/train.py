@@ -6,6 +6,7 @@ step, log, watch, save. A run resumes from what it finds in its output folder.
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -17,11 +18,22 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
+from safetensors import SafetensorError
 
 from srpo.artifacts import Trained, TrainJob
-from srpo.checkpoint import write_atomic
+from srpo.checkpoint import CheckpointStore, write_atomic
 from srpo.config import RunConfig, TrainConfig
-from srpo.errors import EXIT_PERMANENT, ConfigError, TrainingStoppedError
+from srpo.durable.checkpoints import CheckpointCopies
+from srpo.errors import (
+    EXIT_PERMANENT,
+    EXIT_RETRY,
+    ConfigError,
+    DiskFullError,
+    PreemptedError,
+    TrainingStoppedError,
+    UnreachableError,
+)
+from srpo.preemption import Preemption
 from srpo.record import Clock, UpdateRecord
 from srpo.trainer import Trainer
 
@@ -30,18 +42,24 @@ ERROR = "error.json"
 
 def train(job: TrainJob, accelerator: Accelerator) -> Trained:
     """Train to the end, from the start or from the last checkpoint in the job's output folder."""
-    run = Trainer(job, accelerator)
-    try:
-        return _train(run, job.config, accelerator)
-    finally:
-        run.record.close()
+    output_dir, preemption = Path(job.output_dir), Preemption()
+    store = CheckpointStore(output_dir / "checkpoints", job.config.train.keep_last)
+    with preemption.noticed(), CheckpointCopies(job.config.storage, output_dir, store, accelerator) as copies:
+        run = Trainer(job, accelerator, copies)
+        try:
+            return _train(run, job.config, accelerator, preemption)
+        finally:
+            # a preempted run has given its time to the checkpoint
+            run.record.close(0 if preemption.since else job.config.storage.max_wait_s)
 
 
-def _train(run: Trainer, config: RunConfig, accelerator: Accelerator) -> Trained:
+def _train(run: Trainer, config: RunConfig, accelerator: Accelerator, preemption: Preemption) -> Trained:
     """The loop."""
     if run.update == 0:
         run.watch()
     while run.update < config.train.num_updates and not run.stopped:
+        if preemption.requested(accelerator):
+            run.give_way(preemption.seconds_left(config.storage.grace_s))
         run.update += 1
         clock, record = Clock(accelerator.device), UpdateRecord()
         for part in run.micro_batches():
@@ -87,6 +105,23 @@ def alone_in(output_dir: Path, accelerator: Accelerator) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def space_needed(output_dir: Path) -> Iterator[None]:
+    """A full disk as a DiskFullError; the half-written checkpoint goes, which leaves room to say so."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if os.strerror(errno.ENOSPC) not in str(error):
+            raise
+        store = CheckpointStore(output_dir / "checkpoints", 1)
+        store.remove_partial()
+        kept = store.updates()
+        raise DiskFullError(
+            f"no space left for {output_dir}; free some, then run it again: it goes on from "
+            f"{f'the checkpoint of update {kept[-1]}' if kept else 'the start'}"
+        ) from error
+
+
 def make_accelerator(config: TrainConfig) -> Accelerator:
     """Processes, device and precision."""
     # all wait while one writes a checkpoint, which is 140 GB for FLUX.1-dev in fp32
@@ -102,7 +137,10 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
 
 
 def main(job_path: Path) -> int:
-    """Train the job; 0 when done, 42 when trying again cannot help (error.json in the output folder says why)."""
+    """Train the job; 0 when done, 42 when trying again cannot help, 75 when it goes on from where it was.
+
+    error.json in the output folder says why.
+    """
     job = TrainJob.load(job_path)
     error_path = Path(job.output_dir) / ERROR
     main_process = os.environ.get("RANK", "0") == "0"
@@ -110,13 +148,14 @@ def main(job_path: Path) -> int:
         error_path.unlink(missing_ok=True)
     try:
         accelerator = make_accelerator(job.config.train)
-        with alone_in(Path(job.output_dir), accelerator), reproducible(job.config.train):
+        folder = Path(job.output_dir)
+        with alone_in(folder, accelerator), space_needed(folder), reproducible(job.config.train):
             train(job, accelerator)
-    except (ConfigError, TrainingStoppedError) as error:
+    except (ConfigError, TrainingStoppedError, PreemptedError, UnreachableError, DiskFullError) as error:
         if main_process:
             write_atomic(error_path, json.dumps({"kind": type(error).__name__, "message": str(error)}))
         sys.stderr.write(f"{error}\n")
-        return EXIT_PERMANENT
+        return EXIT_PERMANENT if isinstance(error, (ConfigError, TrainingStoppedError)) else EXIT_RETRY
     return 0
 
 

@@ -29,6 +29,7 @@ from srpo.config.method import (
 )
 from srpo.config.resources import GpuStepResources, ResourcesConfig, StepResources
 from srpo.config.rewards import AddedReward, AddedRewards, with_own_preferences
+from srpo.config.storage import StorageConfig
 from srpo.config.training import LoraConfig, TrainConfig
 from srpo.config.world import QUANTISED, ModelConfig, PromptsConfig, RewardConfig, WeightsFormat
 from srpo.errors import ConfigError
@@ -61,6 +62,7 @@ __all__ = [
     "Settings",
     "SrpoMethod",
     "StepResources",
+    "StorageConfig",
     "TrainConfig",
     "WeightsFormat",
     "load_config",
@@ -97,6 +99,7 @@ class RunConfig(Settings):
     registry: RegistryConfig = RegistryConfig()
     resources: ResourcesConfig = ResourcesConfig()
     """What the steps ask of a cluster."""
+    storage: StorageConfig = StorageConfig()
 
     @property
     def num_offline_updates(self) -> int:

@@ -1,0 +1,53 @@
+"""A disk that is really full (tmpfs): one sentence, nothing lost, and it goes on when there is space again."""
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from srpo.artifacts import TrainJob
+from srpo.errors import EXIT_RETRY
+from tests.durable.test_checkpoints import start
+from tests.jobs import assert_same_weights, place
+
+Resize = Callable[[int], Path]
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Resize]:
+    """A disk of so many bytes, which may grow."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def resize(size: int) -> Path:
+        options = f"{'remount,' if folder.is_mount() else ''}size={size}"
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"no tmpfs can be mounted here: {done.stderr.strip()}")
+        return folder
+
+    yield resize
+    if folder.is_mount():
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_full_disk_stops_training_which_goes_on_when_there_is_space(job: TrainJob, whole: Path, disk: Resize) -> None:
+    checkpoint = size_of(whole / "checkpoints" / "update-000006")
+    small = int(1.5 * checkpoint) + size_of(whole / "samples") + 500_000
+    output = disk(small) / "out"
+    placed = place(job, output)
+    assert start(placed).wait(120) == EXIT_RETRY
+    error = json.loads((output / "error.json").read_text())
+    assert error["kind"] == "DiskFullError"
+    assert "goes on from the checkpoint of update 2" in error["message"]
+    assert [path.name for path in (output / "checkpoints").iterdir()] == ["update-000002"]
+    disk(20 * checkpoint + small)
+    assert start(placed).wait(120) == 0
+    assert_same_weights(whole, output, 6)
