@@ -27,4 +27,4 @@ def embed(
     with own_call("embed"):
         sets = embed_data(model, prompts, images, bring(weights), Path(output_dir))
         log_metadata({"bytes_per_prompt": sets.train.bytes_per_prompt})
-    return sets
+    return sets.model_copy(update={"data_hash": fingerprint})

@@ -8,6 +8,7 @@ from srpo.artifacts import PromptSets, Trained, TrainJob, Weights
 from srpo.config import RunConfig
 from srpo.hub import bring
 from srpo.launch import launch_training
+from srpo.start import find_start
 from srpo.tracking import TrackedRun, Tracker, data_version
 from steps.own_call import own_call
 
@@ -19,5 +20,7 @@ def train(
     """Goes on from the last checkpoint in `output_dir`, if there is one."""
     Tracker(tracked).set_tags(data_version(weights, prompts))
     with own_call("train"), tracked.in_environment():
-        job = TrainJob(config=config, weights=bring(weights), prompts=prompts, output_dir=output_dir)
+        weights = bring(weights)
+        start = find_start(config, tracked.uri, weights.model)
+        job = TrainJob(config=config, weights=weights, prompts=prompts, start=start, output_dir=output_dir)
         return launch_training(job)
