@@ -121,12 +121,18 @@ def _run_if_new_data(settings: "RunConfig") -> None:
     place.prepare(*settings.sources)
     from pipelines.execute import new_run
     from pipelines.new_data import from_champion, look
+    from pipelines.notify import Notice, failure_told, tell
     from pipelines.stacks import activate_local_stack
 
-    found = look(settings, activate_local_stack(place))
-    console.print(f"{found}.", soft_wrap=True, highlight=False)
-    if found.anything:
-        _execute(new_run(place, _check(from_champion(settings), STEP_NAMES)))
+    with failure_told(settings):
+        found = look(settings, activate_local_stack(place))
+        console.print(f"{found}.", soft_wrap=True, highlight=False)
+        record = new_run(place, _check(from_champion(settings), STEP_NAMES)) if found.anything else None
+    if record:
+        _execute(record)
+    else:
+        name = settings.registry.model_name
+        tell(settings.notify, Notice(event="nothing_new", text=f"{name}: {found}.", model=name))
 
 
 def _resume(name: str) -> None:
@@ -146,19 +152,23 @@ def _resume(name: str) -> None:
 
 
 def _execute(record: "RunRecord") -> None:
-    """Run, and whatever stops the run, say how to go on with it."""
+    """Run, and whatever stops the run, say how to go on with it; how it ended is told to those who asked."""
     from pipelines.execute import execute
+    from pipelines.notify import ended, failure_told, tell
     from pipelines.summary import command, show_outcome
 
     place = here()
     try:
-        outcome = execute(place, record, STARTED)
+        with failure_told(record.config, record.name):
+            outcome = execute(place, record, STARTED)
     except BaseException as error:
         console.print(f"[yellow]stopped.[/] Go on with:  {command(f'run --resume {record.name}')}", soft_wrap=True)
         if isinstance(error, KeyboardInterrupt):
             raise typer.Exit(INTERRUPTED) from None
         raise
     show_outcome(console, place, outcome)
+    if notice := ended(outcome):
+        tell(record.config.notify, notice)
 
 
 def _plan(config: list[Path] | None, set_: list[str] | None, from_: str | None, until: str | None) -> "Plan":
@@ -170,8 +180,10 @@ def _check(settings: "RunConfig", steps: tuple[str, ...]) -> "Plan":
     place = here()
     place.prepare(*settings.sources)
     with console.status("checking settings, files and layouts"):
+        from pipelines.notify import webhook
         from srpo.plan import make_plan
 
+        webhook(settings.notify)
         return make_plan(settings, place.root, steps)
 
 

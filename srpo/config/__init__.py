@@ -27,6 +27,7 @@ from srpo.config.method import (
     SamplerMethod,
     SrpoMethod,
 )
+from srpo.config.notify import NotifyConfig
 from srpo.config.rewards import AddedReward, AddedRewards, with_own_preferences
 from srpo.config.training import LoraConfig, TrainConfig
 from srpo.config.world import QUANTISED, ModelConfig, PromptsConfig, RewardConfig, WeightsFormat
@@ -45,6 +46,7 @@ __all__ = [
     "Method",
     "ModelConfig",
     "MonitorConfig",
+    "NotifyConfig",
     "PlainMethod",
     "PreferenceConfig",
     "PromptsConfig",
@@ -91,6 +93,7 @@ class RunConfig(Settings):
     monitor: MonitorConfig = MonitorConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     registry: RegistryConfig = RegistryConfig()
+    notify: NotifyConfig = NotifyConfig()
 
     @property
     def num_offline_updates(self) -> int:
