@@ -139,6 +139,30 @@ def test_a_webhook_that_does_not_answer_holds_nothing_up(
     assert SECRET not in caplog.text
 
 
+def test_a_stack_s_alerter_is_told_too(
+    hook: Hook, told: NotifyConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from zenml.client import Client
+    from zenml.enums import StackComponentType
+
+    from pipelines.schedules import active
+    from tests.alerter import Listener
+
+    client, name, alerter = Client(), "alerting", StackComponentType.ALERTER
+    client.create_flavor("tests.alerter.ListenerFlavor", alerter)
+    client.create_stack_component(name, "listener", alerter, {})
+    needed = StackComponentType.ORCHESTRATOR, StackComponentType.ARTIFACT_STORE
+    parts = {kind: client.active_stack_model.components[kind][0].name for kind in needed}
+    client.create_stack(name, {**parts, alerter: name})
+    with active(client, name):
+        tell(told, NOTICE)
+        assert Listener.heard == [NOTICE.text]
+        monkeypatch.setattr(Listener, "delivers", False)
+        tell(NotifyConfig(), NOTICE)
+    assert len(hook.bodies) == 1
+    assert "did not reach the alerter: ConnectionError" in caplog.text
+
+
 def test_failures_are_told_and_go_on_their_way(hook: Hook, told: NotifyConfig) -> None:
     config = RunConfig(notify=told)
     for error, said in (
