@@ -20,6 +20,7 @@ from srpo.control_words import control_words
 from srpo.errors import ConfigError, PreemptedError
 from srpo.plan import STEPS, Plan
 from srpo.registry import check_lease
+from srpo.start import CHAMPION, pinned
 from srpo.tracking import open_run, set_status
 from steps.own_call import SECONDS
 
@@ -66,18 +67,19 @@ class Outcome(Settings):
 def new_run(place: Place, plan: Plan) -> RunRecord:
     """Record a run of the planned steps, ready to be executed."""
     tracking_uri = activate_local_stack(place)
-    given = _earlier_outputs(place, plan.config, plan.steps[0])
+    config = pinned(plan.config, tracking_uri) if "train" in plan.steps else plan.config
+    given = _earlier_outputs(place, config, plan.steps[0])
     if plan.steps[-1] == "register":
         check_lease(tracking_uri, plan.config.registry)
-    folder = new_folder(place, plan.config)
+    folder = new_folder(place, config)
     record = RunRecord(
         name=folder.name,
-        config=plan.config,
+        config=config,
         created=datetime.now(UTC),
         folder=str(folder),
-        tracked=open_run(tracking_uri, place.mlflow_artifacts_uri, folder.name, plan.config),
+        tracked=open_run(tracking_uri, place.mlflow_artifacts_uri, folder.name, config),
         steps=plan.steps,
-        words=control_words(plan.config.preference).digest,
+        words=control_words(config.preference).digest,
         given=given,
     )
     return record.save()
@@ -134,16 +136,11 @@ def _request(place: Place, record: RunRecord, given: dict[str, str]) -> Request:
         config.model.model_dump_json(include={"family", "max_sequence_length"}),
         fingerprint.of_code("srpo.images"),
     )
-    prompts = fingerprint.combine(
-        fingerprint.of_prompts(config.prompts.train, "train"),
-        fingerprint.of_prompts(config.prompts.held_out, "held_out"),
-        fingerprint.of_images(config.images.source) if config.images else "",
-    )
     return Request(
         run_dir=record.folder,
         embeddings_dir=str(place.embeddings / embeddings),
         scores_dir=str(place.scores),
-        prompts=prompts,
+        prompts=fingerprint.of_data(config),
         fingerprint=fingerprint.combine(weights, *scores, fingerprint.of_code("srpo.hub")),
         tracked=record.tracked,
         until=record.steps[-1],
@@ -197,7 +194,12 @@ def _earlier_outputs(place: Place, config: RunConfig, first: str) -> dict[str, s
 
 
 def same_origin(then: RunRecord, now: RunConfig, outputs: list[str]) -> bool:
-    """Whether the settings that made these outputs are the same, the content of a words file included."""
+    """Whether the settings that made these outputs are the same, the content of a words file included.
+
+    A run that starts from the champion goes on with what was trained from an earlier one.
+    """
+    if now.train.start == CHAMPION:
+        now = now.model_copy(update={"train": now.train.model_copy(update={"start": then.config.train.start})})
     sections = {"name"}.union(*(MADE_WITH[name] for name in outputs))
     if "preference" in sections and then.words != control_words(now.preference).digest:
         return False

@@ -10,6 +10,7 @@ import importlib.util
 from functools import cache
 from pathlib import Path
 
+from srpo.config import RunConfig
 from srpo.hub import Part, is_remote, local_files, resolve, survey
 from srpo.images.files import find
 from srpo.prompts.files import Split, prompt_file
@@ -44,6 +45,15 @@ def of_images(source: str) -> str:
         return combine(survey(source, "images").state)
     entries = [(entry, entry.path.stat()) for entry in find(resolve(source, "images")) if entry.path]
     return combine(repr([(*entry, facts.st_size, facts.st_mtime_ns) for entry, facts in entries]))
+
+
+def of_data(config: RunConfig) -> str:
+    """Content of all prompts of a run, state of its images."""
+    return combine(
+        of_prompts(config.prompts.train, "train"),
+        of_prompts(config.prompts.held_out, "held_out"),
+        of_images(config.images.source) if config.images else "",
+    )
 
 
 def of_code(module: str) -> str:

@@ -120,6 +120,8 @@ class PromptSets(Settings):
     held_out: PromptSet
     images: ImageSet | None = None
     """Real images that are trained on."""
+    data_hash: str = ""
+    """State of the prompt files and images that they were made from; empty where nobody looked."""
 
 
 class TrainJob(Settings):
@@ -128,6 +130,8 @@ class TrainJob(Settings):
     config: RunConfig
     weights: Weights
     prompts: PromptSets
+    start: Snapshot | None = None
+    """The transformer or adapter that training starts from; None: the base's own."""
     output_dir: str
     """Metrics, sample strips, checkpoints and the aligned transformer are written here; resumes from what it finds."""
 

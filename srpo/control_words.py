@@ -21,7 +21,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from srpo.config import PreferenceConfig, Settings
+from srpo.config import PreferenceConfig, RunConfig, Settings
 from srpo.errors import ConfigError
 
 SEPARATOR = "|"
@@ -104,6 +104,13 @@ def control_words(preference: PreferenceConfig) -> ControlWords:
     ranges = _rising(path, rows)
     by_prompt = {row.prompt: row for row in rows.values() if row.prompt is not None}
     return ControlWords(preference.positive, preference.negative, by_prompt, ranges, sha256(content).hexdigest())
+
+
+def words_hash(config: RunConfig) -> str:
+    """One hash over all control words of a run: those of every reward, with the content of their files."""
+    preferences = [config.preference, *(added.preference for added in config.rewards.values())]
+    asked = [[words.positive, words.negative, words.digest] for words in map(control_words, preferences)]
+    return sha256(json.dumps(asked).encode()).hexdigest()
 
 
 def check_prompts(words: ControlWords, prompts: Sequence[str]) -> None:

@@ -57,7 +57,7 @@ class HeldOut:
     def measure(self, model: TextToImage, update: int) -> tuple[Scores, dict[str, float]]:
         """Every metric of every image, on all processes, and their means, the spread and the drift over the set.
 
-        Update 0 is the base model. Only the main process gets the means, and saves the strip.
+        Update 0 is what training starts from. Only the main process gets the means, and saves the strip.
         """
         mine, size = self._share(), self.config.evaluation.batch_size
         parts = [self._batch(model, mine[start : start + size]) for start in range(0, len(mine), size)]

@@ -18,6 +18,7 @@ from srpo.checkpoint import write_atomic
 from srpo.config import RunConfig, TrainConfig
 from srpo.errors import ConfigError, DiskFullError, PreemptedError, TrainingStoppedError, UnreachableError
 from srpo.images import embed
+from srpo.start import find_start
 from srpo.train import ERROR
 from srpo.trainer import RESULT
 from srpo.weights import fetch_weights
@@ -28,11 +29,15 @@ KINDS = (ConfigError, TrainingStoppedError, PreemptedError, UnreachableError, Di
 ERRORS: dict[str, type[Exception]] = {error.__name__: error for error in KINDS}
 
 
-def prepare_job(config: RunConfig, output_dir: Path) -> Path:
-    """What the pipeline does before training, without a pipeline: fetch, embed, write the job file; its path."""
+def prepare_job(config: RunConfig, output_dir: Path, uri: str | None = None) -> Path:
+    """What the pipeline does before training, without a pipeline: fetch, embed, write the job file; its path.
+
+    `uri`: the MLflow store that knows the version which `train.start` names; None where there is none.
+    """
     weights = fetch_weights(config.model, config.reward, config.evaluation.scores, config.rewards)
     prompts = embed(config.model, config.prompts, config.images, weights, output_dir / "embeddings")
-    return write_job(TrainJob(config=config, weights=weights, prompts=prompts, output_dir=str(output_dir)))
+    start = find_start(config, uri, weights.model)
+    return write_job(TrainJob(config=config, weights=weights, prompts=prompts, start=start, output_dir=str(output_dir)))
 
 
 def write_job(job: TrainJob) -> Path:

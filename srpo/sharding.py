@@ -21,7 +21,7 @@ from srpo.models.layout import weight_files
 
 
 def shard(transformer: nn.Module, folder: Path, accelerator: Accelerator) -> None:
-    """Slice a transformer without weights over all processes and read them from a folder of safetensors.
+    """Slice a transformer without weights over all processes and read them from a folder of safetensors, or one file.
 
     bf16 gathers under bf16 autocast, fp32 reductions.
     """
@@ -43,7 +43,7 @@ def _read_slices(transformer: nn.Module, folder: Path, device: torch.device) -> 
     """Give each parameter the rows of it that this process keeps, as `fully_shard` has cut it."""
     slices: dict[str, Tensor] = {}
     targets = dict(transformer.named_parameters())
-    for path in weight_files(folder):
+    for path in [folder] if folder.is_file() else weight_files(folder):
         with safe_open(path, framework="pt") as file:
             for name in targets.keys() & set(file.keys()):
                 slices[name] = _slice_like(targets[name], file.get_tensor(name), device)

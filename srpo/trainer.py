@@ -36,11 +36,13 @@ from srpo.hub import snapshot
 from srpo.images import LATENTS, load_image_set
 from srpo.methods import make_method
 from srpo.models import TextToImage, check_guidance, find_family, load_model, load_without_transformer
+from srpo.models.weights import adapter_file
 from srpo.prompts import load_categories, load_prompt_set, select
 from srpo.record import Clock, Record
 from srpo.reuse import load_rollouts, save_rollouts
 from srpo.rollout import Rollout, roll_out
 from srpo.sharding import is_sharded, shard, whole
+from srpo.start import continue_adapter, merge_adapter
 from srpo.tuning import add_lora, make_optimizer, save_memory, set_learning_rate, speed_up, stepping, trainable
 
 RESULT = "result.json"
@@ -59,8 +61,9 @@ class Trainer:
             config.model, job.weights.model.path, config.guidance
         )  # a plan sees no model still to be fetched
         set_seed(config.seed)
-        self.model = self._load(job.weights.model.path)
-        self.parameters = self._prepare(job.weights.model.path)
+        start = job.start.path if job.start else None
+        self.model = self._load(job.weights.model.path, start)
+        self.parameters = self._prepare(start or job.weights.model.path / "transformer")
         self.criteria = load_criteria(config, job.weights, accelerator.device)
         self.method = make_method(config, self.model, self.criteria, accelerator.autocast)
         self.prompts, self.embeddings = load_prompt_set(job.prompts.train)
@@ -98,23 +101,32 @@ class Trainer:
         texts, embeddings = load_prompt_set(held_out)
         return HeldOut(self.config, texts, embeddings, load_categories(held_out), scorer, self.accelerator, samples)
 
-    def _load(self, folder: Path) -> TextToImage:
-        """The model on the device; what will be sliced has no weights yet."""
-        if self.config.train.sharding == "none":
-            return load_model(self.config.model, folder).to(self.accelerator.device)
+    def _load(self, folder: Path, start: Path | None) -> TextToImage:
+        """The model on the device, with the weights it starts from; what will be sliced has no weights yet."""
+        train = self.config.train
+        if train.sharding == "none":
+            model = load_model(self.config.model, folder, None if train.lora else start)
+            if adapter_file(start) and train.lora is None:
+                merge_adapter(model.transformer)
+            return model.to(self.accelerator.device)
         model = load_without_transformer(self.config.model, folder)
         model.vae.to(self.accelerator.device)
         return model
 
-    def _prepare(self, folder: Path) -> list[nn.Parameter]:
-        """Make the transformer ready to be trained as the config says; the parameters that are."""
+    def _prepare(self, weights: Path) -> list[nn.Parameter]:
+        """Make the transformer ready to be trained as the config says; the parameters that are.
+
+        `weights`: what it starts from, which is the base's folder, another's, or an adapter.
+        """
         transformer, train = self.model.transformer, self.config.train
         if train.lora is not None:
             add_lora(transformer, train.lora)
+            if adapter_file(weights):
+                continue_adapter(transformer, weights)
         save_memory(transformer, self.model.vae, train)
         speed_up(transformer, train)
         if train.sharding == "fsdp2":
-            shard(transformer, folder / "transformer", self.accelerator)
+            shard(transformer, weights, self.accelerator)
         return trainable(transformer)
 
     def _draws(self) -> Draws:

@@ -32,4 +32,4 @@ def embed(
         sets = embed_data(model, prompts, images, bring(weights), folder)
         mirror.push(folder, shared=True)
         log_metadata({"bytes_per_prompt": sets.train.bytes_per_prompt})
-    return sets
+    return sets.model_copy(update={"data_hash": fingerprint})

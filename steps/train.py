@@ -9,6 +9,7 @@ from srpo.config import RunConfig
 from srpo.durable import OWN_COPIES, mirror_of
 from srpo.hub import bring
 from srpo.launch import launch_training
+from srpo.start import find_start
 from srpo.tracking import TrackedRun, Tracker, data_version
 from steps.own_call import own_call
 
@@ -24,8 +25,10 @@ def train(
         tracker = Tracker(tracked, folder)
         tracker.set_tags(data_version(weights, prompts))
         tracker.close(0)  # the training sends what MLflow has not taken yet
+        weights = bring(mirror.here(weights))
+        start = find_start(config, tracked.uri, weights.model)
         job = TrainJob(
-            config=config, weights=bring(mirror.here(weights)), prompts=mirror.here(prompts), output_dir=str(folder)
+            config=config, weights=weights, prompts=mirror.here(prompts), start=start, output_dir=str(folder)
         )
         trained = launch_training(job)
         mirror.push(folder, OWN_COPIES)

@@ -1,6 +1,6 @@
 """The commands of `run_pipeline.py`, one file per subject, in the order of the help."""
 
-from pipelines.commands import compare, images, judge, look, models, runs, stacks, study, sync
+from pipelines.commands import compare, images, judge, look, models, runs, schedules, stacks, study, sync
 from pipelines.commands.app import app
 
 for command in (
@@ -23,6 +23,7 @@ for command in (
 ):
     app.command()(command)
 app.add_typer(stacks.stack, name="stack")
+app.add_typer(schedules.app, name="schedule")
 app.add_typer(study.app, name="study")
 
 __all__ = ["app"]

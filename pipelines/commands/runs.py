@@ -12,6 +12,7 @@ from srpo.errors import ConfigError
 
 if TYPE_CHECKING:
     from pipelines.runs import RunRecord
+    from srpo.config import RunConfig
     from srpo.plan import Plan
     from srpo.price import Prediction
 
@@ -30,11 +31,23 @@ def run(
         str | None, typer.Option(metavar="RUN", help="Go on with a run that failed or stopped; `status` lists them.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check and show; the same as `plan`.")] = False,
+    if_new_data: Annotated[
+        bool,
+        typer.Option(
+            "--if-new-data",
+            help="Only if prompts, images or control words have changed since the champion was trained; start from it.",
+        ),
+    ] = False,
 ) -> None:
     """Run the pipeline: download, embed, train, evaluate, register.
 
     Without options it aligns the embedded Shapes model. Ctrl-C stops a run; --resume goes on with it.
     """
+    if if_new_data:
+        if from_ or until or resume or dry_run:
+            raise ConfigError("--if-new-data runs the whole pipeline; leave --from, --until, --resume, --dry-run out")
+        _run_if_new_data(load(config, tuple(set_ or ())))
+        return
     if resume is not None:
         if config or set_ or from_ or until or dry_run:
             raise ConfigError("--resume goes on with the run's own settings; leave the other options out")
@@ -99,14 +112,16 @@ def job(
     set_: SetOption = None,
 ) -> None:
     """Prepare training without the pipeline: fetch, embed, write job.json, and print the command that trains it."""
-    settings = load(config, tuple(set_ or ()))
-    here().prepare(*settings.sources)
+    settings, place = load(config, tuple(set_ or ())), here()
+    place.prepare(*settings.sources)
     from srpo.launch import prepare_job
     from srpo.plan import make_plan
+    from srpo.start import pinned
 
     with console.status("checking settings, files and layouts; encoding the prompts"):
         make_plan(settings, out, ("embed", "train"))
-        path = prepare_job(settings, out.resolve())
+        settings = pinned(settings, place.mlflow_uri)
+        path = prepare_job(settings, out.resolve(), place.mlflow_uri)
     processes = settings.train.num_processes
     several = f"--multi_gpu --num_processes {processes}" if processes > 1 else "--num_processes 1"
     console.print(f"accelerate launch {several} -m srpo.train {path}", soft_wrap=True, highlight=False)
@@ -122,6 +137,26 @@ def _preset_that_fits(config: list[Path] | None, set_: list[str] | None, gpu: st
         if prediction := price_if_it_fits(settings, gpu):
             return preset, prediction
     return None
+
+
+def _run_if_new_data(settings: "RunConfig") -> None:
+    """Look first; a run, which starts from the champion unless the config says otherwise, only if it can learn."""
+    place = here()
+    place.prepare(*settings.sources)
+    from pipelines.execute import new_run
+    from pipelines.new_data import from_champion, look
+    from pipelines.notify import Notice, failure_told, tell
+    from pipelines.stacks import activate_local_stack
+
+    with failure_told(settings):
+        found = look(settings, activate_local_stack(place))
+        console.print(f"{found}.", soft_wrap=True, highlight=False)
+        record = new_run(place, _check(from_champion(settings), STEP_NAMES)) if found.anything else None
+    if record:
+        _execute(record)
+    else:
+        name = settings.registry.model_name
+        tell(settings.notify, Notice(event="nothing_new", text=f"{name}: {found}.", model=name))
 
 
 def _resume(name: str) -> None:
@@ -141,30 +176,38 @@ def _resume(name: str) -> None:
 
 
 def _execute(record: "RunRecord") -> None:
-    """Run, and whatever stops the run, say how to go on with it."""
+    """Run, and whatever stops the run, say how to go on with it; how it ended is told to those who asked."""
     from pipelines.execute import execute
+    from pipelines.notify import ended, failure_told, tell
     from pipelines.summary import command, show_outcome
 
     place = here()
     try:
-        outcome = execute(place, record, STARTED)
+        with failure_told(record.config, record.name):
+            outcome = execute(place, record, STARTED)
     except BaseException as error:
         console.print(f"[yellow]stopped.[/] Go on with:  {command(f'run --resume {record.name}')}", soft_wrap=True)
         if isinstance(error, KeyboardInterrupt):
             raise typer.Exit(INTERRUPTED) from None
         raise
     show_outcome(console, place, outcome)
+    if notice := ended(outcome):
+        tell(record.config.notify, notice)
 
 
 def _plan(config: list[Path] | None, set_: list[str] | None, from_: str | None, until: str | None) -> "Plan":
     """Read and check everything; nothing expensive happens."""
-    steps = _steps(from_, until)
-    settings = load(config, tuple(set_ or ()))
+    return _check(load(config, tuple(set_ or ())), _steps(from_, until))
+
+
+def _check(settings: "RunConfig", steps: tuple[str, ...]) -> "Plan":
     place = here()
     place.prepare(*settings.sources)
     with console.status("checking settings, files and layouts"):
+        from pipelines.notify import webhook
         from srpo.plan import make_plan
 
+        webhook(settings.notify)
         return make_plan(settings, place.root, steps)
 
 

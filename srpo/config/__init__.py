@@ -27,6 +27,7 @@ from srpo.config.method import (
     SamplerMethod,
     SrpoMethod,
 )
+from srpo.config.notify import NotifyConfig
 from srpo.config.resources import GpuStepResources, ResourcesConfig, StepResources
 from srpo.config.rewards import AddedReward, AddedRewards, with_own_preferences
 from srpo.config.storage import StorageConfig
@@ -48,6 +49,7 @@ __all__ = [
     "Method",
     "ModelConfig",
     "MonitorConfig",
+    "NotifyConfig",
     "PlainMethod",
     "PreferenceConfig",
     "PromptsConfig",
@@ -100,6 +102,7 @@ class RunConfig(Settings):
     resources: ResourcesConfig = ResourcesConfig()
     """What the steps ask of a cluster."""
     storage: StorageConfig = StorageConfig()
+    notify: NotifyConfig = NotifyConfig()
 
     @property
     def num_offline_updates(self) -> int:

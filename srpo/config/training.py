@@ -47,6 +47,9 @@ class TrainConfig(Settings):
     """Updates of linear warm-up, for the schedules that have one."""
     precision: Literal["fp32", "bf16"] = "bf16"
     """bf16: autocast over fp32 master weights; fp32: no autocast."""
+    start: str = "base"
+    """What training starts from: `base`; `champion`, that of the moment when the run is made; models:/NAME/VERSION; or
+    the path of a transformer or an adapter of the same base."""
     lora: LoraConfig | None = None
     """Train an adapter; null trains every weight of the transformer."""
     optimizer: Literal["adamw", "adamw_8bit"] = "adamw"

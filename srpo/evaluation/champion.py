@@ -28,13 +28,12 @@ class Champion:
 
 def find_champion(config: RunConfig, weights: Weights, trained: Trained, uri: str) -> Champion | None:
     """The champion of the run's registered model in an MLflow store, if there is one."""
-    from srpo.registry import load_manifest, versions  # it reads this package's schema
+    from srpo.registry import holder, load_manifest  # it reads this package's schema
 
-    name = config.registry.model_name
-    numbers = [entry.version for entry in versions(uri) if entry.name == name and CHAMPION in entry.aliases]
-    if not numbers:
+    champion = holder(uri, config.registry.model_name, CHAMPION)
+    if champion is None:
         return None
-    reference = f"models:/{name}/{numbers[0]}"
+    reference = f"models:/{champion.reference}"
     manifest = load_manifest(uri, reference)
     ours = config.model.model_dump(include=set(SAME)), config.evaluation.num_steps, config.evaluation.guidance
     sampling = manifest.sampling

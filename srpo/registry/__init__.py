@@ -15,7 +15,7 @@ from srpo.registry.lookup import load_evaluation, load_manifest, load_report, re
 from srpo.registry.manifest import AlignedModel, Manifest, _load_pyfunc, sampling_of
 from srpo.registry.registration import check_lease, register
 from srpo.registry.retention import delete, refuse_aliases, surplus
-from srpo.registry.versions import GateResult, Version, find_version, history, versions
+from srpo.registry.versions import GateResult, Version, find_version, history, holder, versions
 
 __all__ = [
     "CHALLENGER",
@@ -30,6 +30,7 @@ __all__ = [
     "delete",
     "find_version",
     "history",
+    "holder",
     "lease",
     "load_evaluation",
     "load_manifest",

@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING
 
 from srpo.artifacts import Evaluated, PromptSets, Registered, Trained, Weights
 from srpo.config import RegistryConfig, RunConfig
+from srpo.control_words import words_hash
 from srpo.evaluation.schema import Report
 from srpo.registry.champion import Standing, make
 from srpo.registry.history import CHALLENGER, CHAMPION
 from srpo.registry.lease import Held, lease
 from srpo.registry.lookup import address, check_agreed, connect, open_model
 from srpo.registry.manifest import FOLDER, Manifest, log_manifest, sampling_of
-from srpo.registry.versions import GATE_TAG, HASH_TAG, LICENCE_TAG, SIZE_TAG, gate_tag
+from srpo.registry.versions import DATA_TAG, GATE_TAG, HASH_TAG, LICENCE_TAG, SIZE_TAG, WORDS_TAG, gate_tag
 from srpo.tracking import TrackedRun, code_version, data_version
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ def register(
         | {
             HASH_TAG: trained.transformer.sha256,
             SIZE_TAG: str(trained.transformer.size),
+            DATA_TAG: prompts.data_hash,
+            WORDS_TAG: words_hash(config),
             GATE_TAG: gate_tag(report.checks),
             "verdict": evaluated.verdict,
             "reason": evaluated.reason,

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 GATE_TAG, HASH_TAG, SIZE_TAG = "gate", "data.transformer_sha256", "data.transformer_bytes"
 LICENCE_TAG = "licence."
+DATA_TAG, WORDS_TAG = "data_hash", "words_hash"
+"""What a version was trained on, as `run --if-new-data` compares it."""
 
 
 class GateResult(Settings):
@@ -59,6 +61,10 @@ class Version(Settings):
     """What is licensed (model, reward, ...) -> terms, as far as its source states them."""
     size: int
     """Bytes of the transformer."""
+    data_hash: str = ""
+    """State of the prompt files and images it was trained on; empty if it was registered without."""
+    words_hash: str = ""
+    """Of the control words it was trained with, likewise."""
     ours: bool
     """Whether srpo registered it; a shared server holds models of others too."""
 
@@ -108,6 +114,11 @@ def find_version(uri: str, reference: str) -> Version:
     return next(entry for entry in versions_of(client, client.get_registered_model(name)) if entry.version == number)
 
 
+def holder(uri: str, name: str, alias: str) -> Version | None:
+    """The version of a registered model that has an alias; None if nobody has it, or there is no such model."""
+    return next((entry for entry in versions(uri) if entry.name == name and alias in entry.aliases), None)
+
+
 def history(uri: str) -> dict[str, tuple[list[Move], str | None]]:
     """Model -> all moves of its champion, in order, those that did not happen too; the champion."""
     found = {}
@@ -131,5 +142,7 @@ def _version(entry: Any, aliases: tuple[str, ...]) -> Version:
         gate=tuple(GateResult.model_validate(result) for result in json.loads(tags.get(GATE_TAG, "[]"))),
         licences={key.removeprefix(LICENCE_TAG): text for key, text in tags.items() if key.startswith(LICENCE_TAG)},
         size=int(tags.get(SIZE_TAG, "0")),
+        data_hash=tags.get(DATA_TAG, ""),
+        words_hash=tags.get(WORDS_TAG, ""),
         ours=HASH_TAG in tags,
     )

@@ -1,0 +1,130 @@
+"""Commands for scheduled retraining: `schedule create`, `list`, `pause`, `resume`, `delete`, `run-now`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipelines.commands.app import DEFAULT_CONFIG, ConfigOption, SetOption, console, load
+from pipelines.place import here
+from srpo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from zenml.client import Client
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Retraining at set times: a run that starts from the champion, and only where there is new data.",
+)
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="`schedule list` shows them.")]
+
+
+@app.command()
+def create(
+    cron: Annotated[str, typer.Option(help="Minute, hour, day of month, month, day of week: '0 3 * * 0'.")],
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    stack: Annotated[str | None, typer.Option(help="A stack of infra/stacks that `stack up` registered.")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the schedule.", show_default="the experiment's")] = None,
+) -> None:
+    """Look for new data at these times, and train where there is some."""
+    from pipelines.cron import checked_cron
+
+    cron, settings = checked_cron(cron), load(config, tuple(set_ or ()))
+    registered = _registered_name(stack) if stack else None
+    client = _client()
+    if registered is None or not _can_schedule(client, registered):
+        raise ConfigError(_crontab(cron, config, set_, stack))
+    from pipelines.new_data import from_champion
+    from pipelines.schedules import create as create_schedule
+
+    made = create_schedule(client, name or settings.name, cron, from_champion(settings), registered)
+    console.print(f"schedule [bold]{made.name}[/]: {made.cron_expression} (UTC) on {registered}", highlight=False)
+
+
+@app.command("list")
+def list_() -> None:
+    """Show all schedules."""
+    client = _client()
+    from pipelines.schedules import planned, schedules
+
+    for schedule in schedules(client):
+        config, stack = planned(client, schedule)
+        state = "active" if schedule.active else "paused"
+        text = f"{schedule.cron_expression}, {state}, on {stack}, trains {config.registry.model_name}"
+        console.print(f"[bold]{schedule.name}[/]: {text}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def pause(name: NameArgument) -> None:
+    """Start no more runs until `resume`; one that is running goes on."""
+    client = _client()
+    from pipelines.schedules import set_active
+
+    set_active(client, name, False)
+
+
+@app.command()
+def resume(name: NameArgument) -> None:
+    """Start runs again."""
+    client = _client()
+    from pipelines.schedules import set_active
+
+    set_active(client, name, True)
+
+
+@app.command()
+def delete(name: NameArgument) -> None:
+    """Remove a schedule; its runs and versions stay."""
+    client = _client()
+    from pipelines.schedules import delete as delete_schedule
+
+    delete_schedule(client, name)
+
+
+@app.command("run-now")
+def run_now(name: NameArgument) -> None:
+    """Do at once what the schedule does at its times."""
+    client = _client()
+    from pipelines.schedules import run_now as run_schedule_now
+
+    run_schedule_now(client, name)
+
+
+def _client() -> "Client":
+    """ZenML's client, with the code of this checkout as the source of the pipeline."""
+    place = here()
+    place.prepare()
+    from zenml.client import Client
+    from zenml.utils.source_utils import set_custom_source_root
+
+    from pipelines.stacks import CODE_ROOT, log_to_file
+
+    log_to_file(place.logs / "setup.txt")
+    set_custom_source_root(str(CODE_ROOT))
+    return Client()
+
+
+def _registered_name(stack: str) -> str:
+    """ZenML's name of a stack, which its file says; another's as it is."""
+    from pipelines.stack_files import read_stack, stack_names
+
+    return read_stack(stack).name if stack in stack_names() else stack
+
+
+def _can_schedule(client: "Client", stack: str) -> bool:
+    from pipelines.schedules import active
+
+    with active(client, stack):
+        return bool(client.active_stack.orchestrator.config.is_schedulable)
+
+
+def _crontab(cron: str, config: list[Path] | None, set_: list[str] | None, stack: str | None) -> str:
+    """What to do where ZenML has no scheduler."""
+    from pipelines.cron import crontab_line
+    from steps.retrain import retraining_command
+
+    files = [option for path in config or [DEFAULT_CONFIG] for option in ("--config", str(Path(path).resolve()))]
+    changes = [option for change in set_ or () for option in ("--set", change)]
+    line = crontab_line(cron, Path.cwd().resolve(), retraining_command(stack, *files, *changes))
+    return f"a local stack has no scheduler; let cron run it: put this line into `crontab -e`\n{line}"

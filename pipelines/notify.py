@@ -1,0 +1,206 @@
+"""How a run ended, told to a webhook and to the ZenML stack's alerter.
+
+The webhook gets one JSON object by POST, whose `text` is what chat services show. Telling never fails a run and never
+holds it up for long: an attempt is given a few seconds, there is one more, and then a line in the log, without the URL.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+from pydantic import Field
+
+from srpo.config import NotifyConfig, Settings
+from srpo.config.notify import Event
+from srpo.errors import ConfigError, TrainingStoppedError, UnreachableError
+from srpo.evaluation.schema import Report
+
+if TYPE_CHECKING:
+    from pipelines.execute import Outcome
+    from srpo.config import RunConfig
+    from srpo.tracking import TrackedRun
+
+SECONDS, ATTEMPTS = 5.0, 2
+TOLD = (ConfigError, TrainingStoppedError, UnreachableError)
+"""Errors whose message is written for people; what others say may hold anything, so that only their name is told."""
+LOG = logging.getLogger(__name__)
+
+
+class Numbers(Settings):
+    """The wanted metric of the new version against another model."""
+
+    metric: str
+    before: float
+    after: float
+    lower: float
+    """Lower end of the interval of the change."""
+    upper: float
+
+
+class Notice(Settings):
+    """What the webhook gets."""
+
+    event: Event
+    text: str
+    """All of it in a few words."""
+    model: str
+    """Name of the registered model."""
+    run: str = ""
+    version: str = ""
+    """`models:/name/version`."""
+    verdict: str = ""
+    """promote, keep or collapsed."""
+    numbers: dict[str, Numbers] = Field(default_factory=dict)
+    """By what it was compared with: `base`, `champion`."""
+    report: str = ""
+    """Link to the report."""
+
+
+def webhook(config: NotifyConfig) -> str | None:
+    """The webhook's URL; None if none is asked for. ConfigError, which does not show it, if it cannot be one."""
+    if config.webhook_env is None:
+        return None
+    url = os.environ.get(config.webhook_env, "")
+    if urlsplit(url).scheme not in ("http", "https"):
+        state = "holds no http(s) URL" if url else "is not set"
+        raise ConfigError(f"notify.webhook_env: the environment variable {config.webhook_env} {state}")
+    return url
+
+
+def ended(outcome: "Outcome") -> Notice | None:
+    """What is told of a run that registered a version; None of one that was to end before."""
+    registered, evaluated = outcome.registered, outcome.evaluated
+    if registered is None or evaluated is None:
+        return None
+    report = Report.model_validate_json(Path(evaluated.report_json).read_text(encoding="utf-8"))
+    event: Event = "champion" if registered.alias == "champion" else "kept"
+    if evaluated.verdict == "collapsed":
+        event = "collapsed"
+    version, link = f"models:/{registered.name}/{registered.version}", _link(outcome)
+    return Notice(
+        event=event,
+        text=f"{outcome.record.name}: {version} is {registered.outcome}. {evaluated.reason} {link}",
+        model=registered.name,
+        run=outcome.record.name,
+        version=version,
+        verdict=evaluated.verdict,
+        numbers=_numbers(report),
+        report=link,
+    )
+
+
+def _numbers(report: Report) -> dict[str, Numbers]:
+    found = {contrast.reference: contrast.metrics.get(report.wanted) for contrast in report.contrasts}
+    return {
+        name: Numbers(
+            metric=report.wanted,
+            before=metric.reference,
+            after=metric.candidate,
+            lower=metric.lower,
+            upper=metric.upper,
+        )
+        for name, metric in found.items()
+        if metric
+    }
+
+
+def _link(outcome: "Outcome") -> str:
+    """The report on the MLflow server, where there is one; else the file."""
+    assert outcome.evaluated
+    tracked: TrackedRun = outcome.record.tracked
+    if urlsplit(tracked.uri).scheme not in ("http", "https"):
+        return Path(outcome.evaluated.report_html).resolve().as_uri()
+    from srpo.registry.lookup import connect
+
+    experiment = connect(tracked.uri).get_run(tracked.run_id).info.experiment_id
+    return run_page(tracked.uri, experiment, tracked.run_id)
+
+
+def run_page(uri: str, experiment: str, run_id: str) -> str:
+    """A run's files on an MLflow server, without the user and password that its address may hold."""
+    place = urlsplit(uri)
+    root = place._replace(netloc=place.netloc.rpartition("@")[2]).geturl().rstrip("/")
+    return f"{root}/#/experiments/{experiment}/runs/{run_id}/artifacts"
+
+
+@contextmanager
+def failure_told(config: "RunConfig", run: str = "") -> Iterator[None]:
+    """Tell what goes wrong inside, then let it go on; to be stopped by hand is no failure."""
+    try:
+        yield
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}" if isinstance(error, TOLD) else f"{type(error).__name__}, see its log"
+        name = config.registry.model_name
+        tell(config.notify, Notice(event="failed", text=f"{run or name} failed: {said}", model=name, run=run))
+        raise
+
+
+def tell(config: NotifyConfig, notice: Notice) -> None:
+    """Send a notice over all channels, if its event is one that is told."""
+    if notice.event not in config.events:
+        return
+    for channel, deliver in _channels(config, notice).items():
+        for _ in range(ATTEMPTS):
+            problem = _problem(deliver)
+            if problem is None:
+                break
+        else:
+            LOG.warning("the notice %r did not reach the %s: %s", notice.event, channel, problem)
+
+
+def _channels(config: NotifyConfig, notice: Notice) -> dict[str, Callable[[], object]]:
+    from zenml.client import Client
+
+    found: dict[str, Callable[[], object]] = {}
+    if config.webhook_env is not None:
+        found["webhook"] = lambda: _post(webhook(config), notice.model_dump_json().encode())
+    if alerter := Client().active_stack.alerter:
+        found["alerter"] = lambda: _said(alerter.post(notice.text))
+    return found
+
+
+def _said(delivered: bool) -> None:
+    if not delivered:
+        raise ConnectionError
+
+
+class _Here(HTTPRedirectHandler):
+    """Goes nowhere else with what was meant for one address."""
+
+    def redirect_request(self, *arguments: Any, **named: Any) -> None:
+        """A redirect is an error."""
+
+
+def _post(url: str | None, body: bytes) -> None:
+    assert url
+    request = Request(url, data=body, headers={"Content-Type": "application/json"}, method="POST")
+    build_opener(_Here).open(request, timeout=SECONDS).close()
+
+
+def _problem(deliver: Callable[[], object]) -> str | None:
+    """What kept a delivery from arriving, within a few seconds, by its kind alone: messages of errors hold URLs."""
+    problems: list[str] = []
+
+    def attempt() -> None:
+        try:
+            deliver()
+        except HTTPError as error:
+            problems.append(f"it answered with status {error.code}")
+        except ConfigError as error:
+            problems.append(str(error))
+        except Exception as error:
+            problems.append(type(error).__name__)
+        else:
+            problems.append("")
+
+    thread = Thread(target=attempt, daemon=True)  # a name that is looked up, or a slow answer, has no time limit
+    thread.start()
+    thread.join(SECONDS)
+    return (problems[0] or None) if problems else f"no answer within {SECONDS:g} s"

@@ -1,0 +1,152 @@
+"""Scheduled retraining: ZenML schedules, which a stack's orchestrator keeps (on Kubernetes as CronJobs).
+
+A schedule runs a pipeline of one step that takes no GPU: it looks for new data, and only where there is some does it
+start the whole pipeline on the same stack. ZenML holds the record; nothing is kept here.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from zenml import pipeline
+from zenml.client import Client
+from zenml.config.schedule import Schedule
+from zenml.models import ScheduleResponse
+
+from srpo.config import RunConfig
+from srpo.errors import ConfigError
+from steps.retrain import retrain
+
+KUBERNETES = "kubernetes"
+STARTING_DEADLINE = 3600
+"""Seconds after its time that a missed start is made up for."""
+KEPT_JOBS = 3
+"""Finished Jobs that stay to be looked at, of those that went well and of those that failed."""
+
+
+@pipeline(name="srpo-retraining")
+def retraining(config: RunConfig, stack: str | None) -> None:
+    """Look, and train if there is something new."""
+    retrain.with_options(settings=_step_settings(Client()))(config, stack)
+
+
+def create(
+    client: Client, name: str, cron: str, config: RunConfig, stack: str, settings: Mapping[str, Any] | None = None
+) -> ScheduleResponse:
+    """A schedule on a registered stack whose orchestrator can keep one. ConfigError if it cannot, or the name is taken.
+
+    `cron`: as `checked_cron` returns it; `settings`: further ZenML settings of the pipeline, such as its image.
+    """
+    with active(client, stack):
+        if not client.active_stack.orchestrator.config.is_schedulable:
+            raise ConfigError(f"the orchestrator of stack {stack} keeps no schedules")
+        if name in {schedule.name for schedule in schedules(client)}:
+            raise ConfigError(f"there is a schedule {name!r} already; delete it first, or give another --name")
+        try:
+            prepared(client, settings, schedule=Schedule(name=name, cron_expression=cron))(config, stack)
+        except BaseException:
+            _forget(client, name)  # ZenML records a schedule before it builds and submits what is scheduled
+            raise
+    return find(client, name)
+
+
+def schedules(client: Client) -> list[ScheduleResponse]:
+    """All schedules of the retraining pipeline, by name."""
+    pipelines = client.list_pipelines(name=retraining.name).items
+    found = [entry for one in pipelines for entry in client.list_schedules(pipeline_id=one.id, hydrate=True).items]
+    return sorted(found, key=lambda schedule: schedule.name)
+
+
+def find(client: Client, name: str) -> ScheduleResponse:
+    """A schedule by its name; ConfigError says which there are."""
+    known = {schedule.name: schedule for schedule in schedules(client)}
+    if name not in known:
+        raise ConfigError(f"no schedule named {name!r}; there are: {', '.join(known) or 'none yet'}")
+    return known[name]
+
+
+def set_active(client: Client, name: str, active: bool) -> None:
+    """Pause or resume. ConfigError where the orchestrator cannot, or it is so already."""
+    schedule = find(client, name)
+    _require(client, schedule, "supports_schedule_updates", "paused or resumed")
+    if schedule.active == active:
+        raise ConfigError(f"schedule {name!r} is {'active' if active else 'paused'} already")
+    client.update_schedule(schedule.id, active=active)
+
+
+def delete(client: Client, name: str) -> None:
+    """Remove a schedule from its orchestrator and from ZenML; its runs stay. ConfigError where the former cannot be."""
+    schedule = find(client, name)
+    _require(client, schedule, "supports_schedule_deletion", "deleted")
+    client.delete_schedule(schedule.id)
+
+
+def run_now(client: Client, name: str, settings: Mapping[str, Any] | None = None) -> None:
+    """What the schedule would do at its time, at once, with the config it was made with; `settings` as in `create`."""
+    config, stack = planned(client, find(client, name))
+    with active(client, stack):
+        prepared(client, settings)(config, stack)
+
+
+def planned(client: Client, schedule: ScheduleResponse) -> tuple[RunConfig, str]:
+    """The run's config and the stack's name, from the snapshot that the schedule runs."""
+    found = client.list_snapshots(schedule_id=schedule.id, named_only=False, hydrate=True).items
+    if not found:
+        raise ConfigError(f"ZenML has lost what schedule {schedule.name!r} runs; delete it and create it again")
+    parameters = found[0].pipeline_configuration.parameters or {}
+    return RunConfig.model_validate(parameters["config"]), str(parameters["stack"])
+
+
+@contextmanager
+def active(client: Client, stack: str) -> Iterator[None]:
+    """Make a registered stack the active one for a while."""
+    before = client.active_stack_model.name
+    if not client.list_stacks(name=stack).total:
+        raise ConfigError(f"ZenML knows no stack {stack!r}; register it with `stack up`")
+    client.activate_stack(stack)
+    try:
+        yield
+    finally:
+        client.activate_stack(before)
+
+
+def prepared(client: Client, settings: Mapping[str, Any] | None = None, **options: Any) -> Any:
+    """The pipeline with what the active stack's orchestrator needs to know of its times; `options`: of the pipeline."""
+    ours: dict[str, Any] = {}
+    if client.active_stack.orchestrator.flavor == KUBERNETES:
+        ours[f"orchestrator.{KUBERNETES}"] = {
+            "concurrency_policy": "Forbid",
+            "starting_deadline_seconds": STARTING_DEADLINE,
+            "successful_jobs_history_limit": KEPT_JOBS,
+            "failed_jobs_history_limit": KEPT_JOBS,
+            "pod_settings": None,  # those of the stack, into which ZenML would merge the step's own
+        }
+    return retraining.with_options(settings=ours | dict(settings or {}), **options)
+
+
+def _step_settings(client: Client) -> dict[str, Any]:
+    """A pod for the looking step like the orchestrator's on the active stack: no GPU, and the right to start Jobs."""
+    orchestrator = client.active_stack.orchestrator
+    if orchestrator.flavor != KUBERNETES:
+        return {}
+    config = orchestrator.config
+    pod = config.orchestrator_pod_settings.model_dump(exclude_unset=True) if config.orchestrator_pod_settings else {}
+    account = {"step_pod_service_account_name": config.service_account_name}
+    return {f"orchestrator.{KUBERNETES}": {"pod_settings": pod, **account}}
+
+
+def _require(client: Client, schedule: ScheduleResponse, ability: str, what: str) -> None:
+    orchestrator = client._get_orchestrator_for_schedule(schedule)
+    if orchestrator is None or not getattr(orchestrator, ability):
+        keeper = orchestrator.flavor if orchestrator else "an orchestrator that is gone"
+        raise ConfigError(
+            f"schedule {schedule.name!r} is kept by {keeper} and cannot be {what} through ZenML; do it there, in its "
+            "own interface (`zenml pipeline schedule delete` removes ZenML's record alone)"
+        )
+
+
+def _forget(client: Client, name: str) -> None:
+    """Drop the record of a schedule that no orchestrator has taken."""
+    for schedule in schedules(client):
+        if schedule.name == name:
+            client.delete_schedule(schedule.id, soft=False)

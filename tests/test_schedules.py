@@ -1,0 +1,207 @@
+"""Schedules in a real local ZenML store: made, paused, resumed, run at once, deleted; what is said without a keeper."""
+
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.place import Place
+from srpo.config import RunConfig, load_config
+from srpo.errors import ConfigError
+from tests.conftest import CONFIG
+from tests.test_cli import call
+
+STACK = "keeping"
+
+
+@pytest.fixture(scope="module")
+def client(place: Place) -> Any:
+    from zenml.client import Client
+    from zenml.enums import StackComponentType
+
+    from pipelines.stacks import activate_local_stack
+
+    activate_local_stack(place)
+    client = Client()
+    client.create_flavor("tests.keeper.KeeperFlavor", StackComponentType.ORCHESTRATOR)
+    client.create_stack_component(STACK, "keeper", StackComponentType.ORCHESTRATOR, {})
+    store = client.active_stack_model.components[StackComponentType.ARTIFACT_STORE][0].name
+    client.create_stack(STACK, {StackComponentType.ORCHESTRATOR: STACK, StackComponentType.ARTIFACT_STORE: store})
+    return client
+
+
+@pytest.fixture
+def config() -> RunConfig:
+    return load_config(CONFIG, ("seed=5",))
+
+
+@pytest.fixture
+def weekly(client: Any, config: RunConfig) -> Iterator[str]:
+    from pipelines.schedules import create, delete, schedules
+
+    name = create(client, "weekly", "0 3 * * 0", config, STACK).name
+    yield name
+    if name in {schedule.name for schedule in schedules(client)}:
+        delete(client, name)
+
+
+def test_a_schedule_lives_in_zenml_and_knows_its_run(client: Any, weekly: str, config: RunConfig) -> None:
+    from pipelines.schedules import create, find, planned, schedules
+    from tests.keeper import Keeper
+
+    before = client.active_stack_model.name
+    assert [schedule.name for schedule in schedules(client)] == [weekly]
+    schedule = find(client, weekly)
+    assert (schedule.cron_expression, schedule.active) == ("0 3 * * 0", True)
+    assert planned(client, schedule) == (config, STACK)
+    assert Keeper.kept == {weekly: True}
+    assert client.active_stack_model.name == before != STACK
+    with pytest.raises(ConfigError, match="there is a schedule 'weekly' already"):
+        create(client, weekly, "0 4 * * *", config, STACK)
+
+
+def test_pausing_and_resuming_reach_orchestrator_and_record(client: Any, weekly: str) -> None:
+    from pipelines.schedules import find, set_active
+    from tests.keeper import Keeper
+
+    for active in (False, True):
+        set_active(client, weekly, active)
+        assert Keeper.kept[weekly] is active is find(client, weekly).active
+    with pytest.raises(ConfigError, match="is active already"):
+        set_active(client, weekly, True)
+    with pytest.raises(ConfigError, match="no schedule named 'daily'; there are: weekly"):
+        set_active(client, "daily", False)
+
+
+def test_run_now_submits_what_is_scheduled(client: Any, weekly: str, config: RunConfig) -> None:
+    from pipelines.schedules import run_now
+    from tests.keeper import Keeper
+
+    Keeper.submitted.clear()
+    run_now(client, weekly)
+    (snapshot,) = Keeper.submitted
+    assert RunConfig.model_validate(snapshot.pipeline_configuration.parameters["config"]) == config
+    assert list(snapshot.step_configurations) == ["retrain"]
+
+
+def test_a_deleted_schedule_is_gone_and_its_name_free(client: Any, weekly: str, config: RunConfig) -> None:
+    from pipelines.schedules import create, delete, schedules
+    from tests.keeper import Keeper
+
+    delete(client, weekly)
+    assert schedules(client) == []
+    assert Keeper.kept == {}
+    assert create(client, weekly, "0 4 * * *", config, STACK).cron_expression == "0 4 * * *"
+
+
+def test_a_schedule_that_is_refused_leaves_no_record(
+    client: Any, config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipelines.schedules import create, schedules
+    from tests.keeper import Keeper
+
+    monkeypatch.setattr(Keeper, "refuses", True)
+    with pytest.raises(RuntimeError, match="the cluster is full"):
+        create(client, "refused", "0 3 * * 0", config, STACK)
+    assert schedules(client) == []
+
+
+def test_the_commands_do_the_same(client: Any, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    from pipelines.schedules import find, planned
+    from tests.keeper import Keeper
+
+    create = ("create", "--cron", "0  3 * * 0", "--config", str(CONFIG), "--stack", STACK, "--name", "by-hand")
+    assert call("schedule", *create) == 0
+    config, _ = planned(client, find(client, "by-hand"))
+    assert config.train.start == "champion"
+    assert call("schedule", "pause", "by-hand") == 0
+    assert Keeper.kept == {"by-hand": False}
+    capsys.readouterr()
+    assert call("schedule", "list") == 0
+    assert "by-hand: 0 3 * * 0, paused, on keeping, trains" in capsys.readouterr().out
+    assert call("schedule", "resume", "by-hand") == call("schedule", "run-now", "by-hand") == 0
+    assert call("schedule", "delete", "by-hand") == 0
+    assert Keeper.kept == {}
+    assert call("schedule", "delete", "by-hand") == 42
+
+
+def test_on_kubernetes_the_looking_pod_is_without_gpu_and_never_overlaps(client: Any, config: RunConfig) -> None:
+    """As far as ZenML compiles it: what the orchestrator makes the CronJob from."""
+    pytest.importorskip("kubernetes")
+    from kubernetes.client import V1Container, V1PodSpec
+    from zenml.config.schedule import Schedule
+    from zenml.enums import StackComponentType
+    from zenml.integrations.kubernetes.manifest_utils import add_pod_settings
+
+    from pipelines.schedules import active, prepared
+
+    pod = {"resources": {"requests": {"cpu": "500m"}}}
+    gpu = {
+        "resources": {"limits": {"nvidia.com/gpu": "1"}},
+        "node_selectors": {"gpu": "true"},
+        "tolerations": [{"key": "gpu", "operator": "Exists"}],
+        "additional_pod_spec_args": {"automount_service_account_token": False},
+    }
+    settings = {"kubernetes_context": "none", "orchestrator_pod_settings": pod, "pod_settings": gpu}
+    accounts = {"service_account_name": "orchestrator", "step_pod_service_account_name": "step"}
+    name = "scheduling-cluster"
+    client.create_stack_component(name, "kubernetes", StackComponentType.ORCHESTRATOR, settings | accounts)
+    store = client.active_stack_model.components[StackComponentType.ARTIFACT_STORE][0].name
+    client.create_stack(name, {StackComponentType.ORCHESTRATOR: name, StackComponentType.ARTIFACT_STORE: store})
+    with active(client, name):
+        pipeline = prepared(client, schedule=Schedule(name="weekly", cron_expression="0 3 * * 0"))
+        pipeline.prepare(config, name)
+        snapshot, schedule, _ = pipeline._compile(**pipeline._run_args)
+        orchestrator = client.active_stack.orchestrator
+        found = orchestrator.get_settings(snapshot)
+        step = orchestrator.get_settings(snapshot.step_configurations["retrain"])
+    assert schedule.cron_expression == "0 3 * * 0"
+    assert (found.concurrency_policy, found.starting_deadline_seconds) == ("Forbid", 3600)
+    assert (found.successful_jobs_history_limit, found.failed_jobs_history_limit) == (3, 3)
+    assert step.step_pod_service_account_name == "orchestrator"
+    spec = V1PodSpec(containers=[V1Container(name="step")])
+    add_pod_settings(spec, step.pod_settings, substitutions={})
+    assert not spec.node_selector
+    assert not spec.tolerations
+    assert not spec.affinity
+    assert spec.automount_service_account_token is not False  # unlike the stack's step pods it starts Jobs
+    assert spec.containers[0].resources == {"requests": {"cpu": "500m"}}
+
+
+def test_where_there_is_no_scheduler_the_crontab_line_is_given(
+    client: Any, place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("schedule", "create", "--cron", "0 3 * * 0", "--config", str(CONFIG), "--set", "name=100%") == 42
+    assert call("schedule", "create", "--cron", "0 3 * * 0", "--config", str(CONFIG), "--set", "seed=4") == 42
+    told = capsys.readouterr().err
+    line = told.splitlines()[-1]
+    assert "put this line into `crontab -e`" in told
+    assert line.startswith(f"0 3 * * 0 cd {Path.cwd()} && flock --nonblock ")
+    words = shlex.split(line)
+    command = words[words.index("run") - 2 : words.index(">>")]
+    shown = subprocess.run([*command, "--help"], capture_output=True, check=True, text=True).stdout
+    assert "--if-new-data" in shown
+    assert command[2:] == ["run", "--if-new-data", "--config", str(CONFIG.resolve()), "--set", "seed=4"]
+
+
+@pytest.mark.parametrize(
+    "wrong", ["0 3 * *", "60 3 * * 0", "0 24 * * 0", "0 3 0 * *", "0 3 * 1-13 *", "a 3 * * 0", "*/0 * * * *"]
+)
+def test_a_wrong_expression_is_refused_before_anything_is_made(wrong: str) -> None:
+    from pipelines.cron import checked_cron
+
+    with pytest.raises(ConfigError, match="--cron"):
+        checked_cron(wrong)
+
+
+def test_expressions_of_all_forms_are_taken() -> None:
+    from pipelines.cron import checked_cron, crontab_line
+
+    for right in ("0 3 * * 0", "*/15 0-6/2 1,15 * 1-5", "59 23 31 12 6"):
+        assert checked_cron(f" {right} ") == right
+    assert crontab_line("0 3 * * 0", Path("/a b"), ["run", "100%"]).endswith(
+        "cd '/a b' && flock --nonblock '/a b/.srpo/schedule.lock' run 100\\% >> '/a b/.srpo/schedule.log' 2>&1"
+    )
