@@ -49,7 +49,7 @@ def alignment(config: RunConfig, request: Request) -> None:
         return
     embed_once = embed.with_options(enable_cache=Path(request.embeddings_dir).exists())
     prompts = _given(request, "prompts") or embed_once(
-        config.model, config.prompts, config.images, weights, request.embeddings_dir, request.prompts
+        config.model, config.prompts, config.images, weights, request.embeddings_dir, request.prompts, config.storage
     )
     if request.until == "embed":
         return

@@ -1,12 +1,12 @@
 """Step 2: every prompt, and every real image, encoded once."""
 
-from pathlib import Path
 from typing import Annotated
 
 from zenml import log_metadata, step
 
 from srpo.artifacts import PromptSets, Weights
-from srpo.config import ImagesConfig, ModelConfig, PromptsConfig
+from srpo.config import ImagesConfig, ModelConfig, PromptsConfig, StorageConfig
+from srpo.durable import mirror_of
 from srpo.hub import bring
 from srpo.images import embed as embed_data
 from steps.own_call import own_call
@@ -20,11 +20,16 @@ def embed(
     weights: Weights,
     output_dir: str,
     fingerprint: str,
+    storage: StorageConfig,
 ) -> Annotated[PromptSets, "prompts"]:
     """Cached by the settings, by the folder, which is named after the model and the code that embeddings depend on,
     and by `fingerprint`, the content of the prompt files and the state of the images.
     """
     with own_call("embed"):
-        sets = embed_data(model, prompts, images, bring(weights), Path(output_dir))
+        mirror = mirror_of(storage)
+        folder = mirror.local(output_dir)
+        mirror.fetch(folder)  # what is encoded already, by whatever node
+        sets = embed_data(model, prompts, images, bring(weights), folder)
+        mirror.push(folder, shared=True)
         log_metadata({"bytes_per_prompt": sets.train.bytes_per_prompt})
     return sets

@@ -8,6 +8,7 @@ from zenml.types import HTMLString
 
 from srpo.artifacts import Evaluated, PromptSets, Trained, Weights
 from srpo.config import RunConfig
+from srpo.durable import mirror_of
 from srpo.evaluation import evaluate as evaluate_model
 from srpo.evaluation import terminal_progress
 from srpo.hub import bring
@@ -27,7 +28,10 @@ def evaluate(
 ) -> tuple[Annotated[Evaluated, "evaluated"], Annotated[HTMLString, "report"]]:
     """The report is the second output, so that ZenML's dashboard shows it."""
     with own_call("evaluate"), tracked.in_environment(), terminal_progress() as progress:
-        evaluated = evaluate_model(
-            config, bring(weights), prompts, trained, Path(output_dir), progress, Path(scores_dir), tracked.uri
-        )
+        mirror = mirror_of(config.storage)
+        weights, prompts, trained = bring(mirror.here(weights)), mirror.here(prompts), mirror.here(trained)
+        mirror.fetch(Path(trained.output_dir))
+        folder, scores = mirror.local(output_dir), mirror.local(scores_dir)
+        evaluated = evaluate_model(config, weights, prompts, trained, folder, progress, scores, tracked.uri)
+        mirror.push(folder)
     return evaluated, HTMLString(Path(evaluated.report_html).read_text(encoding="utf-8"))

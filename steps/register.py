@@ -1,11 +1,13 @@
 """Step 5: a version in the model registry."""
 
+from pathlib import Path
 from typing import Annotated
 
 from zenml import step
 
 from srpo.artifacts import Evaluated, PromptSets, Registered, Trained, Weights
 from srpo.config import RunConfig
+from srpo.durable import mirror_of
 from srpo.registry import register as register_version
 from srpo.tracking import TrackedRun
 from steps.own_call import own_call
@@ -22,4 +24,8 @@ def register(
 ) -> Annotated[Registered, "registered"]:
     """Challenger, and champion if it passed."""
     with own_call("register"):
+        mirror = mirror_of(config.storage)
+        weights, prompts, trained = mirror.here(weights), mirror.here(prompts), mirror.here(trained)
+        evaluated = mirror.here(evaluated)
+        mirror.fetch(Path(evaluated.report_json).parent)
         return register_version(config, weights, prompts, trained, evaluated, tracked)

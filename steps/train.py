@@ -6,6 +6,7 @@ from zenml import step
 
 from srpo.artifacts import PromptSets, Trained, TrainJob, Weights
 from srpo.config import RunConfig
+from srpo.durable import OWN_COPIES, mirror_of
 from srpo.hub import bring
 from srpo.launch import launch_training
 from srpo.tracking import TrackedRun, Tracker, data_version
@@ -19,5 +20,11 @@ def train(
     """Goes on from the last checkpoint in `output_dir`, if there is one."""
     Tracker(tracked).set_tags(data_version(weights, prompts))
     with own_call("train"), tracked.in_environment():
-        job = TrainJob(config=config, weights=bring(weights), prompts=prompts, output_dir=output_dir)
-        return launch_training(job)
+        mirror = mirror_of(config.storage)
+        folder = mirror.local(output_dir)
+        job = TrainJob(
+            config=config, weights=bring(mirror.here(weights)), prompts=mirror.here(prompts), output_dir=str(folder)
+        )
+        trained = launch_training(job)
+        mirror.push(folder, OWN_COPIES)
+    return trained

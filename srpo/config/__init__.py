@@ -28,6 +28,7 @@ from srpo.config.method import (
     SrpoMethod,
 )
 from srpo.config.rewards import AddedReward, AddedRewards, with_own_preferences
+from srpo.config.storage import StorageConfig
 from srpo.config.training import LoraConfig, TrainConfig
 from srpo.config.world import QUANTISED, ModelConfig, PromptsConfig, RewardConfig, WeightsFormat
 from srpo.errors import ConfigError
@@ -57,6 +58,7 @@ __all__ = [
     "ScoreConfig",
     "Settings",
     "SrpoMethod",
+    "StorageConfig",
     "TrainConfig",
     "WeightsFormat",
     "load_config",
@@ -91,6 +93,7 @@ class RunConfig(Settings):
     monitor: MonitorConfig = MonitorConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     registry: RegistryConfig = RegistryConfig()
+    storage: StorageConfig = StorageConfig()
 
     @property
     def num_offline_updates(self) -> int:

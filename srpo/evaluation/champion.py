@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from srpo.artifacts import Snapshot, Trained, Weights
 from srpo.config import RunConfig
+from srpo.durable import mirror_of
 from srpo.errors import ConfigError
 from srpo.evaluation.contender import Contender
 from srpo.evaluation.schema import CHAMPION
@@ -45,7 +46,7 @@ def find_champion(config: RunConfig, weights: Weights, trained: Trained, uri: st
     elif ours != theirs:
         problem = "it is drawn at another size, or with other steps or guidance"
     else:
-        problem = _missing(manifest.transformer)
+        problem = _missing(config, manifest.transformer)
     if problem:
         return Champion(reference, None, f"The champion {reference} was not drawn: {problem}.")
     contender = Contender(
@@ -53,15 +54,15 @@ def find_champion(config: RunConfig, weights: Weights, trained: Trained, uri: st
         reference=reference,
         model=manifest.model,
         base=weights.model,
-        transformer=manifest.transformer,
+        transformer=mirror_of(config.storage).here(manifest.transformer),
     )
     return Champion(reference, contender, "")
 
 
-def _missing(transformer: Snapshot) -> str:
-    """What is wrong with the champion's files; empty if nothing is."""
+def _missing(config: RunConfig, transformer: Snapshot) -> str:
+    """What is wrong with the champion's files, here or in the durable copy; empty if nothing is."""
     try:
-        verify(transformer)
+        verify(mirror_of(config.storage).here(transformer))
     except (ConfigError, OSError) as error:
         return f"its files cannot be read ({error})"
     return ""

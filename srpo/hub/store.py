@@ -143,7 +143,7 @@ class Store:
     def _download(self, origin: Origin, place: str, file: RemoteFile, progress: FetchProgress) -> str:
         """Fetch what is missing; the whole is checked against what the origin announced, then known by its sha256."""
         partial = self.root / "partial" / identity(place, file)
-        _continue(lambda start: origin.read(file, start), partial, file, place, progress.advance)
+        continue_download(lambda start: origin.read(file, start), partial, file, place, progress.advance)
         sha256 = checked(partial, file)
         if not sha256:
             partial.unlink()
@@ -161,7 +161,9 @@ class Store:
             if facts is None or facts["ContentLength"] != size:
                 return path
             shared, file = self.shared, RemoteFile(path=sha256, size=size, sha256=sha256)
-            _continue(lambda start: shared.read(key, size, "", start), partial, file, shared.uri, lambda _: None)
+            continue_download(
+                lambda start: shared.read(key, size, "", start), partial, file, shared.uri, lambda _: None
+            )
             if not checked(partial, file):
                 partial.unlink()
                 return None
@@ -210,7 +212,7 @@ def checked(path: Path, file: RemoteFile) -> str:
     return sha256 if sha256 == (file.sha256 or sha256) else ""
 
 
-def _continue(
+def continue_download(
     read: Callable[[int], Iterator[bytes]], partial: Path, file: RemoteFile, place: str, advance: Callable[[int], None]
 ) -> None:
     """Append what is missing; a connection that breaks is taken up again where it broke."""

@@ -5,7 +5,6 @@ knows that the holder is dead, and overwrites exactly that ETag: nobody's clock 
 is let go stays as an object without a holder, because conditional deletes are less common than conditional writes.
 """
 
-import json
 import os
 import socket
 import threading
@@ -15,10 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from botocore.exceptions import ClientError
-
 from srpo.errors import ConfigError, UnreachableError
 from srpo.hub.s3 import Bucket
+from srpo.hub.s3_object import ConditionalObject
 
 if TYPE_CHECKING:
     from srpo.registry.lease import Held
@@ -29,39 +27,14 @@ RENEWALS = 3
 """Signs of life per `TTL`."""
 PAUSE = 0.5
 """Seconds between two looks at a lease that another holds."""
-REFUSED = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict", "404", "NoSuchKey"}
 
 
-class LeaseObject:
-    """The object of one lease, and the conditions under which it changes."""
+class LeaseObject(ConditionalObject):
+    """The object of one lease."""
 
     def __init__(self, uri: str, name: str) -> None:
-        self.store = Bucket(uri)
-        self.key = "/".join(part for part in (self.store.prefix, f"{name}.lease") if part)
-        self.address = f"s3://{self.store.bucket}/{self.key}"
-
-    def read(self) -> tuple[str, dict[str, Any]] | None:
-        """(ETag, content); None if there is no object."""
-        with self.store.explained():
-            try:
-                found = self.store.client.get_object(Bucket=self.store.bucket, Key=self.key)
-            except self.store.client.exceptions.NoSuchKey:
-                return None
-            return found["ETag"], json.loads(found["Body"].read())
-
-    def write(self, content: dict[str, Any], etag: str | None) -> str | None:
-        """Replace the object that has this ETag, or make it (None); the new ETag, or None if that was refused."""
-        condition = {"IfMatch": etag} if etag else {"IfNoneMatch": "*"}
-        body = json.dumps(content).encode()
-        with self.store.explained():
-            try:
-                answer = self.store.client.put_object(Bucket=self.store.bucket, Key=self.key, Body=body, **condition)
-                return str(answer["ETag"])
-            except ClientError as error:
-                if error.response["Error"]["Code"] not in REFUSED:
-                    raise
-        there = self.read()  # an answer that got lost makes boto3 write again, and be refused by its own first write
-        return there[0] if there and there[1] == content else None
+        store = Bucket(uri)
+        super().__init__(store, "/".join(part for part in (store.prefix, f"{name}.lease") if part))
 
 
 class S3Held:

@@ -1,0 +1,28 @@
+"""What a folder of the durable copy holds."""
+
+from typing import Literal, Self
+
+from srpo.artifacts import FileEntry
+from srpo.config import Settings
+
+NAME = "manifest.json"
+
+
+class FolderManifest(Settings):
+    """All files of one folder; where it is, they are."""
+
+    schema_version: Literal[1] = 1
+    """Form of this file."""
+    files: tuple[FileEntry, ...] = ()
+
+    def __contains__(self, entry: FileEntry) -> bool:
+        return entry in self.files
+
+    def with_files(self, entries: tuple[FileEntry, ...]) -> Self:
+        """These files added; those of the same name give way."""
+        files = {entry.path: entry for entry in (*self.files, *entries)}
+        return self.model_copy(update={"files": tuple(files[path] for path in sorted(files))})
+
+    def replaced_by(self, later: "FolderManifest") -> list[FileEntry]:
+        """Contents that a later manifest no longer names."""
+        return [entry for entry in self.files if entry not in later]

@@ -1,0 +1,217 @@
+"""Files between the local disk and the durable copy: fetched if missing, sent if new, visible when whole."""
+
+import hashlib
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from srpo.artifacts import FileEntry, Snapshot
+from srpo.config import Settings, StorageConfig
+from srpo.durable.manifest import NAME, FolderManifest
+from srpo.errors import ConfigError, UnreachableError
+from srpo.hub import digests
+from srpo.hub.listing import RemoteFile, safe_path
+from srpo.hub.s3 import Bucket
+from srpo.hub.s3_object import ConditionalObject
+from srpo.hub.store import Store, checked, continue_download
+
+ROOT, STORE = ".srpo", "store"
+"""The working folder, and what in it has a shared form of its own."""
+OWN_COPIES = ("checkpoints", "lock", "error.json")
+"""What in the folder of a training is not part of its copy: folders that are copied one by one, and what is over."""
+SMALL = 64 * 2**20
+"""Bytes up to which a file is read at once, so that what is sent is what was hashed, even of one that still grows."""
+
+FILES_AT_ONCE = 4
+
+Manifest = TypeVar("Manifest", bound=Settings)
+
+
+def mirror_of(storage: StorageConfig) -> "Mirror":
+    """The durable copy that a run's config names, as seen from the current folder."""
+    return Mirror(storage.remote, Path.cwd().resolve() / ROOT)
+
+
+class Mirror:
+    """The durable copy behind a working folder; `remote` None: there is none, and nothing is done."""
+
+    def __init__(self, remote: str | None, root: Path) -> None:
+        self.bucket = Bucket(remote) if remote else None
+        self.root = root
+
+    def local(self, path: str | Path) -> Path:
+        """A path that a step on another node has recorded, below this node's working folder."""
+        below = _below(Path(path))
+        return self.root / below if self.bucket and below else Path(path)
+
+    def here(self, manifest: Manifest) -> Manifest:
+        """A step's manifest with this node's paths, the files of all its snapshots fetched if they are missing."""
+        if self.bucket is None:
+            return manifest
+        return type(manifest).model_validate(self._here(manifest.model_dump()))
+
+    def fetch(self, folder: Path) -> bool:
+        """Bring what is missing or differs of a folder; False if there is no copy of it."""
+        if self.bucket is None:
+            return False
+        while found := self.manifest(folder):
+            try:
+                self._fetch_all(folder, found.files)
+            except ConfigError:
+                if self.manifest(folder) == found:
+                    raise  # else its owner has written it anew meanwhile
+            else:
+                return True
+        return False
+
+    def push(self, folder: Path, left_out: Iterable[str] = (), shared: bool = False) -> int:
+        """Send what is new of a folder, then its manifest; the bytes sent.
+
+        Hidden files, and those named or below what is named in `left_out`, stay. `shared`: other runs write to the
+        folder too, and may still read a content that was replaced.
+        """
+        if self.bucket is None:
+            return 0
+        before = self.manifest(folder) or FolderManifest()
+        with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+            sent = list(pool.map(lambda name: self._send(folder, name, before), _names(folder, set(left_out))))
+        later = self._publish(folder, tuple(entry for entry, _ in sent))
+        if not shared:
+            for entry in before.replaced_by(later):
+                self._delete(self._key(folder / entry.path, entry.sha256))
+        return sum(size for _, size in sent)
+
+    def manifest(self, folder: Path) -> FolderManifest | None:
+        """What the copy of a folder holds; None if there is none."""
+        found = self._object(folder).read()
+        return FolderManifest.model_validate(found[1]) if found else None
+
+    def folders(self, parent: Path) -> list[str]:
+        """Names of the folders right below another whose copy is whole, sorted."""
+        assert self.bucket
+        prefix, store = f"{self._key(parent)}/", self.bucket
+        names = []
+        with store.explained():
+            pages = store.client.get_paginator("list_objects_v2").paginate(
+                Bucket=store.bucket, Prefix=prefix, Delimiter="/"
+            )
+            below = [entry["Prefix"] for page in pages for entry in page.get("CommonPrefixes", [])]
+        for path in below:
+            if store.head(path + NAME) is not None:
+                names.append(path.removeprefix(prefix).rstrip("/"))
+        return sorted(names)
+
+    def remove(self, folder: Path) -> None:
+        """Remove the copy of a folder, what makes it visible first."""
+        found = self.manifest(folder)
+        self._delete(self._key(folder, NAME))
+        for entry in found.files if found else ():
+            self._delete(self._key(folder / entry.path, entry.sha256))
+
+    def _here(self, value: Any) -> Any:
+        """Strings that are paths below a working folder become this node's."""
+        if isinstance(value, dict):
+            mapped = {key: self._here(each) for key, each in value.items()}
+            if Snapshot.model_fields.keys() <= mapped.keys():
+                self._fetch_snapshot(Snapshot.model_validate(mapped))
+            return mapped
+        if isinstance(value, (list, tuple)):
+            return type(value)(self._here(each) for each in value)
+        return str(self.local(value)) if isinstance(value, str) and value.startswith("/") else value
+
+    def _fetch_snapshot(self, snapshot: Snapshot) -> None:
+        """Bring a snapshot's files, if it is of those that steps make."""
+        below = _below(snapshot.path)
+        if below is None or below.parts[:1] == (STORE,):
+            return
+        self._fetch_all(snapshot.path, snapshot.files)
+
+    def _fetch_all(self, folder: Path, files: Iterable[FileEntry]) -> None:
+        with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+            list(pool.map(lambda entry: self._fetch(folder, entry), files))
+
+    def _fetch(self, folder: Path, entry: FileEntry) -> None:
+        """Bring one file, unless it is here with this content; what is here otherwise is replaced."""
+        assert self.bucket
+        path = folder / safe_path(entry.path, str(folder))
+        with Store().lock(f"{path} {entry.sha256}"):
+            if path.is_file() and path.stat().st_size == entry.size and digests.sha256(path) == entry.sha256:
+                return
+            bucket, key = self.bucket, self._key(path, entry.sha256)
+            partial = path.with_name(f".{path.name}.{entry.sha256[:8]}.fetched")
+            file = RemoteFile(path=entry.path, size=entry.size, sha256=entry.sha256)
+            continue_download(
+                lambda start: bucket.read(key, entry.size, "", start), partial, file, bucket.uri, lambda _: None
+            )
+            if not checked(partial, file):
+                partial.unlink()
+                raise UnreachableError(f"{bucket.uri}: {entry.path} arrived damaged and was removed; try again")
+            partial.replace(path)
+
+    def _send(self, folder: Path, name: str, before: FolderManifest) -> tuple[FileEntry, int]:
+        """Send one file, unless this content is there; (entry, bytes sent)."""
+        assert self.bucket
+        path = folder / name
+        size = path.stat().st_size
+        content = path.read_bytes() if size <= SMALL else None
+        digest = digests.sha256(path) if content is None else hashlib.sha256(content).hexdigest()
+        entry = FileEntry(path=name, size=size if content is None else len(content), sha256=digest)
+        key = self._key(path, digest)
+        if entry in before or (content is None and self._has(key, size)):
+            return entry, 0
+        if content is None:
+            self.bucket.upload(path, key)
+        else:
+            self.bucket.put(key, content)
+        return entry, entry.size
+
+    def _has(self, key: str, size: int) -> bool:
+        """Whether an earlier attempt has sent it; S3 shows an object only when it is whole."""
+        assert self.bucket
+        facts = self.bucket.head(key)
+        return facts is not None and facts["ContentLength"] == size
+
+    def _publish(self, folder: Path, entries: tuple[FileEntry, ...]) -> FolderManifest:
+        """Name these files in the folder's manifest, beside what others have named meanwhile."""
+        target = self._object(folder)
+        while True:
+            etag, content = target.read() or (None, {})
+            later = FolderManifest.model_validate(content).with_files(entries)
+            if (etag and later == FolderManifest.model_validate(content)) or target.write(later.model_dump(), etag):
+                return later
+
+    def _object(self, folder: Path) -> ConditionalObject:
+        assert self.bucket
+        return ConditionalObject(self.bucket, self._key(folder, NAME))
+
+    def _delete(self, key: str) -> None:
+        assert self.bucket
+        with self.bucket.explained():
+            self.bucket.client.delete_object(Bucket=self.bucket.bucket, Key=key)
+
+    def _key(self, path: Path, name: str = "") -> str:
+        assert self.bucket
+        below = _below(path)
+        if below is None:
+            raise ConfigError(f"{path} does not lie below a folder {ROOT}, which is what storage.remote keeps")
+        return "/".join(part for part in (self.bucket.prefix, below.as_posix(), name) if part)
+
+
+def _below(path: Path) -> PurePosixPath | None:
+    """The part of a path below its working folder; None if it lies in none."""
+    parts = path.parts
+    if ROOT not in parts:
+        return None
+    last = len(parts) - 1 - parts[::-1].index(ROOT)
+    return PurePosixPath(*parts[last + 1 :])
+
+
+def _names(folder: Path, left_out: set[str]) -> list[str]:
+    """Files to be sent, relative to the folder, sorted."""
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(
+        path.as_posix()
+        for path in paths
+        if path.parts[0] not in left_out and not any(part.startswith(".") for part in path.parts)
+    )

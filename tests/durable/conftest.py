@@ -1,0 +1,24 @@
+"""An S3 server on loopback with one empty bucket, as `tests.hub` has it, and nodes with disks of their own."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from srpo.durable import Mirror
+from tests.hub.conftest import BUCKET, bucket, moto_url, store
+
+__all__ = ["bucket", "moto_url", "store"]
+
+REMOTE = f"s3://{BUCKET}/copy"
+
+
+@pytest.fixture
+def node(bucket: object, tmp_path: Path) -> Callable[[str], Mirror]:
+    """The copy as a node of some name sees it."""
+
+    def make(name: str) -> Mirror:
+        (tmp_path / name / ".srpo").mkdir(parents=True, exist_ok=True)
+        return Mirror(REMOTE, tmp_path / name / ".srpo")
+
+    return make
