@@ -16,7 +16,7 @@ from rich.markup import escape
 
 from pipelines.commands import app
 from pipelines.place import here
-from srpo.errors import EXIT_PERMANENT, ConfigError, TrainingStoppedError, UnreachableError
+from srpo.errors import EXIT_PERMANENT, ConfigError, RemoteRunError, TrainingStoppedError, UnreachableError
 
 
 def _write_traceback() -> Path:
@@ -42,6 +42,9 @@ def main(arguments: list[str] | None = None) -> None:
     except (ConfigError, TrainingStoppedError) as error:
         problems.print("[bold red]error:[/]", escape(str(error)), highlight=False, soft_wrap=True)
         sys.exit(EXIT_PERMANENT)
+    except RemoteRunError as error:
+        problems.print("[bold red]failed:[/]", escape(str(error)), highlight=False, soft_wrap=True)
+        sys.exit(1)
     except UnreachableError as error:
         problems.print("[bold yellow]unreachable:[/]", escape(str(error)), highlight=False, soft_wrap=True)
         sys.exit(1)

@@ -13,5 +13,9 @@ class UnreachableError(ConnectionError):
     """A hub or bucket does not answer, or stopped in the middle. Trying again may help, and loses nothing."""
 
 
+class RemoteRunError(RuntimeError):
+    """A run on a cluster failed there. The message says why; resuming it goes on from what it has finished."""
+
+
 EXIT_PERMANENT = 42
 """Exit code of what trying again cannot mend; schedulers are told not to retry it."""

@@ -18,8 +18,8 @@ def train(
     config: RunConfig, weights: Weights, prompts: PromptSets, output_dir: str, tracked: TrackedRun
 ) -> Annotated[Trained, "trained"]:
     """Goes on from the last checkpoint in `output_dir`, if there is one."""
-    Tracker(tracked).set_tags(data_version(weights, prompts))
     with own_call("train"), tracked.in_environment():
+        Tracker(tracked).set_tags(data_version(weights, prompts))
         mirror = mirror_of(config.storage)
         folder = mirror.local(output_dir)
         job = TrainJob(

@@ -30,13 +30,19 @@ def run(
         str | None, typer.Option(metavar="RUN", help="Go on with a run that failed or stopped; `status` lists them.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check and show; the same as `plan`.")] = False,
+    stack: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Run on this stack; `stack up NAME` registers it.")
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Do not wait for a run on a cluster; `run --resume RUN` watches it later.")
+    ] = False,
 ) -> None:
     """Run the pipeline: download, embed, train, evaluate, register.
 
     Without options it aligns the embedded Shapes model. Ctrl-C stops a run; --resume goes on with it.
     """
     if resume is not None:
-        if config or set_ or from_ or until or dry_run:
+        if config or set_ or from_ or until or dry_run or stack or detach:
             raise ConfigError("--resume goes on with the run's own settings; leave the other options out")
         _resume(resume)
         return
@@ -44,9 +50,15 @@ def run(
     if dry_run:
         _show_plan(plan)
         return
+    if detach and not stack:
+        raise ConfigError("--detach is for runs on a cluster; name its stack with --stack")
     from pipelines.execute import new_run
 
-    _execute(new_run(here(), plan))
+    record = new_run(here(), plan, f"srpo-{stack.removeprefix('srpo-')}" if stack else None)
+    if detach:
+        _submit(record)
+    else:
+        _execute(record)
 
 
 def plan(
@@ -107,6 +119,9 @@ def _resume(name: str) -> None:
     from srpo.plan import make_plan
 
     record = load_run(place, name)
+    if record.stack:
+        _resume_on_cluster(record)
+        return
     if record.actual_state == "running":
         raise ConfigError(f"run {name} is still running (process {record.process}); stop it first")
     if record.state == "done":
@@ -116,14 +131,33 @@ def _resume(name: str) -> None:
     _execute(record)
 
 
+def _resume_on_cluster(record: "RunRecord") -> None:
+    """Watch a run that is still at work; what has ended otherwise than well is submitted again."""
+    from pipelines.execute import refreshed
+
+    record = refreshed(here(), record)
+    if record.state == "done":
+        raise ConfigError(f"run {record.name} is done; `compare` and `status` show what it made")
+    _execute(record)
+
+
+def _submit(record: "RunRecord") -> None:
+    from pipelines.execute import submit
+    from pipelines.summary import command
+
+    submit(here(), record)
+    console.print(f"handed over; watch it with:  {command(f'run --resume {record.name}')}", soft_wrap=True)
+
+
 def _execute(record: "RunRecord") -> None:
     """Run, and whatever stops the run, say how to go on with it."""
-    from pipelines.execute import execute
+    from pipelines.execute import attach, execute
     from pipelines.summary import command, show_outcome
 
     place = here()
+    watched = record.stack and record.state == "running" and record.attempts
     try:
-        outcome = execute(place, record, STARTED)
+        outcome = (attach if watched else execute)(place, record, STARTED)
     except BaseException as error:
         console.print(f"[yellow]stopped.[/] Go on with:  {command(f'run --resume {record.name}')}", soft_wrap=True)
         if isinstance(error, KeyboardInterrupt):

@@ -90,6 +90,18 @@ class _Handler(BaseHTTPRequestHandler):
     cluster: Cluster
 
     def do_GET(self) -> None:
+        self._respond()
+
+    def do_POST(self) -> None:
+        self._respond()
+
+    def do_PATCH(self) -> None:
+        self._respond()
+
+    def do_DELETE(self) -> None:
+        self._respond()
+
+    def _respond(self) -> None:
         length = int(self.headers.get("Content-Length", 0))
         body = json.loads(self.rfile.read(length)) if length else None
         parts = urlsplit(self.path)
@@ -99,8 +111,6 @@ class _Handler(BaseHTTPRequestHandler):
         except ApiError as error:
             status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": error.code}
             self._send(error.code, status | {"reason": error.reason, "message": str(error)})
-
-    do_POST = do_PATCH = do_DELETE = do_PUT = do_GET
 
     def _send(self, code: int, answer: Object | str) -> None:
         content = (answer if isinstance(answer, str) else json.dumps(answer)).encode()

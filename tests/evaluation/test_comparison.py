@@ -59,7 +59,9 @@ def test_it_finds_what_one_evaluation_of_both_would_have_found(parts: list[Repor
     ]
 
     before, after = ({name: np.array(rows) for name, rows in side.items()} for side in columns)
-    assert report.contrasts[0].metrics == compare(before, after, EvaluationConfig(num_resamples=100, correction="none"), 0)
+    assert report.contrasts[0].metrics == compare(
+        before, after, EvaluationConfig(num_resamples=100, correction="none"), 0
+    )
     assert [model.label for model in report.models] == ["a", "b"]
     assert report.verdict is None
     assert Report.model_validate_json((tmp_path / "out" / "report.json").read_text()) == report
