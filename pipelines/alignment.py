@@ -7,7 +7,9 @@ from pydantic import Field
 from zenml import pipeline
 from zenml.client import Client
 from zenml.enums import ExecutionMode
+from zenml.steps import BaseStep
 
+from pipelines.resources import step_options
 from srpo.config import RunConfig, Settings
 from srpo.hub import is_remote
 from srpo.tracking import TrackedRun
@@ -41,27 +43,33 @@ class Request(Settings):
 def alignment(config: RunConfig, request: Request) -> None:
     """Each output feeds the next; `given` outputs take the place of their steps."""
     tracked, run_dir = request.tracked, request.run_dir
-    fetch_once = download.with_options(enable_cache=not any(map(is_remote, config.sources)))
+    fetch_once = _sized(download, config).with_options(enable_cache=not any(map(is_remote, config.sources)))
     weights = _given(request, "weights") or fetch_once(
         config.model, config.reward, config.rewards, config.evaluation.scores, request.fingerprint
     )
     if request.until == "download":
         return
-    embed_once = embed.with_options(enable_cache=Path(request.embeddings_dir).exists())
+    embed_once = _sized(embed, config).with_options(enable_cache=Path(request.embeddings_dir).exists())
     prompts = _given(request, "prompts") or embed_once(
         config.model, config.prompts, config.images, weights, request.embeddings_dir, request.prompts, config.storage
     )
     if request.until == "embed":
         return
-    trained = _given(request, "trained") or train(config, weights, prompts, f"{run_dir}/train", tracked)
+    trained = _given(request, "trained") or _sized(train, config)(config, weights, prompts, f"{run_dir}/train", tracked)
     if request.until == "train":
         return
     evaluated = _given(request, "evaluated")
     if evaluated is None:
-        evaluated, _ = evaluate(config, weights, prompts, trained, f"{run_dir}/evaluation", request.scores_dir, tracked)
+        measure = _sized(evaluate, config)
+        evaluated, _ = measure(config, weights, prompts, trained, f"{run_dir}/evaluation", request.scores_dir, tracked)
     if request.until == "evaluate":
         return
-    register(config, weights, prompts, trained, evaluated, tracked)
+    _sized(register, config)(config, weights, prompts, trained, evaluated, tracked)
+
+
+def _sized(step: BaseStep, config: RunConfig) -> BaseStep:
+    """The step with the pod that the run's resources give it, on a remote stack."""
+    return step.with_options(**step_options(config, step.name))
 
 
 def _given(request: Request, output: str) -> Any:

@@ -12,7 +12,8 @@ from zenml.exceptions import RunInterruptedException
 from pipelines import fingerprint
 from pipelines.alignment import Request, alignment
 from pipelines.place import Place
-from pipelines.remote import asynchronous, cancel, for_pods, on_cluster, state_of, watch
+from pipelines.remote import cancel, for_pods, on_cluster, state_of, watch
+from pipelines.resources import pipeline_options
 from pipelines.runs import OUTPUTS, RunRecord, load_runs, needed_before, new_folder
 from pipelines.stacks import activate, log_to_file
 from srpo.artifacts import Evaluated, Registered, Trained
@@ -103,7 +104,7 @@ def submit(place: Place, record: RunRecord) -> tuple[RunRecord, dict[str, str]]:
     log_to_file(record.path / "log.txt")
     set_status(record.tracked, "RUNNING")
     with _state_kept(record):
-        submitted = alignment.with_options(run_name=record.attempts[-1], settings=asynchronous())
+        submitted = alignment.with_options(run_name=record.attempts[-1], **pipeline_options(record.config))
         submitted(record.config, _request(place, record, given))
     return record, given
 

@@ -18,7 +18,6 @@ from srpo.hub import is_remote
 
 POLL = 2.0
 """Seconds between two looks at a run."""
-FLAVORS = ("kubernetes", "kubeflow")
 COLOURS = {"completed": "green", "cached": "green", "failed": "red"}
 console = Console()
 
@@ -26,12 +25,6 @@ console = Console()
 def on_cluster() -> bool:
     """Whether the active stack runs steps in pods."""
     return bool(Client().active_stack.orchestrator.config.is_remote)
-
-
-def asynchronous() -> dict[str, Any]:
-    """Settings with which a remote orchestrator returns as soon as it has handed a run over; none for others."""
-    flavor = Client().active_stack.orchestrator.flavor
-    return {f"orchestrator.{flavor}": {"synchronous": False}} if flavor in FLAVORS else {}
 
 
 def for_pods(config: RunConfig, storage: str) -> RunConfig:

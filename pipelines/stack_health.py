@@ -127,7 +127,7 @@ def _answer(method: str, url: str, also: tuple[int, ...] = (), **arguments: Any)
 
 def ask_cluster(values: Values) -> str:
     """A cluster with the namespace, and a node that has the GPUs which a step asks for."""
-    from kubernetes import client, config
+    from kubernetes import client, config  # type: ignore[import-untyped]
 
     namespace = values.get("kubernetes_namespace") or values.get("kubeflow_namespace")
     pods = values.get("pod_settings") or {}

@@ -27,6 +27,7 @@ from srpo.config.method import (
     SamplerMethod,
     SrpoMethod,
 )
+from srpo.config.resources import GpuStepResources, ResourcesConfig, StepResources
 from srpo.config.rewards import AddedReward, AddedRewards, with_own_preferences
 from srpo.config.storage import StorageConfig
 from srpo.config.training import LoraConfig, TrainConfig
@@ -41,6 +42,7 @@ __all__ = [
     "DirectAlignMethod",
     "DraftLvMethod",
     "EvaluationConfig",
+    "GpuStepResources",
     "ImagesConfig",
     "LoraConfig",
     "Method",
@@ -52,12 +54,14 @@ __all__ = [
     "Range",
     "ReflMethod",
     "RegistryConfig",
+    "ResourcesConfig",
     "RewardConfig",
     "RolloutConfig",
     "RunConfig",
     "ScoreConfig",
     "Settings",
     "SrpoMethod",
+    "StepResources",
     "StorageConfig",
     "TrainConfig",
     "WeightsFormat",
@@ -93,6 +97,8 @@ class RunConfig(Settings):
     monitor: MonitorConfig = MonitorConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     registry: RegistryConfig = RegistryConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+    """What the steps ask of a cluster."""
     storage: StorageConfig = StorageConfig()
 
     @property

@@ -1,4 +1,4 @@
-"""Stack files: read strictly, registered twice without a change, asked whether they answer. ZenML, S3 and MLflow are real."""
+"""Stack files: read strictly, registered twice without a change, asked whether they answer; ZenML, S3, MLflow real."""
 
 import importlib.util
 import json

@@ -1,0 +1,131 @@
+"""`resources` of a run as ZenML's settings of its steps, on stacks whose orchestrator is a cluster's.
+
+ZenML's facts behind this: the kubernetes orchestrator ignores `ResourceSettings`, the kubeflow one reads nothing else
+(and gives a GPU only to a step with the node selector `accelerator`); a step's pod settings replace those of the stack,
+so that they have to be merged here.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from zenml.client import Client
+from zenml.config import DockerSettings, ResourceSettings
+from zenml.config.retry_config import StepRetryConfig
+from zenml.enums import StackComponentType
+
+from srpo.config import RunConfig
+from srpo.errors import ConfigError
+
+IMAGE = "SRPO_IMAGE"
+GPU = "nvidia.com/gpu"
+GPU_LABELS = "nvidia.com/"
+"""What the stack's labels of GPU nodes begin with; steps without a GPU leave them out, and the tolerations too."""
+RETRY_DELAY = 30
+"""Seconds before a failed step is tried again."""
+SHARED_MEMORY = "shared-memory"
+"""Volume at /dev/shm, through which NCCL and data loaders talk; the default of 64 MiB is too little."""
+Pod = dict[str, Any]
+
+
+def num_gpus(config: RunConfig, step: str) -> int:
+    """GPUs that a step asks for."""
+    if (given := config.resources.of(step).gpus) is not None:
+        return given
+    if step in ("download", "register") or config.model.source.startswith("builtin:"):
+        return 0
+    return {"train": config.train.num_processes, "embed": config.prompts.num_processes or 1}.get(step, 1)
+
+
+def step_options(config: RunConfig, step: str) -> dict[str, Any]:
+    """Arguments of `with_options` that give a step its pod on the active stack; none on a local one."""
+    flavor, stack = _orchestrator()
+    if flavor not in SETTINGS:
+        return {}
+    retries = config.resources.of(step).retries
+    retry = {"retry": StepRetryConfig(max_retries=retries, delay=RETRY_DELAY)} if retries else {}
+    return {"settings": SETTINGS[flavor](config, step, stack.get("pod_settings") or {}), **retry}
+
+
+def pipeline_options(config: RunConfig) -> dict[str, Any]:
+    """Arguments of `with_options` that give all pods of the pipeline their image; none on a local stack.
+
+    A remote orchestrator returns as soon as it has handed the run over. ConfigError if nothing names the image.
+    """
+    flavor, _ = _orchestrator()
+    if flavor not in SETTINGS:
+        return {}
+    return {"settings": {"docker": docker_settings(config), f"orchestrator.{flavor}": {"synchronous": False}}}
+
+
+def docker_settings(config: RunConfig) -> DockerSettings:
+    """The image as it is: ZenML builds none and installs nothing; code that it lacks comes from the artifact store."""
+    image = config.resources.image or os.environ.get(IMAGE)
+    if not image:
+        raise ConfigError(
+            f"no image for the steps; build infra/docker/Dockerfile, push it, and name it in resources.image or {IMAGE}"
+        )
+    return DockerSettings(parent_image=image, skip_build=True, install_stack_requirements=False)
+
+
+def kubernetes_settings(config: RunConfig, step: str, stack: Pod) -> dict[str, Any]:
+    """Settings of a step's Job; `stack`: pod settings of the stack's orchestrator, for steps with a GPU."""
+    timeout = config.resources.of(step).timeout
+    deadline = {"active_deadline_seconds": timeout * 60} if timeout else {}
+    return {"orchestrator.kubernetes": {"pod_settings": pod_settings(config, step, stack), **deadline}}
+
+
+def kubeflow_settings(config: RunConfig, step: str, stack: Pod) -> dict[str, Any]:
+    """Settings of a step's task; node pools, spot nodes and deadlines are beyond ZenML's kubeflow orchestrator.
+
+    Memory too: ZenML 0.98 hands KFP a number of gigabytes where KFP wants a text.
+    """
+    del stack
+    resources, gpus = config.resources.of(step), num_gpus(config, step)
+    asked = ResourceSettings(cpu_count=resources.cpu, gpu_count=gpus)
+    pod = {"pod_settings": {"node_selectors": {"accelerator": GPU}}}
+    return {"resources": asked, **({"orchestrator.kubeflow": pod} if gpus else {})}
+
+
+def pod_settings(config: RunConfig, step: str, stack: Pod) -> Pod:
+    """ZenML's `KubernetesPodSettings` of a step: what it asks for, over what the stack says of all pods."""
+    resources, gpus = config.resources.of(step), num_gpus(config, step)
+    asked = {"cpu": f"{resources.cpu:g}", "memory": f"{resources.memory}Gi"} | ({GPU: str(gpus)} if gpus else {})
+    labels = {key: value for key, value in stack.get("node_selectors", {}).items() if gpus or not _of_gpus(key)}
+    bears = [toleration for toleration in stack.get("tolerations", ()) if gpus or not _of_gpus(toleration.get("key"))]
+    if resources.spot:
+        labels |= config.resources.spot_labels
+        bears += [{"key": key, "operator": "Exists"} for key in config.resources.spot_labels]
+    memory = {
+        "name": SHARED_MEMORY,
+        "emptyDir": {"medium": "Memory", "sizeLimit": f"{max(1, resources.memory // 2)}Gi"},
+    }
+    return {
+        **stack,
+        "resources": {"requests": asked, "limits": asked},
+        "node_selectors": labels | resources.node_pool,
+        "tolerations": bears,
+        "volumes": [*_others(stack, "volumes"), memory],
+        "volume_mounts": [*_others(stack, "volume_mounts"), {"name": SHARED_MEMORY, "mountPath": "/dev/shm"}],
+    }
+
+
+def _orchestrator() -> tuple[str, Mapping[str, Any]]:
+    """Flavor and settings of the active stack's orchestrator."""
+    (component,) = Client().active_stack_model.components[StackComponentType.ORCHESTRATOR]
+    return component.flavor_name, component.configuration
+
+
+def _of_gpus(key: str | None) -> bool:
+    return (key or "").startswith(GPU_LABELS)
+
+
+def _others(stack: Pod, part: str) -> list[Mapping[str, Any]]:
+    return [entry for entry in stack.get(part, ()) if entry["name"] != SHARED_MEMORY]
+
+
+SETTINGS: dict[str, Callable[[RunConfig, str, Pod], dict[str, Any]]] = {
+    "kubernetes": kubernetes_settings,
+    "kubeflow": kubeflow_settings,
+}
+"""Flavor of a remote orchestrator -> settings of a step."""

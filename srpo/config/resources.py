@@ -1,0 +1,60 @@
+"""What each step asks of a cluster; a run on this machine takes what is there."""
+
+from pydantic import ConfigDict, Field
+
+from srpo.config.base import Settings
+
+
+class StepResources(Settings):
+    """One step's pod: a step that only downloads or registers."""
+
+    gpus: int | None = Field(default=None, ge=0)
+    """GPUs; null: what the step can use, which is none to download and register, or with the builtin models."""
+    cpu: float = Field(default=4, gt=0)
+    """Cores."""
+    memory: int = Field(default=16, gt=0)
+    """GiB, shared memory included."""
+    node_pool: dict[str, str] = Field(default_factory=dict)
+    """Labels that a node must have, besides those that the stack asks of GPU nodes."""
+    spot: bool = False
+    """Take nodes that may be taken away: training goes on from its last checkpoint, other steps begin again."""
+    retries: int = Field(default=2, ge=0)
+    """How often a step that failed is tried again; one that says that it would not help is not."""
+    timeout: int | None = Field(default=None, gt=0)
+    """Minutes after which the step is stopped, all tries together; null: never."""
+
+
+class GpuStepResources(StepResources):
+    """The pod of a step that runs a model."""
+
+    cpu: float = Field(default=8, gt=0)
+    """Cores."""
+    memory: int = Field(default=64, gt=0)
+    """GiB, shared memory included."""
+
+
+class ResourcesConfig(Settings):
+    """Pods of a run on a cluster. The numbers that come out are the same wherever it runs."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    image: str | None = Field(default=None, min_length=1)
+    """Container image of all steps (infra/docker); null: what the environment variable SRPO_IMAGE names."""
+    spot_labels: dict[str, str] = Field(default={"karpenter.sh/capacity-type": "spot"}, min_length=1)
+    """How the cluster labels and taints nodes that may be taken away; Karpenter's way."""
+    download: StepResources = StepResources()
+    """Pod of the first step."""
+    embed: GpuStepResources = GpuStepResources()
+    """Pod of the second."""
+    train: GpuStepResources = GpuStepResources()
+    """Pod of the training; it gets a GPU for each of train.num_processes."""
+    evaluate: GpuStepResources = GpuStepResources()
+    """Pod of the evaluation."""
+    register_: StepResources = Field(default=StepResources(), alias="register")
+    """Pod of the last step: `register` in the file, a name that pydantic's models use otherwise."""
+
+    def of(self, step: str) -> StepResources:
+        """What a step of the pipeline asks for."""
+        found = getattr(self, "register_" if step == "register" else step)
+        assert isinstance(found, StepResources)
+        return found

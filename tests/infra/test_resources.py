@@ -1,0 +1,121 @@
+"""A run's resources become settings that ZenML's own builders turn into valid Jobs; a local run has none."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from zenml.config.retry_config import StepRetryConfig
+
+from pipelines.place import Place
+from pipelines.resources import docker_settings, kubeflow_settings, num_gpus, pod_settings, step_options
+from srpo.config import RunConfig
+from srpo.errors import ConfigError
+from srpo.plan import STEPS
+from tests.infra.manifests import INFRA
+
+FLUX = {"model": {"source": "hf://owner/flux"}}
+STACK = yaml.safe_load((INFRA / "stacks/kubernetes.yaml").read_text())["orchestrator"]["configuration"]["pod_settings"]
+
+
+def config_with(**resources: Any) -> RunConfig:
+    return RunConfig.model_validate(FLUX | {"resources": resources})
+
+
+def test_gpus_go_to_steps_that_run_a_real_model() -> None:
+    sharded = RunConfig.model_validate(
+        FLUX | {"train": {"num_processes": 8}, "monitor": {"num_images": 64}, "prompts": {"num_processes": 2}}
+    )
+    assert {step: num_gpus(sharded, step) for step in STEPS} == {
+        "download": 0,
+        "embed": 2,
+        "train": 8,
+        "evaluate": 1,
+        "register": 0,
+    }
+    assert {num_gpus(RunConfig(), step) for step in STEPS} == {0}
+    asked = config_with(train={"gpus": 0}, register={"gpus": 3})
+    assert (num_gpus(asked, "train"), num_gpus(asked, "register")) == (0, 3)
+
+
+def test_a_step_with_a_gpu_goes_where_the_stack_says_they_are() -> None:
+    pod = pod_settings(config_with(train={"cpu": 2.5, "memory": 100, "node_pool": {"pool": "a"}}), "train", STACK)
+    asked = {"cpu": "2.5", "memory": "100Gi", "nvidia.com/gpu": "1"}
+    assert pod["resources"] == {"requests": asked, "limits": asked}
+    assert pod["node_selectors"] == STACK["node_selectors"] | {"pool": "a"}
+    assert pod["tolerations"] == STACK["tolerations"]
+    assert pod["container_security_context"] == STACK["container_security_context"]
+
+
+def test_a_step_without_a_gpu_stays_away_from_them() -> None:
+    pod = pod_settings(config_with(), "register", STACK)
+    assert "nvidia" not in str({**pod, "env": ()})
+
+
+def test_shared_memory_is_half_of_the_memory_and_mounted_once() -> None:
+    stacks: tuple[dict[str, Any], ...] = (STACK, {})
+    for stack in stacks:
+        pod = pod_settings(config_with(embed={"memory": 30}), "embed", stack)
+        assert [it["emptyDir"] for it in pod["volumes"] if it["name"] == "shared-memory"] == [
+            {"medium": "Memory", "sizeLimit": "15Gi"}
+        ]
+        assert [it["mountPath"] for it in pod["volume_mounts"]].count("/dev/shm") == 1
+
+
+def test_spot_nodes_are_wanted_and_borne() -> None:
+    pod = pod_settings(config_with(train={"spot": True}, spot_labels={"spot": "yes"}), "train", STACK)
+    assert pod["node_selectors"]["spot"] == "yes"
+    assert {"key": "spot", "operator": "Exists"} in pod["tolerations"]
+
+
+def test_kubeflow_reads_resource_settings() -> None:
+    settings = kubeflow_settings(config_with(train={"cpu": 3}), "train", {})
+    assert settings["resources"].gpu_count == 1 and settings["resources"].cpu_count == 3
+    assert settings["orchestrator.kubeflow"]["pod_settings"]["node_selectors"] == {"accelerator": "nvidia.com/gpu"}
+    assert "orchestrator.kubeflow" not in kubeflow_settings(config_with(), "download", {})
+
+
+def test_the_image_is_named_by_the_run_or_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SRPO_IMAGE", raising=False)
+    with pytest.raises(ConfigError, match="resources.image or SRPO_IMAGE"):
+        docker_settings(RunConfig())
+    monkeypatch.setenv("SRPO_IMAGE", "host/srpo:1")
+    assert docker_settings(RunConfig()).parent_image == "host/srpo:1"
+    named = docker_settings(config_with(image="host/srpo:2"))
+    assert (named.parent_image, named.skip_build, named.install_stack_requirements) == ("host/srpo:2", True, False)
+
+
+@pytest.fixture
+def remote(place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+    """A kubernetes stack as infra/stacks describes it, registered and active; nobody is asked."""
+    from zenml.client import Client
+    from zenml.enums import StackComponentType
+
+    zenml, before = Client(), Client().active_stack_model.id
+    described = yaml.safe_load((INFRA / "stacks/kubernetes.yaml").read_text())["orchestrator"]
+    settings = described["configuration"] | {"kubernetes_context": "test"}
+    zenml.create_stack_component("sized", "kubernetes", StackComponentType.ORCHESTRATOR, settings)
+    zenml.create_stack_component("sized", "local", StackComponentType.ARTIFACT_STORE, {"path": str(tmp_path)})
+    kinds = (StackComponentType.ORCHESTRATOR, StackComponentType.ARTIFACT_STORE)
+    stack = zenml.create_stack("sized", dict.fromkeys(kinds, "sized"))
+    zenml.activate_stack("sized")
+    yield zenml
+    zenml.activate_stack(before)
+    zenml.delete_stack(stack.id, recursive=True)
+
+
+def test_the_stack_that_is_active_decides(remote: Any) -> None:
+    options = step_options(config_with(train={"timeout": 90, "retries": 4}), "train")
+    settings = options["settings"]["orchestrator.kubernetes"]
+    assert settings["active_deadline_seconds"] == 90 * 60
+    assert settings["pod_settings"]["env"] == STACK["env"]
+    assert options["retry"] == StepRetryConfig(max_retries=4, delay=30)
+    assert "retry" not in step_options(config_with(train={"retries": 0}), "train")
+
+
+def test_a_local_stack_has_no_options(place: Place) -> None:
+    from pipelines.stacks import activate_local_stack
+
+    activate_local_stack(place)
+    assert {step: step_options(RunConfig(), step) for step in STEPS} == {step: {} for step in STEPS}
