@@ -25,7 +25,7 @@ class Pods:
         self._api: Any = None
         (component,) = Client().active_stack_model.components[StackComponentType.ORCHESTRATOR]
         if component.flavor_name == "kubernetes":
-            from kubernetes.client import CoreV1Api
+            from kubernetes.client import CoreV1Api  # type: ignore[import-untyped]
 
             orchestrator: Any = Client().active_stack.orchestrator
             self._api = CoreV1Api(orchestrator.get_kube_client())

@@ -42,7 +42,7 @@ class Store:
     def create(self, plural: str, namespace: str, body: Object) -> Object:
         """Add an object; 409 if there is one of this name, 422 if the schema refuses it."""
         api_version, kind = KINDS[plural]
-        made = {**copy.deepcopy(body), "apiVersion": api_version, "kind": kind}
+        made = {**_without_nulls(body), "apiVersion": api_version, "kind": kind}
         meta = made.setdefault("metadata", {})
         if "name" not in meta:
             meta["name"] = meta["generateName"] + uuid.uuid4().hex[:5]
@@ -120,6 +120,13 @@ def merged(value: Any, change: Any) -> Any:
 def now() -> str:
     """The time as Kubernetes writes it."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _without_nulls(value: Any) -> Any:
+    """A null is as good as no field, as for Kubernetes (ZenML's merged security contexts are full of them)."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _check(value: Object) -> None:
