@@ -22,7 +22,6 @@ from srpo.config import Settings
 from srpo.errors import ConfigError
 
 STACKS = Path(__file__).parents[1] / "infra" / "stacks"
-REQUIREMENTS = "infra/docker/requirements.txt"
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
@@ -100,7 +99,8 @@ def validate(client: Client, stack: StackFile) -> dict[StackComponentType, dict[
             settings = validate_stack_component_config(component.configuration, flavor, kind)
         except ImportError as error:
             raise ConfigError(
-                f"{where}: {error}; install what clusters need: python -m pip install -r {REQUIREMENTS}"
+                f"{where}: {error}; install what clusters need: "
+                "python -m pip install --constraint constraints.txt '.[cluster]'"
             ) from None
         except KeyError:
             raise ConfigError(f"{where}: ZenML has no flavor {component.flavor!r}") from None

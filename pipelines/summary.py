@@ -144,6 +144,11 @@ def _times(outcome: Outcome) -> str:
     return f"[dim]seconds: {parts}; outside the steps {outcome.overhead:.1f}; in all {outcome.seconds:.1f}[/]"
 
 
+def show_facts(console: Console, title: str, facts: Mapping[str, str]) -> None:
+    """Names and values under a title."""
+    console.print(_pairs(title, facts))
+
+
 def _pairs(title: str, pairs: Mapping[str, str]) -> Table:
     table = Table(title=title or None, title_justify="left", show_header=False, box=None, padding=(0, 2))
     for name, value in pairs.items():

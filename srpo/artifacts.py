@@ -147,8 +147,10 @@ class Trained(Settings):
     num_updates: int
     seconds: float
     """Wall time inside the training loop, over all resumptions."""
+    gpu_hours: float = 0.0
+    """Hours of all processes, with loading and measurements, over all resumptions."""
     stopped: str | None = None
-    """Why the monitor ended training before its last update, if it did."""
+    """Why the monitor or the budget ended training before its last update, if it did."""
 
 
 class Evaluated(Settings):

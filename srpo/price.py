@@ -52,6 +52,12 @@ def price(config: RunConfig, gpu: str) -> Prediction:
     return predict(config, cost, gpu)
 
 
+def planned_gpu_hours(config: RunConfig) -> float | None:
+    """GPU-hours of all updates on GPUs of the kind `resources.gpu`; None where it names none."""
+    gpu = config.resources.gpu
+    return price(config, gpu).hours * config.train.num_processes if gpu else None
+
+
 def price_if_it_fits(config: RunConfig, gpu: str) -> Prediction | None:
     """The same; None, mostly before anything is counted, for a run that does not fit."""
     cost = count(config, *_skeletons(config), room=find_gpu(gpu).memory * 2**30 / ALLOCATOR)

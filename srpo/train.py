@@ -59,6 +59,7 @@ def _train(run: Trainer, config: RunConfig, accelerator: Accelerator) -> Trained
             run.watch()
         if run.due(config.train.save_every):
             run.save()
+        run.check_budget()
     return run.finish()
 
 

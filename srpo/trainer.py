@@ -12,6 +12,7 @@ from peft import get_peft_model_state_dict
 from torch import Tensor, nn
 
 from srpo.artifacts import Trained, TrainJob
+from srpo.budget import Budget
 from srpo.checkpoint import (
     CheckpointStore,
     atomic_folder,
@@ -80,6 +81,7 @@ class Trainer:
         self.store = CheckpointStore(self.output_dir / "checkpoints", config.train.keep_last)
         self.update = 0
         self.seconds = 0.0
+        self.budget = Budget(config, accelerator.num_processes)
         self._resume()
         self.record = Record(self.output_dir, self.update, config, accelerator.is_main_process)
         self.stopped = self._stop_reason()
@@ -194,6 +196,16 @@ class Trainer:
         metrics["learning_rate"] = float(self.scheduler.get_last_lr()[0])
         self.record.update(self.update, metrics)
 
+    def check_budget(self) -> None:
+        """Save and stop where the run has had the GPU-hours that it may take."""
+        if self.budget.most is None or self.stopped:
+            return
+        self.stopped = self._stop_reason()
+        if self.stopped:
+            self.record.stopped(self.stopped)
+            if not self.due(self.config.train.save_every):
+                self.save()
+
     def watch(self) -> None:
         """Measure the held-out set and judge it against the base model's."""
         scores, measured = self.held_out.measure(self.model, self.update)
@@ -207,6 +219,7 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint, then drop those no longer kept."""
         state = {"update": self.update, "seconds": self.seconds, "config": self.config.model_dump(mode="json")}
+        state["gpu_hours"] = self.budget.spent
         state |= self.contents | {"scales": {each.name: each.scale for each in self.criteria}}
         with self.store.writing(self.update, self.accelerator) as folder:
             save_weights(folder, self.model.transformer, self.optimizer, self.accelerator.is_main_process)
@@ -219,8 +232,11 @@ class Trainer:
             self.store.prune(self.record.best())
 
     def _stop_reason(self) -> str | None:
-        """Why training should stop here, as the main process reads its record; the same on every process."""
-        reason = [self.record.stop_reason() if self.accelerator.is_main_process else None]
+        """Why training should stop here, as the main process sees it; the same on every process."""
+        main = self.accelerator.is_main_process
+        midway = 0 < self.update < self.config.train.num_updates  # else there is nothing to show, or nothing to save
+        spent = self.budget.stop_reason() if midway else None
+        reason = [(self.record.stop_reason() or spent) if main else None]
         return broadcast_object_list(reason)[0]
 
     def _resume(self) -> None:
@@ -243,6 +259,7 @@ class Trainer:
         for criterion in self.criteria:
             criterion.scale = state.get("scales", {}).get(criterion.name, criterion.scale)
         self.update, self.seconds = state["update"], state["seconds"]
+        self.budget.before = state.get("gpu_hours", 0.0)
         load_rng(folder, self.accelerator.process_index, self.draws.generator)
         if self.config.rollout.reuse > 1:
             self.draws.noise, kept = load_rollouts(folder, self.accelerator.process_index, self.accelerator.device)
@@ -262,6 +279,7 @@ class Trainer:
                 best_update=best,
                 num_updates=self.update,
                 seconds=self.seconds,
+                gpu_hours=self.budget.spent,
                 stopped=self.stopped,
             )
             write_atomic(result_path, result.model_dump_json(indent=1))

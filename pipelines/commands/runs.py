@@ -67,10 +67,18 @@ def plan(
     from_: FromOption = None,
     until: UntilOption = None,
     gpu: Annotated[str | None, typer.Option(help="Also predict memory and time on this GPU (H100, 4090, ...).")] = None,
+    stack: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Also show pods, GPU-hours and price on a stack of infra/stacks.")
+    ] = None,
+    jobs: Annotated[Path | None, typer.Option(help="Write the Jobs of --stack to this file.")] = None,
 ) -> None:
     """Check a run and show what it would do, without doing it: settings, files, layouts, reward, prompts, disk."""
-    checked = _plan(config, set_, from_, until)
+    if jobs and not stack:
+        raise ConfigError("--jobs writes what --stack renders; give --stack too")
+    checked = _plan(config, [*(set_ or ()), *([f"resources.gpu={gpu}"] if gpu and stack else [])], from_, until)
     _show_plan(checked)
+    if stack is not None:
+        _plan_on(checked, stack, jobs)
     if gpu is not None:
         from pipelines.summary import show_prediction
         from srpo.price import price
@@ -79,6 +87,22 @@ def plan(
             prediction = price(checked.config, gpu)
             smaller = None if prediction.fits else _preset_that_fits(config, set_, gpu)
         show_prediction(console, prediction, smaller)
+
+
+def _plan_on(plan: "Plan", name: str, jobs: Path | None) -> None:
+    """Show what the run would be on a remote stack; `jobs`: where to write its Jobs."""
+    import yaml
+
+    from pipelines.remote_plan import plan_remotely, show_remote_plan
+    from pipelines.stack_files import fill, read_stack
+
+    with console.status("rendering the Jobs, counting operations of an update"):
+        remote = plan_remotely(plan.config, fill(read_stack(name)), plan.steps)
+    show_remote_plan(console, remote)
+    if jobs is not None:
+        if not remote.jobs:
+            raise ConfigError(f"--jobs: stack {name} makes no Jobs")
+        jobs.write_text(yaml.safe_dump_all(remote.jobs.values(), sort_keys=False), encoding="utf-8")
 
 
 def job(

@@ -1,8 +1,9 @@
 """What each step asks of a cluster; a run on this machine takes what is there."""
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, field_validator
 
 from srpo.config.base import Settings
+from srpo.gpus import GPUS
 
 
 class StepResources(Settings):
@@ -40,6 +41,10 @@ class ResourcesConfig(Settings):
 
     image: str | None = Field(default=None, min_length=1)
     """Container image of all steps (infra/docker); null: what the environment variable SRPO_IMAGE names."""
+    gpu: str | None = None
+    """Kind of the GPUs (H100, A100-80, ...), for the GPU-hours and the price that are planned; null: no prediction."""
+    max_gpu_hours: float | None = Field(default=None, gt=0)
+    """Training stops with a checkpoint once its processes have run so long, all attempts together; null: never."""
     spot_labels: dict[str, str] = Field(default={"karpenter.sh/capacity-type": "spot"}, min_length=1)
     """How the cluster labels and taints nodes that may be taken away; Karpenter's way."""
     download: StepResources = StepResources()
@@ -52,6 +57,14 @@ class ResourcesConfig(Settings):
     """Pod of the evaluation."""
     register_: StepResources = Field(default=StepResources(), alias="register")
     """Pod of the last step: `register` in the file, a name that pydantic's models use otherwise."""
+
+    @field_validator("gpu")
+    @classmethod
+    def gpu_is_known(cls, gpu: str | None) -> str | None:
+        """Refuse a kind without figures."""
+        if gpu is not None and gpu not in GPUS:
+            raise ValueError(f"{gpu!r} is not in the list; choose from {', '.join(GPUS)}")
+        return gpu
 
     def of(self, step: str) -> StepResources:
         """What a step of the pipeline asks for."""

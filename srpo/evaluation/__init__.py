@@ -22,6 +22,7 @@ from srpo.evaluation.schema import BASE, CANDIDATE, CHAMPION, Contrast, Curves, 
 from srpo.evaluation.statistics import MIN_PROMPTS
 from srpo.evaluation.tables import flat_table
 from srpo.evaluation.thumbnails import IMAGES
+from srpo.price import planned_gpu_hours
 from srpo.prompts import Prompt, load_categories, load_prompt_set
 from srpo.prompts.split import split_held_out
 from srpo.record import HELD_OUT, METRICS, read_journal
@@ -67,7 +68,7 @@ def evaluate(
             _provenance(config, weights, prompts, trained),
             time.perf_counter() - started,
             champion.reference if champion and champion.contender else None,
-            read_curves(trained),
+            read_curves(config, trained),
         )
         report, json_path, html_path = publish(report, measured, config.evaluation.num_report_images, output_dir)
     _track(report, json_path, html_path, output_dir / IMAGES)
@@ -123,7 +124,7 @@ def _provenance(config: RunConfig, weights: Weights, prompts: PromptSets, traine
     return trace(config, made | {"transformer": trained.transformer.sha256}, sources, licences)
 
 
-def read_curves(trained: Trained) -> Curves:
+def read_curves(config: RunConfig, trained: Trained) -> Curves:
     """What the training that made a model wrote down."""
     folder = Path(trained.output_dir)
     return Curves(
@@ -132,6 +133,8 @@ def read_curves(trained: Trained) -> Curves:
         best_update=trained.best_update,
         num_updates=trained.num_updates,
         seconds=trained.seconds,
+        gpu_hours=trained.gpu_hours,
+        planned_gpu_hours=planned_gpu_hours(config),
         stopped=trained.stopped,
     )
 

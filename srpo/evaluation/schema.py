@@ -116,8 +116,12 @@ class Curves(Settings):
     best_update: int = 0
     num_updates: int = 0
     seconds: float = 0.0
+    gpu_hours: float = 0.0
+    """Hours of all training processes, loading and measurements included."""
+    planned_gpu_hours: float | None = None
+    """Predicted for the updates on GPUs of the kind `resources.gpu`; None where it names none."""
     stopped: str | None = None
-    """Why the monitor ended training before its last update, if it did."""
+    """Why the monitor or the budget ended training before its last update, if it did."""
 
 
 class Provenance(Settings):

@@ -150,6 +150,17 @@ def test_one_model_alone_has_a_page_without_contrasts(tmp_path: Path) -> None:
     assert page.count('<figure class="pair card"') == 6
 
 
+def test_gpu_hours_stand_beside_those_that_were_planned(tmp_path: Path) -> None:
+    report = make_report(("alone",), num_prompts=3)
+    curves = report.curves.model_copy(update={"gpu_hours": 2.5, "planned_gpu_hours": 1.25})
+    unplanned, planned = (
+        write_synthetic(tmp_path / name, each).read_text(encoding="utf-8")
+        for name, each in (("a", report), ("b", report.model_copy(update={"curves": curves})))
+    )
+    assert "(2.5 GPU-hours with loading and measurements; 1.25 were planned for the updates)" in planned
+    assert "GPU-hours" not in unplanned
+
+
 def test_the_page_can_be_made_again_from_its_folder(page: Path) -> None:
     before = page.read_bytes()
     page.unlink()

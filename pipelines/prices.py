@@ -1,0 +1,35 @@
+"""What GPU-hours cost: `infra/prices.yaml`, which its user edits."""
+
+from pathlib import Path
+
+import yaml
+from pydantic import Field, TypeAdapter, ValidationError
+
+from srpo.config import Settings
+from srpo.errors import ConfigError
+
+PRICES = Path(__file__).parents[1] / "infra" / "prices.yaml"
+
+
+class Price(Settings):
+    """USD for one GPU for one hour."""
+
+    on_demand: float = Field(gt=0)
+    spot: float | None = Field(default=None, gt=0)
+
+
+def find_price(gpu: str, spot: bool, path: Path = PRICES) -> float:
+    """USD per GPU-hour. Raises ConfigError."""
+    kind = "spot" if spot else "on_demand"
+    found = getattr(read_prices(path).get(gpu), kind, None)
+    if found is None:
+        raise ConfigError(f"{path} has no {kind} price of {gpu}; add it")
+    return float(found)
+
+
+def read_prices(path: Path = PRICES) -> dict[str, Price]:
+    """Kind of GPU -> its prices. Raises ConfigError."""
+    try:
+        return TypeAdapter(dict[str, Price]).validate_python(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, yaml.YAMLError, ValidationError) as error:
+        raise ConfigError(f"{path} cannot be read as a list of prices: {error}") from None

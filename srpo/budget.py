@@ -1,0 +1,30 @@
+"""GPU-hours: what training has taken, and whether that is all it may take."""
+
+import time
+
+from srpo.config import RunConfig
+
+
+class Budget:
+    """Hours of all processes, from the loading of the model on; each is taken to hold one GPU, on a CPU too.
+
+    Time after the last checkpoint of an attempt that was killed is lost from the count.
+    """
+
+    def __init__(self, config: RunConfig, num_processes: int) -> None:
+        self.most = config.resources.max_gpu_hours
+        self.num_processes = num_processes
+        self.before = 0.0
+        """GPU-hours of earlier attempts."""
+        self.start = time.monotonic()
+
+    @property
+    def spent(self) -> float:
+        """GPU-hours until now."""
+        return self.before + self.num_processes * (time.monotonic() - self.start) / 3600
+
+    def stop_reason(self) -> str | None:
+        """Why training should stop now, in words; None to go on."""
+        if self.most is None or self.spent < self.most:
+            return None
+        return f"the run has taken {self.spent:.3g} GPU-hours, and resources.max_gpu_hours is {self.most:g}"

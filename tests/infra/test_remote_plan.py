@@ -1,0 +1,115 @@
+"""A plan on a cluster: Jobs that are valid, hours that are the prediction's, a price that is the file's."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipelines.jobs import check_jobs, render_jobs
+from pipelines.place import Place
+from pipelines.prices import PRICES, Price, find_price, read_prices
+from pipelines.remote_plan import plan_remotely
+from pipelines.stack_files import StackFile, fill, read_stack
+from srpo.config import RunConfig
+from srpo.errors import ConfigError
+from srpo.gpus import GPUS
+from srpo.plan import STEPS
+from srpo.price import price
+from tests.infra.manifests import pod_problems
+from tests.test_cli import call
+
+ONE_GPU = {"gpus": 1, "spot": True, "timeout": 30, "retries": 4}
+
+
+@pytest.fixture
+def stack(monkeypatch: pytest.MonkeyPatch) -> StackFile:
+    """The kubernetes stack at some site."""
+    for name in ("SRPO_KUBERNETES_CONTEXT", "SRPO_BUCKET", "SRPO_REGISTRY", "SRPO_MLFLOW_URI", "SRPO_KUBEFLOW_URI"):
+        monkeypatch.setenv(name, "somewhere")
+    monkeypatch.setenv("SRPO_IMAGE", "host/srpo:1")
+    return fill(read_stack("kubernetes"))
+
+
+def sized(**resources: Any) -> RunConfig:
+    return RunConfig.model_validate({"resources": resources})
+
+
+def test_jobs_are_restricted_and_hold_what_was_asked_for(stack: StackFile) -> None:
+    jobs = render_jobs(sized(train=ONE_GPU), stack, STEPS)
+    pods = {step: job["spec"]["template"]["spec"] for step, job in jobs.items()}
+    assert {step: pod_problems(pod) for step, pod in pods.items()} == {step: [] for step in STEPS}
+    gpus = {step: pod["containers"][0]["resources"]["limits"].get("nvidia.com/gpu") for step, pod in pods.items()}
+    assert gpus == dict.fromkeys(STEPS) | {"train": "1"}
+    assert pods["train"]["nodeSelector"] == {"nvidia.com/gpu.present": "true", "karpenter.sh/capacity-type": "spot"}
+    assert {pod["serviceAccountName"] for pod in pods.values()} == {"step"}
+    assert {pod["containers"][0]["image"] for pod in pods.values()} == {"host/srpo:1"}
+    train = jobs["train"]["spec"]
+    assert (train["activeDeadlineSeconds"], train["backoffLimit"]) == (30 * 60, 4 + 20)
+    assert train["podFailurePolicy"]["rules"][1]["onExitCodes"]["values"] == [42]
+
+
+def test_jobs_are_held_against_the_schema(stack: StackFile) -> None:
+    pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
+    jobs = render_jobs(sized(train=ONE_GPU), stack, STEPS)
+    assert check_jobs(jobs) == "5 Jobs, valid for Kubernetes 1.33"
+    wrong = copy.deepcopy(jobs)
+    wrong["train"]["spec"]["template"]["spec"]["nodeSelecter"] = {}
+    with pytest.raises(ConfigError, match=r"Job of train .*spec.template.spec: .*nodeSelecter"):
+        check_jobs(wrong)
+
+
+def test_hours_and_price_follow_from_the_prediction(stack: StackFile) -> None:
+    config = sized(gpu="H100", train=ONE_GPU)
+    plan = plan_remotely(config, stack, tuple(STEPS))
+    assert plan.gpu_hours == price(config, "H100").hours
+    assert plan.price == plan.gpu_hours * yaml.safe_load(PRICES.read_text())["H100"]["spot"]
+    assert plan.artifacts == "s3://somewhere/zenml"
+    unnamed = plan_remotely(sized(train=ONE_GPU), stack, tuple(STEPS))
+    assert (unnamed.gpu_hours, unnamed.price) == (None, None)
+    assert plan_remotely(sized(gpu="H100"), stack, tuple(STEPS)).price == 0, "the builtin model asks for no GPU"
+
+
+def test_kubeflow_has_no_jobs(stack: StackFile) -> None:
+    plan = plan_remotely(sized(), fill(read_stack("kubeflow")), tuple(STEPS))
+    assert plan.jobs == {} and "kubeflow" in plan.checked
+    with pytest.raises(ConfigError, match="runs on this machine"):
+        plan_remotely(sized(), read_stack("local"), tuple(STEPS))
+
+
+def test_every_price_is_of_a_gpu_that_plans_know() -> None:
+    assert read_prices().keys() <= GPUS.keys()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("H200: {on_demand: 2}", "no spot price of H100"),
+        ("H100: {on_demand: 2}", "no spot price of H100"),
+        ("H100: {spot: 0, on_demand: 1}", "greater than 0"),
+        ("H100: {each: 1}", "each"),
+        ("- 1", "cannot be read"),
+    ],
+)
+def test_a_price_that_is_missing_or_wrong_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "prices.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        find_price("H100", spot=True, path=path)
+    path.write_text("H100: {on_demand: 3, spot: 1.5}")
+    assert read_prices(path) == {"H100": Price(on_demand=3, spot=1.5)}
+    assert (find_price("H100", False, path), find_price("H100", True, path)) == (3, 1.5)
+
+
+def test_the_command_shows_the_plan_and_writes_the_jobs(
+    place: Place, stack: StackFile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "jobs.yaml"
+    sets = ("--set", "resources.train.gpus=1", "--set", "resources.max_gpu_hours=1e-9")
+    assert call("plan", "--stack", "kubernetes", "--gpu", "H100", "--jobs", str(path), "--until", "train", *sets) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "3 Jobs, valid for Kubernetes 1.33" in shown and "s3://somewhere/zenml" in shown
+    assert "of H100 for all updates" in shown and "USD on demand" in shown and "max_gpu_hours 1e-09" in shown
+    names = [job["metadata"]["name"] for job in yaml.safe_load_all(path.read_text())]
+    assert names == ["srpo-download", "srpo-embed", "srpo-train"]

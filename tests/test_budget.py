@@ -1,0 +1,72 @@
+"""GPU-hours are counted over attempts and processes, and training stops, resumably, where they are spent."""
+
+from pathlib import Path
+
+import pytest
+
+from srpo.artifacts import TrainJob
+from srpo.budget import Budget
+from srpo.config import RunConfig
+from srpo.price import planned_gpu_hours, price
+from srpo.trainer import Trainer
+from tests.jobs import assert_same_weights, place, run, weights_of
+
+HOUR = 3600.0
+
+
+def budgeted(job: TrainJob, most: float | None) -> TrainJob:
+    resources = job.config.resources.model_copy(update={"max_gpu_hours": most})
+    return job.model_copy(update={"config": job.config.model_copy(update={"resources": resources})})
+
+
+def test_gpu_hours_are_planned_for_all_processes() -> None:
+    """Twice the processes do twice the work; each takes the same time for its share."""
+    one, two = (
+        RunConfig.model_validate({"resources": {"gpu": "H100"}, "train": {"num_processes": count}}) for count in (1, 2)
+    )
+    alone = planned_gpu_hours(one)
+    assert alone == price(one, "H100").hours > 0
+    assert planned_gpu_hours(two) == pytest.approx(2 * alone)
+    assert planned_gpu_hours(RunConfig()) is None
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Time that stands still until a test moves it."""
+    now = [0.0]
+    monkeypatch.setattr("srpo.budget.time.monotonic", lambda: now[0])
+    return now
+
+
+def test_hours_of_all_processes_and_attempts_are_added(clock: list[float]) -> None:
+    budget = Budget(RunConfig.model_validate({"resources": {"max_gpu_hours": 10}}), num_processes=4)
+    budget.before = 1.5
+    clock[0] = 2 * HOUR
+    assert budget.spent == 1.5 + 4 * 2
+    assert budget.stop_reason() is None
+    clock[0] = 2.125 * HOUR
+    assert budget.stop_reason() == "the run has taken 10 GPU-hours, and resources.max_gpu_hours is 10"
+    assert Budget(RunConfig(), 4).stop_reason() is None
+
+
+def test_a_spent_budget_stops_with_a_checkpoint_and_a_larger_one_goes_on(
+    job: TrainJob, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: list[float]
+) -> None:
+    """An hour per update, a budget of three: update 3, where no checkpoint is due, has one and is the last."""
+    step = Trainer.step
+
+    def take_an_hour(self: Trainer) -> None:
+        clock[0] += HOUR
+        step(self)
+
+    monkeypatch.setattr(Trainer, "step", take_an_hour)
+    stopped = run(budgeted(place(job, tmp_path), 3))
+    assert stopped.num_updates == 3 and stopped.gpu_hours == 3
+    assert stopped.stopped == "the run has taken 3 GPU-hours, and resources.max_gpu_hours is 3"
+    assert weights_of(tmp_path, 3)
+    again = run(budgeted(place(job, tmp_path), 3))
+    assert again.num_updates == 3 and again.stopped, "the hours of the first attempt count"
+    whole_run = run(budgeted(place(job, tmp_path), 6))
+    assert whole_run.num_updates == 6 and whole_run.gpu_hours == 6
+    assert whole_run.stopped is None, "a run that is at its end was not stopped"
+    assert_same_weights(whole, tmp_path, 6)
