@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The command line of SRPO: `python run_pipeline.py --help`.
 
-Exit codes: 0 done; 42 it cannot work as it is asked for (a setting, a file, a folder): trying again will not help;
-anything else: it may work when tried again.
+Exit codes: 0 done; 42 it cannot work as it is asked for (a setting, a file, a folder): trying again will not help; 75
+it was told to stop and has saved itself, or S3 or a hub could not be reached: try again; anything else: it may work.
 """
 
 import signal
@@ -16,7 +16,15 @@ from rich.markup import escape
 
 from pipelines.commands import app
 from pipelines.place import here
-from srpo.errors import EXIT_PERMANENT, ConfigError, RemoteRunError, TrainingStoppedError, UnreachableError
+from srpo.errors import (
+    EXIT_PERMANENT,
+    EXIT_RETRY,
+    ConfigError,
+    PreemptedError,
+    RemoteRunError,
+    TrainingStoppedError,
+    UnreachableError,
+)
 
 
 def _write_traceback() -> Path:
@@ -47,7 +55,10 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(1)
     except UnreachableError as error:
         problems.print("[bold yellow]unreachable:[/]", escape(str(error)), highlight=False, soft_wrap=True)
-        sys.exit(1)
+        sys.exit(EXIT_RETRY)
+    except PreemptedError as error:
+        problems.print("[bold yellow]stopped:[/]", escape(str(error)), highlight=False, soft_wrap=True)
+        sys.exit(EXIT_RETRY)
     except Exception as error:
         path = _write_traceback()
         problems.print(f"[bold red]unexpected error:[/] {type(error).__name__}: {escape(str(error))}", soft_wrap=True)

@@ -1,5 +1,6 @@
 """Start a run, or take up one that stopped; everything between the command line and ZenML."""
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from pipelines.stacks import activate, log_to_file
 from srpo.artifacts import Evaluated, Registered, Trained
 from srpo.config import RunConfig, Settings
 from srpo.control_words import control_words
-from srpo.errors import ConfigError
+from srpo.errors import ConfigError, PreemptedError
 from srpo.plan import STEPS, Plan
 from srpo.registry import check_lease
 from srpo.tracking import open_run, set_status
@@ -114,7 +115,7 @@ def follow(record: RunRecord, given: dict[str, str], started: float) -> Outcome:
     with _state_kept(record):
         if on_cluster():
             watch(record.attempts[-1])
-    set_status(record.tracked, "FINISHED")
+    _tell(record, "FINISHED")
     return _outcome(record, given, time.monotonic() - started)
 
 
@@ -127,11 +128,15 @@ def _state_kept(record: RunRecord) -> Iterator[None]:
         if on_cluster():
             cancel(record.attempts[-1])
         record.changed(state="interrupted")
-        set_status(record.tracked, "KILLED")
+        _tell(record, "KILLED")
         raise KeyboardInterrupt from signal
+    except PreemptedError:
+        record.changed(state="interrupted")
+        _tell(record, "KILLED")
+        raise
     except BaseException as error:
         record.changed(state="failed", error=f"{type(error).__name__}: {error}")
-        set_status(record.tracked, "FAILED")
+        _tell(record, "FAILED")
         raise
 
 
@@ -148,15 +153,25 @@ def refreshed(place: Place, record: RunRecord) -> RunRecord:
     activate(place, record.stack)
     status = state_of(record.attempts[-1])
     if status.is_successful:
-        set_status(record.tracked, "FINISHED")
+        _tell(record, "FINISHED")
         return _outcome(record, record.given, 0.0).record
     if status == ExecutionStatus.STOPPED:
-        set_status(record.tracked, "KILLED")
+        _tell(record, "KILLED")
         return record.changed(state="interrupted")
     if status.is_finished:
-        set_status(record.tracked, "FAILED")
+        _tell(record, "FAILED")
         return record.changed(state="failed", error=f"failed on {record.stack}")
     return record
+
+
+def _tell(record: RunRecord, status: str) -> None:
+    """Note in MLflow how the attempt ended; a server that is away must not hide that."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        set_status(record.tracked, status)
+    except MlflowException as error:
+        logging.getLogger(__name__).warning("MLflow could not be told that the run is %s (%s)", status, error)
 
 
 def _request(place: Place, record: RunRecord, given: dict[str, str]) -> Request:

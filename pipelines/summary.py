@@ -64,6 +64,8 @@ def show_outcome(console: Console, place: Place, outcome: Outcome) -> None:
         verdict = f"[bold {colour}]{outcome.evaluated.verdict}[/]: {outcome.evaluated.reason}"
         console.print(Panel(verdict, title="verdict", expand=False))
     facts = {"run": f"{record.name}, {_best(outcome)}" if outcome.trained else record.name}
+    if outcome.trained and outcome.trained.copied:
+        facts["copy"] = escape(outcome.trained.copied)
     if outcome.registered:
         registered = outcome.registered
         facts["registered"] = f"{registered.name} version {registered.version}, {escape(registered.outcome)}"

@@ -151,6 +151,8 @@ class Trained(Settings):
     """Hours of all processes, with loading and measurements, over all resumptions."""
     stopped: str | None = None
     """Why the monitor or the budget ended training before its last update, if it did."""
+    copied: str = ""
+    """What became of the checkpoints' durable copy, where there is to be one."""
 
 
 class Evaluated(Settings):

@@ -61,11 +61,15 @@ class CheckpointStore:
             publish(staging, target)
         accelerator.wait_for_everyone()
 
-    def prune(self, best: int | None) -> None:
-        """Keep the last few and the best."""
-        for update in self.updates()[: -self.keep_last]:
-            if update != best:
+    def prune(self, best: int | None, spared: int | None = None) -> None:
+        """Keep the last few and the best, and one that is `spared` for now."""
+        for update in self.surplus(self.updates(), best):
+            if update != spared:
                 shutil.rmtree(self.path(update))
+
+    def surplus(self, updates: list[int], best: int | None) -> list[int]:
+        """Those of some updates, ascending, that are neither the best nor among the last few."""
+        return [update for update in updates[: -self.keep_last] if update != best]
 
 
 @contextmanager

@@ -17,5 +17,12 @@ class RemoteRunError(RuntimeError):
     """A run on a cluster failed there. The message says why; resuming it goes on from what it has finished."""
 
 
+class PreemptedError(RuntimeError):
+    """Training was told to stop (SIGTERM) and has saved itself. Trying again goes on from there, bit for bit."""
+
+
 EXIT_PERMANENT = 42
 """Exit code of what trying again cannot mend; schedulers are told not to retry it."""
+
+EXIT_RETRY = 75
+"""Exit code of what may work when it is tried again, and loses nothing by it (EX_TEMPFAIL of sysexits.h)."""

@@ -5,14 +5,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import torch
 
 from srpo.artifacts import Trained, TrainJob
 from srpo.checkpoint import write_atomic
 from srpo.config import RunConfig, TrainConfig
-from srpo.errors import ConfigError, TrainingStoppedError
+from srpo.errors import ConfigError, PreemptedError, TrainingStoppedError, UnreachableError
 from srpo.images import embed
 from srpo.train import ERROR
 from srpo.trainer import RESULT
@@ -20,7 +24,7 @@ from srpo.weights import fetch_weights
 
 JOB = "job.json"
 SECONDS_TO_STOP = 20
-ERRORS = {error.__name__: error for error in (ConfigError, TrainingStoppedError)}
+ERRORS = {error.__name__: error for error in (ConfigError, TrainingStoppedError, PreemptedError, UnreachableError)}
 
 
 def prepare_job(config: RunConfig, output_dir: Path) -> Path:
@@ -41,7 +45,8 @@ def write_job(job: TrainJob) -> Path:
 def launch_training(job: TrainJob) -> Trained:
     """Train in a subprocess, whose progress shows in this terminal, and wait.
 
-    Raises ConfigError or TrainingStoppedError as the training raised them, RuntimeError if it died otherwise.
+    Raises ConfigError, TrainingStoppedError, PreemptedError or UnreachableError as the training raised them,
+    RuntimeError if it died otherwise. SIGTERM is passed on to the training, which saves itself before it ends.
     """
     output_dir, job_path = Path(job.output_dir), write_job(job)
     code = _run(launch_command(job.config.train, job_path), launch_environment(job.config.train))
@@ -87,7 +92,8 @@ def _run(command: list[str], environment: dict[str, str]) -> int:
     """Run to the end; whatever interrupts this process stops the training too."""
     process = subprocess.Popen(command, env=environment, start_new_session=True)
     try:
-        return process.wait()
+        with passing_on(process.pid):
+            return process.wait()
     except BaseException:
         os.killpg(process.pid, signal.SIGINT)  # the launcher does not pass signals on to its own processes
         try:
@@ -95,3 +101,26 @@ def _run(command: list[str], environment: dict[str, str]) -> int:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
         raise
+
+
+@contextmanager
+def passing_on(launcher: int) -> Iterator[None]:
+    """SIGTERM goes to the training processes below a launcher, which itself would end before they have saved.
+
+    Only the main thread may handle signals; elsewhere it acts as before.
+    """
+
+    def pass_on(*_: object) -> None:
+        for child in psutil.Process(launcher).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if "srpo.train" in child.cmdline() and "accelerate.commands.accelerate_cli" not in child.cmdline():
+                    child.terminate()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, pass_on)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

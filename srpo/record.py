@@ -1,6 +1,7 @@
 """The written record of a training run: JSON lines, cut back to the checkpoint on resume, and MLflow beside them."""
 
 import json
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,8 @@ from srpo.monitor import chosen_update, stop_reason, violations
 from srpo.objective import Scores
 from srpo.progress import TrainingProgress
 from srpo.tracking import Tracker
+
+log = logging.getLogger(__name__)
 
 METRICS, HELD_OUT = "metrics.jsonl", "heldout.jsonl"
 
@@ -111,7 +114,7 @@ class Record:
             output_dir.mkdir(parents=True, exist_ok=True)
             self.metrics = Journal(output_dir / METRICS, resume_at)
             self.measurements = Journal(output_dir / HELD_OUT, resume_at)
-            self.tracker = Tracker.from_environment()
+            self.tracker = Tracker.from_environment(output_dir)
             self.progress = TrainingProgress(config, resume_at)
 
     def update(self, update: int, metrics: Mapping[str, float]) -> None:
@@ -145,7 +148,9 @@ class Record:
             self.tracker.set_tags({"stopped": reason})
             self.progress.stopped(reason)
 
-    def close(self) -> None:
-        """Leave the terminal as it was."""
+    def close(self, seconds: float) -> None:
+        """Leave the terminal as it was; wait so long for MLflow, at most."""
         if self.writes:
             self.progress.close()
+            if left := self.tracker.close(seconds):
+                log.warning("MLflow has not taken the last %d entries; `run_pipeline.py sync` sends them later", left)

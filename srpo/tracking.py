@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from srpo.artifacts import PromptSets, Weights
 from srpo.config import RunConfig, Settings
+from srpo.outbox import Outbox
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -51,15 +52,17 @@ class TrackedRun(Settings):
 class Tracker:
     """Logs to one MLflow run; without one (`run` is None) every method does nothing."""
 
-    def __init__(self, run: TrackedRun | None) -> None:
+    def __init__(self, run: TrackedRun | None, buffer: Path | None = None) -> None:
+        """`buffer`: a folder that keeps what a server over HTTP has not taken yet (`srpo.outbox`); None: all waits."""
         self.run = run
         self._client = _client(run.uri) if run else None
+        self._outbox = Outbox(buffer, self._send) if run and buffer and run.uri.startswith("http") else None
 
     @classmethod
-    def from_environment(cls) -> Self:
+    def from_environment(cls, buffer: Path | None = None) -> Self:
         """The run that the environment names; a tracker that does nothing where it names none."""
         uri, run_id = os.environ.get(URI_VARIABLE), os.environ.get(RUN_VARIABLE)
-        return cls(TrackedRun(uri=uri, run_id=run_id) if uri and run_id else None)
+        return cls(TrackedRun(uri=uri, run_id=run_id) if uri and run_id else None, buffer)
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Settings; nested mappings become dotted names."""
@@ -71,14 +74,41 @@ class Tracker:
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Numbers at one step."""
-        if self.run and self._client:
-            from mlflow.entities import Metric
-
-            now = int(time.time() * 1000)
-            self._client.log_batch(self.run.run_id, [Metric(key, value, now, step) for key, value in metrics.items()])
+        if self._outbox:
+            self._outbox.put({"kind": "metrics", "metrics": dict(metrics), "step": step})
+        else:
+            self._log_metrics(metrics, step, int(time.time() * 1000))
 
     def log_image(self, path: Path, key: str, step: int) -> None:
         """A picture file that belongs to one step; MLflow's page shows a slider over the steps."""
+        if self._outbox:
+            self._outbox.put(
+                {"kind": "image", "path": os.path.relpath(path, self._outbox.path.parent), "key": key, "step": step}
+            )
+        else:
+            self._log_image(path, key, step)
+
+    def close(self, seconds: float) -> int:
+        """Wait for a server, at most so long; what it has not taken by then, in entries, waits on disk for a `sync`."""
+        return self._outbox.close(seconds) if self._outbox else 0
+
+    def _send(self, entry: dict[str, Any]) -> None:
+        """One entry of the outbox."""
+        if entry["kind"] == "metrics":
+            self._log_metrics(entry["metrics"], entry["step"], entry["time"])
+        elif entry["kind"] == "image" and self._outbox:
+            self._log_image(self._outbox.path.parent / entry["path"], entry["key"], entry["step"])
+        else:
+            self._set_tags(entry["tags"])
+
+    def _log_metrics(self, metrics: Mapping[str, float], step: int, milliseconds: int) -> None:
+        if self.run and self._client:
+            from mlflow.entities import Metric
+
+            entities = [Metric(key, value, milliseconds, step) for key, value in metrics.items()]
+            self._client.log_batch(self.run.run_id, entities)
+
+    def _log_image(self, path: Path, key: str, step: int) -> None:
         if self.run and self._client:
             from PIL import Image
 
@@ -98,6 +128,12 @@ class Tracker:
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Tags of the run."""
+        if self._outbox:
+            self._outbox.put({"kind": "tags", "tags": dict(tags)})
+        else:
+            self._set_tags(tags)
+
+    def _set_tags(self, tags: Mapping[str, str]) -> None:
         if self.run and self._client:
             for key, value in tags.items():
                 self._client.set_tag(self.run.run_id, key, value)

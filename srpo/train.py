@@ -19,9 +19,18 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
 from srpo.artifacts import Trained, TrainJob
-from srpo.checkpoint import write_atomic
+from srpo.checkpoint import CheckpointStore, write_atomic
 from srpo.config import RunConfig, TrainConfig
-from srpo.errors import EXIT_PERMANENT, ConfigError, TrainingStoppedError
+from srpo.durable.checkpoints import CheckpointCopies
+from srpo.errors import (
+    EXIT_PERMANENT,
+    EXIT_RETRY,
+    ConfigError,
+    PreemptedError,
+    TrainingStoppedError,
+    UnreachableError,
+)
+from srpo.preemption import Preemption
 from srpo.record import Clock, UpdateRecord
 from srpo.trainer import Trainer
 
@@ -30,18 +39,24 @@ ERROR = "error.json"
 
 def train(job: TrainJob, accelerator: Accelerator) -> Trained:
     """Train to the end, from the start or from the last checkpoint in the job's output folder."""
-    run = Trainer(job, accelerator)
-    try:
-        return _train(run, job.config, accelerator)
-    finally:
-        run.record.close()
+    output_dir, preemption = Path(job.output_dir), Preemption()
+    store = CheckpointStore(output_dir / "checkpoints", job.config.train.keep_last)
+    with preemption.noticed(), CheckpointCopies(job.config.storage, output_dir, store, accelerator) as copies:
+        run = Trainer(job, accelerator, copies)
+        try:
+            return _train(run, job.config, accelerator, preemption)
+        finally:
+            # a preempted run has given its time to the checkpoint
+            run.record.close(0 if preemption.since else job.config.storage.max_wait_s)
 
 
-def _train(run: Trainer, config: RunConfig, accelerator: Accelerator) -> Trained:
+def _train(run: Trainer, config: RunConfig, accelerator: Accelerator, preemption: Preemption) -> Trained:
     """The loop."""
     if run.update == 0:
         run.watch()
     while run.update < config.train.num_updates and not run.stopped:
+        if preemption.requested(accelerator):
+            run.give_way(preemption.seconds_left(config.storage.grace_s))
         run.update += 1
         clock, record = Clock(accelerator.device), UpdateRecord()
         for part in run.micro_batches():
@@ -102,7 +117,10 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
 
 
 def main(job_path: Path) -> int:
-    """Train the job; 0 when done, 42 when trying again cannot help (error.json in the output folder says why)."""
+    """Train the job; 0 when done, 42 when trying again cannot help, 75 when it goes on from where it was.
+
+    error.json in the output folder says why.
+    """
     job = TrainJob.load(job_path)
     error_path = Path(job.output_dir) / ERROR
     main_process = os.environ.get("RANK", "0") == "0"
@@ -112,11 +130,11 @@ def main(job_path: Path) -> int:
         accelerator = make_accelerator(job.config.train)
         with alone_in(Path(job.output_dir), accelerator), reproducible(job.config.train):
             train(job, accelerator)
-    except (ConfigError, TrainingStoppedError) as error:
+    except (ConfigError, TrainingStoppedError, PreemptedError, UnreachableError) as error:
         if main_process:
             write_atomic(error_path, json.dumps({"kind": type(error).__name__, "message": str(error)}))
         sys.stderr.write(f"{error}\n")
-        return EXIT_PERMANENT
+        return EXIT_RETRY if isinstance(error, (PreemptedError, UnreachableError)) else EXIT_PERMANENT
     return 0
 
 

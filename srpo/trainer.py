@@ -3,6 +3,7 @@
 import math
 from collections import deque
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -14,7 +15,6 @@ from torch import Tensor, nn
 from srpo.artifacts import Trained, TrainJob
 from srpo.budget import Budget
 from srpo.checkpoint import (
-    CheckpointStore,
     atomic_folder,
     load_rng,
     load_state,
@@ -28,7 +28,8 @@ from srpo.checkpoint import (
 from srpo.config import RunConfig
 from srpo.criteria import load_criteria, measure_scales
 from srpo.draws import Draw, Draws, Shelf
-from srpo.errors import ConfigError, TrainingStoppedError
+from srpo.durable.checkpoints import CheckpointCopies
+from srpo.errors import ConfigError, PreemptedError, TrainingStoppedError, UnreachableError
 from srpo.evaluation.scores import Scorer, load_scores, watched_scores
 from srpo.held_out import HeldOut
 from srpo.hub import snapshot
@@ -50,7 +51,7 @@ CONTENTS = {"words": "preference.words_file", "images": "images.source"}
 class Trainer:
     """What an update works with, and what a checkpoint holds."""
 
-    def __init__(self, job: TrainJob, accelerator: Accelerator) -> None:
+    def __init__(self, job: TrainJob, accelerator: Accelerator, copies: CheckpointCopies) -> None:
         self.config = config = job.config
         self.accelerator = accelerator
         self.output_dir = Path(job.output_dir)
@@ -78,7 +79,7 @@ class Trainer:
         self.draws = self._draws()
         self.kept: deque[Tensor] = deque(maxlen=config.train.accumulation)
         """The x0 of the last micro-batches, oldest first."""
-        self.store = CheckpointStore(self.output_dir / "checkpoints", config.train.keep_last)
+        self.copies, self.store = copies, copies.store
         self.update = 0
         self.seconds = 0.0
         self.budget = Budget(config, accelerator.num_processes)
@@ -229,7 +230,21 @@ class Trainer:
             if self.config.rollout.reuse > 1:
                 save_rollouts(folder, self.accelerator.process_index, self.draws.noise, self.kept)
         if self.accelerator.is_main_process:
-            self.store.prune(self.record.best())
+            self.copies.saved(self.record.best())
+
+    def give_way(self, seconds: float) -> NoReturn:
+        """Save what is not saved, have it sent within so many seconds, and end with a PreemptedError that says so."""
+        if self.update and self.update not in self.store.updates():
+            self.save()
+        try:
+            fate = self.copies.wait(seconds)
+        except UnreachableError as error:
+            fate = str(error)
+        self.accelerator.wait_for_everyone()
+        raise PreemptedError(
+            f"told to stop (SIGTERM) after update {self.update}, which is saved in {self.store.directory}"
+            f"{f' ({fate})' if fate else ''}; run it again: it goes on from there"
+        )
 
     def _stop_reason(self) -> str | None:
         """Why training should stop here, as the main process sees it; the same on every process."""
@@ -269,7 +284,9 @@ class Trainer:
         """Export the best checkpoint's transformer and write the result."""
         result_path = self.output_dir / RESULT
         if self.accelerator.is_main_process:
+            copied = self.copies.wait(self.config.storage.max_wait_s)
             best = self.record.best() or self.update
+            self.copies.bring(best)
             exported = self.output_dir / "transformer"
             with atomic_folder(exported) as folder:
                 self._export(read_weights(self.store.path(best)), folder)
@@ -281,6 +298,7 @@ class Trainer:
                 seconds=self.seconds,
                 gpu_hours=self.budget.spent,
                 stopped=self.stopped,
+                copied=copied,
             )
             write_atomic(result_path, result.model_dump_json(indent=1))
         self.accelerator.wait_for_everyone()

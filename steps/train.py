@@ -18,10 +18,12 @@ def train(
     config: RunConfig, weights: Weights, prompts: PromptSets, output_dir: str, tracked: TrackedRun
 ) -> Annotated[Trained, "trained"]:
     """Goes on from the last checkpoint in `output_dir`, if there is one."""
+    mirror = mirror_of(config.storage)
+    folder = mirror.local(output_dir)
     with own_call("train"), tracked.in_environment():
-        Tracker(tracked).set_tags(data_version(weights, prompts))
-        mirror = mirror_of(config.storage)
-        folder = mirror.local(output_dir)
+        tracker = Tracker(tracked, folder)
+        tracker.set_tags(data_version(weights, prompts))
+        tracker.close(0)  # the training sends what MLflow has not taken yet
         job = TrainJob(
             config=config, weights=bring(mirror.here(weights)), prompts=mirror.here(prompts), output_dir=str(folder)
         )

@@ -1,6 +1,6 @@
 """The commands of `run_pipeline.py`, one file per subject, in the order of the help."""
 
-from pipelines.commands import compare, images, judge, look, models, runs, stacks, study
+from pipelines.commands import compare, images, judge, look, models, runs, stacks, study, sync
 from pipelines.commands.app import app
 
 for command in (
@@ -16,6 +16,7 @@ for command in (
     models.rollback,
     models.delete,
     models.gc,
+    sync.sync,
     look.status,
     look.ui,
     look.doctor,

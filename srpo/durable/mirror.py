@@ -1,10 +1,10 @@
 """Files between the local disk and the durable copy: fetched if missing, sent if new, visible when whole."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from srpo.artifacts import FileEntry, Snapshot
 from srpo.config import Settings, StorageConfig
@@ -12,9 +12,10 @@ from srpo.durable.manifest import NAME, FolderManifest
 from srpo.errors import ConfigError, UnreachableError
 from srpo.hub import digests
 from srpo.hub.listing import RemoteFile, safe_path
-from srpo.hub.s3 import Bucket
-from srpo.hub.s3_object import ConditionalObject
-from srpo.hub.store import Store, checked, continue_download
+from srpo.hub.store import Store, bucket_at, checked, continue_download
+
+if TYPE_CHECKING:
+    from srpo.hub.s3_object import ConditionalObject
 
 ROOT, STORE = ".srpo", "store"
 """The working folder, and what in it has a shared form of its own."""
@@ -37,7 +38,7 @@ class Mirror:
     """The durable copy behind a working folder; `remote` None: there is none, and nothing is done."""
 
     def __init__(self, remote: str | None, root: Path) -> None:
-        self.bucket = Bucket(remote) if remote else None
+        self.bucket = bucket_at(remote)
         self.root = root
 
     def local(self, path: str | Path) -> Path:
@@ -51,13 +52,13 @@ class Mirror:
             return manifest
         return type(manifest).model_validate(self._here(manifest.model_dump()))
 
-    def fetch(self, folder: Path) -> bool:
-        """Bring what is missing or differs of a folder; False if there is no copy of it."""
+    def fetch(self, folder: Path, into: Path | None = None) -> bool:
+        """Bring what is missing or differs of a folder, to where it lies or `into` another; False if it has no copy."""
         if self.bucket is None:
             return False
         while found := self.manifest(folder):
             try:
-                self._fetch_all(folder, found.files)
+                self._fetch_all(folder, found.files, into or folder)
             except ConfigError:
                 if self.manifest(folder) == found:
                     raise  # else its owner has written it anew meanwhile
@@ -65,17 +66,24 @@ class Mirror:
                 return True
         return False
 
-    def push(self, folder: Path, left_out: Iterable[str] = (), shared: bool = False) -> int:
+    def push(
+        self,
+        folder: Path,
+        left_out: Iterable[str] = (),
+        shared: bool = False,
+        confirm: Callable[[], None] = lambda: None,
+    ) -> int:
         """Send what is new of a folder, then its manifest; the bytes sent.
 
         Hidden files, and those named or below what is named in `left_out`, stay. `shared`: other runs write to the
-        folder too, and may still read a content that was replaced.
+        folder too, and may still read a content that was replaced. `confirm` is called before the manifest changes.
         """
         if self.bucket is None:
             return 0
         before = self.manifest(folder) or FolderManifest()
         with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
             sent = list(pool.map(lambda name: self._send(folder, name, before), _names(folder, set(left_out))))
+        confirm()
         later = self._publish(folder, tuple(entry for entry, _ in sent))
         if not shared:
             for entry in before.replaced_by(later):
@@ -125,20 +133,20 @@ class Mirror:
         below = _below(snapshot.path)
         if below is None or below.parts[:1] == (STORE,):
             return
-        self._fetch_all(snapshot.path, snapshot.files)
+        self._fetch_all(snapshot.path, snapshot.files, snapshot.path)
 
-    def _fetch_all(self, folder: Path, files: Iterable[FileEntry]) -> None:
+    def _fetch_all(self, folder: Path, files: Iterable[FileEntry], into: Path) -> None:
         with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
-            list(pool.map(lambda entry: self._fetch(folder, entry), files))
+            list(pool.map(lambda entry: self._fetch(folder, entry, into), files))
 
-    def _fetch(self, folder: Path, entry: FileEntry) -> None:
+    def _fetch(self, folder: Path, entry: FileEntry, into: Path) -> None:
         """Bring one file, unless it is here with this content; what is here otherwise is replaced."""
         assert self.bucket
-        path = folder / safe_path(entry.path, str(folder))
+        path = into / safe_path(entry.path, str(folder))
         with Store().lock(f"{path} {entry.sha256}"):
             if path.is_file() and path.stat().st_size == entry.size and digests.sha256(path) == entry.sha256:
                 return
-            bucket, key = self.bucket, self._key(path, entry.sha256)
+            bucket, key = self.bucket, self._key(folder / entry.path, entry.sha256)
             partial = path.with_name(f".{path.name}.{entry.sha256[:8]}.fetched")
             file = RemoteFile(path=entry.path, size=entry.size, sha256=entry.sha256)
             continue_download(
@@ -181,8 +189,10 @@ class Mirror:
             if (etag and later == FolderManifest.model_validate(content)) or target.write(later.model_dump(), etag):
                 return later
 
-    def _object(self, folder: Path) -> ConditionalObject:
+    def _object(self, folder: Path) -> "ConditionalObject":
         assert self.bucket
+        from srpo.hub.s3_object import ConditionalObject
+
         return ConditionalObject(self.bucket, self._key(folder, NAME))
 
     def _delete(self, key: str) -> None:
@@ -190,12 +200,16 @@ class Mirror:
         with self.bucket.explained():
             self.bucket.client.delete_object(Bucket=self.bucket.bucket, Key=key)
 
-    def _key(self, path: Path, name: str = "") -> str:
-        assert self.bucket
+    def name(self, path: Path) -> str:
+        """What a path is called in the copy, below its prefix; ConfigError if it lies in no working folder."""
         below = _below(path)
         if below is None:
             raise ConfigError(f"{path} does not lie below a folder {ROOT}, which is what storage.remote keeps")
-        return "/".join(part for part in (self.bucket.prefix, below.as_posix(), name) if part)
+        return below.as_posix()
+
+    def _key(self, path: Path, name: str = "") -> str:
+        assert self.bucket
+        return "/".join(part for part in (self.bucket.prefix, self.name(path), name) if part)
 
 
 def _below(path: Path) -> PurePosixPath | None:

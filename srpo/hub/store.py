@@ -47,7 +47,7 @@ class Store:
 
     def __init__(self) -> None:
         self.root = store_dir()
-        self.shared = _bucket(shared_uri())
+        self.shared = bucket_at(shared_uri())
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
@@ -238,7 +238,8 @@ def continue_download(
             time.sleep(PAUSE * failures)
 
 
-def _bucket(uri: str | None) -> "Bucket | None":
+def bucket_at(uri: str | None) -> "Bucket | None":
+    """A bucket, if there is one; the library that speaks to it is loaded only then."""
     if uri is None:
         return None
     from srpo.hub.s3 import Bucket

@@ -1,23 +1,32 @@
 """The pipeline with a durable copy: what the steps made is whole in S3, where their manifests say."""
 
+import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from srpo.durable import Mirror
+from srpo.errors import EXIT_RETRY
+from srpo.record import read_journal
 from tests.conftest import CONFIG, SHORT
 from tests.durable.conftest import REMOTE
 
-COMMAND = [sys.executable, str(CONFIG.parent.parent / "run_pipeline.py"), "run", "--config", str(CONFIG)]
+COMMAND = [sys.executable, str(CONFIG.parent.parent / "run_pipeline.py"), "run"]
+
+
+def settings(*changes: str) -> list[str]:
+    chosen = (*SHORT, f"storage.remote={REMOTE}", *changes)
+    return ["--config", str(CONFIG), *(part for setting in chosen for part in ("--set", setting))]
 
 
 def run(folder: Path, *options: str) -> None:
-    settings = [part for setting in (*SHORT, f"storage.remote={REMOTE}") for part in ("--set", setting)]
-    done = subprocess.run([*COMMAND, *settings, *options], cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run([*COMMAND, *options], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
 
@@ -34,7 +43,7 @@ def files(root: Path, *folders: Path) -> dict[str, bytes]:
 @pytest.mark.slow
 def test_the_last_steps_run_on_an_emptied_disk(bucket: Any, tmp_path: Path) -> None:
     """Embeddings and training are removed; evaluation and registration find them in the copy."""
-    run(tmp_path, "--until", "train")
+    run(tmp_path, *settings(), "--until", "train")
     root = tmp_path / ".srpo"
     (record,) = (root / "runs").iterdir()
     made = (root / "embeddings", record / "train")
@@ -42,10 +51,31 @@ def test_the_last_steps_run_on_an_emptied_disk(bucket: Any, tmp_path: Path) -> N
     assert any("transformer" in name for name in before)
     for folder in made:
         shutil.rmtree(folder)
-    run(tmp_path, "--from", "evaluate")
+    run(tmp_path, *settings(), "--from", "evaluate")
     after = files(root, *made)
     assert after == {name: content for name, content in before.items() if name in after}
     assert {name for name in before if "/train/" in name} <= set(after)
     (second,) = {path for path in (root / "runs").iterdir() if path != record}
     report = Mirror(REMOTE, root).manifest(second / "evaluation")
     assert report and {"report.json", "report.html"} <= {entry.path for entry in report.files}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("bucket")
+def test_sigterm_to_the_command_asks_for_a_retry_and_resume_ends_the_run(tmp_path: Path) -> None:
+    """The signal reaches the training below two launchers, whose processes outlive it until the checkpoint is sent."""
+    command = [*COMMAND, *settings("train.num_updates=40"), "--until", "train"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while process.poll() is None and not any(map(read_journal, tmp_path.glob(".srpo/runs/*/train/metrics.jsonl"))):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == EXIT_RETRY, output[-2000:]
+    (record,) = (tmp_path / ".srpo" / "runs").iterdir()
+    assert json.loads((record / "run.json").read_text())["state"] == "interrupted"
+    done = [entry["update"] for entry in read_journal(record / "train" / "metrics.jsonl")]
+    assert 1 <= len(done) < 40
+    shutil.rmtree(record / "train")
+    run(tmp_path, "--resume", record.name)
+    again = [entry["update"] for entry in read_journal(record / "train" / "metrics.jsonl")]
+    assert again == list(range(1, 41))

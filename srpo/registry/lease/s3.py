@@ -12,14 +12,11 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from srpo.errors import ConfigError, UnreachableError
 from srpo.hub.s3 import Bucket
 from srpo.hub.s3_object import ConditionalObject
-
-if TYPE_CHECKING:
-    from srpo.registry.lease import Held
 
 TTL = 30.0
 """Seconds without a sign of life after which a holder counts as dead."""
@@ -79,7 +76,7 @@ class S3Held:
 
 
 @contextmanager
-def s3_lease(uri: str, name: str, wait: float) -> Iterator["Held"]:
+def s3_lease(uri: str, name: str, wait: float) -> Iterator[S3Held]:
     """The lease `name` under a prefix. ConfigError for a store that ignores conditions, and so can lock nothing."""
     lease = LeaseObject(uri, name)
     holder = f"{socket.gethostname()} process {os.getpid()} {uuid.uuid4().hex}"

@@ -1,0 +1,161 @@
+"""Checkpoints go to the durable copy in a thread of their own while training goes on, and come back from it.
+
+Sent are those that the local disk keeps (the last few and the best), the newest first, each with the journals that
+belong to it before it; older ones are removed from the copy when a newer one is whole there. What fails is tried again
+after a pause that doubles up to a bound; training waits for it only at its end. One training at a time writes to a
+folder's copy: a lease says which.
+"""
+
+import logging
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from accelerate import Accelerator
+
+from srpo.checkpoint import CheckpointStore, atomic_folder
+from srpo.config import StorageConfig
+from srpo.durable.mirror import OWN_COPIES, mirror_of
+from srpo.errors import ConfigError, UnreachableError
+
+if TYPE_CHECKING:
+    from srpo.registry.lease.s3 import S3Held
+
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
+"""Seconds between a failed attempt and the next."""
+LEASE_WAIT = 90.0
+"""Seconds that a training waits for the lease of one before it, which runs out 30 s after that was killed."""
+
+log = logging.getLogger(__name__)
+
+
+class CheckpointCopies:
+    """The durable copy of a training's folder; without `storage.remote` only the local disk is kept in order."""
+
+    def __init__(self, storage: StorageConfig, output_dir: Path, store: CheckpointStore, main: Accelerator) -> None:
+        self.storage, self.output_dir, self.store, self.accelerator = storage, output_dir, store, main
+        self.mirror = mirror_of(storage)
+        self.writes = storage.remote is not None and main.is_main_process
+        self.best: int | None = None
+        self.there: set[int] = set()
+        """Updates whose copy is whole."""
+        self.failures, self.problem = 0, ""
+        """Attempts that failed so far, and why the last one did, if it did."""
+        self.held: S3Held | None = None
+        self._sending: int | None = None
+        self._longest_pause = LONGEST_PAUSE
+        self._closed = False
+        self._changed = threading.Condition()
+        self._resources = ExitStack()
+
+    def __enter__(self) -> Self:
+        """Bring what another node has left, and begin to send; UnreachableError while another training does."""
+        if self.storage.remote is None:
+            return self
+        with ExitStack() as opened:
+            if self.writes:
+                from srpo.registry.lease.s3 import s3_lease
+
+                name = self.mirror.name(self.output_dir / "training")
+                self.held = opened.enter_context(s3_lease(self.storage.remote, name, LEASE_WAIT))
+            if self.accelerator.is_local_main_process:
+                self._restore()
+            self.accelerator.wait_for_everyone()
+            self._resources = opened.pop_all()
+        if self.writes:
+            threading.Thread(target=self._work, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._resources.close()
+
+    def saved(self, best: int | None) -> None:
+        """A checkpoint was written (main process): drop what is no longer kept, have the rest sent, without waiting."""
+        with self._changed:
+            self.best = best
+            self.store.prune(best, spared=self._sending)
+            self._changed.notify_all()
+        if self.held and self.held.lost:
+            self.held.confirm()
+
+    def bring(self, update: int) -> None:
+        """A checkpoint from the copy, if it is not here (main process)."""
+        folder = self.store.path(update)
+        if self.storage.remote is not None and not folder.exists():
+            with atomic_folder(folder) as staging:
+                if not self.mirror.fetch(folder, into=staging):
+                    raise ConfigError(f"{folder} is neither here nor in {self.storage.remote}; start a new run")
+
+    def wait(self, seconds: float) -> str:
+        """Until all that is kept is sent, at most so long; what became of it, or an UnreachableError that says it."""
+        if not self.writes:
+            return ""
+        with self._changed:
+            self._longest_pause = FIRST_PAUSE
+            self._changed.notify_all()
+            whole = self._changed.wait_for(lambda: self._next() is None and self._sending is None, seconds)
+            newest = max(self.there, default=None)
+            if not whole:
+                raise UnreachableError(
+                    f"{self.storage.remote} did not take all checkpoints within {seconds:.0f} s (whole there: "
+                    f"{newest or 'none'}; {self.problem or 'still sending'}); they are safe in {self.store.directory}; "
+                    "run it again to go on from there"
+                )
+        return f"checkpoint {newest} whole in {self.storage.remote}, failed attempts: {self.failures}"
+
+    def _restore(self) -> None:
+        """What the copy has, if it is ahead of this disk: journals and samples first, then the newest checkpoint."""
+        self.there = {int(name.removeprefix("update-")) for name in self.mirror.folders(self.store.directory)}
+        newest = max(self.there, default=0)
+        if newest > max(self.store.updates(), default=0):
+            self.mirror.fetch(self.output_dir)
+            self.bring(newest)
+
+    def _next(self) -> int | None:
+        """The newest checkpoint that is not in the copy."""
+        return max(set(self.store.updates()) - self.there, default=None)
+
+    def _work(self) -> None:
+        """The thread."""
+        pause = FIRST_PAUSE
+        while (update := self._take()) is not None:
+            try:
+                self._send(update)
+                pause, problem = FIRST_PAUSE, ""
+            except (UnreachableError, ConfigError, OSError) as error:
+                problem = str(error)
+                log.warning("checkpoint %d is not in the copy yet: %s; next attempt in %.0f s", update, error, pause)
+            with self._changed:
+                self._sending, self.problem = None, problem
+                self.failures += bool(problem)
+                self.there |= set() if problem else {update}
+                self._changed.notify_all()
+            if problem:
+                self._pause(pause)
+                pause = min(2 * pause, self._longest_pause)
+
+    def _take(self) -> int | None:
+        """Wait for something to send, and keep it from being pruned meanwhile; None at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._next() is not None)
+            self._sending = None if self._closed else self._next()
+            return self._sending
+
+    def _pause(self, seconds: float) -> None:
+        with self._changed:  # news of another checkpoint is no reason to try sooner
+            self._changed.wait_for(lambda: self._closed or seconds > self._longest_pause, seconds)
+
+    def _send(self, update: int) -> None:
+        """The journals, the checkpoint, then away with what it makes superfluous."""
+        assert self.held
+        self.mirror.push(self.output_dir, OWN_COPIES, confirm=self.held.confirm)
+        self.mirror.push(self.store.path(update), confirm=self.held.confirm)
+        with self._changed:
+            surplus = self.store.surplus(sorted(self.there | {update}), self.best)
+        for old in surplus:
+            self.mirror.remove(self.store.path(old))
+            self.there.discard(old)

@@ -1,0 +1,48 @@
+"""SIGTERM, which a scheduler sends before it takes the machine away: noticed between updates, by all processes at once.
+
+The handler only notes the time, so that the update that is going on ends as it would have.
+"""
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from accelerate import Accelerator
+
+
+class Preemption:
+    """Whether this training was told to stop."""
+
+    def __init__(self) -> None:
+        self.since: float | None = None
+        """When (`time.monotonic`)."""
+
+    @contextmanager
+    def noticed(self) -> Iterator[None]:
+        """Notice SIGTERM meanwhile; elsewhere than in the main thread, which alone may, there is none."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, self._note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def requested(self, accelerator: Accelerator) -> bool:
+        """Whether any process was told to; the same on all."""
+        told = self.since is not None
+        if accelerator.num_processes == 1:
+            return told
+        votes = torch.tensor([float(told)], device=accelerator.device)
+        return bool(accelerator.reduce(votes, "sum").item())
+
+    def seconds_left(self, grace: float) -> float:
+        """Of the time between SIGTERM and the kill."""
+        return max(0.0, grace - (time.monotonic() - self.since)) if self.since is not None else grace
+
+    def _note(self, *_: object) -> None:
+        self.since = self.since or time.monotonic()

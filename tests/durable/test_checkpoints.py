@@ -1,0 +1,130 @@
+"""Training with a durable copy: it goes on elsewhere, bit for bit; what is kept there; what happens without S3."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from srpo.artifacts import TrainJob
+from srpo.config import StorageConfig
+from srpo.durable import Mirror, checkpoints
+from srpo.errors import EXIT_RETRY, UnreachableError
+from srpo.launch import launch_environment
+from srpo.record import read_journal
+from srpo.registry.lease.s3 import s3_lease
+from tests.durable.conftest import REMOTE
+from tests.durable.faulty_proxy import FaultyProxy
+from tests.jobs import assert_same_weights, place, run
+
+RUN = Path(".srpo/runs/one/train")
+
+
+def on_node(job: TrainJob, node: Path, **train: object) -> TrainJob:
+    """The job on a node of its own, with a copy in S3."""
+    (node / RUN).mkdir(parents=True, exist_ok=True)
+    placed = place(job, node / RUN, **train)
+    storage = StorageConfig(remote=REMOTE, max_wait_s=60)
+    return placed.model_copy(update={"config": placed.config.model_copy(update={"storage": storage})})
+
+
+def start(job: TrainJob) -> subprocess.Popen[bytes]:
+    path = Path(job.output_dir) / "job.json"
+    path.write_text(job.model_dump_json())
+    environment = launch_environment(job.config.train) | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    return subprocess.Popen([sys.executable, "-m", "srpo.train", str(path)], env=environment)
+
+
+def wait_for_update(process: subprocess.Popen[bytes], folder: Path, update: int) -> None:
+    while process.poll() is None and not any(
+        entry["update"] >= update for entry in read_journal(folder / "metrics.jsonl")
+    ):
+        time.sleep(0.01)
+    assert process.poll() is None, "it ended before the update"
+
+
+def curve(folder: Path) -> list[tuple[int, float, float]]:
+    return [(row["update"], row["loss"], row["reward"]) for row in read_journal(folder / "metrics.jsonl")]
+
+
+def kept(node: Path) -> list[str]:
+    return Mirror(REMOTE, node / ".srpo").folders(node / RUN / "checkpoints")
+
+
+@pytest.mark.usefixtures("bucket")
+def test_sigterm_saves_and_another_node_with_an_empty_disk_goes_on_bit_for_bit(
+    job: TrainJob, whole: Path, tmp_path: Path
+) -> None:
+    first, second = on_node(job, tmp_path / "a"), on_node(job, tmp_path / "b")
+    process = start(first)
+    wait_for_update(process, tmp_path / "a" / RUN, 2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == EXIT_RETRY
+    error = (tmp_path / "a" / RUN / "error.json").read_text()
+    assert "PreemptedError" in error and "whole in s3://" in error and "very-secret" not in error
+    done = [update for update, _, _ in curve(tmp_path / "a" / RUN)]
+    assert 2 <= done[-1] < 6, "it ended between updates, before the last"
+    assert start(second).wait(120) == 0
+    assert curve(tmp_path / "b" / RUN) == curve(whole)
+    assert_same_weights(whole, tmp_path / "b" / RUN, 6)
+
+
+@pytest.mark.usefixtures("bucket")
+def test_the_copy_keeps_the_last_and_the_best_and_no_more(job: TrainJob, whole: Path, tmp_path: Path) -> None:
+    trained = run(on_node(job, tmp_path, keep_last=1))
+    expected = sorted({f"update-{update:06d}" for update in (6, trained.best_update)})
+    assert kept(tmp_path) == expected
+    assert_same_weights(whole, tmp_path / RUN, 6)
+    assert "checkpoint 6 whole" in trained.copied
+
+
+@pytest.mark.usefixtures("bucket")
+def test_a_second_training_on_the_same_copy_is_refused(
+    job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "LEASE_WAIT", 1.0)
+    with (
+        s3_lease(REMOTE, "runs/one/train/training", 1.0),
+        pytest.raises(UnreachableError, match="has been held for 1 s, now by"),
+    ):
+        run(on_node(job, tmp_path))
+    assert not (tmp_path / RUN / "metrics.jsonl").exists()
+
+
+@pytest.fixture
+def proxy(bucket: Any, moto_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
+    proxy = FaultyProxy(moto_url)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+    yield proxy
+    proxy.close()
+
+
+@pytest.mark.slow
+def test_training_ends_in_time_without_s3_and_sends_the_rest_when_it_is_back(
+    job: TrainJob, whole: Path, tmp_path: Path, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S3 goes away after the start; at the end the wait is bounded, and running it again completes the copy."""
+    monkeypatch.setattr(checkpoints, "FIRST_PAUSE", 0.1)
+    placed = on_node(job, tmp_path)
+    storage = placed.config.storage.model_copy(update={"max_wait_s": 1.0})
+    placed = placed.model_copy(update={"config": placed.config.model_copy(update={"storage": storage})})
+    original = checkpoints.CheckpointCopies.saved
+
+    def saved(copies: checkpoints.CheckpointCopies, best: int | None) -> None:
+        proxy.fault = "reset" if proxy.fault == "none" else proxy.fault
+        original(copies, best)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints.CheckpointCopies, "saved", saved)
+        with pytest.raises(UnreachableError, match="did not take all checkpoints within 1 s"):
+            run(placed)
+    proxy.fault = "none"
+    assert kept(tmp_path) == []
+    assert run(on_node(job, tmp_path)).num_updates == 6
+    assert "update-000006" in kept(tmp_path)
+    assert_same_weights(whole, tmp_path / RUN, 6)

@@ -1,0 +1,113 @@
+"""Entries reach MLflow in order and once, whatever happens to the server or to the process that wrote them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from PIL import Image
+
+from srpo import outbox
+from srpo.config import RunConfig
+from srpo.outbox import Outbox, unsent
+from srpo.tracking import TrackedRun, Tracker, open_run
+from tests.durable.faulty_proxy import FaultyProxy
+from tests.infra.loopback import mlflow_server
+
+
+class Server:
+    """Takes entries while it is up."""
+
+    def __init__(self) -> None:
+        self.up = True
+        self.taken: list[int] = []
+
+    def take(self, entry: dict[str, Any]) -> None:
+        if not self.up:
+            raise ConnectionError
+        self.taken.append(entry["step"])
+
+
+def put(box: Outbox, steps: range) -> None:
+    for step in steps:
+        box.put({"kind": "metrics", "metrics": {"loss": 1 / step}, "step": step})
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox, "FIRST_PAUSE", 0.01)
+
+
+def test_what_a_server_misses_is_sent_in_order_when_it_is_back(tmp_path: Path) -> None:
+    server = Server()
+    box = Outbox(tmp_path, server.take)
+    put(box, range(1, 4))
+    server.up = False
+    put(box, range(4, 8))
+    server.up = True
+    put(box, range(8, 10))
+    assert box.close(10) == 0
+    assert server.taken == list(range(1, 10))
+
+
+def test_another_process_sends_what_is_left_and_repeats_nothing(tmp_path: Path) -> None:
+    server = Server()
+    first = Outbox(tmp_path, server.take)
+    put(first, range(1, 4))
+    assert first.close(10) == 0
+    server.up = False
+    second = Outbox(tmp_path, server.take)
+    put(second, range(2, 6))  # a resumed training repeats updates
+    assert second.close(0.05) == 2
+    assert unsent(tmp_path) > 0
+    server.up = True
+    assert Outbox(tmp_path, server.take).close(10) == 0
+    assert server.taken == [1, 2, 3, 4, 5]
+    assert unsent(tmp_path) == 0
+
+
+def test_a_last_line_that_a_kill_cut_short_is_dropped(tmp_path: Path) -> None:
+    server = Server()
+    first = Outbox(tmp_path, server.take)
+    put(first, range(1, 3))
+    assert first.close(10) == 0
+    with (tmp_path / outbox.FILE).open("a") as file:
+        file.write('{"kind": "metr')
+    second = Outbox(tmp_path, server.take)
+    put(second, range(3, 4))
+    assert second.close(10) == 0
+    assert server.taken == [1, 2, 3]
+
+
+@pytest.fixture
+def proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
+    """In front of a real MLflow server."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    (tmp_path / "server").mkdir()
+    with mlflow_server(["mlflow", "server", "--workers=1"], {}, tmp_path / "server") as url:
+        proxy = FaultyProxy(url)
+        yield proxy
+        proxy.close()
+
+
+@pytest.mark.slow
+def test_mlflow_has_everything_once_after_it_was_away(tmp_path: Path, proxy: FaultyProxy) -> None:
+    tracked = open_run(proxy.url, None, "first", RunConfig(name="world"))
+    folder = tmp_path / "train"
+    (folder / "samples").mkdir(parents=True)
+    Image.new("RGB", (4, 4), "red").save(folder / "samples" / "strip.png")
+    tracker = Tracker(TrackedRun(uri=proxy.url, run_id=tracked.run_id), folder)
+    for step in range(1, 6):
+        proxy.fault = "reset" if step >= 3 else "none"
+        tracker.log_metrics({"train/loss": 1 / step}, step)
+    tracker.log_image(folder / "samples" / "strip.png", "samples", 5)
+    tracker.set_tags({"stopped": "early"})
+    assert tracker.close(0.5) >= 5
+    proxy.fault = "none"
+    assert Tracker(tracked, folder).close(60) == 0
+    client = MlflowClient(proxy.url)
+    history = client.get_metric_history(tracked.run_id, "train/loss")
+    assert [(each.step, each.value) for each in history] == [(step, 1 / step) for step in range(1, 6)]
+    assert client.get_run(tracked.run_id).data.tags["stopped"] == "early"
+    assert len([file for file in client.list_artifacts(tracked.run_id, "images") if "png" in file.path]) == 1
