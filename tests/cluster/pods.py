@@ -15,15 +15,16 @@ from tests.cluster.store import ApiError, Object, Store, now
 UNSHARE = ["unshare", "--mount", "--uts", "--pid", "--mount-proc", "--fork", "--kill-child"]
 ACCOUNT = "run/secrets/kubernetes.io/serviceaccount"
 """Where a pod finds the token and certificate of its cluster; /var/run is /run."""
+WORKING = "/app"
+"""Where ZenML's entry point changes to, always."""
 
 
 def isolation() -> list[str]:
     """The command that gives a process its own mounts and host name; empty where this machine allows none."""
     for command in (UNSHARE, [UNSHARE[0], "--user", "--map-root-user", *UNSHARE[1:]]):
         try:
-            mounted = subprocess.run(
-                [*command, "mount", "-t", "tmpfs", "none", "/run"], capture_output=True, check=False
-            )
+            probe = ["sh", "-c", f"mkdir -p {WORKING} && mount -t tmpfs none /run"]
+            mounted = subprocess.run([*command, *probe], capture_output=True, check=False)
         except FileNotFoundError:
             return []
         if mounted.returncode == 0:
@@ -32,7 +33,7 @@ def isolation() -> list[str]:
 
 
 class Node:
-    """Runs pods. Claims are folders here, bound to where a pod mounts them; empty volumes are this machine's."""
+    """Runs pods. Claims are folders here, bound to where a pod mounts them; /app is a folder of the pod's own."""
 
     def __init__(self, store: Store, folder: Path, image: Mapping[str, str], url: str) -> None:
         self.store, self.folder, self.image, self.url = store, folder, image, url
@@ -85,6 +86,7 @@ class Node:
         lines = [
             "set -e",
             f"hostname {shlex.quote(pod['metadata']['name'])}",
+            f"mount --bind . {WORKING}",
             "mount -t tmpfs none /run",
             f"mkdir -p /{ACCOUNT}",
             f"cp {shlex.quote(str(account))}/* /{ACCOUNT}/",
