@@ -22,6 +22,7 @@ from srpo.errors import (
     ConfigError,
     DiskFullError,
     PreemptedError,
+    RemoteRunError,
     TrainingStoppedError,
     UnreachableError,
 )
@@ -50,6 +51,9 @@ def main(arguments: list[str] | None = None) -> None:
     except (ConfigError, TrainingStoppedError) as error:
         problems.print("[bold red]error:[/]", escape(str(error)), highlight=False, soft_wrap=True)
         sys.exit(EXIT_PERMANENT)
+    except RemoteRunError as error:
+        problems.print("[bold red]failed:[/]", escape(str(error)), highlight=False, soft_wrap=True)
+        sys.exit(1)
     except UnreachableError as error:
         problems.print("[bold yellow]unreachable:[/]", escape(str(error)), highlight=False, soft_wrap=True)
         sys.exit(EXIT_RETRY)

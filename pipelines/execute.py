@@ -2,6 +2,8 @@
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from zenml.client import Client
@@ -11,9 +13,10 @@ from zenml.exceptions import RunInterruptedException
 from pipelines import fingerprint
 from pipelines.alignment import Request, alignment
 from pipelines.place import Place
+from pipelines.remote import cancel, for_pods, on_cluster, state_of, watch
 from pipelines.resources import pipeline_options
 from pipelines.runs import OUTPUTS, RunRecord, load_runs, needed_before, new_folder
-from pipelines.stacks import activate_local_stack, log_to_file
+from pipelines.stacks import activate, log_to_file
 from srpo.artifacts import Evaluated, Registered, Trained
 from srpo.config import RunConfig, Settings
 from srpo.control_words import control_words
@@ -64,21 +67,23 @@ class Outcome(Settings):
         return self.seconds - sum(step.seconds for step in self.steps)
 
 
-def new_run(place: Place, plan: Plan) -> RunRecord:
-    """Record a run of the planned steps, ready to be executed."""
-    tracking_uri = activate_local_stack(place)
-    config = pinned(plan.config, tracking_uri) if "train" in plan.steps else plan.config
+def new_run(place: Place, plan: Plan, stack: str | None = None) -> RunRecord:
+    """Record a run of the planned steps, ready to be executed on a registered stack or on the local one."""
+    active = activate(place, stack)
+    config = for_pods(plan.config, active.storage) if active.storage else plan.config
+    config = pinned(config, active.tracking_uri) if "train" in plan.steps else config
     given = _earlier_outputs(place, config, plan.steps[0])
     if plan.steps[-1] == "register":
-        check_lease(tracking_uri, plan.config.registry)
+        check_lease(active.tracking_uri, config.registry)
     folder = new_folder(place, config)
     record = RunRecord(
         name=folder.name,
         config=config,
         created=datetime.now(UTC),
         folder=str(folder),
-        tracked=open_run(tracking_uri, place.mlflow_artifacts_uri, folder.name, config),
+        tracked=open_run(active.tracking_uri, active.mlflow_artifacts_uri, folder.name, config),
         steps=plan.steps,
+        stack=stack,
         words=control_words(config.preference).digest,
         given=given,
     )
@@ -90,15 +95,40 @@ def execute(place: Place, record: RunRecord, started: float) -> Outcome:
 
     Whatever ends it, the record says so, and executing it again goes on from there.
     """
-    activate_local_stack(place)
+    record, given = submit(place, record)
+    return follow(record, given, started)
+
+
+def submit(place: Place, record: RunRecord) -> tuple[RunRecord, dict[str, str]]:
+    """Hand a run to its stack, with what it has already; a local stack has run it when this returns."""
+    activate(place, record.stack)
     given = record.given | outputs_of(record)
     record = record.next_attempt()
     log_to_file(record.path / "log.txt")
     set_status(record.tracked, "RUNNING")
-    try:
+    with _state_kept(record):
         submitted = alignment.with_options(run_name=record.attempts[-1], **pipeline_options(record.config))
         submitted(record.config, _request(place, record, given))
+    return record, given
+
+
+def follow(record: RunRecord, given: dict[str, str], started: float) -> Outcome:
+    """Wait for a submitted run. Ctrl-C ends it on a cluster too."""
+    with _state_kept(record):
+        if on_cluster():
+            watch(record.attempts[-1])
+    _tell(record, "FINISHED")
+    return _outcome(record, given, time.monotonic() - started)
+
+
+@contextmanager
+def _state_kept(record: RunRecord) -> Iterator[None]:
+    """Whatever ends the run meanwhile, its record and MLflow say so, and no pod is left."""
+    try:
+        yield
     except (KeyboardInterrupt, RunInterruptedException) as signal:
+        if on_cluster():
+            cancel(record.attempts[-1])
         record.changed(state="interrupted")
         _tell(record, "KILLED")
         raise KeyboardInterrupt from signal
@@ -110,8 +140,30 @@ def execute(place: Place, record: RunRecord, started: float) -> Outcome:
         record.changed(state="failed", error=f"{type(error).__name__}: {error}")
         _tell(record, "FAILED")
         raise
-    _tell(record, "FINISHED")
-    return _outcome(record, given, time.monotonic() - started)
+
+
+def attach(place: Place, record: RunRecord, started: float) -> Outcome:
+    """Wait for a run that a cluster is still at."""
+    activate(place, record.stack)
+    return follow(record, record.given, started)
+
+
+def refreshed(place: Place, record: RunRecord) -> RunRecord:
+    """The record with what has become meanwhile of a run that a cluster was at."""
+    if not (record.stack and record.state == "running"):
+        return record
+    activate(place, record.stack)
+    status = state_of(record.attempts[-1])
+    if status.is_successful:
+        _tell(record, "FINISHED")
+        return _outcome(record, record.given, 0.0).record
+    if status == ExecutionStatus.STOPPED:
+        _tell(record, "KILLED")
+        return record.changed(state="interrupted")
+    if status.is_finished:
+        _tell(record, "FAILED")
+        return record.changed(state="failed", error=f"failed on {record.stack}")
+    return record
 
 
 def _tell(record: RunRecord, status: str) -> None:

@@ -48,20 +48,28 @@ def step_options(config: RunConfig, step: str) -> dict[str, Any]:
 def pipeline_options(config: RunConfig) -> dict[str, Any]:
     """Arguments of `with_options` that give all pods of the pipeline their image; none on a local stack.
 
-    ConfigError if nothing names the image.
+    A remote orchestrator returns as soon as it has handed the run over. ConfigError if nothing names the image.
     """
     flavor, _ = _orchestrator()
-    return {"settings": {"docker": docker_settings(config)}} if flavor in SETTINGS else {}
+    if flavor not in SETTINGS:
+        return {}
+    return {"settings": {"docker": docker_settings(config), f"orchestrator.{flavor}": {"synchronous": False}}}
 
 
 def docker_settings(config: RunConfig) -> DockerSettings:
-    """The image as it is: ZenML builds none and installs nothing; code that it lacks comes from the artifact store."""
+    """The image as it is, code and all: ZenML builds none, installs nothing, and brings no code to read-only roots."""
     image = config.resources.image or os.environ.get(IMAGE)
     if not image:
         raise ConfigError(
             f"no image for the steps; build infra/docker/Dockerfile, push it, and name it in resources.image or {IMAGE}"
         )
-    return DockerSettings(parent_image=image, skip_build=True, install_stack_requirements=False)
+    return DockerSettings(
+        parent_image=image,
+        skip_build=True,
+        install_stack_requirements=False,
+        allow_download_from_artifact_store=False,
+        allow_download_from_code_repository=False,
+    )
 
 
 def kubernetes_settings(config: RunConfig, step: str, stack: Pod) -> dict[str, Any]:

@@ -42,6 +42,8 @@ class RunRecord(Settings):
     """Its MLflow run."""
     steps: tuple[str, ...]
     """The steps asked for, in order."""
+    stack: str | None = None
+    """The registered ZenML stack; None: the local one."""
     words: str | None = None
     """Hash of the content of `preference.words_file`, if there is one."""
     given: dict[str, str] = Field(default_factory=dict)
@@ -63,7 +65,9 @@ class RunRecord(Settings):
 
     @property
     def actual_state(self) -> State:
-        """`running` is believed only of a living process."""
+        """`running` is believed only of a living process, and of another machine's until it is asked."""
+        if self.stack:
+            return self.state
         return (
             "interrupted" if self.state == "running" and _started(self.process) != self.process_started else self.state
         )

@@ -1,4 +1,4 @@
-"""The local ZenML stack, made on first use inside the working folder.
+"""The ZenML stack of a run: one that `stack up` registered, or the local one, made on first use in the working folder.
 
 Orchestrator and artifact store are local; MLflow's experiment tracker and model registry live in one SQLite file. The
 steps do not use ZenML's tracker hooks (`experiment_tracker=`): those open a new MLflow run for every ZenML run, whereas
@@ -7,15 +7,47 @@ a resumed run continues its own. The stack says where MLflow is; `srpo.tracking`
 
 import logging
 from pathlib import Path
+from typing import NamedTuple
 
 from zenml.client import Client
 from zenml.enums import StackComponentType
 from zenml.utils.source_utils import set_custom_source_root
 
 from pipelines.place import Place
+from srpo.errors import ConfigError
 
 NAME = "srpo-local"
 CODE_ROOT = Path(__file__).parent.parent
+
+
+class ActiveStack(NamedTuple):
+    """What a run has to know of its stack."""
+
+    tracking_uri: str
+    mlflow_artifacts_uri: str | None
+    """Where new experiments keep their files; None where the tracking server knows."""
+    storage: str | None
+    """Where the files of steps that share no disk last."""
+
+
+def activate(place: Place, name: str | None) -> ActiveStack:
+    """Make a registered stack the active one, or the local one if `name` is None. Raises ConfigError."""
+    if name is None:
+        return ActiveStack(activate_local_stack(place), place.mlflow_artifacts_uri, None)
+    log_to_file(place.logs / "setup.txt")
+    set_custom_source_root(str(CODE_ROOT))
+    client = Client()
+    if name not in {stack.name for stack in client.list_stacks(name=name)}:
+        short = name.removeprefix("srpo-")
+        raise ConfigError(f"ZenML has no stack {name}; register it:  run_pipeline.py stack up {short}")
+    client.activate_stack(name)
+    stack = client.active_stack
+    tracker = stack.experiment_tracker
+    if tracker is None or tracker.flavor != "mlflow":
+        raise ConfigError(f"stack {name} has no experiment tracker of the flavor mlflow; runs are logged there")
+    tracker.configure_mlflow()
+    storage = f"{stack.artifact_store.path.rstrip('/')}/srpo" if stack.orchestrator.config.is_remote else None
+    return ActiveStack(str(tracker.config.tracking_uri), None, storage)
 
 
 def activate_local_stack(place: Place) -> str:

@@ -13,6 +13,10 @@ class UnreachableError(ConnectionError):
     """A hub or bucket does not answer, or stopped in the middle. Trying again may help, and loses nothing."""
 
 
+class RemoteRunError(RuntimeError):
+    """A run on a cluster failed there. The message says why; resuming it goes on from what it has finished."""
+
+
 class PreemptedError(RuntimeError):
     """Training was told to stop (SIGTERM) and has saved itself. Trying again goes on from there, bit for bit."""
 

@@ -1,5 +1,6 @@
-"""Around a step's one call into srpo: say that it started, note how long it took."""
+"""Around a step's one call into srpo: say that it started, note its time, end so that a scheduler understands."""
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,25 +8,47 @@ from itertools import takewhile
 
 from rich.console import Console
 from zenml import get_step_context, log_metadata
+from zenml.client import Client
 from zenml.enums import ExecutionStatus
 
+from srpo.errors import EXIT_PERMANENT, ConfigError, TrainingStoppedError
 from srpo.plan import STEPS
 
 SECONDS = "seconds"
+ERROR = "error: "
+"""What the line of a pod's log begins with that says why it ended."""
 console = Console()
 
 
 @contextmanager
 def own_call(step: str) -> Iterator[None]:
-    """Announce the step; log its seconds as ZenML metadata when it succeeds."""
+    """Announce the step; log its seconds as ZenML metadata when it succeeds.
+
+    In a pod, what trying again cannot mend ends it with the exit code that says so.
+    """
     for earlier in _reused_before(step):
         console.print(f"{_title(earlier)}\n    [green]reused[/] from an earlier run")
     console.print(_title(step))
     started = time.monotonic()
-    yield
+    remote = _on_a_cluster()
+    try:
+        yield
+    except (ConfigError, TrainingStoppedError) as error:
+        if not remote:
+            raise
+        print(f"{ERROR}{error}", flush=True)  # noqa: T201 whole, on one line, for whoever reads the pod's log
+        sys.exit(EXIT_PERMANENT)
     seconds = time.monotonic() - started
     log_metadata({SECONDS: seconds})
     console.print(f"    [green]done[/] in {seconds:.1f} s")
+
+
+def _on_a_cluster() -> bool:
+    """Whether this step has a pod of its own, which then gets the credentials of the stack's MLflow."""
+    stack = Client().active_stack
+    if stack.orchestrator.config.is_remote and stack.experiment_tracker:
+        stack.experiment_tracker.configure_mlflow()
+    return bool(stack.orchestrator.config.is_remote)
 
 
 def _title(step: str) -> str:

@@ -1,6 +1,7 @@
 """Commands that show what there is: `status`, `ui`, `doctor`."""
 
-from typing import Annotated
+import sys
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -8,17 +9,34 @@ from pipelines.commands.app import ROOT, JsonOption, console
 from pipelines.place import here
 from srpo.errors import ConfigError
 
+if TYPE_CHECKING:
+    from pipelines.runs import RunRecord
+
 
 def status(as_json: JsonOption = False) -> None:
     """List runs with their state and verdict, registered models with aliases and gates, and who became champion why."""
     place = here()
     place.prepare()
+    from pipelines.runs import load_runs
     from pipelines.status import show_status, status_json
 
+    _ask_clusters([record for record in load_runs(place) if record.stack and record.state == "running"])
     if as_json:
         typer.echo(status_json(place))
     else:
         show_status(console, place)
+
+
+def _ask_clusters(records: "list[RunRecord]") -> None:
+    """Bring the records of runs on clusters up to date; where one does not answer, its runs stay as they were."""
+    for record in records:
+        from pipelines.execute import refreshed
+
+        try:
+            refreshed(here(), record)
+        except Exception as error:
+            problem = f"{type(error).__name__}: {error}"
+            print(f"{record.name}: {record.stack} does not answer ({problem})", file=sys.stderr)  # noqa: T201
 
 
 def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 5000) -> None:

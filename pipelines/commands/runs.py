@@ -38,6 +38,12 @@ def run(
             help="Only if prompts, images or control words have changed since the champion was trained; start from it.",
         ),
     ] = False,
+    stack: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Run on this stack; `stack up NAME` registers it.")
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Do not wait for a run on a cluster; `run --resume RUN` watches it later.")
+    ] = False,
 ) -> None:
     """Run the pipeline: download, embed, train, evaluate, register.
 
@@ -46,10 +52,12 @@ def run(
     if if_new_data:
         if from_ or until or resume or dry_run:
             raise ConfigError("--if-new-data runs the whole pipeline; leave --from, --until, --resume, --dry-run out")
-        _run_if_new_data(load(config, tuple(set_ or ())))
+        if detach:
+            raise ConfigError("--if-new-data waits for the run, to tell how it ended; leave --detach out")
+        _run_if_new_data(load(config, tuple(set_ or ())), _registered(stack))
         return
     if resume is not None:
-        if config or set_ or from_ or until or dry_run:
+        if config or set_ or from_ or until or dry_run or stack or detach:
             raise ConfigError("--resume goes on with the run's own settings; leave the other options out")
         _resume(resume)
         return
@@ -57,9 +65,15 @@ def run(
     if dry_run:
         _show_plan(plan)
         return
+    if detach and not stack:
+        raise ConfigError("--detach is for runs on a cluster; name its stack with --stack")
     from pipelines.execute import new_run
 
-    _execute(new_run(here(), plan))
+    record = new_run(here(), plan, _registered(stack))
+    if detach:
+        _submit(record)
+    else:
+        _execute(record)
 
 
 def plan(
@@ -139,19 +153,25 @@ def _preset_that_fits(config: list[Path] | None, set_: list[str] | None, gpu: st
     return None
 
 
-def _run_if_new_data(settings: "RunConfig") -> None:
+def _registered(stack: str | None) -> str | None:
+    """The name in ZenML of a stack of infra/stacks, however it was given."""
+    return f"srpo-{stack.removeprefix('srpo-')}" if stack else None
+
+
+def _run_if_new_data(settings: "RunConfig", stack: str | None) -> None:
     """Look first; a run, which starts from the champion unless the config says otherwise, only if it can learn."""
     place = here()
     place.prepare(*settings.sources)
     from pipelines.execute import new_run
     from pipelines.new_data import from_champion, look
     from pipelines.notify import Notice, failure_told, tell
-    from pipelines.stacks import activate_local_stack
+    from pipelines.stacks import activate
 
     with failure_told(settings):
-        found = look(settings, activate_local_stack(place))
+        found = look(settings, activate(place, stack).tracking_uri)
         console.print(f"{found}.", soft_wrap=True, highlight=False)
-        record = new_run(place, _check(from_champion(settings), STEP_NAMES)) if found.anything else None
+        plan = _check(from_champion(settings), STEP_NAMES) if found.anything else None
+        record = new_run(place, plan, stack) if plan else None
     if record:
         _execute(record)
     else:
@@ -166,6 +186,9 @@ def _resume(name: str) -> None:
     from srpo.plan import make_plan
 
     record = load_run(place, name)
+    if record.stack:
+        _resume_on_cluster(record)
+        return
     if record.actual_state == "running":
         raise ConfigError(f"run {name} is still running (process {record.process}); stop it first")
     if record.state == "done":
@@ -175,16 +198,35 @@ def _resume(name: str) -> None:
     _execute(record)
 
 
+def _resume_on_cluster(record: "RunRecord") -> None:
+    """Watch a run that is still at work; what has ended otherwise than well is submitted again."""
+    from pipelines.execute import refreshed
+
+    record = refreshed(here(), record)
+    if record.state == "done":
+        raise ConfigError(f"run {record.name} is done; `compare` and `status` show what it made")
+    _execute(record)
+
+
+def _submit(record: "RunRecord") -> None:
+    from pipelines.execute import submit
+    from pipelines.summary import command
+
+    submit(here(), record)
+    console.print(f"handed over; watch it with:  {command(f'run --resume {record.name}')}", soft_wrap=True)
+
+
 def _execute(record: "RunRecord") -> None:
     """Run, and whatever stops the run, say how to go on with it; how it ended is told to those who asked."""
-    from pipelines.execute import execute
+    from pipelines.execute import attach, execute
     from pipelines.notify import ended, failure_told, tell
     from pipelines.summary import command, show_outcome
 
     place = here()
+    watched = record.stack and record.state == "running" and record.attempts
     try:
         with failure_told(record.config, record.name):
-            outcome = execute(place, record, STARTED)
+            outcome = (attach if watched else execute)(place, record, STARTED)
     except BaseException as error:
         console.print(f"[yellow]stopped.[/] Go on with:  {command(f'run --resume {record.name}')}", soft_wrap=True)
         if isinstance(error, KeyboardInterrupt):

@@ -1,0 +1,109 @@
+"""Runs on a cluster: what they need there, watching them, ending them."""
+
+import time
+from contextlib import suppress
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from zenml.client import Client
+from zenml.enums import ExecutionStatus
+from zenml.exceptions import IllegalOperationError
+from zenml.utils.run_utils import stop_run
+
+from pipelines.pods import Pods, is_permanent
+from srpo.config import RunConfig
+from srpo.errors import ConfigError, RemoteRunError
+from srpo.hub import is_remote
+
+POLL = 2.0
+"""Seconds between two looks at a run."""
+COLOURS = {"completed": "green", "cached": "green", "failed": "red"}
+console = Console()
+
+
+def on_cluster() -> bool:
+    """Whether the active stack runs steps in pods."""
+    return bool(Client().active_stack.orchestrator.config.is_remote)
+
+
+def for_pods(config: RunConfig, storage: str) -> RunConfig:
+    """The config as pods, which share no disk, can follow it: files last in `storage` where it names no other place.
+
+    Raises ConfigError for files that lie on this machine alone.
+    """
+    words = config.preference.words_file
+    sources = [*config.sources, config.prompts.train, config.prompts.held_out, *filter(None, [words and str(words)])]
+    sources += [config.images.source] if config.images else []
+    if local := sorted({source for source in sources if not _reachable(source)}):
+        raise ConfigError(
+            f"pods cannot see {', '.join(local)} of this machine; put them into a bucket (s3://...), name a hub "
+            "(hf://...) or build them into the image and use what it has (builtin:...)"
+        )
+    lasting = config.storage.model_copy(update={"remote": config.storage.remote or storage})
+    registry = config.registry.model_copy(update={"lease": config.registry.lease or f"{storage}/lease"})
+    return config.model_copy(update={"storage": lasting, "registry": registry})
+
+
+def _reachable(source: str) -> bool:
+    return source.startswith("builtin:") or is_remote(source)
+
+
+def watch(name: str) -> None:
+    """Show the steps of a run and what its pods write until it ends.
+
+    Raises ConfigError or RemoteRunError with the cause if it failed, KeyboardInterrupt if somebody stopped it.
+    """
+    run = Client().get_pipeline_run(name)
+    pods, shown, last = Pods(str(run.id)), dict[str, str](), ""
+    while True:
+        run = Client().get_pipeline_run(name)
+        last = _show_pods(pods, last)
+        _show_steps(run, shown)
+        if run.status.is_finished:
+            break
+        time.sleep(POLL)
+    if run.status == ExecutionStatus.STOPPED:
+        raise KeyboardInterrupt
+    if not run.status.is_successful:
+        raise _failure(name, pods)
+
+
+def cancel(name: str) -> None:
+    """Stop a run and remove its pods."""
+    with suppress(IllegalOperationError):  # ended meanwhile
+        stop_run(Client().get_pipeline_run(name))
+
+
+def state_of(name: str) -> ExecutionStatus:
+    """How ZenML's server says a run stands."""
+    return Client().get_pipeline_run(name).status
+
+
+def _show_steps(run: Any, shown: dict[str, str]) -> None:
+    """One line for each step whose status has changed."""
+    for name, step in run.steps.items():
+        status = str(step.status.value)
+        if shown.get(name) != status:
+            shown[name] = status
+            console.print(f"[bold cyan]{name}[/] [{COLOURS.get(status, 'dim')}]{status}[/]")
+
+
+def _show_pods(pods: Pods, last: str) -> str:
+    """New lines of the logs, and why a pod ended early or does not start; the last cause shown."""
+    for pod in reversed(pods.newest_first()):
+        for line in pods.new_lines(pod):
+            console.print(f"    [dim]{escape(line)}[/]", highlight=False, soft_wrap=True)
+    newest = next(iter(pods.newest_first()), None)
+    cause = pods.cause(newest) if newest else ""
+    if cause and cause != last:
+        console.print(f"    [yellow]{escape(cause)}[/]", highlight=False, soft_wrap=True)
+    return cause or last
+
+
+def _failure(name: str, pods: Pods) -> Exception:
+    """The error of a failed run; permanent if a pod's exit code says so."""
+    for pod in pods.newest_first():
+        if cause := pods.cause(pod):
+            return ConfigError(cause) if is_permanent(pod) else RemoteRunError(f"{name}: {cause}")
+    return RemoteRunError(f"{name} failed on the cluster, which says no more; see ZenML's page of the run")

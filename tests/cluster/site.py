@@ -1,0 +1,109 @@
+"""A whole site on loopback: cluster, ZenML, MLflow, S3, and the stack `kubernetes` of infra/ registered for it."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import boto3
+
+from pipelines.stack_files import STACKS
+from tests.cluster.api_server import CONTEXT, Cluster, running_cluster
+from tests.cluster.servers import BUCKET, s3_server, tracking_server, zenml_server
+from tests.infra.loopback import serving
+
+ROOT = Path(__file__).parents[2]
+REGISTER = """
+import sys
+from pipelines.stack_files import fill, parse_stack, register
+from zenml.client import Client
+client = Client()
+client.create_secret("srpo-mlflow", {"token": "token"})
+register(client, fill(parse_stack(sys.stdin.read(), sys.argv[1])))
+"""
+IMAGE = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ZENML_ANALYTICS_OPT_IN": "false"}
+"""What the image brings: the code, and its environment."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where everything is, and how a user there calls the command line."""
+
+    cluster: Cluster
+    folder: Path
+    environment: dict[str, str]
+
+    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+        """`run_pipeline.py` with these arguments, its output in a pipe."""
+        command = [sys.executable, str(ROOT / "run_pipeline.py"), *arguments]
+        return subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def call(self, *arguments: str) -> tuple[int, str]:
+        """Exit code and output of `run_pipeline.py`."""
+        process = self.start(*arguments)
+        output, _ = process.communicate()
+        return process.returncode, output
+
+    def python(self, code: str, *arguments: str, text: str = "") -> str:
+        """Output of some lines of Python with the user's environment."""
+        (script := self.folder / "script.py").write_text(code)  # ZenML wants a main module that is a file
+        command = [sys.executable, str(script), *arguments]
+        ended = subprocess.run(
+            command, cwd=self.folder, env=self.environment, input=text, text=True, capture_output=True, check=False
+        )
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
+
+
+@contextmanager
+def site(folder: Path, name: str = "kubernetes") -> Iterator[Site]:
+    """Start everything, register the stack, and stop it all in the end."""
+    with ExitStack() as stack:
+        s3 = stack.enter_context(s3_server())
+        zenml = stack.enter_context(zenml_server(folder / "zenml"))
+        mlflow = stack.enter_context(tracking_server(folder / "mlflow", s3))
+        registry = stack.enter_context(serving({"/v2/": (200, {})}))
+        cluster = stack.enter_context(running_cluster(folder / "cluster", IMAGE))
+        cluster.store.create("secrets", "srpo", {"metadata": {"name": "s3"}, "stringData": s3})
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("ZENML_", "MLFLOW_"))}
+        own = {
+            "KUBECONFIG": str(cluster.kubeconfig),
+            "SRPO_BUCKET": BUCKET,
+            "SRPO_MLFLOW_URI": mlflow,
+            "SRPO_REGISTRY": f"{registry.removeprefix('http://')}/srpo",
+            "SRPO_IMAGE": f"{registry.removeprefix('http://')}/srpo:test",
+            "SRPO_KUBERNETES_CONTEXT": CONTEXT,
+            "ZENML_CONFIG_PATH": str(folder / "user"),
+        }
+        made = Site(cluster, folder, inherited | IMAGE | s3 | zenml | own)
+        made.python(REGISTER, name, text=stack_on_loopback(name, folder, s3))
+        yield made
+
+
+def stack_on_loopback(name: str, folder: Path, s3: dict[str, str]) -> str:
+    """The stack file with its claims mounted below a folder, and S3's keys from the secret `s3` instead of a role."""
+    text = (STACKS / f"{name}.yaml").read_text()
+    text = re.sub(r"mountPath: /(work|cache)", rf"mountPath: {folder}/mounts/\1", text)
+    text = text.replace("value: /cache", f"value: {folder}/mounts/cache")
+    keys = "".join(f"\n        - {{name: {key}, valueFrom: {{secretKeyRef: {{name: s3, key: {key}}}}}}}" for key in s3)
+    text = text.replace("      env:\n", f"      env:{keys}\n")
+    return text.replace("    orchestrator_pod_settings:\n", f"    orchestrator_pod_settings:\n      env:{keys}\n")
+
+
+def objects(site: Site, prefix: str) -> list[str]:
+    """Keys in the site's bucket."""
+    s3 = boto3.session.Session().client("s3", endpoint_url=site.environment["AWS_ENDPOINT_URL"])
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
+    return [entry["Key"] for page in pages for entry in page.get("Contents", [])]

@@ -1,0 +1,96 @@
+"""Why a pod ended or does not start, in one sentence: statuses as Kubernetes' documentation and sources word them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.pods import failure_cause, is_permanent, waiting_cause
+from pipelines.remote import for_pods
+from srpo.config import load_config
+from srpo.errors import ConfigError
+
+kubernetes = pytest.importorskip("kubernetes")
+CONFIG = Path(__file__).parents[2] / "configs/shapes.yaml"
+
+
+def pod(phase: str, state: dict[str, Any] | None = None, **condition: str) -> Any:
+    """A pod of the step `train` as the client returns it."""
+    status: dict[str, Any] = {"phase": phase, "conditions": [condition] if condition else []}
+    if state is not None:
+        container = {"name": "main", "image": "r/srpo:1", "imageID": "", "ready": False, "restartCount": 0}
+        status["containerStatuses"] = [container | {"state": state}]
+    limits = {"resources": {"limits": {"memory": "64Gi"}}}
+    body = {
+        "metadata": {"name": "p", "labels": {"step_name": "train"}},
+        "spec": {"containers": [{"name": "main", **limits}]},
+        "status": status,
+    }
+    response = type("Response", (), {"data": kubernetes.client.rest.json.dumps(body)})
+    return kubernetes.client.ApiClient().deserialize(response, "V1Pod")
+
+
+def ended(code: int, reason: str = "Error") -> dict[str, Any]:
+    return {"terminated": {"exitCode": code, "reason": reason}}
+
+
+@pytest.mark.parametrize(
+    ("found", "sentence"),
+    [
+        (
+            pod("Pending", type="PodScheduled", status="False", reason="Unschedulable", message="0/3 nodes available"),
+            "no node can take the pod of step train: 0/3 nodes available",
+        ),
+        (
+            pod("Pending", {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}}),
+            "the image r/srpo:1 of step train cannot be pulled: Back-off pulling image",
+        ),
+        (pod("Pending", {"waiting": {"reason": "ContainerCreating"}}), ""),
+        (pod("Running", {"running": {}}), ""),
+    ],
+)
+def test_why_a_pod_does_not_start(found: Any, sentence: str) -> None:
+    assert waiting_cause(found) == sentence
+    assert failure_cause(found, "") == ""
+
+
+@pytest.mark.parametrize(
+    ("found", "log", "sentence"),
+    [
+        (
+            pod("Failed", ended(137, "OOMKilled")),
+            "",
+            "step train ran out of memory (64Gi); give it more in `resources`",
+        ),
+        (
+            pod("Failed", ended(143), type="DisruptionTarget", status="True", reason="PreemptionByScheduler"),
+            "",
+            "the pod of step train was preempted (PreemptionByScheduler)",
+        ),
+        (pod("Failed", ended(42)), "loading\nerror: no GPU\nbye\n", "no GPU"),
+        (pod("Failed", ended(1)), "loading\nKeyError: x\n\n", "step train ended with exit code 1: KeyError: x"),
+        (pod("Failed", ended(137)), "", "step train ended with exit code 137: it wrote nothing"),
+        (pod("Succeeded", ended(0, "Completed")), "error: seen", ""),
+    ],
+)
+def test_why_a_pod_failed(found: Any, log: str, sentence: str) -> None:
+    assert failure_cause(found, log) == sentence
+    assert waiting_cause(found) == ""
+
+
+def test_only_exit_code_42_is_permanent() -> None:
+    assert is_permanent(pod("Failed", ended(42)))
+    assert not is_permanent(pod("Failed", ended(1))) and not is_permanent(pod("Pending"))
+
+
+def test_a_run_that_only_this_machine_could_follow_is_refused() -> None:
+    config = load_config(CONFIG, ("prompts.train=/home/me/prompts.txt", "model.source=models/mine"))
+    with pytest.raises(ConfigError, match=r"pods cannot see /home/me/prompts.txt, .*models/mine of this machine"):
+        for_pods(config, "s3://bucket/zenml/srpo")
+
+
+def test_what_pods_make_lasts_where_the_stack_keeps_its_artifacts() -> None:
+    config = for_pods(load_config(CONFIG), "s3://bucket/zenml/srpo")
+    assert (config.storage.remote, config.registry.lease) == ("s3://bucket/zenml/srpo", "s3://bucket/zenml/srpo/lease")
+    named = for_pods(load_config(CONFIG, ("storage.remote=s3://other/place",)), "s3://bucket/zenml/srpo")
+    assert named.storage.remote == "s3://other/place"
