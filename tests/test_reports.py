@@ -13,6 +13,14 @@ from srpo.registry import load_evaluation
 from tests.test_cli import call
 
 
+@pytest.fixture(autouse=True)
+def challenger(finished: Outcome) -> None:
+    """The run's own version, whatever other tests of this process have registered since."""
+    assert finished.registered
+    client = MlflowClient(finished.record.tracked.uri)
+    client.set_registered_model_alias(finished.registered.name, "challenger", finished.registered.version)
+
+
 def report_in(folder: Path) -> Report:
     return Report.model_validate_json((folder / "report.json").read_text(encoding="utf-8"))
 

@@ -139,7 +139,7 @@ def test_a_hub_that_does_not_answer_is_one_sentence_and_worth_another_try(
     with pytest.raises(SystemExit) as ended:
         run_pipeline.main(["plan", "--set", f"model.source={MODEL}"])
     problem = capsys.readouterr().err
-    assert ended.value.code == 1
+    assert ended.value.code == 75
     assert f"{MODEL} cannot be reached now" in problem
     assert len(problem.splitlines()) == 1
 

@@ -17,6 +17,7 @@ from pipelines.resources import (
     pod_settings,
     step_options,
 )
+from pipelines.stacks import activate_local_stack
 from srpo.config import RunConfig
 from srpo.errors import ConfigError
 from srpo.plan import STEPS
@@ -100,6 +101,7 @@ def remote(place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
     from zenml.client import Client
     from zenml.enums import StackComponentType
 
+    activate_local_stack(place)
     zenml, before = Client(), Client().active_stack_model.id
     described = yaml.safe_load((INFRA / "stacks/kubernetes.yaml").read_text())["orchestrator"]
     settings = described["configuration"] | {"kubernetes_context": "test"}
