@@ -37,9 +37,7 @@ class GpuStepResources(StepResources):
 class ResourcesConfig(Settings):
     """Pods of a run on a cluster. The numbers that come out are the same wherever it runs."""
 
-    model_config = ConfigDict(
-        validate_by_name=True, validate_by_alias=True
-    )  # it is built anew from parts
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)  # it is built anew from parts
     image: str | None = Field(default=None, min_length=1)
     """Container image of all steps (infra/docker); null: what the environment variable SRPO_IMAGE names."""
     gpu: str | None = None
