@@ -1,25 +1,23 @@
 """Checkpoints: written whole or not at all, and holding everything that an uninterrupted run would still have.
 
 A checkpoint is a folder `update-000010` with `transformer.safetensors` (fp32 master weights), `optimizer.safetensors`,
-`rng-0000.safetensors` (one per process) and `state.json`. It is written under another name, flushed to disk (fsync) and
-then renamed, so that a kill at any moment leaves either the old state or the new one.
+`rng-0000.safetensors` (one per process) and `state.json`. The main process writes it all, because processes on other
+nodes may not see its disk: under another name, flushed to disk (fsync) and then renamed, so that a kill at any moment
+leaves either the old state or the new one.
 """
 
 import json
 import os
-import random
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
@@ -47,19 +45,10 @@ class CheckpointStore:
         return sorted(int(folder.name.removeprefix("update-")) for folder in self.directory.glob("update-*"))
 
     @contextmanager
-    def writing(self, update: int, accelerator: Accelerator) -> Iterator[Path]:
-        """A folder for all processes to write into, which becomes the update's checkpoint when all have."""
-        target = self.path(update)
-        staging = staging_of(target)
-        if accelerator.is_main_process:
-            shutil.rmtree(staging, ignore_errors=True)
-            staging.mkdir(parents=True)
-        accelerator.wait_for_everyone()
-        yield staging
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            publish(staging, target)
-        accelerator.wait_for_everyone()
+    def writing(self, update: int, writes: bool = True) -> Iterator[Path | None]:
+        """A folder which becomes the update's checkpoint in the end; None for a process that only helps to gather."""
+        with atomic_folder(self.path(update)) if writes else nullcontext() as folder:
+            yield folder
 
     def prune(self, best: int | None, spared: int | None = None) -> None:
         """Keep the last few and the best, and one that is `spared` for now."""
@@ -123,15 +112,36 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def save_weights(folder: Path, transformer: nn.Module, optimizer: Optimizer, writes: bool = True) -> None:
-    """Trained weights and optimizer state, whole; where they are sharded every process must call, one `writes`."""
+def save_weights(folder: Path | None, transformer: nn.Module, optimizer: Optimizer) -> None:
+    """Trained weights and optimizer state, whole.
+
+    Where they are sharded every process must call; one without a folder only helps to gather.
+    """
     for name, tensors in (
         (WEIGHTS, trained_parameters(transformer)),
         (OPTIMIZER, _optimizer_tensors(transformer, optimizer)),
     ):
-        gathered = {key: _on_cpu(tensor, writes) for key, tensor in tensors.items()}
-        if writes:
+        gathered = {key: _on_cpu(tensor, folder is not None) for key, tensor in tensors.items()}
+        if folder:
             save_file({key: tensor for key, tensor in gathered.items() if tensor is not None}, folder / name)
+
+
+def save_own(folder: Path | None, accelerator: Accelerator, own: Mapping[str, bytes]) -> None:
+    """What each process has of its own: name -> content of a safetensors file.
+
+    All must call; only the main process, which writes, gives a folder.
+    """
+    everyone: list[Any] = [own] * accelerator.num_processes
+    if accelerator.num_processes > 1:
+        torch.distributed.gather_object(own, everyone if folder else None)
+    for rank, contents in enumerate(everyone if folder else ()):
+        for name, content in contents.items():
+            own_file(folder, name, rank).write_bytes(content)  # type: ignore[arg-type]
+
+
+def own_file(folder: Path, name: str, rank: int) -> Path:
+    """Where something that is a process's own lies in a checkpoint."""
+    return folder / f"{name}-{rank:04d}.safetensors"
 
 
 def load_weights(folder: Path, transformer: nn.Module, optimizer: Optimizer) -> None:
@@ -195,46 +205,6 @@ def _on_cpu(tensor: Tensor, keep: bool) -> Tensor | None:
     """The whole tensor on the CPU; None where it only helped to gather it."""
     gathered = whole(tensor)
     return gathered.cpu().contiguous() if keep else None
-
-
-def save_rng(folder: Path, rank: int, generator: Generator) -> None:
-    """The state of every random number generator of this process."""
-    _, keys, position, has_gauss, cached = np.random.get_state()
-    version, internal, gauss = random.getstate()
-    tensors = {
-        "draws": generator.get_state(),
-        "torch": torch.get_rng_state(),
-        "numpy": torch.from_numpy(np.asarray(keys).astype(np.int64)),
-        "python": torch.tensor(internal, dtype=torch.int64),
-    }
-    tensors |= (
-        {f"cuda{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
-        if torch.cuda.is_available()
-        else {}
-    )
-    scalars = {"numpy": [int(position), int(has_gauss), float(cached)], "python": [version, gauss]}
-    save_file(tensors, _rng_path(folder, rank), metadata={"scalars": json.dumps(scalars)})
-
-
-def load_rng(folder: Path, rank: int, generator: Generator) -> None:
-    """Put back what `save_rng` wrote."""
-    path = _rng_path(folder, rank)
-    with safe_open(path, framework="pt") as file:
-        scalars = json.loads(file.metadata()["scalars"])
-    tensors = load_file(path)
-    generator.set_state(tensors["draws"])
-    torch.set_rng_state(tensors["torch"])
-    position, has_gauss, cached = scalars["numpy"]
-    np.random.set_state(("MT19937", tensors["numpy"].numpy().astype(np.uint32), position, has_gauss, cached))
-    version, gauss = scalars["python"]
-    random.setstate((version, tuple(tensors["python"].tolist()), gauss))
-    for index in range(torch.cuda.device_count()):
-        if f"cuda{index}" in tensors:  # the machine that wrote it may have had fewer
-            torch.cuda.set_rng_state(tensors[f"cuda{index}"], index)
-
-
-def _rng_path(folder: Path, rank: int) -> Path:
-    return folder / f"rng-{rank:04d}.safetensors"
 
 
 def save_state(folder: Path, state: dict[str, Any]) -> None:

@@ -16,11 +16,11 @@ from srpo.artifacts import Trained, TrainJob
 from srpo.budget import Budget
 from srpo.checkpoint import (
     atomic_folder,
-    load_rng,
     load_state,
     load_weights,
+    own_file,
     read_weights,
-    save_rng,
+    save_own,
     save_state,
     save_weights,
     write_atomic,
@@ -38,8 +38,9 @@ from srpo.methods import make_method
 from srpo.models import TextToImage, check_guidance, find_family, load_model, load_without_transformer
 from srpo.models.weights import adapter_file
 from srpo.prompts import load_categories, load_prompt_set, select
+from srpo.random_state import random_state, restore_random_state
 from srpo.record import Clock, Record
-from srpo.reuse import load_rollouts, save_rollouts
+from srpo.reuse import load_rollouts, rollouts_content
 from srpo.rollout import Rollout, roll_out
 from srpo.sharding import is_sharded, shard, whole
 from srpo.start import continue_adapter, merge_adapter
@@ -83,7 +84,8 @@ class Trainer:
         self.kept: deque[Tensor] = deque(maxlen=config.train.accumulation)
         """The x0 of the last micro-batches, oldest first."""
         self.copies, self.store = copies, copies.store
-        self.update = 0
+        self.update = self.saved = 0
+        """The present one, and the last that has a checkpoint."""
         self.seconds = 0.0
         self.budget = Budget(config, accelerator.num_processes)
         self._resume()
@@ -186,10 +188,9 @@ class Trainer:
         """Stop before the step; the checkpoints stay as they are."""
         bad = sorted(name for name, value in metrics.items() if not math.isfinite(value))
         if bad:
-            kept = self.store.updates()
             raise TrainingStoppedError(
                 f"update {self.update}: {', '.join(bad)} not finite, so the step was not taken; "
-                f"the last good checkpoint is {self.store.path(kept[-1]) if kept else 'the base model'}; "
+                f"the last good checkpoint is {self.store.path(self.saved) if self.saved else 'the base model'}; "
                 "lower train.learning_rate, or train in fp32"
             )
 
@@ -234,19 +235,22 @@ class Trainer:
         state = {"update": self.update, "seconds": self.seconds, "config": self.config.model_dump(mode="json")}
         state["gpu_hours"] = self.budget.spent
         state |= self.contents | {"scales": {each.name: each.scale for each in self.criteria}}
-        with self.store.writing(self.update, self.accelerator) as folder:
-            save_weights(folder, self.model.transformer, self.optimizer, self.accelerator.is_main_process)
-            if self.accelerator.is_main_process:
+        own = {"rng": random_state(self.draws.generator)}
+        if self.config.rollout.reuse > 1:
+            own["rollouts"] = rollouts_content(self.draws.noise, self.kept)
+        with self.store.writing(self.update, self.accelerator.is_main_process) as folder:
+            save_weights(folder, self.model.transformer, self.optimizer)
+            save_own(folder, self.accelerator, own)
+            if folder:
                 save_state(folder, state | {"scheduler": self.scheduler.state_dict()})
-            save_rng(folder, self.accelerator.process_index, self.draws.generator)
-            if self.config.rollout.reuse > 1:
-                save_rollouts(folder, self.accelerator.process_index, self.draws.noise, self.kept)
+        self.saved = self.update
         if self.accelerator.is_main_process:
             self.copies.saved(self.record.best())
+        self.accelerator.wait_for_everyone()
 
     def give_way(self, seconds: float) -> NoReturn:
         """Save what is not saved, have it sent within so many seconds, and end with a PreemptedError that says so."""
-        if self.update and self.update not in self.store.updates():
+        if self.update != self.saved:
             self.save()
         try:
             fate = self.copies.wait(seconds)
@@ -268,10 +272,9 @@ class Trainer:
 
     def _resume(self) -> None:
         """Go on from the last checkpoint, if there is one; ConfigError if it was made with other settings."""
-        updates = self.store.updates()
-        if not updates:
+        if not self.copies.newest:
             return
-        folder = self.store.path(updates[-1])
+        folder, rank = self.store.path(self.copies.newest), self.accelerator.process_index
         state = load_state(folder)
         refuse_other_settings(folder, self.config, RunConfig.model_validate(state["config"]))
         for name, setting in CONTENTS.items():
@@ -285,36 +288,37 @@ class Trainer:
             set_learning_rate(group, float(rate))
         for criterion in self.criteria:
             criterion.scale = state.get("scales", {}).get(criterion.name, criterion.scale)
-        self.update, self.seconds = state["update"], state["seconds"]
+        self.update = self.saved = state["update"]
+        self.seconds = state["seconds"]
         self.budget.before = state.get("gpu_hours", 0.0)
-        load_rng(folder, self.accelerator.process_index, self.draws.generator)
+        restore_random_state(own_file(folder, "rng", rank), self.draws.generator)
         if self.config.rollout.reuse > 1:
-            self.draws.noise, kept = load_rollouts(folder, self.accelerator.process_index, self.accelerator.device)
+            self.draws.noise, kept = load_rollouts(own_file(folder, "rollouts", rank), self.accelerator.device)
             self.kept.extend(kept)
 
     def finish(self) -> Trained:
-        """Export the best checkpoint's transformer and write the result."""
-        result_path = self.output_dir / RESULT
-        if self.accelerator.is_main_process:
-            copied = self.copies.wait(self.config.storage.max_wait_s)
-            best = self.record.best() or self.update
-            self.copies.bring(best)
-            exported = self.output_dir / "transformer"
-            with atomic_folder(exported) as folder:
-                self._export(read_weights(self.store.path(best)), folder)
-            result = Trained(
-                output_dir=str(self.output_dir),
-                transformer=snapshot(exported, f"update {best} of {self.output_dir.name}"),
-                best_update=best,
-                num_updates=self.update,
-                seconds=self.seconds,
-                gpu_hours=self.budget.spent,
-                stopped=self.stopped,
-                copied=copied,
-            )
-            write_atomic(result_path, result.model_dump_json(indent=1))
-        self.accelerator.wait_for_everyone()
-        return Trained.model_validate_json(result_path.read_text(encoding="utf-8"))
+        """Export the best checkpoint's transformer and write the result; all processes return it."""
+        return broadcast_object_list([self._result() if self.accelerator.is_main_process else None])[0]
+
+    def _result(self) -> Trained:
+        copied = self.copies.wait(self.config.storage.max_wait_s)
+        best = self.record.best() or self.update
+        self.copies.bring(best)
+        exported = self.output_dir / "transformer"
+        with atomic_folder(exported) as folder:
+            self._export(read_weights(self.store.path(best)), folder)
+        result = Trained(
+            output_dir=str(self.output_dir),
+            transformer=snapshot(exported, f"update {best} of {self.output_dir.name}"),
+            best_update=best,
+            num_updates=self.update,
+            seconds=self.seconds,
+            gpu_hours=self.budget.spent,
+            stopped=self.stopped,
+            copied=copied,
+        )
+        write_atomic(self.output_dir / RESULT, result.model_dump_json(indent=1))
+        return result
 
     def _export(self, tensors: dict[str, Tensor], folder: Path) -> None:
         """The trained weights as diffusers reads them: a transformer's folder, or a LoRA file."""

@@ -1,22 +1,17 @@
 """Checkpoints: whole or absent, and complete."""
 
 import json
-import random
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import nn
 
 from srpo.checkpoint import (
     CheckpointStore,
     atomic_folder,
-    load_rng,
     load_state,
     load_weights,
-    save_rng,
     save_state,
     save_weights,
     write_atomic,
@@ -51,20 +46,6 @@ def test_weights_and_optimizer_continue_bit_for_bit(tmp_path: Path) -> None:
         assert torch.equal(parameter, same)
 
 
-def test_every_random_generator_continues(tmp_path: Path) -> None:
-    draws = torch.Generator().manual_seed(5)
-
-    def throw() -> list[float]:
-        drawn = [torch.randn(3, generator=draws).sum().item(), torch.randn(3).sum().item()]
-        return [*drawn, np.random.randn(), random.random(), random.gauss()]
-
-    throw()  # leaves numpy and random with a second gaussian in store
-    save_rng(tmp_path, 0, draws)
-    first = throw()
-    load_rng(tmp_path, 0, draws)
-    assert throw() == first
-
-
 def test_a_killed_write_leaves_the_old_state(tmp_path: Path) -> None:
     target = tmp_path / "folder"
     with atomic_folder(target) as folder:
@@ -82,11 +63,11 @@ def test_a_killed_write_leaves_the_old_state(tmp_path: Path) -> None:
 
 def test_half_written_checkpoints_do_not_count_and_old_ones_go(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, keep_last=2)
-    accelerator = Accelerator(cpu=True)
     for update in (1, 2, 3, 10):
-        with store.writing(update, accelerator) as folder:
+        with store.writing(update) as folder:
+            assert folder
             (folder / "x").write_text("x")
-    with pytest.raises(KeyboardInterrupt), store.writing(11, accelerator):
+    with pytest.raises(KeyboardInterrupt), store.writing(11):
         raise KeyboardInterrupt
     assert store.updates() == [1, 2, 3, 10]
     store.prune(best=1)

@@ -7,12 +7,14 @@ folder's copy: a lease says which.
 """
 
 import logging
+import shutil
 import threading
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 
 from srpo.checkpoint import CheckpointStore, atomic_folder
 from srpo.config import StorageConfig
@@ -38,6 +40,8 @@ class CheckpointCopies:
         self.mirror = mirror_of(storage)
         self.writes = storage.remote is not None and main.is_main_process
         self.best: int | None = None
+        self.newest = 0
+        """Update of the checkpoint that training goes on from; 0: there is none."""
         self.there: set[int] = set()
         """Updates whose copy is whole."""
         self.failures, self.problem = 0, ""
@@ -51,16 +55,16 @@ class CheckpointCopies:
 
     def __enter__(self) -> Self:
         """Bring what another node has left, and begin to send; UnreachableError while another training does."""
-        if self.storage.remote is None:
-            return self
         with ExitStack() as opened:
-            if self.writes:
+            if self.storage.remote and self.writes:
                 from srpo.registry.lease.s3 import s3_lease
 
                 name = self.mirror.name(self.output_dir / "training")
                 self.held = opened.enter_context(s3_lease(self.storage.remote, name, LEASE_WAIT))
-            if self.accelerator.is_local_main_process:
-                self._restore()
+            self.newest = self._agreed()
+            with self.accelerator.main_process_first():  # nodes may share a disk
+                if self.accelerator.is_local_main_process:
+                    self._restore()
             self.accelerator.wait_for_everyone()
             self._resources = opened.pop_all()
         if self.writes:
@@ -83,7 +87,7 @@ class CheckpointCopies:
             self.held.confirm()
 
     def bring(self, update: int) -> None:
-        """A checkpoint from the copy, if it is not here (main process)."""
+        """A checkpoint from the copy, if it is not here (one process of a node)."""
         folder = self.store.path(update)
         if self.storage.remote is not None and not folder.exists():
             with atomic_folder(folder) as staging:
@@ -107,13 +111,26 @@ class CheckpointCopies:
                 )
         return f"checkpoint {newest} whole in {self.storage.remote}, failed attempts: {self.failures}"
 
+    def _agreed(self) -> int:
+        """The newest checkpoint that every node has or can bring. Raises ConfigError where nodes share nothing."""
+        if self.storage.remote is not None:
+            self.there = {int(name.removeprefix("update-")) for name in self.mirror.folders(self.store.directory)}
+        here: list[set[int]] = gather_object([set(self.store.updates()) | self.there])
+        if self.storage.remote is None and any(each != here[0] for each in here):
+            raise ConfigError(
+                f"not all nodes see the checkpoints in {self.store.directory}; put the folder on storage that they "
+                "share, or set storage.remote"
+            )
+        return max(set.intersection(*here), default=0)
+
     def _restore(self) -> None:
-        """What the copy has, if it is ahead of this disk: journals and samples first, then the newest checkpoint."""
-        self.there = {int(name.removeprefix("update-")) for name in self.mirror.folders(self.store.directory)}
-        newest = max(self.there, default=0)
-        if newest > max(self.store.updates(), default=0):
-            self.mirror.fetch(self.output_dir)
-            self.bring(newest)
+        """Bring the checkpoint that training goes on from to this disk, if it is not here; for rank 0 journals too."""
+        for later in (update for update in self.store.updates() if update > self.newest):
+            shutil.rmtree(self.store.path(later))  # of this node alone; they come again
+        if self.newest and not self.store.path(self.newest).exists():
+            if self.writes:
+                self.mirror.fetch(self.output_dir)
+            self.bring(self.newest)
 
     def _next(self) -> int | None:
         """The newest checkpoint that is not in the copy."""
