@@ -9,7 +9,8 @@ from zenml.client import Client
 from zenml.enums import ExecutionMode
 from zenml.steps import BaseStep
 
-from pipelines.resources import step_options
+from pipelines.resources import nodes_options, over_nodes, step_options
+from srpo.artifacts import PromptSets, Trained, Weights
 from srpo.config import RunConfig, Settings
 from srpo.hub import is_remote
 from srpo.tracking import TrackedRun
@@ -18,6 +19,7 @@ from steps.embed import embed
 from steps.evaluate import evaluate
 from steps.register import register
 from steps.train import train
+from steps.train_nodes import hand_over, take_over, train_on_nodes
 
 
 class Request(Settings):
@@ -55,7 +57,7 @@ def alignment(config: RunConfig, request: Request) -> None:
     )
     if request.until == "embed":
         return
-    trained = _given(request, "trained") or _sized(train, config)(config, weights, prompts, f"{run_dir}/train", tracked)
+    trained = _given(request, "trained") or _train(config, weights, prompts, request)
     if request.until == "train":
         return
     evaluated = _given(request, "evaluated")
@@ -67,9 +69,20 @@ def alignment(config: RunConfig, request: Request) -> None:
     _sized(register, config)(config, weights, prompts, trained, evaluated, tracked)
 
 
-def _sized(step: BaseStep, config: RunConfig) -> BaseStep:
-    """The step with the pod that the run's resources give it, on a remote stack."""
-    return step.with_options(**step_options(config, step.name))
+def _train(config: RunConfig, weights: Weights, prompts: PromptSets, request: Request) -> Trained:
+    """In one pod, or in one for each node between two that need no GPU."""
+    folder = f"{request.run_dir}/train"
+    if not over_nodes(config):
+        return _sized(train, config)(config, weights, prompts, folder, request.tracked)
+    before, after = (_sized(step, config, like="download") for step in (hand_over, take_over))
+    before(config, weights, prompts, folder, request.tracked)
+    train_on_nodes(config, folder).with_options(**nodes_options(config))(after=before.name)
+    return after(config, folder, after="train_nodes")
+
+
+def _sized(step: BaseStep, config: RunConfig, like: str | None = None) -> BaseStep:
+    """The step with the pod that the run's resources give it, or one that is `like` it, on a remote stack."""
+    return step.with_options(**step_options(config, like or step.name))
 
 
 def _given(request: Request, output: str) -> Any:

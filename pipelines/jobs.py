@@ -12,10 +12,11 @@ from uuid import UUID
 from zenml.entrypoints.step_entrypoint_configuration import StepEntrypointConfiguration
 from zenml.utils.pydantic_utils import update_model
 
-from pipelines.resources import docker_settings, kubernetes_settings
+from pipelines.resources import docker_settings, kubernetes_settings, nodes_settings, refuse_nodes
 from pipelines.stack_files import StackFile
 from srpo.config import RunConfig
 from srpo.errors import ConfigError
+from steps.train_nodes import train_on_nodes
 
 KUBERNETES = "1.33"
 """Version whose schemas the Jobs are held against."""
@@ -24,11 +25,48 @@ Job = dict[str, Any]
 
 def render_jobs(config: RunConfig, stack: StackFile, steps: Iterable[str]) -> dict[str, Job]:
     """Step -> its Job as the API server would get it, on a stack with the kubernetes orchestrator."""
-    return {step: _render(config, stack.orchestrator.configuration, step) for step in steps}
+    return {
+        step: _render_nodes(config, stack)
+        if step == "train" and config.resources.train.nodes > 1
+        else _render(config, stack.orchestrator.configuration, step)
+        for step in steps
+    }
+
+
+def _render_nodes(config: RunConfig, stack: StackFile) -> Job:
+    """The Job with a pod for each node. ConfigError where the stack cannot start one."""
+    from zenml.integrations.kubernetes.flavors import KubernetesStepOperatorSettings
+    from zenml.integrations.kubernetes.manifest_utils import (
+        build_job_manifest,
+        build_pod_manifest,
+        pod_template_manifest_from_pod,
+    )
+
+    operator = stack.step_operator.configuration if stack.step_operator else refuse_nodes(config, stack.name)
+    own = nodes_settings(config, operator.get("pod_settings") or {})
+    known = {key: value for key, value in operator.items() if key in KubernetesStepOperatorSettings.model_fields}
+    settings = update_model(KubernetesStepOperatorSettings.model_validate(known), own)
+    pod = build_pod_manifest(
+        pod_name=None,
+        image_name=str(docker_settings(config).parent_image),
+        command=train_on_nodes(config, "FOLDER").configuration.command,
+        args=[],
+        privileged=settings.privileged,
+        pod_settings=settings.pod_settings,
+        service_account_name=settings.service_account_name,
+    )
+    job = build_job_manifest(
+        job_name="srpo-train",
+        pod_template=pod_template_manifest_from_pod(pod),
+        backoff_limit=0,  # the pod that starts them does it again
+        ttl_seconds_after_finished=settings.ttl_seconds_after_finished,
+        active_deadline_seconds=settings.active_deadline_seconds,
+        pod_count=settings.pod_count,
+    )
+    return _as_sent(job)
 
 
 def _render(config: RunConfig, stack: dict[str, Any], step: str) -> Job:
-    from kubernetes.client import ApiClient  # type: ignore[import-untyped]
     from zenml.integrations.kubernetes.flavors import KubernetesOrchestratorSettings
     from zenml.integrations.kubernetes.manifest_utils import (
         build_job_manifest,
@@ -57,6 +95,12 @@ def _render(config: RunConfig, stack: dict[str, Any], step: str) -> Job:
         active_deadline_seconds=settings.active_deadline_seconds,
         pod_failure_policy=settings.pod_failure_policy,
     )
+    return _as_sent(job)
+
+
+def _as_sent(job: Any) -> Job:
+    from kubernetes.client import ApiClient  # type: ignore[import-untyped]
+
     return {"apiVersion": "batch/v1", "kind": "Job", **_without_nulls(ApiClient().sanitize_for_serialization(job))}
 
 

@@ -39,12 +39,13 @@ class Pods:
             self._namespace, label_selector=f"run_id={self._run_id},step_name", _request_timeout=SECONDS
         ).items
         long_ago = datetime.min.replace(tzinfo=UTC)
-        return sorted(found, key=lambda pod: pod.metadata.creation_timestamp or long_ago, reverse=True)
+        return sorted(
+            found, key=lambda pod: (pod.metadata.creation_timestamp or long_ago, _place(pod) == "0"), reverse=True
+        )
 
     def new_lines(self, pod: Any) -> list[str]:
         """Whole lines that a pod has written since the last call; none of a Job's further pods."""
-        labels = pod.metadata.labels | (pod.metadata.annotations or {})
-        if pod.status.phase == "Pending" or labels.get(FIRST, "0") != "0":
+        if pod.status.phase == "Pending" or _place(pod) != "0":
             return []
         text, before = self._log(pod), self._seen.get(pod.metadata.name, 0)
         whole = text.rfind("\n") + 1
@@ -103,6 +104,11 @@ def is_permanent(pod: Any) -> bool:
     """Whether the pod's exit code says that trying again will not help."""
     ends = [status.state.terminated for status in pod.status.container_statuses or ()]
     return any(ended and ended.exit_code == EXIT_PERMANENT for ended in ends)
+
+
+def _place(pod: Any) -> str:
+    """The number of a pod among its Job's."""
+    return str(((pod.metadata.labels or {}) | (pod.metadata.annotations or {})).get(FIRST, "0"))
 
 
 def _step(pod: Any) -> str:

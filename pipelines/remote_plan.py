@@ -68,12 +68,13 @@ def _priced(config: RunConfig, steps: Iterable[str]) -> tuple[float | None, floa
 
 def show_remote_plan(console: Console, plan: RemotePlan) -> None:
     """One row per step, then the facts."""
-    table = table_of("step", "GPUs", "cores", "GiB", "nodes", "tries", "minutes")
+    table = table_of("step", "pods", "GPUs", "cores", "GiB", "nodes", "tries", "minutes")
     for step in plan.steps:
         asked = plan.config.resources.of(step)
         nodes = [*(f"{key}={value}" for key, value in asked.node_pool.items()), "spot" if asked.spot else "on demand"]
         table.add_row(
             step,
+            str(plan.config.resources.train.nodes if step == "train" else 1),
             str(num_gpus(plan.config, step)),
             f"{asked.cpu:g}",
             str(asked.memory),

@@ -7,7 +7,7 @@ the stack key by key, so that nothing there can be taken away; a list, such as t
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from zenml.client import Client
 from zenml.config import DockerSettings, ResourceSettings
@@ -21,23 +21,26 @@ IMAGE = "SRPO_IMAGE"
 GPU = "nvidia.com/gpu"
 RETRY_DELAY = 30
 """Seconds before a failed step is tried again."""
+STARTER = "starter"
+"""Service account (infra/kubernetes) of the pod that starts several others."""
 SHARED_MEMORY = "shared-memory"
 """Volume at /dev/shm, through which NCCL and data loaders talk; the default of 64 MiB is too little."""
 Pod = dict[str, Any]
 
 
 def num_gpus(config: RunConfig, step: str) -> int:
-    """GPUs that a step asks for."""
+    """GPUs that a pod of a step asks for."""
     if (given := config.resources.of(step).gpus) is not None:
         return given
     if step in ("download", "register") or config.model.source.startswith("builtin:"):
         return 0
-    return {"train": config.train.num_processes, "embed": config.prompts.num_processes or 1}.get(step, 1)
+    per_pod = config.train.num_processes // config.resources.train.nodes
+    return {"train": per_pod, "embed": config.prompts.num_processes or 1}.get(step, 1)
 
 
 def step_options(config: RunConfig, step: str) -> dict[str, Any]:
     """Arguments of `with_options` that give a step its pod on the active stack; none on a local one."""
-    flavor, stack = _orchestrator()
+    flavor, stack = _component(StackComponentType.ORCHESTRATOR)
     if flavor not in SETTINGS:
         return {}
     retries = config.resources.of(step).retries
@@ -45,12 +48,58 @@ def step_options(config: RunConfig, step: str) -> dict[str, Any]:
     return {"settings": SETTINGS[flavor](config, step, stack.get("pod_settings") or {}), **retry}
 
 
+def over_nodes(config: RunConfig) -> bool:
+    """Whether training has several pods here. ConfigError where it should, and this stack has no such thing."""
+    flavor, _ = _component(StackComponentType.ORCHESTRATOR)
+    if flavor not in SETTINGS or config.resources.train.nodes == 1:
+        return False
+    active = Client().active_stack_model
+    if StackComponentType.STEP_OPERATOR not in active.components:
+        refuse_nodes(config, active.name)
+    return True
+
+
+def refuse_nodes(config: RunConfig, stack: str) -> NoReturn:
+    """Say that a stack cannot train over several nodes."""
+    raise ConfigError(
+        f"resources.train.nodes is {config.resources.train.nodes}, but stack {stack} has no step operator, which "
+        "starts pods together; use the stack `kubernetes` (`stack up kubernetes` brings it up to date), or set it to 1"
+    )
+
+
+def nodes_options(config: RunConfig) -> dict[str, Any]:
+    """Arguments of `with_options` for the command that trains in several pods, and the pod that starts them."""
+    flavor, operator = _component(StackComponentType.STEP_OPERATOR)
+    _, stack = _component(StackComponentType.ORCHESTRATOR)
+    settings = {
+        "orchestrator.kubernetes": starter_settings(config, stack.get("pod_settings") or {}),
+        f"step_operator.{flavor}": nodes_settings(config, operator.get("pod_settings") or {}),
+    }
+    retries = config.resources.train.retries
+    retry = {"retry": StepRetryConfig(max_retries=retries, delay=RETRY_DELAY)} if retries else {}
+    return {"settings": settings, "step_operator": True, **retry}
+
+
+def starter_settings(config: RunConfig, stack: Pod) -> dict[str, Any]:
+    """The pod that starts the pods of the nodes, and again if one fails; it alone talks to the cluster."""
+    own = pod_settings(config, "download", stack)
+    own["additional_pod_spec_args"] = {"automount_service_account_token": True}
+    return {"step_pod_service_account_name": STARTER, "pod_settings": own}
+
+
+def nodes_settings(config: RunConfig, stack: Pod) -> dict[str, Any]:
+    """All pods of the training, of which none goes on without the others."""
+    timeout = config.resources.train.timeout
+    deadline = {"active_deadline_seconds": timeout * 60} if timeout else {}
+    return {"pod_count": config.resources.train.nodes, "pod_settings": pod_settings(config, "train", stack), **deadline}
+
+
 def pipeline_options(config: RunConfig) -> dict[str, Any]:
     """Arguments of `with_options` that give all pods of the pipeline their image; none on a local stack.
 
     A remote orchestrator returns as soon as it has handed the run over. ConfigError if nothing names the image.
     """
-    flavor, _ = _orchestrator()
+    flavor, _ = _component(StackComponentType.ORCHESTRATOR)
     if flavor not in SETTINGS:
         return {}
     return {"settings": {"docker": docker_settings(config), f"orchestrator.{flavor}": {"synchronous": False}}}
@@ -110,9 +159,9 @@ def pod_settings(config: RunConfig, step: str, stack: Pod) -> Pod:
     }
 
 
-def _orchestrator() -> tuple[str, Mapping[str, Any]]:
-    """Flavor and settings of the active stack's orchestrator."""
-    (component,) = Client().active_stack_model.components[StackComponentType.ORCHESTRATOR]
+def _component(kind: StackComponentType) -> tuple[str, Mapping[str, Any]]:
+    """Flavor and settings of a component of the active stack."""
+    (component,) = Client().active_stack_model.components[kind]
     return component.flavor_name, component.configuration
 
 

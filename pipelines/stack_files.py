@@ -42,6 +42,9 @@ class StackFile(Settings):
     experiment_tracker: Component
     model_registry: Component
     container_registry: Component
+    step_operator: Component | None = None
+    """Starts several pods together, for training over nodes; ZenML wants it to go with an image builder."""
+    image_builder: Component | None = None
 
     @property
     def components(self) -> dict[StackComponentType, Component]:

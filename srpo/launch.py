@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -48,39 +49,63 @@ def write_job(job: TrainJob) -> Path:
     return path
 
 
-def launch_training(job: TrainJob) -> Trained:
-    """Train in a subprocess, whose progress shows in this terminal, and wait.
+@dataclass(frozen=True)
+class Nodes:
+    """This node among those that share `train.num_processes` evenly."""
 
-    Raises what is among `KINDS` as the training raised it, RuntimeError if it died otherwise.
+    count: int = 1
+    rank: int = 0
+    main_address: str = "127.0.0.1"
+    """Host name of node 0."""
+    main_port: int = 29500
+    """A free port of node 0."""
+
+
+ALONE = Nodes()
+
+
+def launch_training(job: TrainJob) -> Trained:
+    """Train in subprocesses, whose progress shows in this terminal, and wait; raises as `launch_node` does."""
+    launch_node(job, ALONE)
+    return Trained.model_validate_json((Path(job.output_dir) / RESULT).read_text(encoding="utf-8"))
+
+
+def launch_node(job: TrainJob, nodes: Nodes) -> None:
+    """One node's part of a training.
+
+    Raises what is among `KINDS` as the training raised it on node 0, RuntimeError if it died otherwise.
     SIGTERM is passed on to the training, which saves itself before it ends.
     """
     output_dir, job_path = Path(job.output_dir), write_job(job)
-    code = _run(launch_command(job.config.train, job_path), launch_environment(job.config.train))
+    code = _run(launch_command(job.config.train, job_path, nodes), launch_environment(job.config.train, nodes))
     error_path = output_dir / ERROR
     if code != 0 and error_path.exists():
         error = json.loads(error_path.read_text(encoding="utf-8"))
         raise ERRORS[error["kind"]](error["message"])
     if code != 0:
         raise RuntimeError(f"training ended with exit code {code}; resume it: it goes on from its last checkpoint")
-    return Trained.model_validate_json((output_dir / RESULT).read_text(encoding="utf-8"))
 
 
-def launch_command(config: TrainConfig, job_path: Path) -> list[str]:
+def launch_command(config: TrainConfig, job_path: Path, nodes: Nodes = ALONE) -> list[str]:
     """The command line; every option that accelerate would otherwise guess, and warn about, is given."""
+    among = [
+        *("--machine_rank", str(nodes.rank), "--same_network"),
+        *("--main_process_ip", nodes.main_address, "--main_process_port", str(nodes.main_port)),
+    ]
     # --multi_gpu is accelerate's name for torchrun, which starts CPU processes as well; --cpu would start only one
-    several = ["--multi_gpu"] if config.num_processes > 1 else []
+    together = [*(["--multi_gpu"] if config.num_processes > 1 else []), *(among if nodes.count > 1 else [])]
     return [
         *(sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--quiet"),
-        *("--num_processes", str(config.num_processes), "--num_machines", "1", "--dynamo_backend", "no"),
+        *("--num_processes", str(config.num_processes), "--num_machines", str(nodes.count), "--dynamo_backend", "no"),
         *("--mixed_precision", "bf16" if config.precision == "bf16" else "no"),
-        *("--num_cpu_threads_per_process", str(_threads(config)), *several),
+        *("--num_cpu_threads_per_process", str(_threads(config, nodes)), *together),
         *("-m", "srpo.train", str(job_path)),
     ]
 
 
-def _threads(config: TrainConfig) -> int:
+def _threads(config: TrainConfig, nodes: Nodes) -> int:
     """Threads per process: as many as OMP_NUM_THREADS says, else the cores shared out."""
-    return int(os.environ.get("OMP_NUM_THREADS", 0)) or max(1, num_cores() // config.num_processes)
+    return int(os.environ.get("OMP_NUM_THREADS", 0)) or max(1, num_cores() * nodes.count // config.num_processes)
 
 
 def num_cores() -> int:
@@ -88,10 +113,10 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def launch_environment(config: TrainConfig) -> dict[str, str]:
+def launch_environment(config: TrainConfig, nodes: Nodes = ALONE) -> dict[str, str]:
     """This process's, with the threads made explicit, as bit-exact resumption needs it, and the CPU where it is all."""
     device = {} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "true"}
-    return os.environ | {"OMP_NUM_THREADS": str(_threads(config))} | device
+    return os.environ | {"OMP_NUM_THREADS": str(_threads(config, nodes))} | device
 
 
 def _run(command: list[str], environment: dict[str, str]) -> int:

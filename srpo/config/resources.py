@@ -34,6 +34,13 @@ class GpuStepResources(StepResources):
     """GiB, shared memory included."""
 
 
+class TrainResources(GpuStepResources):
+    """The pods of the training."""
+
+    nodes: int = Field(default=1, gt=0)
+    """Pods that share train.num_processes evenly, each with these resources; several need the stack `kubernetes`."""
+
+
 class ResourcesConfig(Settings):
     """Pods of a run on a cluster. The numbers that come out are the same wherever it runs."""
 
@@ -52,8 +59,8 @@ class ResourcesConfig(Settings):
     """Pod of the first step."""
     embed: GpuStepResources = GpuStepResources()
     """Pod of the second."""
-    train: GpuStepResources = GpuStepResources()
-    """Pod of the training; it gets a GPU for each of train.num_processes."""
+    train: TrainResources = TrainResources()
+    """Pods of the training, with a GPU for each of train.num_processes."""
     evaluate: GpuStepResources = GpuStepResources()
     """Pod of the evaluation."""
     register_: StepResources = Field(default=StepResources(), alias="register")

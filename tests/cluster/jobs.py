@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from threading import Thread
 
 from tests.cluster.pods import Node
@@ -39,8 +39,12 @@ class Jobs:
     def _work(self, job: Object) -> None:
         indexes = range(job["spec"].get("completions", 1))
         with ThreadPoolExecutor(len(indexes)) as pool:
-            ends = list(pool.map(lambda index: self._complete(job, index), indexes))
-        failed = [reason for reason in ends if reason]
+            ends = [pool.submit(self._complete, job, index) for index in indexes]
+            failed = []
+            for end in as_completed(ends):
+                if reason := end.result():
+                    failed.append(reason)
+                    self._end_pods(job)
         kinds = ["FailureTarget", "Failed"] if failed else ["SuccessCriteriaMet", "Complete"]
         conditions = [
             {
@@ -78,7 +82,7 @@ class Jobs:
 
     def _end_with(self, job: Object) -> None:
         """Watch a Job; when it is deleted, end what it started."""
-        meta, uid = job["metadata"], job["metadata"]["uid"]
+        meta = job["metadata"]
         while True:
             try:
                 status = self.store.read("jobs", meta["namespace"], meta["name"])["status"]
@@ -87,7 +91,11 @@ class Jobs:
             if status.get("completionTime"):
                 return
             time.sleep(0.2)
-        for name in self._pods.get(uid, []):
+        self._end_pods(job)
+
+    def _end_pods(self, job: Object) -> None:
+        """A Job that has failed, or is gone, takes all its pods with it."""
+        for name in self._pods.get(job["metadata"]["uid"], []):
             self.node.kill(name)
 
     def _status(self, job: Object, status: Object) -> None:
@@ -104,6 +112,8 @@ def _pod_of(job: Object, index: int) -> Object:
     name = f"{meta['name'][:50]}-{uuid.uuid4().hex[:5]}"
     template = merged(spec["template"], {"metadata": {"name": name, "labels": labels, "ownerReferences": [owner]}})
     if spec.get("completionMode") == "Indexed":
+        template["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"] = str(index)
+        template["spec"]["hostname"] = f"{meta['name']}-{index}"
         position = {"name": "JOB_COMPLETION_INDEX", "value": str(index)}
         for container in template["spec"]["containers"]:
             container["env"] = [*container.get("env", []), position]

@@ -15,6 +15,8 @@ from tests.cluster.store import ApiError, Object, Store, now
 UNSHARE = ["unshare", "--mount", "--uts", "--pid", "--mount-proc", "--fork", "--kill-child"]
 ACCOUNT = "run/secrets/kubernetes.io/serviceaccount"
 """Where a pod finds the token and certificate of its cluster; /var/run is /run."""
+NAMED = 8
+"""Pods of one Job that have a name."""
 WORKING = "/app"
 """Where ZenML's entry point changes to, always."""
 
@@ -85,7 +87,8 @@ class Node:
         account = self._account()
         lines = [
             "set -e",
-            f"hostname {shlex.quote(pod['metadata']['name'])}",
+            f"hostname {shlex.quote(pod['spec'].get('hostname', pod['metadata']['name']))}",
+            f"mount --bind {shlex.quote(str(self._names(pod)))} /etc/hosts",
             f"mount --bind . {WORKING}",
             "mount -t tmpfs none /run",
             f"mkdir -p /{ACCOUNT}",
@@ -104,6 +107,14 @@ class Node:
                 lines.append(f"mount --bind {shlex.quote(str(source))} {shlex.quote(str(target))}")
         command = [*container.get("command", []), *container.get("args", [])]
         return "\n".join([*lines, f"exec {shlex.join(command)}"])
+
+    def _names(self, pod: Object) -> Path:
+        """What DNS would say: the names that a headless Service gives to the pods of a Job, which are all here."""
+        spec, job = pod["spec"], pod["spec"].get("subdomain", "")
+        names = [spec.get("hostname", pod["metadata"]["name"]), "localhost"]
+        names += [f"{job}-{index}.{job}.{pod['metadata']['namespace']}.svc" for index in range(NAMED if job else 0)]
+        (path := self.folder / "pods" / pod["metadata"]["name"] / "hosts").write_text(f"127.0.0.1 {' '.join(names)}\n")
+        return path
 
     def _account(self) -> Path:
         folder = self.folder / "account"

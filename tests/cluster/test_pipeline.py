@@ -26,7 +26,7 @@ pytestmark = [
 ]
 SETTINGS = [part for override in (*SHORT, "train.num_updates=6") for part in ("--set", override)]
 RUN = ["run", "--config", str(ROOT / "configs/shapes.yaml"), *SETTINGS]
-WITHIN = 300
+WITHIN = 900
 """Seconds that a pod may take to come that far."""
 
 
@@ -105,9 +105,15 @@ def remote_result(kubernetes: Site) -> dict[str, dict[str, str]]:
 
 
 def local_result(kubernetes: Site, folder: Path) -> dict[str, dict[str, str]]:
-    """The same run on this machine, which nobody disturbs."""
-    alone = {key: value for key, value in kubernetes.environment.items() if not key.startswith("ZENML_STORE")}
-    code, output = Site(kubernetes.cluster, folder, alone).call(*RUN, "--until", "train")
-    assert code == 0, output
-    (path,) = folder.glob(".srpo/runs/*/train/result.json")
+    """What the same training said on this machine, where nobody disturbs it."""
+    path = local_folder(kubernetes, folder) / "result.json"
     return dict(json.loads(path.read_text()))
+
+
+def local_folder(kubernetes: Site, folder: Path, *more: str) -> Path:
+    """Folder of the same training on this machine."""
+    alone = {key: value for key, value in kubernetes.environment.items() if not key.startswith("ZENML_STORE")}
+    code, output = Site(kubernetes.cluster, folder, alone).call(*RUN, *more, "--until", "train")
+    assert code == 0, output
+    (found,) = folder.glob(".srpo/runs/*/train")
+    return found

@@ -76,7 +76,7 @@ def test_roles_give_the_least(name: str) -> None:
     for binding in of_kind(manifests, "RoleBinding", "ClusterRoleBinding"):
         assert binding["roleRef"]["name"] in names
         bound |= {(it["namespace"], it["name"]) for it in binding["subjects"] if it["kind"] == "ServiceAccount"}
-    assert bound == {("srpo", "orchestrator")} and bound < accounts
+    assert bound == {("srpo", "orchestrator"), ("srpo", "starter")} and bound < accounts
 
 
 @pytest.mark.parametrize(

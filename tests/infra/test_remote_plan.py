@@ -50,6 +50,21 @@ def test_jobs_are_restricted_and_hold_what_was_asked_for(stack: StackFile) -> No
     assert train["podFailurePolicy"]["rules"][1]["onExitCodes"]["values"] == [42]
 
 
+def test_several_nodes_are_one_job_of_pods_that_start_together(stack: StackFile) -> None:
+    train = {"train": {"num_processes": 8}, "monitor": {"num_images": 64}}
+    config = RunConfig.model_validate(train | {"resources": {"train": {"nodes": 2, "gpus": 4, "timeout": 30}}})
+    jobs = render_jobs(config, stack, ["train"])
+    spec = jobs["train"]["spec"]
+    assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 2, 2)
+    assert (spec["backoffLimit"], spec["activeDeadlineSeconds"]) == (0, 30 * 60)
+    pod = spec["template"]["spec"]
+    assert pod_problems(pod) == [] and pod["serviceAccountName"] == "step"
+    assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "4"
+    assert check_jobs(jobs) == "1 Jobs, valid for Kubernetes 1.33"
+    with pytest.raises(ConfigError, match="resources.train.nodes is 2, but stack srpo-kubernetes has no step operator"):
+        render_jobs(config, stack.model_copy(update={"step_operator": None}), ["train"])
+
+
 def test_jobs_are_held_against_the_schema(stack: StackFile) -> None:
     pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
     jobs = render_jobs(sized(train=ONE_GPU), stack, STEPS)

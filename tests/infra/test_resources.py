@@ -103,11 +103,13 @@ def remote(place: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
 
     activate_local_stack(place)
     zenml, before = Client(), Client().active_stack_model.id
-    described = yaml.safe_load((INFRA / "stacks/kubernetes.yaml").read_text())["orchestrator"]
-    settings = described["configuration"] | {"kubernetes_context": "test"}
+    described = yaml.safe_load((INFRA / "stacks/kubernetes.yaml").read_text())
+    settings = described["orchestrator"]["configuration"] | {"kubernetes_context": "test"}
+    operator = described["step_operator"]["configuration"]
     zenml.create_stack_component("sized", "kubernetes", StackComponentType.ORCHESTRATOR, settings)
+    zenml.create_stack_component("sized", "kubernetes", StackComponentType.STEP_OPERATOR, operator)
     zenml.create_stack_component("sized", "local", StackComponentType.ARTIFACT_STORE, {"path": str(tmp_path)})
-    kinds = (StackComponentType.ORCHESTRATOR, StackComponentType.ARTIFACT_STORE)
+    kinds = (StackComponentType.ORCHESTRATOR, StackComponentType.STEP_OPERATOR, StackComponentType.ARTIFACT_STORE)
     stack = zenml.create_stack("sized", dict.fromkeys(kinds, "sized"))
     zenml.activate_stack("sized")
     yield zenml
@@ -134,24 +136,8 @@ def test_a_compiled_step_has_its_pod_and_the_rest_of_the_stack(
     remote: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """As ZenML's own orchestrator reads it back: a step's settings are merged into those of the stack."""
-    from pipelines.alignment import Request, alignment
-    from srpo.tracking import TrackedRun
-
     monkeypatch.setenv("SRPO_IMAGE", "host/srpo:1")
-    config = config_with(train={"gpus": 2, "timeout": 1})
-    tracked = TrackedRun(uri="", run_id="")
-    request = Request(
-        run_dir=str(tmp_path),
-        embeddings_dir=str(tmp_path),
-        scores_dir=str(tmp_path),
-        prompts="",
-        fingerprint="",
-        tracked=tracked,
-        until="register",
-    )
-    submitted = alignment.with_options(**pipeline_options(config))
-    submitted.prepare(config, request)
-    snapshot = submitted._compile()[0]
+    snapshot = compiled(config_with(train={"gpus": 2, "timeout": 1}), tmp_path)
     orchestrator = remote.active_stack.orchestrator
     read = {name: orchestrator.get_settings(step) for name, step in snapshot.step_configurations.items()}
     assert list(read) == list(STEPS)
@@ -164,3 +150,50 @@ def test_a_compiled_step_has_its_pod_and_the_rest_of_the_stack(
     images = {step.config.docker_settings.parent_image for step in snapshot.step_configurations.values()}
     assert images == {"host/srpo:1"} and snapshot.pipeline_configuration.docker_settings.skip_build
     assert {step.config.retry.max_retries for step in snapshot.step_configurations.values()} == {2}
+
+
+def test_over_nodes_one_pod_starts_the_others_and_none_but_theirs_has_gpus(
+    remote: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SRPO_IMAGE", "host/srpo:1")
+    snapshot = compiled(
+        RunConfig.model_validate(
+            FLUX | {"train": {"num_processes": 2}, "resources": {"train": {"nodes": 2, "gpus": 4}}}
+        ),
+        tmp_path,
+    )
+    steps = snapshot.step_configurations
+    assert list(steps) == ["download", "embed", "hand_over", "train_nodes", "train", "evaluate", "register"]
+    assert [steps[name].spec.upstream_steps for name in ("train_nodes", "train")] == [["hand_over"], ["train_nodes"]]
+    read = {name: remote.active_stack.orchestrator.get_settings(step) for name, step in steps.items()}
+    asked = {name: settings.pod_settings.resources["limits"].get("nvidia.com/gpu") for name, settings in read.items()}
+    assert {name for name, gpus in asked.items() if gpus} == {"embed", "evaluate"}
+    accounts = {name: settings.step_pod_service_account_name for name, settings in read.items()}
+    assert {name for name, account in accounts.items() if account == "starter"} == {"train_nodes"}
+    starter = read["train_nodes"].pod_settings.additional_pod_spec_args
+    assert starter["automount_service_account_token"] and starter["security_context"]["runAsNonRoot"]
+    nodes = remote.active_stack.step_operator.get_settings(steps["train_nodes"])
+    assert (nodes.pod_count, nodes.service_account_name) == (2, "step")
+    assert nodes.pod_settings.resources["limits"]["nvidia.com/gpu"] == "4"
+    assert not nodes.pod_settings.additional_pod_spec_args["automount_service_account_token"]
+    assert steps["train_nodes"].config.command[:3] == ["python", "-m", "steps.train_nodes"]
+
+
+def compiled(config: RunConfig, tmp_path: Path) -> Any:
+    """ZenML's snapshot of the pipeline on the active stack."""
+    from pipelines.alignment import Request, alignment
+    from srpo.tracking import TrackedRun
+
+    tracked = TrackedRun(uri="", run_id="")
+    request = Request(
+        run_dir=str(tmp_path),
+        embeddings_dir=str(tmp_path),
+        scores_dir=str(tmp_path),
+        prompts="",
+        fingerprint="",
+        tracked=tracked,
+        until="register",
+    )
+    submitted = alignment.with_options(**pipeline_options(config))
+    submitted.prepare(config, request)
+    return submitted._compile()[0]

@@ -1,0 +1,195 @@
+"""A whole run: its sections, and what they demand of each other."""
+
+import warnings
+from typing import Any, Literal, Self
+
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
+
+from srpo.config.base import Settings
+from srpo.config.images import ImagesConfig
+from srpo.config.judgement import EvaluationConfig, MonitorConfig, RegistryConfig
+from srpo.config.method import (
+    AlignConfig,
+    Method,
+    PlainMethod,
+    PreferenceConfig,
+    RolloutConfig,
+    SamplerMethod,
+    SrpoMethod,
+)
+from srpo.config.notify import NotifyConfig
+from srpo.config.resources import ResourcesConfig
+from srpo.config.rewards import AddedRewards, with_own_preferences
+from srpo.config.storage import StorageConfig
+from srpo.config.training import TrainConfig
+from srpo.config.world import QUANTISED, ModelConfig, PromptsConfig, RewardConfig
+
+SCHEMA_VERSION = 1
+"""Form of the run files that this version reads."""
+
+
+class RunConfig(Settings):
+    """One run of the pipeline."""
+
+    schema_version: Literal[1] = 1
+    """Form of this file."""
+    name: str = Field(default="srpo", pattern=r"^[A-Za-z0-9._-]+$")
+    """Name of the experiment; runs are named after it."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of everything random."""
+    model: ModelConfig = ModelConfig()
+    reward: RewardConfig = RewardConfig()
+    rewards: AddedRewards = Field(default_factory=dict)
+    """Further rewards by name, trained on beside `reward`, whose scores stay those that the run is judged by."""
+    method: Method = SrpoMethod()
+    prompts: PromptsConfig = PromptsConfig()
+    images: ImagesConfig | None = None
+    """Real images to train on; null: rollouts alone."""
+    preference: PreferenceConfig = PreferenceConfig()
+    align: AlignConfig = AlignConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    train: TrainConfig = TrainConfig()
+    monitor: MonitorConfig = MonitorConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    registry: RegistryConfig = RegistryConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+    """What the steps ask of a cluster."""
+    storage: StorageConfig = StorageConfig()
+    notify: NotifyConfig = NotifyConfig()
+
+    @property
+    def num_offline_updates(self) -> int:
+        """Updates, from the first on, that take real images instead of rollouts."""
+        return (self.images.until_update or self.train.num_updates) if self.images else 0
+
+    @property
+    def guidance(self) -> dict[str, float | None]:
+        """Every guidance of the run by the name of its setting."""
+        rolls_out = self.num_offline_updates < self.train.num_updates
+        return {
+            "align.guidance": self.align.guidance,
+            **({"rollout.guidance": self.rollout.guidance} if rolls_out else {}),
+            "evaluation.guidance": self.evaluation.guidance,
+        }
+
+    @property
+    def all_rewards(self) -> dict[str, RewardConfig]:
+        """Every reward by the name of its setting, the first one first."""
+        return {"reward": self.reward} | {f"rewards.{name}": added for name, added in self.rewards.items()}
+
+    @property
+    def num_injections(self) -> int:
+        """Steps with gradient for each rollout, whose losses are averaged."""
+        return self.method.num_injections(self.align)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Where all weights lie, of held-out scores too."""
+        rewards = (reward.source for reward in self.all_rewards.values())
+        return self.model.source, *rewards, *self.evaluation.score_sources
+
+    @model_validator(mode="before")
+    @classmethod
+    def added_rewards_share_the_preference(cls, data: Any) -> Any:
+        """What an added reward's preference leaves out, resolved here so that a run file shows it."""
+        return with_own_preferences(data) if isinstance(data, dict) and isinstance(data.get("rewards"), dict) else data
+
+    @model_validator(mode="before")
+    @classmethod
+    def monitor_watches_what_is_trained(cls, data: Any) -> Any:
+        """Which metric the monitor watches, where the run does not say."""
+        monitor = data.get("monitor", {}) if isinstance(data, dict) else None
+        if not isinstance(monitor, dict) or "watch" in monitor:
+            return data
+        try:
+            method = TypeAdapter[SrpoMethod | PlainMethod](Method).validate_python(data.get("method", "srpo"))
+        except ValidationError:
+            return data  # said where it stands
+        return {**data, "monitor": {**monitor, "watch": method.trains_on}}
+
+    @model_validator(mode="after")
+    def settings_are_read(self) -> Self:
+        """Refuse what the method cannot do, warn of what differs from its default though the method ignores it."""
+        if isinstance(self.method, SamplerMethod) and (self.images or self.rollout.reuse > 1):
+            raise ValueError(
+                f"method {self.method.name!r} takes the last step of its own rollouts, so that it cannot train on real "
+                "images or on rollouts of earlier updates; leave images out, and rollout.reuse at 1"
+            )
+        if ignored := [key for key in self.method.unread if self._differs(*key.split("."))]:
+            warnings.warn(f"method {self.method.name} does not train by {', '.join(ignored)}", stacklevel=2)
+        return self
+
+    def _differs(self, section: str, name: str) -> bool:
+        """Whether a setting is not the default."""
+        settings: Settings = getattr(self, section)
+        return bool(getattr(settings, name) != type(settings).model_fields[name].default)
+
+    @model_validator(mode="after")
+    def images_and_rollouts_take_turns(self) -> Self:
+        """Refuse a turn that never comes."""
+        last = self.images.until_update if self.images else None
+        if last is not None and last >= self.train.num_updates:
+            raise ValueError(
+                f"images.until_update ({last}) leaves none of the {self.train.num_updates} updates to roll out; "
+                "lower it, or leave it out to train on images alone"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def weights_can_learn(self) -> Self:
+        """What is trained must be able to hold an update."""
+        weights, train = self.model.weights, self.train
+        if weights in QUANTISED and train.lora is None:
+            raise ValueError(f"model.weights {weights!r} is frozen; set train.lora, or train bf16 or fp32 weights")
+        if weights == "bf16" and train.lora is None and train.rounding == "nearest":
+            raise ValueError(
+                "plain AdamW on bf16 weights loses nine tenths of what 20 updates of 5e-6 would change, because each "
+                "is below half a unit of bf16; set train.rounding to 'stochastic', or model.weights to 'fp32'"
+            )
+        if train.rounding == "stochastic" and (weights != "bf16" or train.lora is not None):
+            raise ValueError("train.rounding 'stochastic' acts on bf16 weights that are trained; here it does nothing")
+        if train.sharding != "none" and self.monitor.num_images % train.num_processes:
+            raise ValueError(
+                f"monitor.num_images ({self.monitor.num_images}) must be a multiple of train.num_processes "
+                f"({train.num_processes}) when the model is sharded: every process takes part in each forward pass"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def an_adapter_can_be_merged(self) -> Self:
+        """There is one, and weights that a small change can be added to."""
+        if not self.rollout.merge_lora:
+            return self
+        if self.train.lora is None:
+            raise ValueError("rollout.merge_lora has nothing to merge; set train.lora, or leave it out")
+        if self.model.weights in QUANTISED:
+            raise ValueError(
+                f"rollout.merge_lora cannot add an adapter to {self.model.weights!r} weights, whose steps are far "
+                "wider than what it has learnt; set model.weights to 'bf16' or 'fp32', or leave merge_lora out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def nodes_share_evenly(self) -> Self:
+        """Every pod of the training starts as many processes."""
+        nodes, processes = self.resources.train.nodes, self.train.num_processes
+        if processes % nodes:
+            raise ValueError(
+                f"train.num_processes ({processes}) must be a multiple of resources.train.nodes ({nodes}); it "
+                "counts the processes (GPUs) of all nodes together"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def measurements_have_checkpoints(self) -> Self:
+        """The best checkpoint is chosen among the measured ones, so each must exist."""
+        if self.monitor.every % self.train.save_every:
+            raise ValueError(
+                f"monitor.every ({self.monitor.every}) must be a multiple of train.save_every ({self.train.save_every})"
+            )
+        if self.monitor.num_images < self.train.num_processes:
+            raise ValueError(
+                f"monitor.num_images ({self.monitor.num_images}) must be at least train.num_processes "
+                f"({self.train.num_processes}), so that each process has one"
+            )
+        return self

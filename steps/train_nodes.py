@@ -1,0 +1,121 @@
+"""Step 3 over several nodes: one step hands the job over, a command trains in a pod per node, a step takes the result.
+
+Only commands run in several pods at once in ZenML, and those have no inputs or outputs; so what they work with lies in
+the run's folder in S3 (`storage.remote`), and what they made too. Each pod runs `python -m steps.train_nodes`.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+from zenml import step
+from zenml.client import Client
+from zenml.steps import CommandStep
+from zenml.utils.pipeline_docker_image_builder import DOCKER_IMAGE_WORKDIR
+
+from srpo.artifacts import PromptSets, Trained, TrainJob, Weights
+from srpo.checkpoint import write_atomic
+from srpo.config import RunConfig, Settings, StorageConfig
+from srpo.durable import OWN_COPIES, mirror_of
+from srpo.errors import EXIT_PERMANENT, EXIT_RETRY, ConfigError, PreemptedError, TrainingStoppedError, UnreachableError
+from srpo.hub import bring
+from srpo.launch import Nodes, launch_node
+from srpo.start import find_start
+from srpo.tracking import TrackedRun, Tracker, data_version
+from srpo.trainer import RESULT
+from steps.own_call import ERROR, own_call
+
+HANDED_OVER = "handed-over.json"
+
+
+class HandedOver(Settings):
+    """What the pods of the nodes need to know."""
+
+    job: TrainJob
+    tracked: TrackedRun
+    stack: str
+    """ZenML's id of the stack, whose MLflow the training logs to."""
+
+
+@step(enable_cache=False)
+def hand_over(config: RunConfig, weights: Weights, prompts: PromptSets, output_dir: str, tracked: TrackedRun) -> None:
+    """Put the job where the nodes find it."""
+    mirror = mirror_of(config.storage)
+    folder = mirror.local(output_dir)
+    with own_call("train"), tracked.in_environment():
+        Tracker(tracked, folder).set_tags(data_version(weights, prompts))
+        job = TrainJob(config=config, weights=weights, prompts=prompts, output_dir=str(folder))
+        handed = HandedOver(job=job, tracked=tracked, stack=str(Client().active_stack_model.id))
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / HANDED_OVER, handed.model_dump_json())
+        mirror.push(folder, OWN_COPIES)
+
+
+def train_on_nodes(config: RunConfig, output_dir: str) -> CommandStep:
+    """The command of every node's pod."""
+    storage = config.storage.model_dump_json()
+    return CommandStep(command=["python", "-m", "steps.train_nodes", storage, output_dir], name="train_nodes")
+
+
+@step(name="train", enable_cache=False)
+def take_over(config: RunConfig, output_dir: str) -> Annotated[Trained, "trained"]:
+    """What the nodes have made."""
+    mirror = mirror_of(config.storage)
+    folder = mirror.local(output_dir)
+    with own_call("train"):
+        mirror.fetch(folder)
+        return Trained.model_validate_json((folder / RESULT).read_text(encoding="utf-8"))
+
+
+def main(storage: StorageConfig, output_dir: str) -> None:
+    """One node's part, in the place that ZenML's operator has given it; from the last whole checkpoint in S3."""
+    mirror, nodes = mirror_of(storage), nodes_here()
+    folder = mirror.local(output_dir)
+    if not mirror.fetch(folder):
+        raise ConfigError(f"nothing has been handed over in {storage.remote} for {output_dir}")
+    handed = HandedOver.model_validate_json((folder / HANDED_OVER).read_text(encoding="utf-8"))
+    _log_in(handed.stack)
+    with handed.tracked.in_environment():
+        weights = bring(mirror.here(handed.job.weights))
+        start = find_start(handed.job.config, handed.tracked.uri, weights.model)
+        update = {"weights": weights, "prompts": mirror.here(handed.job.prompts), "start": start}
+        launch_node(handed.job.model_copy(update={**update, "output_dir": str(folder)}), nodes)
+    if nodes.rank == 0:
+        mirror.push(folder, OWN_COPIES)
+
+
+def nodes_here() -> Nodes:
+    """This pod's place among its Job's, as ZenML's step operator and Kubernetes say it."""
+    said = os.environ
+    return Nodes(
+        count=int(said["ZENML_KUBERNETES_POD_COUNT"]),
+        rank=int(said["JOB_COMPLETION_INDEX"]),
+        main_address=said["ZENML_KUBERNETES_MAIN_ADDRESS"],
+        main_port=int(said["ZENML_KUBERNETES_MAIN_PORT"]),
+    )
+
+
+def _log_in(stack: str) -> None:
+    """Take the credentials of the stack's MLflow."""
+    client = Client()
+    client.activate_stack(stack)
+    if tracker := client.active_stack.experiment_tracker:
+        tracker.configure_mlflow()
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Errors that are known as one line, and the exit code that says whether trying again may help."""
+    try:
+        yield
+    except (ConfigError, TrainingStoppedError, PreemptedError, UnreachableError) as error:
+        print(f"{ERROR}{error}", flush=True)  # noqa: T201 whole, on one line, for whoever reads the pod's log
+        sys.exit(EXIT_PERMANENT if isinstance(error, (ConfigError, TrainingStoppedError)) else EXIT_RETRY)
+
+
+if __name__ == "__main__":
+    os.chdir(DOCKER_IMAGE_WORKDIR)  # as in the pods of all other steps: a disk of its own
+    with exit_codes():
+        main(StorageConfig.model_validate_json(sys.argv[1]), sys.argv[2])
