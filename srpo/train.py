@@ -62,9 +62,9 @@ def _train(run: Trainer, config: RunConfig, accelerator: Accelerator, preemption
             run.give_way(preemption.seconds_left(config.storage.grace_s))
         run.update += 1
         clock, record = Clock(accelerator.device), UpdateRecord()
-        for part in run.micro_batches():
+        for part in run.batches.draw(run.update):
             with clock("rollout"):
-                rollout = run.clean_latents(part)
+                rollout = run.batches.clean_latents(part, run.update)
             with clock("gradient"):
                 for loss, scores in run.method.losses(rollout, part.positions, run.update):
                     accelerator.backward(loss / run.num_injections)

@@ -1,24 +1,21 @@
 """What a training run works with, and what its checkpoints hold; the loop itself is in `srpo.train`."""
 
 import math
-from collections import deque
 from pathlib import Path
 from typing import NoReturn
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 from diffusers.optimization import get_scheduler
-from peft import get_peft_model_state_dict
-from torch import Tensor, nn
+from torch import nn
 
 from srpo.artifacts import Trained, TrainJob
+from srpo.batches import Batches
 from srpo.budget import Budget
 from srpo.checkpoint import (
     atomic_folder,
     load_state,
     load_weights,
-    own_file,
     read_weights,
     save_own,
     save_state,
@@ -27,24 +24,18 @@ from srpo.checkpoint import (
 )
 from srpo.config import RunConfig
 from srpo.criteria import load_criteria, measure_scales
-from srpo.draws import Draw, Draws, Shelf
 from srpo.durable.checkpoints import CheckpointCopies
 from srpo.errors import ConfigError, PreemptedError, TrainingStoppedError, UnreachableError
 from srpo.evaluation.scores import Scorer, load_scores, watched_scores
 from srpo.held_out import HeldOut
 from srpo.hub import snapshot
-from srpo.images import LATENTS, load_image_set
 from srpo.methods import make_method
-from srpo.models import TextToImage, check_guidance, find_family, load_model, load_without_transformer
-from srpo.models.weights import adapter_file
-from srpo.prompts import load_categories, load_prompt_set, select
-from srpo.random_state import random_state, restore_random_state
+from srpo.models import check_guidance
+from srpo.prompts import load_categories, load_prompt_set
 from srpo.record import Clock, Record
-from srpo.reuse import load_rollouts, rollouts_content
-from srpo.rollout import Rollout, roll_out
-from srpo.sharding import is_sharded, shard, whole
-from srpo.start import continue_adapter, merge_adapter
-from srpo.tuning import add_lora, make_optimizer, save_memory, set_learning_rate, speed_up, stepping, trainable
+from srpo.sharding import is_sharded, whole
+from srpo.trained_model import export, trained_model
+from srpo.tuning import make_optimizer, set_learning_rate, stepping
 
 RESULT = "result.json"
 CONTENTS = {"words": "preference.words_file", "images": "images.source"}
@@ -62,13 +53,12 @@ class Trainer:
             config.model, job.weights.model.path, config.guidance
         )  # a plan sees no model still to be fetched
         set_seed(config.seed)
-        start = job.start.path if job.start else None
-        self.model = self._load(job.weights.model.path, start)
-        self.parameters = self._prepare(start or job.weights.model.path / "transformer")
+        self.model, self.parameters = trained_model(
+            config, job.weights.model.path, job.start.path if job.start else None, accelerator
+        )
         self.criteria = load_criteria(config, job.weights, accelerator.device)
         self.method = make_method(config, self.model, self.criteria, accelerator.autocast)
-        self.prompts, self.embeddings = load_prompt_set(job.prompts.train)
-        self.images = load_image_set(job.prompts.images) if job.prompts.images else None
+        self.batches = Batches(config, self.model, self.method, job.prompts, accelerator)
         self.contents = {
             "words": self.method.words_digest,
             "images": job.prompts.images and job.prompts.images.sha256,
@@ -80,9 +70,6 @@ class Trainer:
             num_warmup_steps=config.train.num_warmup_updates,
             num_training_steps=config.train.num_updates,
         )
-        self.draws = self._draws()
-        self.kept: deque[Tensor] = deque(maxlen=config.train.accumulation)
-        """The x0 of the last micro-batches, oldest first."""
         self.copies, self.store = copies, copies.store
         self.update = self.saved = 0
         """The present one, and the last that has a checkpoint."""
@@ -103,41 +90,6 @@ class Trainer:
         texts, embeddings = load_prompt_set(held_out)
         return HeldOut(self.config, texts, embeddings, load_categories(held_out), scorer, self.accelerator, samples)
 
-    def _load(self, folder: Path, start: Path | None) -> TextToImage:
-        """The model on the device, with the weights it starts from; what will be sliced has no weights yet."""
-        train = self.config.train
-        if train.sharding == "none":
-            model = load_model(self.config.model, folder, None if train.lora else start)
-            if adapter_file(start) and train.lora is None:
-                merge_adapter(model.transformer)
-            return model.to(self.accelerator.device)
-        model = load_without_transformer(self.config.model, folder)
-        model.vae.to(self.accelerator.device)
-        return model
-
-    def _prepare(self, weights: Path) -> list[nn.Parameter]:
-        """Make the transformer ready to be trained as the config says; the parameters that are.
-
-        `weights`: what it starts from, which is the base's folder, another's, or an adapter.
-        """
-        transformer, train = self.model.transformer, self.config.train
-        if train.lora is not None:
-            add_lora(transformer, train.lora)
-            if adapter_file(weights):
-                continue_adapter(transformer, weights)
-        save_memory(transformer, self.model.vae, train)
-        speed_up(transformer, train)
-        if train.sharding == "fsdp2":
-            shard(transformer, weights, self.accelerator)
-        return trainable(transformer)
-
-    def _draws(self) -> Draws:
-        """What is drawn from: noise for rollouts, and the shapes of real images."""
-        shape, size = self.model.latent_shape, (self.config.model.height, self.config.model.width)
-        buckets = self.images.buckets if self.images else {}
-        shelves = [Shelf(shape(*bucket), images) for bucket, images in buckets.items()]
-        return Draws(self.config, self.method.positions, shape(*size), len(self.prompts), shelves)
-
     @property
     def num_injections(self) -> int:
         """Injections of one process that an update's gradient is averaged over."""
@@ -146,35 +98,6 @@ class Trainer:
     def due(self, every: int) -> bool:
         """Every so many updates, and at the end."""
         return self.update % every == 0 or self.update == self.config.train.num_updates
-
-    def micro_batches(self) -> list[Draw]:
-        """This process's parts of the next update."""
-        return self.draws.draw(self.update)[self.accelerator.process_index :: self.accelerator.num_processes]
-
-    def clean_latents(self, draw: Draw) -> Rollout:
-        """Of real images, or sampled by the model."""
-        return self.read(draw) if draw.offline else self.roll_out(draw)
-
-    def read(self, draw: Draw) -> Rollout:
-        """Latents of the drawn real images, with the drawn noise."""
-        assert self.images
-        device = self.accelerator.device
-        embeddings = {name: tensor.to(device) for name, tensor in select(self.images.embeddings, draw.prompts).items()}
-        x0 = self.images.latents.select(draw.prompts)[LATENTS].to(device)
-        return Rollout(x0, draw.noise.to(device), embeddings, [self.images.captions[index] for index in draw.prompts])
-
-    def roll_out(self, draw: Draw) -> Rollout:
-        """Latents sampled from the drawn noise, as far as the method wants it, or kept from an earlier update."""
-        device = self.accelerator.device
-        embeddings = {name: tensor.to(device) for name, tensor in select(self.embeddings, draw.prompts).items()}
-        noise = draw.noise.to(device)
-        if self.draws.fresh(self.update):
-            sigmas = self.method.sigmas(draw.positions)
-            with self.accelerator.autocast():
-                self.kept.append(roll_out(self.model, embeddings, noise, self.config.rollout, sigmas))
-        else:
-            self.kept.append(self.kept[0])
-        return Rollout(self.kept[-1], noise, embeddings, [self.prompts[index] for index in draw.prompts])
 
     def reduce_and_clip(self) -> float:
         """Average the gradients over processes, scale them down to `max_grad_norm`; the norm before that."""
@@ -235,12 +158,9 @@ class Trainer:
         state = {"update": self.update, "seconds": self.seconds, "config": self.config.model_dump(mode="json")}
         state["gpu_hours"] = self.budget.spent
         state |= self.contents | {"scales": {each.name: each.scale for each in self.criteria}}
-        own = {"rng": random_state(self.draws.generator)}
-        if self.config.rollout.reuse > 1:
-            own["rollouts"] = rollouts_content(self.draws.noise, self.kept)
         with self.store.writing(self.update, self.accelerator.is_main_process) as folder:
             save_weights(folder, self.model.transformer, self.optimizer)
-            save_own(folder, self.accelerator, own)
+            save_own(folder, self.accelerator, self.batches.state())
             if folder:
                 save_state(folder, state | {"scheduler": self.scheduler.state_dict()})
         self.saved = self.update
@@ -274,7 +194,7 @@ class Trainer:
         """Go on from the last checkpoint, if there is one; ConfigError if it was made with other settings."""
         if not self.copies.newest:
             return
-        folder, rank = self.store.path(self.copies.newest), self.accelerator.process_index
+        folder = self.store.path(self.copies.newest)
         state = load_state(folder)
         refuse_other_settings(folder, self.config, RunConfig.model_validate(state["config"]))
         for name, setting in CONTENTS.items():
@@ -291,10 +211,7 @@ class Trainer:
         self.update = self.saved = state["update"]
         self.seconds = state["seconds"]
         self.budget.before = state.get("gpu_hours", 0.0)
-        restore_random_state(own_file(folder, "rng", rank), self.draws.generator)
-        if self.config.rollout.reuse > 1:
-            self.draws.noise, kept = load_rollouts(own_file(folder, "rollouts", rank), self.accelerator.device)
-            self.kept.extend(kept)
+        self.batches.restore(folder)
 
     def finish(self) -> Trained:
         """Export the best checkpoint's transformer and write the result; all processes return it."""
@@ -306,7 +223,7 @@ class Trainer:
         self.copies.bring(best)
         exported = self.output_dir / "transformer"
         with atomic_folder(exported) as folder:
-            self._export(read_weights(self.store.path(best)), folder)
+            export(self.model, self.config, read_weights(self.store.path(best)), folder)
         result = Trained(
             output_dir=str(self.output_dir),
             transformer=snapshot(exported, f"update {best} of {self.output_dir.name}"),
@@ -319,21 +236,6 @@ class Trainer:
         )
         write_atomic(self.output_dir / RESULT, result.model_dump_json(indent=1))
         return result
-
-    def _export(self, tensors: dict[str, Tensor], folder: Path) -> None:
-        """The trained weights as diffusers reads them: a transformer's folder, or a LoRA file."""
-        transformer = self.model.transformer
-        if self.config.train.lora is not None:
-            find_family(self.config.model.family).pipeline.save_lora_weights(
-                folder,
-                transformer_lora_layers=get_peft_model_state_dict(transformer, state_dict=tensors),
-                transformer_lora_adapter_metadata=transformer.peft_config["default"].to_dict(),
-            )
-            return
-        with torch.device("meta"):
-            bare = type(transformer).from_config(transformer.config)
-        bare.load_state_dict(tensors, assign=True)
-        bare.save_pretrained(folder)
 
 
 def refuse_other_settings(folder: Path, now: RunConfig, then: RunConfig) -> None:

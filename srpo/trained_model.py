@@ -1,0 +1,63 @@
+"""The model as it is trained: loaded, made ready as the config says, and in the end written as diffusers reads it."""
+
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from peft import get_peft_model_state_dict
+from torch import Tensor, nn
+
+from srpo.config import RunConfig
+from srpo.models import TextToImage, find_family, load_model, load_without_transformer
+from srpo.models.weights import adapter_file
+from srpo.sharding import shard
+from srpo.start import continue_adapter, merge_adapter
+from srpo.tuning import add_lora, save_memory, speed_up, trainable
+
+
+def trained_model(
+    config: RunConfig, base: Path, start: Path | None, accelerator: Accelerator
+) -> tuple[TextToImage, list[nn.Parameter]]:
+    """The model on the device, and the parameters of its transformer that are trained.
+
+    `base`: folder of the pipeline; `start`: what training starts from instead of its transformer, an adapter of it too.
+    """
+    model = _load(config, base, start, accelerator.device)
+    transformer, train, weights = model.transformer, config.train, start or base / "transformer"
+    if train.lora is not None:
+        add_lora(transformer, train.lora)
+        if adapter_file(weights):
+            continue_adapter(transformer, weights)
+    save_memory(transformer, model.vae, train)
+    speed_up(transformer, train)
+    if train.sharding == "fsdp2":
+        shard(transformer, weights, accelerator)
+    return model, trainable(transformer)
+
+
+def _load(config: RunConfig, base: Path, start: Path | None, device: torch.device) -> TextToImage:
+    """With the weights that training starts from; a transformer that will be sliced has none yet."""
+    if config.train.sharding == "none":
+        model = load_model(config.model, base, None if config.train.lora else start)
+        if adapter_file(start) and config.train.lora is None:
+            merge_adapter(model.transformer)
+        return model.to(device)
+    model = load_without_transformer(config.model, base)
+    model.vae.to(device)
+    return model
+
+
+def export(model: TextToImage, config: RunConfig, tensors: dict[str, Tensor], folder: Path) -> None:
+    """Write the trained weights, whole, by name, as diffusers reads them: a transformer's folder, or a LoRA file."""
+    transformer = model.transformer
+    if config.train.lora is not None:
+        find_family(config.model.family).pipeline.save_lora_weights(
+            folder,
+            transformer_lora_layers=get_peft_model_state_dict(transformer, state_dict=tensors),
+            transformer_lora_adapter_metadata=transformer.peft_config["default"].to_dict(),
+        )
+        return
+    with torch.device("meta"):
+        bare = type(transformer).from_config(transformer.config)
+    bare.load_state_dict(tensors, assign=True)
+    bare.save_pretrained(folder)
