@@ -20,10 +20,10 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from srpo.models.layout import weight_files
 
 
-def shard(transformer: nn.Module, folder: Path, accelerator: Accelerator) -> None:
+def shard(transformer: nn.Module, folder: Path, accelerator: Accelerator, keep: bool = False) -> None:
     """Slice a transformer without weights over all processes and read them from a folder of safetensors, or one file.
 
-    bf16 gathers under bf16 autocast, fp32 reductions.
+    bf16 gathers under bf16 autocast, fp32 reductions. `keep`: what was gathered stays until `release`.
     """
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     gathered = torch.bfloat16 if accelerator.mixed_precision == "bf16" else None
@@ -32,9 +32,11 @@ def shard(transformer: nn.Module, folder: Path, accelerator: Accelerator) -> Non
     for module in transformer.children():
         if isinstance(module, nn.ModuleList):
             for block in module:
-                fully_shard(block, mesh=mesh, mp_policy=policy)
+                fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=not keep)
     # the root too: what is left whole after a forward pass would be saved instead of the master weights
-    fully_shard(transformer, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+    fully_shard(transformer, mesh=mesh, mp_policy=policy, reshard_after_forward=not keep)
+    if keep:
+        transformer.set_reshard_after_backward(False)
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module", category=UserWarning)  # no block works in place
     _read_slices(transformer, folder, accelerator.device)
 
@@ -66,6 +68,13 @@ def _slice_like(target: Tensor, tensor: Tensor, device: torch.device) -> DTensor
 def is_sharded(transformer: nn.Module) -> bool:
     """Whether `shard` was called."""
     return isinstance(transformer, FSDPModule)
+
+
+def release(transformer: nn.Module) -> None:
+    """Let go of what was gathered, before the slices are changed or written; nothing happens where none are."""
+    for module in transformer.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ def trained_model(
     save_memory(transformer, model.vae, train)
     speed_up(transformer, train)
     if train.sharding == "fsdp2":
-        shard(transformer, weights, accelerator)
+        shard(transformer, weights, accelerator, keep=train.gather == "each_update")
     return model, trainable(transformer)
 
 

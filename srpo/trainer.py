@@ -33,7 +33,7 @@ from srpo.methods import make_method
 from srpo.models import check_guidance
 from srpo.prompts import load_categories, load_prompt_set
 from srpo.record import Clock, Record
-from srpo.sharding import is_sharded, whole
+from srpo.sharding import is_sharded, release, whole
 from srpo.trained_model import export, trained_model
 from srpo.tuning import make_optimizer, set_learning_rate, stepping
 
@@ -101,6 +101,7 @@ class Trainer:
 
     def reduce_and_clip(self) -> float:
         """Average the gradients over processes, scale them down to `max_grad_norm`; the norm before that."""
+        release(self.model.transformer)
         if self.accelerator.num_processes > 1 and not is_sharded(self.model.transformer):
             for parameter in self.parameters:
                 if parameter.grad is not None:
@@ -146,6 +147,7 @@ class Trainer:
     def watch(self) -> None:
         """Measure the held-out set and judge it against the base model's."""
         scores, measured = self.held_out.measure(self.model, self.update)
+        release(self.model.transformer)
         if self.update == 0:
             measure_scales(self.criteria, scores, self.config.method.trains_on)
         self.record.measurement(self.update, measured, self.held_out.strip(self.update))

@@ -58,6 +58,9 @@ class TrainConfig(Settings):
     """How an update is rounded into bf16 weights; stochastic keeps in the mean what nearest would drop."""
     sharding: Literal["none", "fsdp2"] = "none"
     """fsdp2: each process keeps a slice of weights, gradients and moments; none: each keeps them all."""
+    gather: Literal["each_pass", "each_update"] = "each_pass"
+    """When slices of weights are gathered: for each pass through a block, or once an update, which takes the memory of
+    a whole copy in the precision of autocast until the step, and most of what is sent between processes away."""
     gradient_checkpointing: Literal["none", "selective", "full"] = "full"
     """What of the transformer the backward pass computes again: all, all but matmuls and attention, or nothing."""
     vae_checkpointing: bool = False
@@ -82,6 +85,10 @@ class TrainConfig(Settings):
     def sharding_has_something_to_shard(self) -> Self:
         """Say what sharding does not go with."""
         if self.sharding == "none":
+            if self.gather != "each_pass":
+                raise ValueError(
+                    f"gather {self.gather!r} has nothing to gather; set sharding to 'fsdp2', or leave it out"
+                )
             return self
         if self.num_processes == 1:
             raise ValueError("sharding 'fsdp2' needs more than one process; set num_processes, or sharding to 'none'")
