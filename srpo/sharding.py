@@ -8,6 +8,7 @@ ever holds more than a slice of it.
 
 import warnings
 from pathlib import Path
+from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -36,7 +37,7 @@ def shard(transformer: nn.Module, folder: Path, accelerator: Accelerator, keep: 
     # the root too: what is left whole after a forward pass would be saved instead of the master weights
     fully_shard(transformer, mesh=mesh, mp_policy=policy, reshard_after_forward=not keep)
     if keep:
-        transformer.set_reshard_after_backward(False)
+        cast("FSDPModule", transformer).set_reshard_after_backward(False)
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module", category=UserWarning)  # no block works in place
     _read_slices(transformer, folder, accelerator.device)
 

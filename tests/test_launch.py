@@ -91,13 +91,20 @@ def test_two_processes_train_as_one(job: TrainJob, tmp_path: Path) -> None:
     assert_close_weights(tmp_path / "one", tmp_path / "two", 6, 1e-5)
 
 
-@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("precision", "gather"),
+    [
+        ("fp32", "each_update"),
+        pytest.param("fp32", "each_pass", marks=pytest.mark.slow),
+        pytest.param("bf16", "each_update", marks=pytest.mark.slow),
+    ],
+)
 def test_sharded_over_two_processes_trains_as_one_which_resumes_its_checkpoint(
-    job: TrainJob, tmp_path: Path, precision: str
+    job: TrainJob, tmp_path: Path, precision: str, gather: str
 ) -> None:
     """FSDP2 (gloo) against one process with the same global batch, then on from its checkpoint with one process."""
     one = place(job, tmp_path / "one", num_updates=4, schedule="constant", precision=precision)
-    two = place(one, tmp_path / "two", num_processes=2, accumulation=1, sharding="fsdp2", num_updates=2)
+    two = place(one, tmp_path / "two", num_processes=2, accumulation=1, sharding="fsdp2", gather=gather, num_updates=2)
     assert start(one).wait() == 0
     assert start(two).wait() == 0
     assert_close_weights(tmp_path / "one", tmp_path / "two", 2, 1e-5 if precision == "fp32" else 5e-4)

@@ -86,9 +86,7 @@ class TrainConfig(Settings):
         """Say what sharding does not go with."""
         if self.sharding == "none":
             if self.gather != "each_pass":
-                raise ValueError(
-                    f"gather {self.gather!r} has nothing to gather; set sharding to 'fsdp2', or leave it out"
-                )
+                raise ValueError(f"gather {self.gather!r} acts on slices; set sharding to 'fsdp2', or leave it out")
             return self
         if self.num_processes == 1:
             raise ValueError("sharding 'fsdp2' needs more than one process; set num_processes, or sharding to 'none'")
