@@ -19,7 +19,7 @@ from steps.embed import embed
 from steps.evaluate import evaluate
 from steps.register import register
 from steps.train import train
-from steps.train_nodes import hand_over, take_over, train_on_nodes
+from steps.train_nodes import hand_over, collect, train_on_nodes
 
 
 class Request(Settings):
@@ -74,7 +74,7 @@ def _train(config: RunConfig, weights: Weights, prompts: PromptSets, request: Re
     folder = f"{request.run_dir}/train"
     if not over_nodes(config):
         return _sized(train, config)(config, weights, prompts, folder, request.tracked)
-    before, after = (_sized(step, config, like="download") for step in (hand_over, take_over))
+    before, after = (_sized(step, config, like="download") for step in (hand_over, collect))
     before(config, weights, prompts, folder, request.tracked)
     train_on_nodes(config, folder).with_options(**nodes_options(config))(after=before.name)
     return after(config, folder, after="train_nodes")

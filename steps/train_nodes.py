@@ -60,7 +60,7 @@ def train_on_nodes(config: RunConfig, output_dir: str) -> CommandStep:
 
 
 @step(name="train", enable_cache=False)
-def take_over(config: RunConfig, output_dir: str) -> Annotated[Trained, "trained"]:
+def collect(config: RunConfig, output_dir: str) -> Annotated[Trained, "trained"]:
     """What the nodes have made."""
     mirror = mirror_of(config.storage)
     folder = mirror.local(output_dir)
