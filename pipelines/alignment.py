@@ -19,7 +19,7 @@ from steps.embed import embed
 from steps.evaluate import evaluate
 from steps.register import register
 from steps.train import train
-from steps.train_nodes import hand_over, collect, train_on_nodes
+from steps.train_nodes import collect, hand_over, train_on_nodes
 
 
 class Request(Settings):
