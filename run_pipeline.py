@@ -2,7 +2,8 @@
 """The command line of SRPO: `python run_pipeline.py --help`.
 
 Exit codes: 0 done; 42 it cannot work as it is asked for (a setting, a file, a folder): trying again will not help; 75
-it was told to stop and has saved itself, or S3 or a hub could not be reached: try again; anything else: it may work.
+it was told to stop and has saved itself, another process is at work there, or S3 or a hub could not be reached: try
+again; anything else: it may work.
 """
 
 import signal
@@ -19,6 +20,7 @@ from pipelines.place import here
 from srpo.errors import (
     EXIT_PERMANENT,
     EXIT_RETRY,
+    BusyError,
     ConfigError,
     DiskFullError,
     PreemptedError,
@@ -56,6 +58,9 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(1)
     except UnreachableError as error:
         problems.print("[bold yellow]unreachable:[/]", escape(str(error)), highlight=False, soft_wrap=True)
+        sys.exit(EXIT_RETRY)
+    except BusyError as error:
+        problems.print("[bold yellow]busy:[/]", escape(str(error)), highlight=False, soft_wrap=True)
         sys.exit(EXIT_RETRY)
     except (PreemptedError, DiskFullError) as error:
         problems.print("[bold yellow]stopped:[/]", escape(str(error)), highlight=False, soft_wrap=True)

@@ -11,6 +11,7 @@ import psutil
 from pydantic import Field, ValidationError
 
 from pipelines.place import Place
+from srpo.alone import trainer_in
 from srpo.config import RunConfig, Settings
 from srpo.errors import ConfigError
 from srpo.plan import STEPS
@@ -65,12 +66,13 @@ class RunRecord(Settings):
 
     @property
     def actual_state(self) -> State:
-        """`running` is believed only of a living process, and of another machine's until it is asked."""
-        if self.stack:
+        """`running` is believed only of a living process, and of another machine's until it is asked.
+
+        A training outlives a command that was killed.
+        """
+        if self.stack or self.state != "running" or trainer_in(self.path / "train"):
             return self.state
-        return (
-            "interrupted" if self.state == "running" and _started(self.process) != self.process_started else self.state
-        )
+        return "running" if _started(self.process) == self.process_started else "interrupted"
 
     def save(self) -> Self:
         """Write the record, whole or not at all."""
@@ -95,10 +97,11 @@ class RunRecord(Settings):
 def new_folder(place: Place, config: RunConfig) -> Path:
     """A folder for a new run, named after the experiment and the time."""
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    names = [f"{config.name}-{stamp}", *(f"{config.name}-{stamp}-{count}" for count in range(2, 100))]
-    folder = next(place.runs / name for name in names if not (place.runs / name).exists())
-    folder.mkdir(parents=True)
-    return folder
+    for name in (f"{config.name}-{stamp}", *(f"{config.name}-{stamp}-{count}" for count in range(2, 100))):
+        with suppress(FileExistsError):
+            (place.runs / name).mkdir(parents=True)
+            return place.runs / name
+    raise ConfigError(f"99 runs named {config.name} have begun in this second; start them one after the other")
 
 
 def load_run(place: Place, name: str) -> RunRecord:

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from srpo.alone import refuse_busy
 from srpo.artifacts import Trained, TrainJob
 from srpo.checkpoint import write_atomic
 from srpo.config import RunConfig, TrainConfig
@@ -34,6 +35,7 @@ def prepare_job(config: RunConfig, output_dir: Path, uri: str | None = None) -> 
 
     `uri`: the MLflow store that knows the version which `train.start` names; None where there is none.
     """
+    refuse_busy(output_dir)
     weights = fetch_weights(config.model, config.reward, config.evaluation.scores, config.rewards)
     prompts = embed(config.model, config.prompts, config.images, weights, output_dir / "embeddings")
     start = find_start(config, uri, weights.model)
@@ -51,12 +53,17 @@ def write_job(job: TrainJob) -> Path:
 def launch_training(job: TrainJob) -> Trained:
     """Train in a subprocess, whose progress shows in this terminal, and wait.
 
-    Raises what is among `KINDS` as the training raised it, RuntimeError if it died otherwise.
+    Raises what is among `KINDS` as the training raised it, BusyError if another holds the folder, RuntimeError if it
+    died otherwise.
     SIGTERM is passed on to the training, which saves itself before it ends.
     """
-    output_dir, job_path = Path(job.output_dir), write_job(job)
+    output_dir = Path(job.output_dir)
+    refuse_busy(output_dir)
+    job_path = write_job(job)
     code = _run(launch_command(job.config.train, job_path), launch_environment(job.config.train))
     error_path = output_dir / ERROR
+    if code != 0:
+        refuse_busy(output_dir)
     if code != 0 and error_path.exists():
         error = json.loads(error_path.read_text(encoding="utf-8"))
         raise ERRORS[error["kind"]](error["message"])

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from zenml import step
 
+from srpo.alone import refuse_busy
 from srpo.artifacts import PromptSets, Trained, TrainJob, Weights
 from srpo.config import RunConfig
 from srpo.durable import OWN_COPIES, mirror_of
@@ -22,6 +23,7 @@ def train(
     mirror = mirror_of(config.storage)
     folder = mirror.local(output_dir)
     with own_call("train"), tracked.in_environment():
+        refuse_busy(folder)
         tracker = Tracker(tracked, folder)
         tracker.set_tags(data_version(weights, prompts))
         tracker.close(0)  # the training sends what MLflow has not taken yet

@@ -8,7 +8,7 @@ import typer
 
 from pipelines.commands.app import DEFAULT_CONFIG, ROOT, ConfigOption, FromOption, SetOption, UntilOption, console, load
 from pipelines.place import here
-from srpo.errors import ConfigError
+from srpo.errors import BusyError, ConfigError
 
 if TYPE_CHECKING:
     from pipelines.runs import RunRecord
@@ -183,14 +183,16 @@ def _resume(name: str) -> None:
     place = here()
     place.prepare(*place.recorded_sources(name))
     from pipelines.runs import load_run
+    from srpo.alone import refuse_busy
     from srpo.plan import make_plan
 
     record = load_run(place, name)
     if record.stack:
         _resume_on_cluster(record)
         return
+    refuse_busy(record.path / "train")
     if record.actual_state == "running":
-        raise ConfigError(f"run {name} is still running (process {record.process}); stop it first")
+        raise BusyError(f"run {name} is still running (process {record.process}); wait until it ends, or stop it")
     if record.state == "done":
         raise ConfigError(f"run {name} is done; start a new one, or use --from STEP to repeat a part with its results")
     written = sum(path.stat().st_size for path in record.path.rglob("*") if path.is_file())
