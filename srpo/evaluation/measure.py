@@ -127,6 +127,7 @@ def _score(
         known |= scores
         if progress:
             progress(f"{work.contender.label} images", len(known), len(design))
+    journal.complete(image_key)
     return [known[cell] for cell in design]
 
 
