@@ -35,6 +35,8 @@ class Request(Settings):
     tracked: TrackedRun
     until: str
     """Last step wanted."""
+    continues: str | None = None
+    """Folder of a training that this one goes on from."""
     given: dict[str, str] = Field(default_factory=dict)
     """Outputs that exist already, for steps that need not run: name -> id of the ZenML artifact version."""
 
@@ -55,7 +57,9 @@ def alignment(config: RunConfig, request: Request) -> None:
     )
     if request.until == "embed":
         return
-    trained = _given(request, "trained") or _sized(train, config)(config, weights, prompts, f"{run_dir}/train", tracked)
+    trained = _given(request, "trained") or _sized(train, config)(
+        config, weights, prompts, f"{run_dir}/train", tracked, request.continues
+    )
     if request.until == "train":
         return
     evaluated = _given(request, "evaluated")

@@ -49,6 +49,8 @@ class RunRecord(Settings):
     """Hash of the content of `preference.words_file`, if there is one."""
     given: dict[str, str] = Field(default_factory=dict)
     """Outputs taken from an earlier run: name -> id of the ZenML artifact version."""
+    continues: str | None = None
+    """The run whose budget ended its training, from where this one goes on."""
     state: State = "running"
     process: int = Field(default_factory=os.getpid)
     """The process of the latest attempt."""

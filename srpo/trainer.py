@@ -310,6 +310,7 @@ class Trainer:
                 seconds=self.seconds,
                 gpu_hours=self.budget.spent,
                 stopped=self.stopped,
+                out_of_budget=bool(self.stopped) and self.record.stop_reason() is None,
                 copied=copied,
             )
             write_atomic(result_path, result.model_dump_json(indent=1))

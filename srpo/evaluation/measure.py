@@ -21,7 +21,7 @@ from srpo.evaluation.contender import Contender, score_key
 from srpo.evaluation.images import Cell, Gallery, ReportProgress, draw
 from srpo.evaluation.journal import ImageScores, ScoreJournal
 from srpo.evaluation.pairs import measure_pairs
-from srpo.evaluation.provenance import device_name
+from srpo.evaluation.provenance import device_name, num_processes
 from srpo.evaluation.schema import ImageSet
 from srpo.evaluation.scores import Scorer, load_scores
 from srpo.evaluation.statistics import Array
@@ -106,11 +106,6 @@ def measure(
         scores[contender.label] = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     pairs = measure_pairs(galleries, contenders[0].label, design)
     return Measured(design, galleries, {label: found | pairs[label] for label, found in scores.items()})
-
-
-def num_processes(config: RunConfig) -> int:
-    """As many as the config says; one per GPU, or one on the CPU, if it does not."""
-    return config.evaluation.num_processes or max(1, torch.cuda.device_count())
 
 
 def _score(
