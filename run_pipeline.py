@@ -66,6 +66,14 @@ def main(arguments: list[str] | None = None) -> None:
         problems.print("[bold yellow]stopped:[/]", escape(str(error)), highlight=False, soft_wrap=True)
         sys.exit(EXIT_RETRY)
     except Exception as error:
+        from srpo.tracking import is_unanswered
+
+        if is_unanswered(error):
+            reason = "the MLflow server does not answer; nothing is lost: run it again when it is back"
+            problems.print(
+                f"[bold yellow]unreachable:[/] {reason} ({escape(str(error))})", highlight=False, soft_wrap=True
+            )
+            sys.exit(EXIT_RETRY)
         path = _write_traceback()
         problems.print(f"[bold red]unexpected error:[/] {type(error).__name__}: {escape(str(error))}", soft_wrap=True)
         problems.print(f"the details are in {path}", soft_wrap=True)

@@ -90,32 +90,6 @@ def new_run(place: Place, plan: Plan, stack: str | None = None) -> RunRecord:
     return record.save()
 
 
-def trained_by(place: Place, record: RunRecord) -> Trained | None:
-    """What the training of a run has come to, if it has ended."""
-    activate(place, record.stack)
-    outputs = outputs_of(record)
-    return Client().get_artifact_version(outputs["trained"]).load() if "trained" in outputs else None
-
-
-def continued(place: Place, earlier: RunRecord, config: RunConfig) -> RunRecord:
-    """Record a run that goes on where the budget ended the training of another, which keeps its report and version."""
-    active = activate(place, earlier.stack)
-    outputs = earlier.given | outputs_of(earlier)
-    folder = new_folder(place, config)
-    return RunRecord(
-        name=folder.name,
-        config=config,
-        created=datetime.now(UTC),
-        folder=str(folder),
-        tracked=open_run(active.tracking_uri, active.mlflow_artifacts_uri, folder.name, config),
-        steps=earlier.steps[earlier.steps.index("train") :],
-        stack=earlier.stack,
-        words=earlier.words,
-        given={name: outputs[name] for name in needed_before("train")},
-        continues=earlier.name,
-    ).save()
-
-
 def execute(place: Place, record: RunRecord, started: float) -> Outcome:
     """Run the steps that have no output yet; `started`: when the command began (`time.monotonic`).
 

@@ -3,14 +3,20 @@
 A run that is done has a report and perhaps a version, which stay as they are; more training makes others.
 """
 
-from pipelines.execute import continued, refreshed, trained_by
+from datetime import UTC, datetime
+
+from zenml.client import Client
+
+from pipelines.execute import outputs_of, refreshed
 from pipelines.place import Place
-from pipelines.runs import RunRecord, load_run
+from pipelines.runs import RunRecord, load_run, needed_before, new_folder
+from pipelines.stacks import activate
 from srpo.alone import refuse_busy
 from srpo.artifacts import Trained
 from srpo.config import RunConfig, with_overrides
 from srpo.errors import BusyError, ConfigError
 from srpo.plan import make_plan
+from srpo.tracking import open_run
 
 
 def to_resume(place: Place, name: str, overrides: tuple[str, ...] = ()) -> RunRecord:
@@ -66,3 +72,29 @@ def _check(place: Place, record: RunRecord) -> None:
     if not record.stack:
         written = sum(path.stat().st_size for path in record.path.rglob("*") if path.is_file())
         make_plan(record.config, place.root, record.steps, written)
+
+
+def trained_by(place: Place, record: RunRecord) -> Trained | None:
+    """What the training of a run has come to, if it has ended."""
+    activate(place, record.stack)
+    outputs = outputs_of(record)
+    return Client().get_artifact_version(outputs["trained"]).load() if "trained" in outputs else None
+
+
+def continued(place: Place, earlier: RunRecord, config: RunConfig) -> RunRecord:
+    """Record a run that goes on where the budget ended the training of another, which keeps its report and version."""
+    active = activate(place, earlier.stack)
+    outputs = earlier.given | outputs_of(earlier)
+    folder = new_folder(place, config)
+    return RunRecord(
+        name=folder.name,
+        config=config,
+        created=datetime.now(UTC),
+        folder=str(folder),
+        tracked=open_run(active.tracking_uri, active.mlflow_artifacts_uri, folder.name, config),
+        steps=earlier.steps[earlier.steps.index("train") :],
+        stack=earlier.stack,
+        words=earlier.words,
+        given={name: outputs[name] for name in needed_before("train")},
+        continues=earlier.name,
+    ).save()

@@ -132,6 +132,7 @@ def main(job_path: Path) -> int:
     """
     job = TrainJob.load(job_path)
     main_process = os.environ.get("RANK", "0") == "0"
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # the outbox tries again, and sooner
     try:
         with alone_in(Path(job.output_dir)) if main_process else contextlib.nullcontext():
             return _main(job, main_process)

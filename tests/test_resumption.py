@@ -6,9 +6,9 @@ import pytest
 from mlflow import MlflowClient
 
 import run_pipeline
-from pipelines.execute import Outcome, trained_by
+from pipelines.execute import Outcome
 from pipelines.place import Place
-from pipelines.resumption import to_resume
+from pipelines.resumption import to_resume, trained_by
 from pipelines.runs import RunRecord, load_run, load_runs, new_folder
 from pipelines.summary import show_outcome
 from srpo.config import RunConfig, load_config
