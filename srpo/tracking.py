@@ -190,11 +190,10 @@ def known_runs(uri: str, run_ids: Sequence[str]) -> set[str]:
 def is_unanswered(error: BaseException) -> bool:
     """Whether an error says that an MLflow server cannot be reached, or cannot answer now."""
     from mlflow.exceptions import MlflowException
-    from requests import RequestException  # type: ignore[import-untyped]
 
     if not isinstance(error, MlflowException):
-        return isinstance(error, RequestException)
-    return isinstance(error.__context__, RequestException) or error.error_code == "TEMPORARILY_UNAVAILABLE"
+        return False
+    return isinstance(error.__context__, OSError) or error.error_code == "TEMPORARILY_UNAVAILABLE"
 
 
 def serve_page(uri: str, artifacts_uri: str, port: int) -> NoReturn:

@@ -81,7 +81,7 @@ def test_a_server_that_is_killed_and_started_again_has_every_number_once(
     wait_for_update(process, folder, 6)
     assert unsent(folder) > 0, "training goes on without the server"
     server.start()
-    assert process.wait(200) == 0
+    assert process.wait(600) == 0
     assert unsent(folder) == 0
     assert [entry["update"] for entry in read_journal(folder / "metrics.jsonl")] == list(range(1, 31))
     assert_complete(server, tracked.run_id, folder)

@@ -13,11 +13,10 @@ import pytest
 
 from srpo.artifacts import TrainJob
 from srpo.registry.lease.s3 import TTL
-from tests.durable.conftest import REMOTE
 from tests.durable.test_checkpoints import RUN, curve, kept, on_node, start, wait_for_update
 from tests.hub.conftest import BUCKET
 from tests.infra.loopback import free_port
-from tests.jobs import assert_same_weights, place
+from tests.jobs import assert_same_weights
 
 
 @pytest.fixture
@@ -62,10 +61,9 @@ def test_training_goes_on_while_s3_stands_still(
     wait_for_update(process, folder, 10)
     time.sleep(max(0.0, 1.2 * TTL - (time.monotonic() - stopped)))
     server.send_signal(signal.SIGCONT)
-    assert process.wait(200) == 0
+    assert process.wait(600) == 0
     assert "update-000020" in kept(tmp_path / "a")
-    assert start(on_node(job, tmp_path / "b", num_updates=20, schedule="constant")).wait(100) == 0
-    assert start(place(job, tmp_path / "plain", num_updates=20, schedule="constant")).wait(100) == 0
-    assert_same_weights(tmp_path / "plain", tmp_path / "b" / RUN, 20)
-    assert curve(tmp_path / "b" / RUN) == curve(tmp_path / "plain")
-    assert REMOTE in (folder / "result.json").read_text()
+    assert [update for update, *_ in curve(folder)] == list(range(1, 21))
+    assert start(on_node(job, tmp_path / "b", num_updates=20, schedule="constant")).wait(600) == 0
+    assert_same_weights(folder, tmp_path / "b" / RUN, 20)
+    assert curve(tmp_path / "b" / RUN) == curve(folder)
