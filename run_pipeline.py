@@ -2,7 +2,8 @@
 """The command line of SRPO: `python run_pipeline.py --help`.
 
 Exit codes: 0 done; 42 it cannot work as it is asked for (a setting, a file, a folder): trying again will not help; 75
-it was told to stop and has saved itself, or S3 or a hub could not be reached: try again; anything else: it may work.
+it was told to stop and has saved itself, another process is at work there, or S3 or a hub could not be reached: try
+again; anything else: it may work.
 """
 
 import signal
@@ -19,6 +20,7 @@ from pipelines.place import here
 from srpo.errors import (
     EXIT_PERMANENT,
     EXIT_RETRY,
+    BusyError,
     ConfigError,
     DiskFullError,
     PreemptedError,
@@ -57,10 +59,21 @@ def main(arguments: list[str] | None = None) -> None:
     except UnreachableError as error:
         problems.print("[bold yellow]unreachable:[/]", escape(str(error)), highlight=False, soft_wrap=True)
         sys.exit(EXIT_RETRY)
+    except BusyError as error:
+        problems.print("[bold yellow]busy:[/]", escape(str(error)), highlight=False, soft_wrap=True)
+        sys.exit(EXIT_RETRY)
     except (PreemptedError, DiskFullError) as error:
         problems.print("[bold yellow]stopped:[/]", escape(str(error)), highlight=False, soft_wrap=True)
         sys.exit(EXIT_RETRY)
     except Exception as error:
+        from srpo.tracking import is_unanswered
+
+        if is_unanswered(error):
+            reason = "the MLflow server does not answer; nothing is lost: run it again when it is back"
+            problems.print(
+                f"[bold yellow]unreachable:[/] {reason} ({escape(str(error))})", highlight=False, soft_wrap=True
+            )
+            sys.exit(EXIT_RETRY)
         path = _write_traceback()
         problems.print(f"[bold red]unexpected error:[/] {type(error).__name__}: {escape(str(error))}", soft_wrap=True)
         problems.print(f"the details are in {path}", soft_wrap=True)

@@ -37,6 +37,8 @@ class Request(Settings):
     tracked: TrackedRun
     until: str
     """Last step wanted."""
+    continues: str | None = None
+    """Folder of a training that this one goes on from."""
     given: dict[str, str] = Field(default_factory=dict)
     """Outputs that exist already, for steps that need not run: name -> id of the ZenML artifact version."""
 
@@ -73,9 +75,9 @@ def _train(config: RunConfig, weights: Weights, prompts: PromptSets, request: Re
     """In one pod, or in one for each node between two that need no GPU."""
     folder = f"{request.run_dir}/train"
     if not over_nodes(config):
-        return _sized(train, config)(config, weights, prompts, folder, request.tracked)
+        return _sized(train, config)(config, weights, prompts, folder, request.tracked, request.continues)
     before, after = (_sized(step, config, like="download") for step in (hand_over, collect))
-    before(config, weights, prompts, folder, request.tracked)
+    before(config, weights, prompts, folder, request.tracked, request.continues)
     train_on_nodes(config, folder).with_options(**nodes_options(config))(after=before.name)
     return after(config, folder, after="train_nodes")
 

@@ -20,7 +20,7 @@ from pipelines.stacks import activate, log_to_file
 from srpo.artifacts import Evaluated, Registered, Trained
 from srpo.config import RunConfig, Settings
 from srpo.control_words import control_words
-from srpo.errors import ConfigError, PreemptedError
+from srpo.errors import BusyError, ConfigError, PreemptedError
 from srpo.plan import STEPS, Plan
 from srpo.registry import check_lease
 from srpo.start import CHAMPION, pinned
@@ -132,6 +132,8 @@ def _state_kept(record: RunRecord) -> Iterator[None]:
         record.changed(state="interrupted")
         _tell(record, "KILLED")
         raise KeyboardInterrupt from signal
+    except BusyError:
+        raise  # the run is another's to tell of
     except PreemptedError:
         record.changed(state="interrupted")
         _tell(record, "KILLED")
@@ -196,6 +198,7 @@ def _request(place: Place, record: RunRecord, given: dict[str, str]) -> Request:
         fingerprint=fingerprint.combine(weights, *scores, fingerprint.of_code("srpo.hub")),
         tracked=record.tracked,
         until=record.steps[-1],
+        continues=str(place.runs / record.continues / "train") if record.continues else None,
         given=given,
     )
 

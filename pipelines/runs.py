@@ -11,6 +11,7 @@ import psutil
 from pydantic import Field, ValidationError
 
 from pipelines.place import Place
+from srpo.alone import trainer_in
 from srpo.config import RunConfig, Settings
 from srpo.errors import ConfigError
 from srpo.plan import STEPS
@@ -48,6 +49,8 @@ class RunRecord(Settings):
     """Hash of the content of `preference.words_file`, if there is one."""
     given: dict[str, str] = Field(default_factory=dict)
     """Outputs taken from an earlier run: name -> id of the ZenML artifact version."""
+    continues: str | None = None
+    """The run whose budget ended its training, from where this one goes on."""
     state: State = "running"
     process: int = Field(default_factory=os.getpid)
     """The process of the latest attempt."""
@@ -65,12 +68,13 @@ class RunRecord(Settings):
 
     @property
     def actual_state(self) -> State:
-        """`running` is believed only of a living process, and of another machine's until it is asked."""
-        if self.stack:
+        """`running` is believed only of a living process, and of another machine's until it is asked.
+
+        A training outlives a command that was killed.
+        """
+        if self.stack or self.state != "running" or trainer_in(self.path / "train"):
             return self.state
-        return (
-            "interrupted" if self.state == "running" and _started(self.process) != self.process_started else self.state
-        )
+        return "running" if _started(self.process) == self.process_started else "interrupted"
 
     def save(self) -> Self:
         """Write the record, whole or not at all."""
@@ -95,10 +99,11 @@ class RunRecord(Settings):
 def new_folder(place: Place, config: RunConfig) -> Path:
     """A folder for a new run, named after the experiment and the time."""
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    names = [f"{config.name}-{stamp}", *(f"{config.name}-{stamp}-{count}" for count in range(2, 100))]
-    folder = next(place.runs / name for name in names if not (place.runs / name).exists())
-    folder.mkdir(parents=True)
-    return folder
+    for name in (f"{config.name}-{stamp}", *(f"{config.name}-{stamp}-{count}" for count in range(2, 100))):
+        with suppress(FileExistsError):
+            (place.runs / name).mkdir(parents=True)
+            return place.runs / name
+    raise ConfigError(f"99 runs named {config.name} have begun in this second; start them one after the other")
 
 
 def load_run(place: Place, name: str) -> RunRecord:

@@ -78,6 +78,9 @@ def show_outcome(console: Console, place: Place, outcome: Outcome) -> None:
         facts["pictures"] = command(
             f"generate --model {model} --prompts 'a red ring on a blue background' --out pictures"
         )
+    if outcome.trained and outcome.trained.out_of_budget:
+        more = 2 * (record.config.resources.max_gpu_hours or 0.0)
+        facts["train on"] = command(f"run --resume {record.name} --set resources.max_gpu_hours={more:g}")
     facts["files"] = record.folder
     for name, value in facts.items():
         console.print(f"[bold]{name:>12}[/]  {value}", soft_wrap=True, highlight=False)

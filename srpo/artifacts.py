@@ -155,6 +155,8 @@ class Trained(Settings):
     """Hours of all processes, with loading and measurements, over all resumptions."""
     stopped: str | None = None
     """Why the monitor or the budget ended training before its last update, if it did."""
+    out_of_budget: bool = False
+    """Whether it was the budget (`resources.max_gpu_hours`): with a larger one it can go on."""
     copied: str = ""
     """What became of the checkpoints' durable copy, where there is to be one."""
 

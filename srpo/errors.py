@@ -21,6 +21,10 @@ class PreemptedError(RuntimeError):
     """Training was told to stop (SIGTERM) and has saved itself. Trying again goes on from there, bit for bit."""
 
 
+class BusyError(RuntimeError):
+    """Somebody else is at work there. Trying again when that has ended may help; nothing was written."""
+
+
 class DiskFullError(OSError):
     """No space is left. What was whole before still is; trying again goes on from there once there is space."""
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from srpo.alone import refuse_busy
 from srpo.artifacts import Trained, TrainJob
 from srpo.checkpoint import write_atomic
 from srpo.config import RunConfig, TrainConfig
@@ -35,6 +36,7 @@ def prepare_job(config: RunConfig, output_dir: Path, uri: str | None = None) -> 
 
     `uri`: the MLflow store that knows the version which `train.start` names; None where there is none.
     """
+    refuse_busy(output_dir)
     weights = fetch_weights(config.model, config.reward, config.evaluation.scores, config.rewards)
     prompts = embed(config.model, config.prompts, config.images, weights, output_dir / "embeddings")
     start = find_start(config, uri, weights.model)
@@ -73,17 +75,28 @@ def launch_training(job: TrainJob) -> Trained:
 def launch_node(job: TrainJob, nodes: Nodes) -> None:
     """One node's part of a training.
 
-    Raises what is among `KINDS` as the training raised it on node 0, RuntimeError if it died otherwise.
+    Raises what is among `KINDS` as the training raised it on node 0, BusyError if another holds the folder,
+    RuntimeError if it died otherwise.
     SIGTERM is passed on to the training, which saves itself before it ends.
     """
-    output_dir, job_path = Path(job.output_dir), write_job(job)
+    output_dir = Path(job.output_dir)
+    _refuse_busy(output_dir, nodes)
+    job_path = write_job(job)
     code = _run(launch_command(job.config.train, job_path, nodes), launch_environment(job.config.train, nodes))
     error_path = output_dir / ERROR
+    if code != 0:
+        _refuse_busy(output_dir, nodes)
     if code != 0 and error_path.exists():
         error = json.loads(error_path.read_text(encoding="utf-8"))
         raise ERRORS[error["kind"]](error["message"])
     if code != 0:
         raise RuntimeError(f"training ended with exit code {code}; resume it: it goes on from its last checkpoint")
+
+
+def _refuse_busy(output_dir: Path, nodes: Nodes) -> None:
+    """Node 0 holds the folder, for the others too where they share it."""
+    if nodes.rank == 0:
+        refuse_busy(output_dir)
 
 
 def launch_command(config: TrainConfig, job_path: Path, nodes: Nodes = ALONE) -> list[str]:

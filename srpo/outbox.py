@@ -2,8 +2,9 @@
 
 `mlflow.jsonl` holds every entry in order, with the time at which it was made; `mlflow.sent` says up to which byte the
 server has taken them. A thread sends one after the other; while the server is away it tries again after a pause that
-doubles up to a bound. An entry that was taken without us hearing of it is sent twice: MLflow knows a metric by name,
-step, time and value, and keeps it once.
+doubles up to a bound. An entry that was taken without us hearing of it is sent twice, which shows nowhere: MLflow
+knows a metric by name, step, time and value, and for a picture `send` looks first. A tag may change its value, so each
+is sent.
 """
 
 import json
@@ -42,8 +43,8 @@ class Outbox:
         threading.Thread(target=self._work, daemon=True).start()
 
     def put(self, entry: dict[str, Any]) -> None:
-        """Write an entry through to the file; one that an earlier attempt at the same step wrote is there already."""
-        if _name(entry) in self.known:
+        """Write an entry through to the file; what an earlier attempt wrote for the same step is there already."""
+        if entry["kind"] != "tags" and _name(entry) in self.known:
             return
         self.known.add(_name(entry))
         line = json.dumps(entry | {"time": int(time.time() * 1000)}).encode() + b"\n"
@@ -118,4 +119,4 @@ def _entries(content: bytes) -> list[dict[str, Any]]:
 
 def _name(entry: dict[str, Any]) -> str:
     """What makes two entries the same, whenever they were made and whatever was measured."""
-    return json.dumps([entry["kind"], entry.get("step"), sorted(entry.get("metrics", entry.get("tags", {})))])
+    return json.dumps([entry["kind"], entry.get("step"), sorted(entry.get("metrics", {}))])

@@ -86,7 +86,7 @@ class Tracker:
                 {"kind": "image", "path": os.path.relpath(path, self._outbox.path.parent), "key": key, "step": step}
             )
         else:
-            self._log_image(path, key, step)
+            self._log_image(path, key, step, int(time.time() * 1000))
 
     def close(self, seconds: float) -> int:
         """Wait for a server, at most so long; what it has not taken by then, in entries, waits on disk for a `sync`."""
@@ -98,8 +98,8 @@ class Tracker:
             self._log_metrics(entry["metrics"], entry["step"], entry["time"])
         elif entry["kind"] == "image" and self._outbox:
             path = self._outbox.path.parent / entry["path"]
-            if path.exists():  # else somebody has tidied up meanwhile
-                self._log_image(path, entry["key"], entry["step"])
+            if path.exists() and not self._has_image(entry):  # else somebody has tidied up, or it arrived unheard
+                self._log_image(path, entry["key"], entry["step"], entry["time"])
         elif entry["kind"] == "tags":
             self._set_tags(entry["tags"])
 
@@ -110,12 +110,20 @@ class Tracker:
             entities = [Metric(key, value, milliseconds, step) for key, value in metrics.items()]
             self._client.log_batch(self.run.run_id, entities)
 
-    def _log_image(self, path: Path, key: str, step: int) -> None:
+    def _has_image(self, entry: dict[str, Any]) -> bool:
+        """Whether MLflow has a picture whole, by the names that it gives to what belongs to it."""
+        assert self.run and self._client
+        name, last = "{key}+step+{step}+timestamp+{time}+".format_map(entry), "+compressed.webp"
+        names = (Path(file.path).name for file in self._client.list_artifacts(self.run.run_id, "images"))
+        return any(each.startswith(name) and each.endswith(last) for each in names)
+
+    def _log_image(self, path: Path, key: str, step: int, milliseconds: int) -> None:
         if self.run and self._client:
             from PIL import Image
 
-            with Image.open(path) as image:
-                self._client.log_image(self.run.run_id, image.convert("RGB"), key=key, step=step, synchronous=True)
+            with Image.open(path) as file:
+                image = file.convert("RGB")
+            self._client.log_image(self.run.run_id, image, key=key, step=step, timestamp=milliseconds, synchronous=True)
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """A file, or all files of a folder."""
@@ -177,6 +185,15 @@ def known_runs(uri: str, run_ids: Sequence[str]) -> set[str]:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise  # a server that does not answer knows them perhaps
     return known
+
+
+def is_unanswered(error: BaseException) -> bool:
+    """Whether an error says that an MLflow server cannot be reached, or cannot answer now."""
+    from mlflow.exceptions import MlflowException
+
+    if not isinstance(error, MlflowException):
+        return False
+    return isinstance(error.__context__, OSError) or error.error_code == "TEMPORARILY_UNAVAILABLE"
 
 
 def serve_page(uri: str, artifacts_uri: str, port: int) -> NoReturn:

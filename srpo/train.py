@@ -7,7 +7,6 @@ step, log, watch, save. A run resumes from what it finds in its output folder.
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import sys
@@ -20,6 +19,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from safetensors import SafetensorError
 
+from srpo.alone import alone_in
 from srpo.artifacts import Trained, TrainJob
 from srpo.checkpoint import CheckpointStore, write_atomic
 from srpo.config import RunConfig, TrainConfig
@@ -27,6 +27,7 @@ from srpo.durable.checkpoints import CheckpointCopies
 from srpo.errors import (
     EXIT_PERMANENT,
     EXIT_RETRY,
+    BusyError,
     ConfigError,
     DiskFullError,
     PreemptedError,
@@ -94,18 +95,6 @@ def reproducible(config: TrainConfig) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def alone_in(output_dir: Path, accelerator: Accelerator) -> Iterator[None]:
-    """Refuse to train where another run still does: both would write the same checkpoints."""
-    with (output_dir / "lock").open("w") as lock:
-        if accelerator.is_main_process:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RuntimeError(f"another process is training in {output_dir}; wait for it, or stop it") from None
-        yield
-
-
-@contextlib.contextmanager
 def space_needed(output_dir: Path) -> Iterator[None]:
     """A full disk as a DiskFullError; the half-written checkpoint goes, which leaves room to say so."""
     try:
@@ -139,21 +128,31 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
 def main(job_path: Path) -> int:
     """Train the job; 0 when done, 42 when trying again cannot help, 75 when it goes on from where it was.
 
-    error.json in the output folder says why.
+    error.json in the output folder says why, unless it is another training that holds the folder: nothing is written.
     """
     job = TrainJob.load(job_path)
-    error_path = Path(job.output_dir) / ERROR
     main_process = os.environ.get("RANK", "0") == "0"
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # the outbox tries again, and sooner
+    try:
+        with alone_in(Path(job.output_dir)) if main_process else contextlib.nullcontext():
+            return _main(job, main_process)
+    except BusyError as error:
+        sys.stderr.write(f"{error}\n")
+        return EXIT_RETRY
+
+
+def _main(job: TrainJob, main_process: bool) -> int:
+    """The same, in a folder of its own."""
+    folder = Path(job.output_dir)
     if main_process:
-        error_path.unlink(missing_ok=True)
+        (folder / ERROR).unlink(missing_ok=True)
     try:
         accelerator = make_accelerator(job.config.train)
-        folder = Path(job.output_dir)
-        with alone_in(folder, accelerator), space_needed(folder), reproducible(job.config.train):
+        with space_needed(folder), reproducible(job.config.train):
             train(job, accelerator)
     except (ConfigError, TrainingStoppedError, PreemptedError, UnreachableError, DiskFullError) as error:
         if main_process:
-            write_atomic(error_path, json.dumps({"kind": type(error).__name__, "message": str(error)}))
+            write_atomic(folder / ERROR, json.dumps({"kind": type(error).__name__, "message": str(error)}))
         sys.stderr.write(f"{error}\n")
         return EXIT_PERMANENT if isinstance(error, (ConfigError, TrainingStoppedError)) else EXIT_RETRY
     return 0

@@ -234,6 +234,7 @@ class Trainer:
             seconds=self.seconds,
             gpu_hours=self.budget.spent,
             stopped=self.stopped,
+            out_of_budget=bool(self.stopped) and self.record.stop_reason() is None,
             copied=copied,
         )
         write_atomic(self.output_dir / RESULT, result.model_dump_json(indent=1))

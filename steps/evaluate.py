@@ -12,7 +12,7 @@ from srpo.durable import mirror_of
 from srpo.evaluation import evaluate as evaluate_model
 from srpo.evaluation import terminal_progress
 from srpo.hub import bring
-from srpo.tracking import TrackedRun
+from srpo.tracking import TrackedRun, Tracker
 from steps.own_call import own_call
 
 
@@ -30,8 +30,11 @@ def evaluate(
     with own_call("evaluate"), tracked.in_environment(), terminal_progress() as progress:
         mirror = mirror_of(config.storage)
         weights, prompts, trained = bring(mirror.here(weights)), mirror.here(prompts), mirror.here(trained)
-        mirror.fetch(Path(trained.output_dir))
-        folder, scores = mirror.local(output_dir), mirror.local(scores_dir)
+        training, folder = Path(trained.output_dir), mirror.local(output_dir)
+        mirror.fetch(training)
+        if training.parent == folder.parent:  # this run's own: MLflow gets what it has not taken yet
+            Tracker(tracked, training).close(config.storage.max_wait_s)
+        scores = mirror.local(scores_dir)
         evaluated = evaluate_model(config, weights, prompts, trained, folder, progress, scores, tracked.uri)
         mirror.push(folder)
     return evaluated, HTMLString(Path(evaluated.report_html).read_text(encoding="utf-8"))

@@ -1,12 +1,15 @@
 """Step 3: SRPO."""
 
+from pathlib import Path
 from typing import Annotated
 
 from zenml import step
 
+from srpo.alone import refuse_busy
 from srpo.artifacts import PromptSets, Trained, TrainJob, Weights
 from srpo.config import RunConfig
-from srpo.durable import OWN_COPIES, mirror_of
+from srpo.durable import OWN_COPIES, Mirror, mirror_of
+from srpo.durable.succession import log_again, take_over
 from srpo.hub import bring
 from srpo.launch import launch_training
 from srpo.start import find_start
@@ -16,15 +19,18 @@ from steps.own_call import own_call
 
 @step(enable_cache=False)
 def train(
-    config: RunConfig, weights: Weights, prompts: PromptSets, output_dir: str, tracked: TrackedRun
+    config: RunConfig,
+    weights: Weights,
+    prompts: PromptSets,
+    output_dir: str,
+    tracked: TrackedRun,
+    continues: str | None = None,
 ) -> Annotated[Trained, "trained"]:
-    """Goes on from the last checkpoint in `output_dir`, if there is one."""
+    """Goes on from the last checkpoint in `output_dir`, if there is one, else from that of the training `continues`."""
     mirror = mirror_of(config.storage)
     folder = mirror.local(output_dir)
     with own_call("train"), tracked.in_environment():
-        tracker = Tracker(tracked, folder)
-        tracker.set_tags(data_version(weights, prompts))
-        tracker.close(0)  # the training sends what MLflow has not taken yet
+        begin(folder, mirror, weights, prompts, tracked, continues)
         weights = bring(mirror.here(weights))
         start = find_start(config, tracked.uri, weights.model)
         job = TrainJob(
@@ -33,3 +39,16 @@ def train(
         trained = launch_training(job)
         mirror.push(folder, OWN_COPIES)
     return trained
+
+
+def begin(
+    folder: Path, mirror: Mirror, weights: Weights, prompts: PromptSets, tracked: TrackedRun, continues: str | None
+) -> None:
+    """Make a training's folder ready, with what `continues` has left for it, and say in MLflow what it works on."""
+    refuse_busy(folder)
+    taken_over = continues is not None and take_over(mirror.local(continues), folder, mirror)
+    tracker = Tracker(tracked, folder)
+    if taken_over:
+        log_again(folder, tracker)
+    tracker.set_tags(data_version(weights, prompts))
+    tracker.close(0)  # the training sends what MLflow has not taken yet

@@ -23,9 +23,10 @@ from srpo.errors import EXIT_PERMANENT, EXIT_RETRY, ConfigError, PreemptedError,
 from srpo.hub import bring
 from srpo.launch import Nodes, launch_node
 from srpo.start import find_start
-from srpo.tracking import TrackedRun, Tracker, data_version
+from srpo.tracking import TrackedRun
 from srpo.trainer import RESULT
 from steps.own_call import ERROR, own_call
+from steps.train import begin
 
 HANDED_OVER = "handed-over.json"
 
@@ -40,16 +41,25 @@ class HandedOver(Settings):
 
 
 @step(enable_cache=False)
-def hand_over(config: RunConfig, weights: Weights, prompts: PromptSets, output_dir: str, tracked: TrackedRun) -> None:
+def hand_over(
+    config: RunConfig,
+    weights: Weights,
+    prompts: PromptSets,
+    output_dir: str,
+    tracked: TrackedRun,
+    continues: str | None = None,
+) -> None:
     """Put the job where the nodes find it."""
     mirror = mirror_of(config.storage)
     folder = mirror.local(output_dir)
     with own_call("train"), tracked.in_environment():
-        Tracker(tracked, folder).set_tags(data_version(weights, prompts))
+        begin(folder, mirror, weights, prompts, tracked, continues)
         job = TrainJob(config=config, weights=weights, prompts=prompts, output_dir=str(folder))
         handed = HandedOver(job=job, tracked=tracked, stack=str(Client().active_stack_model.id))
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / HANDED_OVER, handed.model_dump_json())
+        for checkpoint in (folder / "checkpoints").glob("update-*"):  # those of a training that this one continues
+            mirror.push(checkpoint)
         mirror.push(folder, OWN_COPIES)
 
 

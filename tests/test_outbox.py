@@ -73,6 +73,17 @@ def test_another_process_sends_what_is_left_and_repeats_nothing(tmp_path: Path) 
     assert unsent(tmp_path) == 0
 
 
+def test_a_tag_takes_its_last_value_and_a_number_its_first(tmp_path: Path) -> None:
+    sent: list[dict[str, Any]] = []
+    box = Outbox(tmp_path, sent.append)
+    for reason in ("damaged", "", "damaged"):
+        box.put({"kind": "tags", "tags": {"stopped": reason}})
+        box.put({"kind": "metrics", "metrics": {"loss": len(reason)}, "step": 1})
+    assert box.close(10) == 0
+    assert [entry["tags"]["stopped"] for entry in sent if "tags" in entry] == ["damaged", "", "damaged"]
+    assert [entry["metrics"]["loss"] for entry in sent if "metrics" in entry] == [7]
+
+
 def test_a_last_line_that_a_kill_cut_short_is_dropped(tmp_path: Path) -> None:
     server = Server()
     first = Outbox(tmp_path, server.take)
@@ -111,6 +122,8 @@ def test_mlflow_has_everything_once_after_it_was_away(tmp_path: Path, proxy: Fau
     tracker.set_tags({"stopped": "early"})
     assert tracker.close(0.5) >= 5
     proxy.fault = "none"
+    assert Tracker(tracked, folder).close(60) == 0
+    (folder / "mlflow.sent").write_text("0")  # as if no answer had come back
     assert Tracker(tracked, folder).close(60) == 0
     client = MlflowClient(proxy.url)
     history = client.get_metric_history(tracked.run_id, "train/loss")

@@ -47,7 +47,8 @@ def run(
 ) -> None:
     """Run the pipeline: download, embed, train, evaluate, register.
 
-    Without options it aligns the embedded Shapes model. Ctrl-C stops a run; --resume goes on with it.
+    Without options it aligns the embedded Shapes model. Ctrl-C stops a run; --resume goes on with it, with other
+    resources if --set says so; where resources.max_gpu_hours ended it, a larger one lets it go on from there.
     """
     if if_new_data:
         if from_ or until or resume or dry_run:
@@ -57,9 +58,9 @@ def run(
         _run_if_new_data(load(config, tuple(set_ or ())), _registered(stack))
         return
     if resume is not None:
-        if config or set_ or from_ or until or dry_run or stack or detach:
-            raise ConfigError("--resume goes on with the run's own settings; leave the other options out")
-        _resume(resume)
+        if config or from_ or until or dry_run or stack or detach:
+            raise ConfigError("--resume goes on with the run's own settings; leave other options than --set out")
+        _resume(resume, set_)
         return
     plan = _plan(config, set_, from_, until)
     if dry_run:
@@ -179,32 +180,14 @@ def _run_if_new_data(settings: "RunConfig", stack: str | None) -> None:
         tell(settings.notify, Notice(event="nothing_new", text=f"{name}: {found}.", model=name))
 
 
-def _resume(name: str) -> None:
+def _resume(name: str, set_: list[str] | None) -> None:
     place = here()
     place.prepare(*place.recorded_sources(name))
-    from pipelines.runs import load_run
-    from srpo.plan import make_plan
+    from pipelines.resumption import to_resume
 
-    record = load_run(place, name)
-    if record.stack:
-        _resume_on_cluster(record)
-        return
-    if record.actual_state == "running":
-        raise ConfigError(f"run {name} is still running (process {record.process}); stop it first")
-    if record.state == "done":
-        raise ConfigError(f"run {name} is done; start a new one, or use --from STEP to repeat a part with its results")
-    written = sum(path.stat().st_size for path in record.path.rglob("*") if path.is_file())
-    make_plan(record.config, place.root, record.steps, written)
-    _execute(record)
-
-
-def _resume_on_cluster(record: "RunRecord") -> None:
-    """Watch a run that is still at work; what has ended otherwise than well is submitted again."""
-    from pipelines.execute import refreshed
-
-    record = refreshed(here(), record)
-    if record.state == "done":
-        raise ConfigError(f"run {record.name} is done; `compare` and `status` show what it made")
+    record = to_resume(place, name, tuple(set_ or ()))
+    if record.name != name:
+        console.print(f"run {record.name} goes on from the last checkpoint of {name}", soft_wrap=True, highlight=False)
     _execute(record)
 
 

@@ -16,7 +16,7 @@ def sync(
     place = here()
     place.prepare()
     from pipelines.runs import load_run, load_runs
-    from srpo.errors import ConfigError, UnreachableError
+    from srpo.errors import BusyError, UnreachableError
     from srpo.outbox import unsent
     from srpo.tracking import Tracker
 
@@ -24,7 +24,7 @@ def sync(
         record for record in ([load_run(place, run)] if run else load_runs(place)) if unsent(record.path / "train")
     ]
     if running := [record.name for record in waiting if record.actual_state == "running"]:
-        raise ConfigError(f"run {running[0]} is still running and sends its own entries; wait for it, or stop it")
+        raise BusyError(f"run {running[0]} is still running and sends its own entries; wait for it, or stop it")
     for record in waiting:
         if left := Tracker(record.tracked, record.path / "train").close(seconds):
             raise UnreachableError(f"MLflow has not taken the last {left} entries of {record.name}; try again later")

@@ -7,7 +7,7 @@ file in `configs/` says what a run does differently.
 from srpo.config.base import Range, Settings
 from srpo.config.images import ImagesConfig
 from srpo.config.judgement import DAMAGE_BOUNDS, Bound, EvaluationConfig, MonitorConfig, RegistryConfig, ScoreConfig
-from srpo.config.load import load_config, parse_config
+from srpo.config.load import load_config, parse_config, with_overrides
 from srpo.config.method import (
     AlignConfig,
     DirectAlignMethod,
@@ -61,4 +61,5 @@ __all__ = [
     "WeightsFormat",
     "load_config",
     "parse_config",
+    "with_overrides",
 ]

@@ -25,6 +25,14 @@ def load_config(paths: Path | Sequence[Path], overrides: tuple[str, ...] = ()) -
     return parse_config(data, " + ".join(map(str, files)))
 
 
+def with_overrides(config: RunConfig, overrides: tuple[str, ...], origin: str) -> RunConfig:
+    """The config with `a.b=value` overrides. ConfigError as of `load_config`."""
+    data = config.model_dump(mode="json")
+    for override in overrides:
+        _set(data, override)
+    return parse_config(data, origin)
+
+
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """Sections are merged key by key; any other value of `above` replaces that of `below`."""
     both = {key for key in below.keys() & above.keys() if isinstance(below[key], dict) and isinstance(above[key], dict)}

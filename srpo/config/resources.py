@@ -50,7 +50,8 @@ class ResourcesConfig(Settings):
     gpu: str | None = None
     """Kind of the GPUs (H100, A100-80, ...), for the GPU-hours and the price that are planned; null: no prediction."""
     max_gpu_hours: float | None = Field(default=None, gt=0)
-    """Training stops with a checkpoint once its processes have run so long, all attempts together; null: never."""
+    """Training stops with a checkpoint once its processes have run so long, all attempts together; the best update so
+    far is evaluated and registered, and `run --resume` with a larger number goes on from there. null: never."""
     gpu_labels: dict[str, str] = Field(default={"nvidia.com/gpu.present": "true"})
     """How the cluster labels nodes with GPUs; the taint nvidia.com/gpu is tolerated by the steps that take one."""
     spot_labels: dict[str, str] = Field(default={"karpenter.sh/capacity-type": "spot"}, min_length=1)

@@ -16,6 +16,8 @@ A step that may run on a node with an empty disk takes what it needs and leaves 
     ...
     mirror.push(folder)
 
+Scores of evaluations are shared model by model (`srpo.evaluation.shared_journal`).
+
 Without `storage.remote` all of this does nothing, and paths stay as they are. Weights from `hf://` and `s3://` are not
 copied: they come from the store that nodes share (`SRPO_STORE`). Credentials are boto3's own.
 """

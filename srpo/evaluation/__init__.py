@@ -54,7 +54,7 @@ def evaluate(
     champion = find_champion(config, weights, trained, registry_uri) if registry_uri else None
     contenders = _contenders(config, weights, trained, champion)
     output_dir.mkdir(parents=True, exist_ok=True)
-    with journal_in(scores_dir) as journal:
+    with journal_in(scores_dir, config.storage) as journal:
         stored = {contender.label: embeddings for contender in contenders}
         measured = measure(contenders, config, weights, stored, design, journal, progress)
         others = [contender.label for contender in contenders if contender.label != CANDIDATE]

@@ -6,14 +6,16 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from srpo.config import RunConfig
+from srpo.config import RunConfig, StorageConfig
 from srpo.config.judgement import TRAINED_METRICS
+from srpo.durable import mirror_of
 from srpo.evaluation.contender import Contender
 from srpo.evaluation.gate import Evidence, Judgement
 from srpo.evaluation.journal import ScoreJournal
 from srpo.evaluation.measure import Measured
 from srpo.evaluation.report import REPORT_JSON, write_report
 from srpo.evaluation.schema import Contrast, Curves, Provenance, Report, Subject
+from srpo.evaluation.shared_journal import SharedJournal
 from srpo.evaluation.statistics import compare, compare_categories, measure_levels
 from srpo.evaluation.thumbnails import choose, keep_pictures
 
@@ -88,10 +90,10 @@ def publish(report: Report, measured: Measured, num_images: int, output_dir: Pat
 
 
 @contextmanager
-def journal_in(folder: Path | None) -> Iterator[ScoreJournal]:
-    """The journal of a folder; one for the time being if there is none."""
+def journal_in(folder: Path | None, storage: StorageConfig) -> Iterator[ScoreJournal]:
+    """The journal of a folder, shared with other nodes if there is a durable copy; a passing one without a folder."""
     if folder is not None:
-        yield ScoreJournal(folder)
+        yield SharedJournal(folder, mirror_of(storage)) if storage.remote else ScoreJournal(folder)
         return
     with tempfile.TemporaryDirectory() as temporary:
         yield ScoreJournal(Path(temporary))

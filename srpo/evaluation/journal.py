@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from srpo.evaluation.images import Cell, Gallery
 
@@ -24,6 +25,16 @@ create table if not exists scores (
 
 ImageScores = Mapping[str, float]
 """Metric -> score of one image."""
+
+
+class Row(NamedTuple):
+    """The scores of one of a model's images."""
+
+    score_key: str
+    prompt: str
+    seed: int
+    scores: str
+    """JSON."""
 
 
 class ScoreJournal:
@@ -52,9 +63,25 @@ class ScoreJournal:
 
     def add(self, image_key: str, score_key: str, scores: Mapping[Cell, ImageScores]) -> None:
         """Note the scores of some images."""
-        rows = [(image_key, score_key, cell.prompt, cell.seed, json.dumps(row)) for cell, row in scores.items()]
+        self.insert(
+            image_key, [Row(score_key, cell.prompt, cell.seed, json.dumps(row)) for cell, row in scores.items()]
+        )
+
+    def complete(self, image_key: str) -> None:
+        """A model is through: nothing is left to do here."""
+
+    def rows(self, image_key: str) -> list[Row]:
+        """All that is known of a model's images."""
         with self._open() as connection:
-            connection.executemany("insert or replace into scores values (?, ?, ?, ?, ?)", rows)
+            query = "select score_key, prompt, seed, scores from scores where image_key = ?"
+            return [Row(*row) for row in connection.execute(query, (image_key,))]
+
+    def insert(self, image_key: str, rows: Sequence[Row]) -> None:
+        """Note rows of a model."""
+        with self._open() as connection:
+            connection.executemany(
+                "insert or replace into scores values (?, ?, ?, ?, ?)", [(image_key, *row) for row in rows]
+            )
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:

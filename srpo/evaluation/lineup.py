@@ -56,7 +56,7 @@ def evaluate_models(
     embeddings = {label: load_prompt_set(prompt_set)[1] for label, prompt_set in stored.items()}
     design = make_design(prompts, range(len(prompts)), config.evaluation.seeds_per_prompt, config.seed)
     output_dir.mkdir(parents=True, exist_ok=True)
-    with journal_in(scores_dir) as journal:
+    with journal_in(scores_dir, config.storage) as journal:
         measured = measure(contenders, config, weights, embeddings, design, journal, progress)
         contrasts = [contrast(config, measured, references[0], other) for other in references[1:]]
         report = make_report(

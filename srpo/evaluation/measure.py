@@ -21,7 +21,7 @@ from srpo.evaluation.contender import Contender, score_key
 from srpo.evaluation.images import Cell, Gallery, ReportProgress, draw
 from srpo.evaluation.journal import ImageScores, ScoreJournal
 from srpo.evaluation.pairs import measure_pairs
-from srpo.evaluation.provenance import device_name
+from srpo.evaluation.provenance import device_name, num_processes
 from srpo.evaluation.schema import ImageSet
 from srpo.evaluation.scores import Scorer, load_scores
 from srpo.evaluation.statistics import Array
@@ -108,11 +108,6 @@ def measure(
     return Measured(design, galleries, {label: found | pairs[label] for label, found in scores.items()})
 
 
-def num_processes(config: RunConfig) -> int:
-    """As many as the config says; one per GPU, or one on the CPU, if it does not."""
-    return config.evaluation.num_processes or max(1, torch.cuda.device_count())
-
-
 def _score(
     work: Work, image_key: str, design: list[Cell], journal: ScoreJournal, progress: ReportProgress | None
 ) -> list[ImageScores]:
@@ -127,6 +122,7 @@ def _score(
         known |= scores
         if progress:
             progress(f"{work.contender.label} images", len(known), len(design))
+    journal.complete(image_key)
     return [known[cell] for cell in design]
 
 

@@ -21,6 +21,7 @@ def trace(
         code={name.removeprefix("code."): value for name, value in code_version().items()},
         packages={"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         device=device_name(),
+        num_processes=num_processes(config),
         hashes={**hashes, "config": hashlib.sha256(config.model_dump_json().encode()).hexdigest()},
         sources=dict(sources),
         licences=dict(licences),
@@ -31,3 +32,8 @@ def trace(
 def device_name() -> str:
     """What draws and scores here."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})"
+
+
+def num_processes(config: RunConfig) -> int:
+    """As many as the config says; one per GPU, or one on the CPU, if it does not."""
+    return config.evaluation.num_processes or max(1, torch.cuda.device_count())

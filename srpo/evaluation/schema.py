@@ -132,6 +132,8 @@ class Provenance(Settings):
     packages: dict[str, str]
     """Versions of Python and of the packages that decide the numbers."""
     device: str
+    num_processes: int = 1
+    """Processes that drew and scored."""
     hashes: dict[str, str]
     """sha256 of weights, prompts and config."""
     sources: dict[str, str]
@@ -230,6 +232,11 @@ class Report(Settings):
     def metrics(self) -> dict[str, Comparison]:
         """The judged model against the first; empty for one model."""
         return self.contrasts[0].metrics if self.contrasts else {}
+
+    @property
+    def gpu_hours(self) -> float:
+        """Hours of all processes of the evaluation, each taken to hold one GPU."""
+        return self.seconds * self.provenance.num_processes / 3600
 
     @property
     def passed(self) -> bool:

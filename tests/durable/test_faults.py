@@ -1,8 +1,10 @@
 """S3 that fails in every way through a whole training: nothing is lost, nothing half is ever seen, nobody waits long.
 
-SRPO_FAULT_SECONDS says about how many seconds the training lasts: 60 by default, 600 for the full check.
+SRPO_FAULT_SECONDS says about how many seconds the training lasts: 60 by default, 600 for the full check. With
+--log-cli-level=INFO it tells what happened.
 """
 
+import logging
 import os
 import random
 import threading
@@ -24,6 +26,7 @@ from tests.durable.test_checkpoints import RUN, on_node
 from tests.jobs import assert_same_weights, place, run
 
 SECONDS = float(os.environ.get("SRPO_FAULT_SECONDS", "60"))
+log = logging.getLogger(__name__)
 LONGEST_SAVE = 5.0
 """Seconds that writing a checkpoint to the local disk and handing it over may take on a busy machine."""
 
@@ -108,6 +111,7 @@ def test_faults_of_every_kind_through_a_training(
     stop.set()
     reader.stop.set()
     reader.join(60)
+    log.info("%s; longest of %d saves: %.2f s; %s", dict(proxy.met), len(saves), max(saves), trained.copied)
     last = f"update-{trained.num_updates:06d}"
     assert (reader.problems, max(saves) < LONGEST_SAVE) == ([], True), max(saves)
     assert all(proxy.met[fault] for fault in FAULTS), proxy.met

@@ -155,10 +155,20 @@ def test_gpu_hours_stand_beside_those_that_were_planned(tmp_path: Path) -> None:
     curves = report.curves.model_copy(update={"gpu_hours": 2.5, "planned_gpu_hours": 1.25})
     unplanned, planned = (
         write_synthetic(tmp_path / name, each).read_text(encoding="utf-8")
-        for name, each in (("a", report), ("b", report.model_copy(update={"curves": curves})))
+        for name, each in (("a", report), ("b", report.model_copy(update={"curves": curves, "seconds": 900.0})))
     )
-    assert "(2.5 GPU-hours with loading and measurements; 1.25 were planned for the updates)" in planned
+    line = "training 2.5 with loading and measurements, 1.25 planned for its updates; evaluation 0.25; 2.75 in all."
+    assert f"GPU-hours: {line}" in planned
     assert "GPU-hours" not in unplanned
+
+
+def test_what_ended_training_early_stands_above_the_figures(tmp_path: Path) -> None:
+    report = make_report(("alone",), num_prompts=3)
+    reason = "the run has taken 3 GPU-hours, and resources.max_gpu_hours is 3"
+    curves = report.curves.model_copy(update={"stopped": reason, "num_updates": 7})
+    page = write_synthetic(tmp_path / "a", report.model_copy(update={"curves": curves})).read_text(encoding="utf-8")
+    assert page.index(f"Training ended after update 7: {reason}.") < page.index("<main>")
+    assert "Training ended" not in write_synthetic(tmp_path / "b", report).read_text(encoding="utf-8")
 
 
 def test_the_page_can_be_made_again_from_its_folder(page: Path) -> None:

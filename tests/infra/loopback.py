@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -49,33 +50,53 @@ def serving(answers: Mapping[str, tuple[int, Any]]) -> Iterator[str]:
     server.server_close()
 
 
+class MlflowServer:
+    """`mlflow ...` as a container would run it, on a port and a SQLite database that it keeps when it starts again."""
+
+    def __init__(self, command: list[str], environment: Mapping[str, str], folder: Path) -> None:
+        self.folder, port = folder, free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        arguments = [part for part in command[1:] if not part.startswith(("--port", "--host"))]
+        self.command = [sys.executable, "-m", *command[:1], *arguments, "--host=127.0.0.1", f"--port={port}"]
+        own = {"MLFLOW_BACKEND_STORE_URI": f"sqlite:///{folder}/mlflow.db"} | dict(environment)
+        self.environment = os.environ | own
+
+    def start(self) -> None:
+        """Until it answers."""
+        with (self.folder / "log.txt").open("a") as log:
+            self.process = subprocess.Popen(
+                self.command, env=self.environment, stdout=log, stderr=log, cwd=self.folder, start_new_session=True
+            )
+        _wait(self.url, self.process, self.folder / "log.txt")
+
+    def kill(self) -> None:
+        """With all its workers, in the middle of whatever they do."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> None:
+        """As a service manager would."""
+        self.process.terminate()
+        self.process.wait()
+
+
 @contextmanager
 def mlflow_server(command: list[str], environment: Mapping[str, str], folder: Path) -> Iterator[str]:
-    """`mlflow ...` as a container would run it, with SQLite; its URL once it is up."""
-    port = free_port()
-    arguments = [part for part in command[1:] if not part.startswith(("--port", "--host"))]
-    own = {"MLFLOW_BACKEND_STORE_URI": f"sqlite:///{folder}/mlflow.db"} | dict(environment)
-    with (folder / "log.txt").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *command[:1], *arguments, "--host=127.0.0.1", f"--port={port}"],
-            env=os.environ | own,
-            stdout=log,
-            stderr=log,
-            cwd=folder,
-        )
+    """The URL of such a server once it is up."""
+    server = MlflowServer(command, environment, folder)
     try:
-        yield _wait(f"http://127.0.0.1:{port}", process, folder / "log.txt")
+        server.start()
+        yield server.url
     finally:
-        process.terminate()
-        process.wait()
+        server.stop()
 
 
-def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> str:
+def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     while process.poll() is None:
         try:
             httpx2.get(f"{url}/health", timeout=5).raise_for_status()
         except httpx2.HTTPError:
             time.sleep(0.5)
         else:
-            return url
+            return
     raise AssertionError(log.read_text())

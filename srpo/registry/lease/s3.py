@@ -50,10 +50,12 @@ class S3Held:
             raise UnreachableError(f"{self.lease.address} was taken over while this process stood still; try again")
 
     def release(self) -> None:
-        """Leave the object to whoever comes next."""
+        """Leave the object to whoever comes next; where S3 does not answer it runs out by itself."""
         self.ended.set()
-        self.thread.join()
-        with suppress(UnreachableError):  # the work is done; the lease runs out by itself
+        self.thread.join(TTL / RENEWALS)
+        if self.thread.is_alive():
+            return
+        with suppress(UnreachableError):  # the work is done
             self._renew({"holder": None})
 
     def _keep(self) -> None:

@@ -1,0 +1,100 @@
+"""Which run `run --resume` executes: the one it names, or a new one that goes on from where a budget ended that one.
+
+A run that is done has a report and perhaps a version, which stay as they are; more training makes others.
+"""
+
+from datetime import UTC, datetime
+
+from zenml.client import Client
+
+from pipelines.execute import outputs_of, refreshed
+from pipelines.place import Place
+from pipelines.runs import RunRecord, load_run, needed_before, new_folder
+from pipelines.stacks import activate
+from srpo.alone import refuse_busy
+from srpo.artifacts import Trained
+from srpo.config import RunConfig, with_overrides
+from srpo.errors import BusyError, ConfigError
+from srpo.plan import make_plan
+from srpo.tracking import open_run
+
+
+def to_resume(place: Place, name: str, overrides: tuple[str, ...] = ()) -> RunRecord:
+    """The run to be executed, or watched. `overrides` may change `resources` alone, which decide no number of a run.
+
+    Raises ConfigError for a run that is done, BusyError for one that somebody else is at.
+    """
+    if others := [each for each in overrides if not each.startswith("resources.")]:
+        raise ConfigError(f"--resume goes on with the run's own settings; only resources may change, got {others[0]!r}")
+    record = _at_rest(place, load_run(place, name), overrides)
+    config = with_overrides(record.config, overrides, f"run {name}")
+    trained = trained_by(place, record) if overrides or record.state == "done" else None
+    if trained and _can_go_on(trained, config):
+        _check(place, record.model_copy(update={"config": config}))
+        return continued(place, record, config)
+    if record.state == "done":
+        raise ConfigError(f"run {name} is done{_instead(name, trained)}")
+    record = record.changed(config=config) if overrides else record
+    _check(place, record)
+    return record
+
+
+def _at_rest(place: Place, record: RunRecord, overrides: tuple[str, ...]) -> RunRecord:
+    """The record as it is now; a cluster may still be at it, but not another process of this machine."""
+    if record.stack:
+        record = refreshed(place, record)
+        if record.state == "running" and overrides:
+            raise BusyError(
+                f"run {record.name} is at work on {record.stack}; wait until it ends to change its resources"
+            )
+        return record
+    refuse_busy(record.path / "train")
+    if record.actual_state == "running":
+        raise BusyError(
+            f"run {record.name} is still running (process {record.process}); wait until it ends, or stop it"
+        )
+    return record
+
+
+def _can_go_on(trained: Trained, config: RunConfig) -> bool:
+    most = config.resources.max_gpu_hours
+    return trained.out_of_budget and (most is None or most > trained.gpu_hours)
+
+
+def _instead(name: str, trained: Trained | None) -> str:
+    if trained and trained.out_of_budget:
+        return f": {trained.stopped}; go on with more:  run --resume {name} --set resources.max_gpu_hours=HOURS"
+    return "; start a new one, or use --from STEP to repeat a part with its results"
+
+
+def _check(place: Place, record: RunRecord) -> None:
+    """What can be known before a run of this machine; what a cluster has was checked when the run began."""
+    if not record.stack:
+        written = sum(path.stat().st_size for path in record.path.rglob("*") if path.is_file())
+        make_plan(record.config, place.root, record.steps, written)
+
+
+def trained_by(place: Place, record: RunRecord) -> Trained | None:
+    """What the training of a run has come to, if it has ended."""
+    activate(place, record.stack)
+    outputs = outputs_of(record)
+    return Client().get_artifact_version(outputs["trained"]).load() if "trained" in outputs else None
+
+
+def continued(place: Place, earlier: RunRecord, config: RunConfig) -> RunRecord:
+    """Record a run that goes on where the budget ended the training of another, which keeps its report and version."""
+    active = activate(place, earlier.stack)
+    outputs = earlier.given | outputs_of(earlier)
+    folder = new_folder(place, config)
+    return RunRecord(
+        name=folder.name,
+        config=config,
+        created=datetime.now(UTC),
+        folder=str(folder),
+        tracked=open_run(active.tracking_uri, active.mlflow_artifacts_uri, folder.name, config),
+        steps=earlier.steps[earlier.steps.index("train") :],
+        stack=earlier.stack,
+        words=earlier.words,
+        given={name: outputs[name] for name in needed_before("train")},
+        continues=earlier.name,
+    ).save()

@@ -1,0 +1,47 @@
+"""One training at a time in a folder: a lock that the system takes back however its holder ends."""
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from srpo.errors import BusyError
+
+LOCK = "lock"
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold a folder. Raises BusyError while another process does; both would write the same checkpoints."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            refuse_busy(folder)
+            raise BusyError(f"{folder} was held by another process a moment ago; run this again") from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        lock.flush()
+        yield
+
+
+def refuse_busy(folder: Path) -> None:
+    """Raise a BusyError if somebody trains in a folder."""
+    if holder := trainer_in(folder):
+        raise BusyError(f"{holder} is training in {folder}; wait until it ends, or stop it, and run this again")
+
+
+def trainer_in(folder: Path) -> str | None:
+    """Who trains in a folder; None if nobody does."""
+    try:
+        with (folder / LOCK).open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return lock.read() or "another process"
+    except FileNotFoundError:
+        pass
+    return None

@@ -1,0 +1,52 @@
+"""A training that goes on from where another one ended, in a folder of its own, which leaves what the other made."""
+
+import os
+import shutil
+from pathlib import Path
+
+from srpo.checkpoint import atomic_folder
+from srpo.durable.mirror import Mirror
+from srpo.errors import ConfigError
+from srpo.record import HELD_OUT, METRICS, read_journal
+from srpo.tracking import Tracker
+
+CHECKPOINTS, SAMPLES = "checkpoints", "samples"
+
+
+def take_over(earlier: Path, folder: Path, mirror: Mirror) -> bool:
+    """Begin in `folder` with the journals, samples and checkpoints of another training, here or in the durable copy.
+
+    False if this has been done already. Raises ConfigError if nothing is left of the other.
+    """
+    target = folder / CHECKPOINTS
+    if target.exists() or mirror.fetch(folder):
+        return False
+    mirror.fetch(earlier)
+    for name in mirror.folders(earlier / CHECKPOINTS) if mirror.bucket else ():
+        mirror.fetch(earlier / CHECKPOINTS / name)
+    if not any((earlier / CHECKPOINTS).glob("update-*")):
+        raise ConfigError(f"{earlier} has no checkpoint any more, so nothing can go on from it; start a new run")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (METRICS, HELD_OUT):
+        shutil.copyfile(earlier / name, folder / name)
+    shutil.copytree(earlier / SAMPLES, folder / SAMPLES, dirs_exist_ok=True)
+    with atomic_folder(target) as staging:  # last: it says that all is there
+        for checkpoint in (earlier / CHECKPOINTS).glob("update-*"):
+            shutil.copytree(checkpoint, staging / checkpoint.name, copy_function=_link)
+    return True
+
+
+def log_again(folder: Path, tracker: Tracker) -> None:
+    """Tell another MLflow run what a training's journals say."""
+    for name, prefix in ((METRICS, "train"), (HELD_OUT, "held_out")):
+        for entry in read_journal(folder / name):
+            numbers = {key: value for key, value in entry.items() if key not in ("update", "violations")}
+            tracker.log_metrics({f"{prefix}/{key}": value for key, value in numbers.items()}, entry["update"])
+
+
+def _link(source: str, target: str) -> None:
+    """Share a file that nobody changes; copy it where the file system cannot."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
