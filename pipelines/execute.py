@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 
 from zenml.client import Client
 from zenml.enums import ExecutionStatus
@@ -20,6 +21,7 @@ from pipelines.stacks import activate, log_to_file
 from srpo.artifacts import Evaluated, Registered, Trained
 from srpo.config import RunConfig, Settings
 from srpo.control_words import control_words
+from srpo.durable import mirror_of
 from srpo.errors import ConfigError, PreemptedError
 from srpo.plan import STEPS, Plan
 from srpo.registry import check_lease
@@ -214,9 +216,19 @@ def _outcome(record: RunRecord, given: dict[str, str], seconds: float) -> Outcom
             steps.append(StepOutcome(name=name, status="given"))
     outputs = given | outputs_of(record)
     manifests = {name: Client().get_artifact_version(outputs[name]).load() for name in MANIFESTS if name in outputs}
+    if "evaluated" in manifests:
+        manifests["evaluated"] = _brought_here(record.config, manifests["evaluated"])
     verdict = manifests["evaluated"].verdict if "evaluated" in manifests else ""
     record = record.changed(state="done", verdict=verdict)
     return Outcome(record=record, steps=tuple(steps), seconds=seconds, **manifests)
+
+
+def _brought_here(config: RunConfig, evaluated: Evaluated) -> Evaluated:
+    """The report in this working folder, from its durable copy if a pod has written it."""
+    mirror = mirror_of(config.storage)
+    evaluated = mirror.here(evaluated)
+    mirror.fetch(Path(evaluated.report_json).parent)
+    return evaluated
 
 
 def outputs_of(record: RunRecord) -> dict[str, str]:
