@@ -1,15 +1,20 @@
 """The one step of a scheduled run: the same command that a person would give, so that both do the same."""
 
+import json
+import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from zenml import step
+from zenml.client import Client
 
 from srpo.config import RunConfig
 
 COMMAND_LINE = Path(__file__).parents[1] / "run_pipeline.py"
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+"""Where Kubernetes puts a pod's token and its cluster's certificate."""
 
 
 def retraining_command(stack: str | None, *options: str) -> list[str]:
@@ -24,6 +29,28 @@ def retrain(config: RunConfig, stack: str | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run.yaml"
         path.write_text(config.model_dump_json(), encoding="utf-8")  # JSON is YAML
-        code = subprocess.run(retraining_command(stack, "--config", str(path)), check=False).returncode
+        environment = os.environ | _own_cluster(Path(folder))
+        command = retraining_command(stack, "--config", str(path))
+        code = subprocess.run(command, env=environment, check=False).returncode
     if code:
         sys.exit(code)  # 42 tells Kubernetes that trying again cannot help
+
+
+def _own_cluster(folder: Path) -> dict[str, str]:
+    """KUBECONFIG for a pod, whose stack names its cluster by a context of other machines; nothing outside of pods."""
+    context = getattr(Client().active_stack.orchestrator.config, "kubernetes_context", None)
+    if context is None or not (ACCOUNT / "token").exists():
+        return {}
+    host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"]
+    url = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+    cluster = {"server": url, "certificate-authority": str(ACCOUNT / "ca.crt")}
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": context, "cluster": cluster}],
+        "users": [{"name": context, "user": {"tokenFile": str(ACCOUNT / "token")}}],
+        "contexts": [{"name": context, "context": {"cluster": context, "user": context}}],
+        "current-context": context,
+    }
+    (path := folder / "kubeconfig").write_text(json.dumps(config), encoding="utf-8")  # JSON is YAML
+    return {"KUBECONFIG": str(path)}
