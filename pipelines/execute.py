@@ -115,12 +115,16 @@ def submit(place: Place, record: RunRecord) -> tuple[RunRecord, dict[str, str]]:
 
 
 def follow(record: RunRecord, given: dict[str, str], started: float) -> Outcome:
-    """Wait for a submitted run. Ctrl-C ends it on a cluster too."""
+    """Wait for a submitted run; its report is here then. Ctrl-C ends it on a cluster too."""
     with _state_kept(record):
         if on_cluster():
             watch(record.attempts[-1])
-    _tell(record, "FINISHED")
-    return _outcome(record, given, time.monotonic() - started)
+    if record.state != "done":
+        _tell(record, "FINISHED")
+    outcome = _outcome(record, given, time.monotonic() - started)
+    if outcome.evaluated is None:
+        return outcome
+    return outcome.model_copy(update={"evaluated": _brought_here(record.config, outcome.evaluated)})
 
 
 @contextmanager
@@ -145,7 +149,7 @@ def _state_kept(record: RunRecord) -> Iterator[None]:
 
 
 def attach(place: Place, record: RunRecord, started: float) -> Outcome:
-    """Wait for a run that a cluster is still at."""
+    """Wait for a run that a cluster is still at; one that is done has ended at once."""
     activate(place, record.stack)
     return follow(record, record.given, started)
 
@@ -216,8 +220,6 @@ def _outcome(record: RunRecord, given: dict[str, str], seconds: float) -> Outcom
             steps.append(StepOutcome(name=name, status="given"))
     outputs = given | outputs_of(record)
     manifests = {name: Client().get_artifact_version(outputs[name]).load() for name in MANIFESTS if name in outputs}
-    if "evaluated" in manifests:
-        manifests["evaluated"] = _brought_here(record.config, manifests["evaluated"])
     verdict = manifests["evaluated"].verdict if "evaluated" in manifests else ""
     record = record.changed(state="done", verdict=verdict)
     return Outcome(record=record, steps=tuple(steps), seconds=seconds, **manifests)

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands.app import DEFAULT_CONFIG, ROOT, ConfigOption, FromOption, SetOption, UntilOption, console, load
+from pipelines.commands.app import (
+    DEFAULT_CONFIG,
+    ROOT,
+    ConfigOption,
+    FromOption,
+    SetOption,
+    UntilOption,
+    console,
+    load,
+    registered,
+)
 from pipelines.place import here
 from srpo.errors import ConfigError
 
@@ -39,7 +49,11 @@ def run(
         ),
     ] = False,
     stack: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Run on this stack; `stack up NAME` registers it.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Run on this stack (`stack up NAME` registers it); with --resume: where another machine started it.",
+        ),
     ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Do not wait for a run on a cluster; `run --resume RUN` watches it later.")
@@ -54,12 +68,12 @@ def run(
             raise ConfigError("--if-new-data runs the whole pipeline; leave --from, --until, --resume, --dry-run out")
         if detach:
             raise ConfigError("--if-new-data waits for the run, to tell how it ended; leave --detach out")
-        _run_if_new_data(load(config, tuple(set_ or ())), _registered(stack))
+        _run_if_new_data(load(config, tuple(set_ or ())), registered(stack))
         return
     if resume is not None:
-        if config or set_ or from_ or until or dry_run or stack or detach:
+        if config or set_ or from_ or until or dry_run or detach:
             raise ConfigError("--resume goes on with the run's own settings; leave the other options out")
-        _resume(resume)
+        _resume(resume, registered(stack))
         return
     plan = _plan(config, set_, from_, until)
     if dry_run:
@@ -69,7 +83,7 @@ def run(
         raise ConfigError("--detach is for runs on a cluster; name its stack with --stack")
     from pipelines.execute import new_run
 
-    record = new_run(here(), plan, _registered(stack))
+    record = new_run(here(), plan, registered(stack))
     if detach:
         _submit(record)
     else:
@@ -153,11 +167,6 @@ def _preset_that_fits(config: list[Path] | None, set_: list[str] | None, gpu: st
     return None
 
 
-def _registered(stack: str | None) -> str | None:
-    """The name in ZenML of a stack of infra/stacks, however it was given."""
-    return f"srpo-{stack.removeprefix('srpo-')}" if stack else None
-
-
 def _run_if_new_data(settings: "RunConfig", stack: str | None) -> None:
     """Look first; a run, which starts from the champion unless the config says otherwise, only if it can learn."""
     place = here()
@@ -179,12 +188,15 @@ def _run_if_new_data(settings: "RunConfig", stack: str | None) -> None:
         tell(settings.notify, Notice(event="nothing_new", text=f"{name}: {found}.", model=name))
 
 
-def _resume(name: str) -> None:
+def _resume(name: str, stack: str | None) -> None:
     place = here()
     place.prepare(*place.recorded_sources(name))
+    from pipelines.elsewhere import adopt
     from pipelines.runs import load_run
     from srpo.plan import make_plan
 
+    if stack:
+        adopt(place, stack)
     record = load_run(place, name)
     if record.stack:
         _resume_on_cluster(record)
@@ -199,13 +211,10 @@ def _resume(name: str) -> None:
 
 
 def _resume_on_cluster(record: "RunRecord") -> None:
-    """Watch a run that is still at work; what has ended otherwise than well is submitted again."""
+    """Watch a run that is still at work, or show what it has made meanwhile; one that has failed is submitted again."""
     from pipelines.execute import refreshed
 
-    record = refreshed(here(), record)
-    if record.state == "done":
-        raise ConfigError(f"run {record.name} is done; `compare` and `status` show what it made")
-    _execute(record)
+    _execute(refreshed(here(), record))
 
 
 def _submit(record: "RunRecord") -> None:
@@ -223,7 +232,7 @@ def _execute(record: "RunRecord") -> None:
     from pipelines.summary import command, show_outcome
 
     place = here()
-    watched = record.stack and record.state == "running" and record.attempts
+    watched = record.stack and record.state in ("running", "done") and record.attempts
     try:
         with failure_told(record.config, record.name):
             outcome = (attach if watched else execute)(place, record, STARTED)
