@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from zenml.client import Client
-from zenml.enums import ExecutionStatus
+from zenml.enums import ExecutionMode, ExecutionStatus
 from zenml.exceptions import RunInterruptedException
 
 from pipelines import fingerprint
@@ -109,9 +109,16 @@ def submit(place: Place, record: RunRecord) -> tuple[RunRecord, dict[str, str]]:
     log_to_file(record.path / "log.txt")
     set_status(record.tracked, "RUNNING")
     with _state_kept(record):
-        submitted = alignment.with_options(run_name=record.attempts[-1], **pipeline_options(record.config))
+        options = pipeline_options(record.config)
+        submitted = alignment.with_options(run_name=record.attempts[-1], execution_mode=_mode(), **options)
         submitted(record.config, _request(place, record, given))
     return record, given
+
+
+def _mode() -> ExecutionMode:
+    """A failed step ends the others, where the orchestrator can do that; Kubeflow Pipelines cannot."""
+    supported = Client().active_stack.orchestrator.supported_execution_modes
+    return ExecutionMode.FAIL_FAST if ExecutionMode.FAIL_FAST in supported else ExecutionMode.CONTINUE_ON_FAILURE
 
 
 def follow(record: RunRecord, given: dict[str, str], started: float) -> Outcome:
