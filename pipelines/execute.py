@@ -13,6 +13,7 @@ from zenml.exceptions import RunInterruptedException
 
 from pipelines import fingerprint
 from pipelines.alignment import Request, alignment
+from pipelines.kubeflow import understood
 from pipelines.place import Place
 from pipelines.remote import cancel, for_pods, on_cluster, state_of, watch
 from pipelines.resources import pipeline_options
@@ -108,7 +109,7 @@ def submit(place: Place, record: RunRecord) -> tuple[RunRecord, dict[str, str]]:
     record = record.next_attempt()
     log_to_file(record.path / "log.txt")
     set_status(record.tracked, "RUNNING")
-    with _state_kept(record):
+    with _state_kept(record), understood():
         options = pipeline_options(record.config)
         submitted = alignment.with_options(run_name=record.attempts[-1], execution_mode=_mode(), **options)
         submitted(record.config, _request(place, record, given))

@@ -17,7 +17,7 @@ from pipelines.remote import for_pods
 from pipelines.resources import docker_settings
 from srpo.config import RunConfig
 from srpo.errors import ConfigError
-from steps.retrain import retrain
+from steps.retrain import retrain, server_key
 
 KUBERNETES = "kubernetes"
 STARTING_DEADLINE = 3600
@@ -128,10 +128,11 @@ def prepared(client: Client, config: RunConfig, **options: Any) -> Any:
 
 
 def _self_contained(client: Client, config: RunConfig) -> RunConfig:
-    """The config as a pod can follow it that knows neither this machine's files nor its environment."""
+    """The config as a pod can follow it that knows neither this machine's files nor its environment. ConfigError."""
     stack = client.active_stack
     if not stack.orchestrator.config.is_remote:
         return config
+    server_key()
     image = docker_settings(config).parent_image
     config = for_pods(config, f"{stack.artifact_store.path.rstrip('/')}/srpo")
     return config.model_copy(update={"resources": config.resources.model_copy(update={"image": image})})

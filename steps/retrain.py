@@ -11,8 +11,11 @@ from zenml import step
 from zenml.client import Client
 
 from srpo.config import RunConfig
+from srpo.errors import ConfigError
 
 COMMAND_LINE = Path(__file__).parents[1] / "run_pipeline.py"
+SECRET, KEY = "srpo-zenml", "api_key"
+"""Where ZenML's server keeps the API key of a service account."""
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where Kubernetes puts a pod's token and its cluster's certificate."""
 
@@ -30,10 +33,23 @@ def retrain(config: RunConfig, stack: str | None) -> None:
         path = Path(folder) / "run.yaml"
         path.write_text(config.model_dump_json(), encoding="utf-8")  # JSON is YAML
         environment = os.environ | _own_cluster(Path(folder))
+        if environment.pop("ZENML_STORE_API_TOKEN", None):  # of this run, which may not start another
+            environment["ZENML_STORE_API_KEY"] = server_key()
         command = retraining_command(stack, "--config", str(path))
         code = subprocess.run(command, env=environment, check=False).returncode
     if code:
         sys.exit(code)  # 42 tells Kubernetes that trying again cannot help
+
+
+def server_key() -> str:
+    """The key with which a pod may start runs on ZenML's server. ConfigError says how to leave one there."""
+    try:
+        return str(Client().get_secret(SECRET, allow_partial_name_match=False).secret_values[KEY])
+    except KeyError:
+        raise ConfigError(
+            f"no secret {SECRET} with the key {KEY} in ZenML, with which scheduled pods start runs; make it: "
+            f"zenml service-account create srpo, then zenml secret create {SECRET} --interactive"
+        ) from None
 
 
 def _own_cluster(folder: Path) -> dict[str, str]:

@@ -155,6 +155,9 @@ def test_on_kubernetes_the_looking_pod_is_without_gpu_and_never_overlaps(
     client.create_stack_component(name, "s3", StackComponentType.ARTIFACT_STORE, {"path": "s3://somewhere/zenml"})
     client.create_stack(name, dict.fromkeys((StackComponentType.ORCHESTRATOR, StackComponentType.ARTIFACT_STORE), name))
     with active(client, name):
+        with pytest.raises(ConfigError, match="no secret srpo-zenml with the key api_key"):
+            _self_contained(client, config)
+        client.create_secret("srpo-zenml", {"api_key": "secret"})
         config = _self_contained(client, config)
         assert config.resources.image == "host/srpo:1", "which no pod has in its environment"
         assert config.storage.remote == "s3://somewhere/zenml/srpo"

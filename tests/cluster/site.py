@@ -20,6 +20,7 @@ from tests.infra.loopback import serving
 
 ROOT = Path(__file__).parents[2]
 REGISTER = """
+import os
 import sys
 import httpx2
 
@@ -28,6 +29,7 @@ from zenml.client import Client
 client = Client()
 if not client.list_secrets(name="srpo-mlflow").total:
     client.create_secret("srpo-mlflow", {"token": "token-of-mlflow"})
+    client.create_secret("srpo-zenml", {"api_key": os.environ["ZENML_STORE_API_KEY"]})
 register(client, fill(parse_stack(sys.stdin.read(), sys.argv[1])))
 """
 IMAGE = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ZENML_ANALYTICS_OPT_IN": "false"}
