@@ -30,6 +30,8 @@ class Kubeflow:
     def answer(self, method: str, path: str, body: dict[str, Any]) -> dict[str, Any] | None:
         """One request as the v2beta1 API takes it; None if it is not one of those that ZenML makes."""
         match method, path:
+            case "GET", "healthz":
+                return {"multi_user": False}
             case "GET", "experiments":
                 return {"experiments": []}
             case "POST", "experiments":
