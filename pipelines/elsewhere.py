@@ -2,6 +2,7 @@
 
 import re
 from contextlib import suppress
+from datetime import UTC
 from typing import Any
 
 from pydantic import ValidationError
@@ -42,7 +43,7 @@ def _record(place: Place, name: str, stack: str, attempts: list[str], first: Any
     return RunRecord(
         name=name,
         config=config,
-        created=first.created,
+        created=first.created.replace(tzinfo=UTC),  # which ZenML leaves out
         folder=str(place.runs / name),
         tracked=request.tracked,
         steps=tuple(step for step in steps if OUTPUTS[step] not in request.given),

@@ -44,7 +44,8 @@ def retrain(config: RunConfig, stack: str | None) -> None:
 def server_key() -> str:
     """The key with which a pod may start runs on ZenML's server. ConfigError says how to leave one there."""
     try:
-        return str(Client().get_secret(SECRET, allow_partial_name_match=False).secret_values[KEY])
+        secret = Client().get_secret(SECRET, allow_partial_name_match=False, allow_partial_id_match=False)
+        return str(secret.secret_values[KEY])
     except KeyError:
         raise ConfigError(
             f"no secret {SECRET} with the key {KEY} in ZenML, with which scheduled pods start runs; make it: "

@@ -46,7 +46,7 @@ def test_a_pod_that_looks_starts_the_pipeline_of_its_own_cluster(kubernetes: Sit
     """`run-now` does at once what the CronJob does at its time; no context of a kubeconfig leads there from a pod."""
     called(kubernetes, *CREATE, "nightly")
     called(kubernetes, "schedule", "run-now", "nightly")
-    wait_for(lambda: ended(kubernetes, "retrain"))
+    wait_for(lambda: ended(kubernetes, "retrain"), 1200)
     (looked,) = kubernetes.cluster.pods("retrain")
     log = kubernetes.cluster.node.log(looked["metadata"]["name"])
     assert looked["status"]["phase"] == "Succeeded", log
