@@ -11,14 +11,14 @@ from zenml.utils.pagination_utils import depaginate
 
 from pipelines.alignment import Request, alignment
 from pipelines.place import Place
-from pipelines.runs import ATTEMPT, OUTPUTS, RunRecord
+from pipelines.runs import ATTEMPT, OUTPUTS, RunRecord, load_runs
 from pipelines.stacks import activate
 from srpo.config import RunConfig
 from srpo.plan import STEPS
 
 
 def adopt(place: Place, stack: str) -> None:
-    """Record here every run of a registered stack that this folder does not know; those of other versions stay out.
+    """Record here what other machines have run on a registered stack, further attempts too; other versions' runs stay out.
 
     What a run has made lies in its durable copy, so that it can be watched, resumed and shown from here.
     """
@@ -30,9 +30,13 @@ def adopt(place: Place, stack: str) -> None:
     attempts: dict[str, list[str]] = {}
     for run in found:
         attempts.setdefault(re.sub(f"{ATTEMPT}\\d+$", "", run.name), []).append(run.name)
-    for name in attempts.keys() - {path.name for path in place.runs.glob("*")}:
-        with suppress(ValidationError, KeyError):
-            _record(place, name, stack, attempts[name], client.get_pipeline_run(attempts[name][0])).save()
+    known = {record.name: record for record in load_runs(place)}
+    for name, names in attempts.items():
+        if name in known and len(names) > len(known[name].attempts):
+            known[name].changed(attempts=tuple(names), state="running", error="")
+        elif not (place.runs / name).exists():
+            with suppress(ValidationError, KeyError):
+                _record(place, name, stack, names, client.get_pipeline_run(names[0])).save()
 
 
 def _record(place: Place, name: str, stack: str, attempts: list[str], first: Any) -> RunRecord:

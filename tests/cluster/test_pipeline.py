@@ -65,7 +65,7 @@ def test_interrupting_the_command_removes_the_pods(kubernetes: Site) -> None:
     assert state(kubernetes, "interrupted") == "interrupted"
 
 
-def test_a_detached_run_is_watched_and_taken_up_by_whoever_asks_for_it(kubernetes: Site) -> None:
+def test_a_detached_run_is_watched_and_taken_up_by_whoever_asks_for_it(kubernetes: Site, tmp_path: Path) -> None:
     code, output = kubernetes.call(*run("detached"), *ON_CLUSTER, "--detach")
     assert code == 0, output
     (name,) = re.findall(r"run --resume (\S+)", output)
@@ -74,14 +74,17 @@ def test_a_detached_run_is_watched_and_taken_up_by_whoever_asks_for_it(kubernete
     (job,) = kubernetes.cluster.store.list("jobs", "srpo", f"run_name={name},step_name=train")
     kubernetes.cluster.store.delete("jobs", "srpo", job["metadata"]["name"])
     wait_for(lambda: state(kubernetes, "detached") == "failed")
+    another_machine = replace(kubernetes, folder=tmp_path)
+    assert state(another_machine, "detached", *ON_CLUSTER) == "failed"
 
     resuming = kubernetes.start("run", "--resume", name)
     again = f"{name}-attempt-2"
     wait_for(lambda: pods(kubernetes, again, "train"))
     resuming.kill()  # a terminal that is closed; the run goes on
     resuming.communicate()
-    code, output = kubernetes.call("run", "--resume", name)
+    code, output = another_machine.call("run", "--resume", name, *ON_CLUSTER)
     assert code == 0, output
+    assert list(tmp_path.glob(".srpo/runs/*/evaluation/report.html"))
     assert "resuming after update" in output and "detached version 1" in output
     assert phases(kubernetes, again, "train") == ["Succeeded"]
     assert not pods(kubernetes, again, "download") and not pods(kubernetes, f"{name}-attempt-3", "train")
@@ -94,9 +97,9 @@ def test_a_run_that_nobody_watched_is_done_all_the_same(kubernetes: Site) -> Non
     wait_for(lambda: state(kubernetes, "unwatched") == "done")
 
 
-def state(site: Site, name: str) -> str:
+def state(site: Site, name: str, *options: str) -> str:
     """What `status` says of the newest run of an experiment."""
-    code, output = site.call("status", "--json")
+    code, output = site.call("status", "--json", *options)
     assert code == 0, output
     runs = json.loads(output[output.index("{") :])["runs"]
     return str(next(run["state"] for run in runs if run["name"].startswith(f"{name}-")))
