@@ -5,13 +5,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 
 from zenml.client import Client
-from zenml.enums import ExecutionStatus
+from zenml.enums import ExecutionMode, ExecutionStatus
 from zenml.exceptions import RunInterruptedException
 
 from pipelines import fingerprint
 from pipelines.alignment import Request, alignment
+from pipelines.kubeflow import understood
 from pipelines.place import Place
 from pipelines.remote import cancel, for_pods, on_cluster, state_of, watch
 from pipelines.resources import pipeline_options
@@ -20,6 +22,7 @@ from pipelines.stacks import activate, log_to_file
 from srpo.artifacts import Evaluated, Registered, Trained
 from srpo.config import RunConfig, Settings
 from srpo.control_words import control_words
+from srpo.durable import mirror_of
 from srpo.errors import BusyError, ConfigError, PreemptedError
 from srpo.plan import STEPS, Plan
 from srpo.registry import check_lease
@@ -106,19 +109,30 @@ def submit(place: Place, record: RunRecord) -> tuple[RunRecord, dict[str, str]]:
     record = record.next_attempt()
     log_to_file(record.path / "log.txt")
     set_status(record.tracked, "RUNNING")
-    with _state_kept(record):
-        submitted = alignment.with_options(run_name=record.attempts[-1], **pipeline_options(record.config))
+    with _state_kept(record), understood():
+        options = pipeline_options(record.config)
+        submitted = alignment.with_options(run_name=record.attempts[-1], execution_mode=_mode(), **options)
         submitted(record.config, _request(place, record, given))
     return record, given
 
 
+def _mode() -> ExecutionMode:
+    """A failed step ends the others, where the orchestrator can do that; Kubeflow Pipelines cannot."""
+    supported = Client().active_stack.orchestrator.supported_execution_modes
+    return ExecutionMode.FAIL_FAST if ExecutionMode.FAIL_FAST in supported else ExecutionMode.CONTINUE_ON_FAILURE
+
+
 def follow(record: RunRecord, given: dict[str, str], started: float) -> Outcome:
-    """Wait for a submitted run. Ctrl-C ends it on a cluster too."""
+    """Wait for a submitted run; its report is here then. Ctrl-C ends it on a cluster too."""
     with _state_kept(record):
         if on_cluster():
             watch(record.attempts[-1])
-    _tell(record, "FINISHED")
-    return _outcome(record, given, time.monotonic() - started)
+    if record.state != "done":
+        _tell(record, "FINISHED")
+    outcome = _outcome(record, given, time.monotonic() - started)
+    if outcome.evaluated is None:
+        return outcome
+    return outcome.model_copy(update={"evaluated": _brought_here(record.config, outcome.evaluated)})
 
 
 @contextmanager
@@ -145,7 +159,7 @@ def _state_kept(record: RunRecord) -> Iterator[None]:
 
 
 def attach(place: Place, record: RunRecord, started: float) -> Outcome:
-    """Wait for a run that a cluster is still at."""
+    """Wait for a run that a cluster is still at; one that is done has ended at once."""
     activate(place, record.stack)
     return follow(record, record.given, started)
 
@@ -220,6 +234,14 @@ def _outcome(record: RunRecord, given: dict[str, str], seconds: float) -> Outcom
     verdict = manifests["evaluated"].verdict if "evaluated" in manifests else ""
     record = record.changed(state="done", verdict=verdict)
     return Outcome(record=record, steps=tuple(steps), seconds=seconds, **manifests)
+
+
+def _brought_here(config: RunConfig, evaluated: Evaluated) -> Evaluated:
+    """The report in this working folder, from its durable copy if a pod has written it."""
+    mirror = mirror_of(config.storage)
+    evaluated = mirror.here(evaluated)
+    mirror.fetch(Path(evaluated.report_json).parent)
+    return evaluated
 
 
 def outputs_of(record: RunRecord) -> dict[str, str]:

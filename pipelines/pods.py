@@ -22,6 +22,7 @@ class Pods:
     def __init__(self, run_id: str) -> None:
         self._run_id = run_id
         self._seen: dict[str, int] = {}
+        self._ended: set[str] = set()
         self._api: Any = None
         (component,) = Client().active_stack_model.components[StackComponentType.ORCHESTRATOR]
         if component.flavor_name == "kubernetes":
@@ -43,14 +44,20 @@ class Pods:
             found, key=lambda pod: (pod.metadata.creation_timestamp or long_ago, _place(pod) == "0"), reverse=True
         )
 
+    def unread(self) -> list[Any]:
+        """Pods of which there may be something new, oldest first; one that has ended is among them once."""
+        found = [pod for pod in reversed(self.newest_first()) if pod.metadata.name not in self._ended]
+        self._ended |= {pod.metadata.name for pod in found if pod.status.phase in ("Succeeded", "Failed")}
+        return found
+
     def new_lines(self, pod: Any) -> list[str]:
-        """Whole lines that a pod has written since the last call; none of a Job's further pods."""
+        """Whole lines that a pod has written since the last call, as a terminal shows them; none of further pods."""
         if pod.status.phase == "Pending" or _place(pod) != "0":
             return []
         text, before = self._log(pod), self._seen.get(pod.metadata.name, 0)
         whole = text.rfind("\n") + 1
         self._seen[pod.metadata.name] = max(before, whole)
-        return text[before:whole].splitlines()
+        return [line.rpartition("\r")[2] for line in text[before : whole - 1].split("\n")] if whole > before else []
 
     def cause(self, pod: Any) -> str:
         """Why a pod failed, or does not start; empty if it runs or has succeeded."""

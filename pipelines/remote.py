@@ -55,10 +55,10 @@ def watch(name: str) -> None:
     Raises ConfigError or RemoteRunError with the cause if it failed, KeyboardInterrupt if somebody stopped it.
     """
     run = Client().get_pipeline_run(name)
-    pods, shown, last = Pods(str(run.id)), dict[str, str](), ""
+    pods, shown, told = Pods(str(run.id)), dict[str, str](), dict[str, str]()
     while True:
         run = Client().get_pipeline_run(name)
-        last = _show_pods(pods, last)
+        _show_pods(pods, told)
         _show_steps(run, shown)
         if run.status.is_finished:
             break
@@ -89,16 +89,15 @@ def _show_steps(run: Any, shown: dict[str, str]) -> None:
             console.print(f"[bold cyan]{name}[/] [{COLOURS.get(status, 'dim')}]{status}[/]")
 
 
-def _show_pods(pods: Pods, last: str) -> str:
-    """New lines of the logs, and why a pod ended early or does not start; the last cause shown."""
-    for pod in reversed(pods.newest_first()):
+def _show_pods(pods: Pods, told: dict[str, str]) -> None:
+    """New lines of the logs, and why a pod ended early or does not start; `told`: what was said of a pod last."""
+    for pod in pods.unread():
         for line in pods.new_lines(pod):
             console.print(f"    [dim]{escape(line)}[/]", highlight=False, soft_wrap=True)
-    newest = next(iter(pods.newest_first()), None)
-    cause = pods.cause(newest) if newest else ""
-    if cause and cause != last:
-        console.print(f"    [yellow]{escape(cause)}[/]", highlight=False, soft_wrap=True)
-    return cause or last
+        cause, name = pods.cause(pod), pod.metadata.name
+        if cause and told.get(name) != cause:
+            told[name] = cause
+            console.print(f"    [yellow]{escape(cause)}[/]", highlight=False, soft_wrap=True)
 
 
 def _failure(name: str, pods: Pods) -> Exception:

@@ -136,8 +136,8 @@ def kubeflow_settings(config: RunConfig, step: str, stack: Pod) -> dict[str, Any
     del stack
     resources, gpus = config.resources.of(step), num_gpus(config, step)
     asked = ResourceSettings(cpu_count=resources.cpu, gpu_count=gpus)
-    pod = {"pod_settings": {"node_selectors": {"accelerator": GPU}}}
-    return {"resources": asked, **({"orchestrator.kubeflow": pod} if gpus else {})}
+    wanted = {"node_selectors": {"accelerator": GPU}}  # its `pod_settings` are made from this, whatever else they say
+    return {"resources": asked, **({"orchestrator.kubeflow": wanted} if gpus else {})}
 
 
 def pod_settings(config: RunConfig, step: str, stack: Pod) -> Pod:

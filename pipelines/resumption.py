@@ -32,7 +32,7 @@ def to_resume(place: Place, name: str, overrides: tuple[str, ...] = ()) -> RunRe
     if trained and _can_go_on(trained, config):
         _check(place, record.model_copy(update={"config": config}))
         return continued(place, record, config)
-    if record.state == "done":
+    if record.state == "done" and not record.stack:  # else nobody may have seen yet what it has made
         raise ConfigError(f"run {name} is done{_instead(name, trained)}")
     record = record.changed(config=config) if overrides else record
     _check(place, record)

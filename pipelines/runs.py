@@ -19,6 +19,8 @@ from srpo.tracking import TrackedRun
 
 State = Literal["running", "done", "failed", "interrupted"]
 FILE = "run.json"
+ATTEMPT = "-attempt-"
+"""Between a run's name and the number of an attempt after the first, in ZenML's name of it."""
 OUTPUTS = {
     "download": "weights",
     "embed": "prompts",
@@ -91,7 +93,7 @@ class RunRecord(Settings):
     def next_attempt(self) -> Self:
         """One more attempt, by this process."""
         number = len(self.attempts) + 1
-        attempt = self.name if number == 1 else f"{self.name}-attempt-{number}"
+        attempt = self.name if number == 1 else f"{self.name}{ATTEMPT}{number}"
         process = {"process": os.getpid(), "process_started": _started(os.getpid())}
         return self.changed(attempts=(*self.attempts, attempt), state="running", error="", **process)
 

@@ -4,7 +4,7 @@ A schedule runs a pipeline of one step that takes no GPU: it looks for new data,
 start the whole pipeline on the same stack. ZenML holds the record; nothing is kept here.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,9 +13,11 @@ from zenml.client import Client
 from zenml.config.schedule import Schedule
 from zenml.models import ScheduleResponse
 
+from pipelines.remote import for_pods
+from pipelines.resources import docker_settings
 from srpo.config import RunConfig
 from srpo.errors import ConfigError
-from steps.retrain import retrain
+from steps.retrain import retrain, server_key
 
 KUBERNETES = "kubernetes"
 STARTING_DEADLINE = 3600
@@ -30,12 +32,10 @@ def retraining(config: RunConfig, stack: str | None) -> None:
     retrain.with_options(settings=_step_settings(Client()))(config, stack)
 
 
-def create(
-    client: Client, name: str, cron: str, config: RunConfig, stack: str, settings: Mapping[str, Any] | None = None
-) -> ScheduleResponse:
-    """A schedule on a registered stack whose orchestrator can keep one. ConfigError if it cannot, or the name is taken.
+def create(client: Client, name: str, cron: str, config: RunConfig, stack: str) -> ScheduleResponse:
+    """A schedule on a registered stack whose orchestrator can keep one; `cron`: as `checked_cron` returns it.
 
-    `cron`: as `checked_cron` returns it; `settings`: further ZenML settings of the pipeline, such as its image.
+    ConfigError if it cannot, the name is taken, or pods could not follow the config.
     """
     with active(client, stack):
         if not client.active_stack.orchestrator.config.is_schedulable:
@@ -43,7 +43,8 @@ def create(
         if name in {schedule.name for schedule in schedules(client)}:
             raise ConfigError(f"there is a schedule {name!r} already; delete it first, or give another --name")
         try:
-            prepared(client, settings, schedule=Schedule(name=name, cron_expression=cron))(config, stack)
+            config = _self_contained(client, config)
+            prepared(client, config, schedule=Schedule(name=name, cron_expression=cron))(config, stack)
         except BaseException:
             _forget(client, name)  # ZenML records a schedule before it builds and submits what is scheduled
             raise
@@ -81,11 +82,11 @@ def delete(client: Client, name: str) -> None:
     client.delete_schedule(schedule.id)
 
 
-def run_now(client: Client, name: str, settings: Mapping[str, Any] | None = None) -> None:
-    """What the schedule would do at its time, at once, with the config it was made with; `settings` as in `create`."""
+def run_now(client: Client, name: str) -> None:
+    """At once what the schedule does at its time, with the config it was made with; a cluster is not waited for."""
     config, stack = planned(client, find(client, name))
     with active(client, stack):
-        prepared(client, settings)(config, stack)
+        prepared(client, config)(config, stack)
 
 
 def planned(client: Client, schedule: ScheduleResponse) -> tuple[RunConfig, str]:
@@ -110,18 +111,31 @@ def active(client: Client, stack: str) -> Iterator[None]:
         client.activate_stack(before)
 
 
-def prepared(client: Client, settings: Mapping[str, Any] | None = None, **options: Any) -> Any:
+def prepared(client: Client, config: RunConfig, **options: Any) -> Any:
     """The pipeline with what the active stack's orchestrator needs to know of its times; `options`: of the pipeline."""
-    ours: dict[str, Any] = {}
-    if client.active_stack.orchestrator.flavor == KUBERNETES:
+    orchestrator = client.active_stack.orchestrator
+    ours: dict[str, Any] = {"docker": docker_settings(config)} if orchestrator.config.is_remote else {}
+    if orchestrator.flavor == KUBERNETES:
         ours[f"orchestrator.{KUBERNETES}"] = {
+            "synchronous": False,
             "concurrency_policy": "Forbid",
             "starting_deadline_seconds": STARTING_DEADLINE,
             "successful_jobs_history_limit": KEPT_JOBS,
             "failed_jobs_history_limit": KEPT_JOBS,
             "pod_settings": None,  # those of the stack, into which ZenML would merge the step's own
         }
-    return retraining.with_options(settings=ours | dict(settings or {}), **options)
+    return retraining.with_options(settings=ours, **options)
+
+
+def _self_contained(client: Client, config: RunConfig) -> RunConfig:
+    """The config as a pod can follow it that knows neither this machine's files nor its environment. ConfigError."""
+    stack = client.active_stack
+    if not stack.orchestrator.config.is_remote:
+        return config
+    server_key()
+    image = docker_settings(config).parent_image
+    config = for_pods(config, f"{stack.artifact_store.path.rstrip('/')}/srpo")
+    return config.model_copy(update={"resources": config.resources.model_copy(update={"image": image})})
 
 
 def _step_settings(client: Client) -> dict[str, Any]:

@@ -1,15 +1,23 @@
 """The one step of a scheduled run: the same command that a person would give, so that both do the same."""
 
+import json
+import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from zenml import step
+from zenml.client import Client
 
 from srpo.config import RunConfig
+from srpo.errors import ConfigError
 
 COMMAND_LINE = Path(__file__).parents[1] / "run_pipeline.py"
+SECRET, KEY = "srpo-zenml", "api_key"
+"""Where ZenML's server keeps the API key of a service account."""
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+"""Where Kubernetes puts a pod's token and its cluster's certificate."""
 
 
 def retraining_command(stack: str | None, *options: str) -> list[str]:
@@ -24,6 +32,42 @@ def retrain(config: RunConfig, stack: str | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run.yaml"
         path.write_text(config.model_dump_json(), encoding="utf-8")  # JSON is YAML
-        code = subprocess.run(retraining_command(stack, "--config", str(path)), check=False).returncode
+        environment = os.environ | _own_cluster(Path(folder))
+        if environment.pop("ZENML_STORE_API_TOKEN", None):  # of this run, which may not start another
+            environment["ZENML_STORE_API_KEY"] = server_key()
+        command = retraining_command(stack, "--config", str(path))
+        code = subprocess.run(command, env=environment, check=False).returncode
     if code:
         sys.exit(code)  # 42 tells Kubernetes that trying again cannot help
+
+
+def server_key() -> str:
+    """The key with which a pod may start runs on ZenML's server. ConfigError says how to leave one there."""
+    try:
+        secret = Client().get_secret(SECRET, allow_partial_name_match=False, allow_partial_id_match=False)
+        return str(secret.secret_values[KEY])
+    except KeyError:
+        raise ConfigError(
+            f"no secret {SECRET} with the key {KEY} in ZenML, with which scheduled pods start runs; make it: "
+            f"zenml service-account create srpo, then zenml secret create {SECRET} --interactive"
+        ) from None
+
+
+def _own_cluster(folder: Path) -> dict[str, str]:
+    """KUBECONFIG for a pod, whose stack names its cluster by a context of other machines; nothing outside of pods."""
+    context = getattr(Client().active_stack.orchestrator.config, "kubernetes_context", None)
+    if context is None or not (ACCOUNT / "token").exists():
+        return {}
+    host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"]
+    url = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+    cluster = {"server": url, "certificate-authority": str(ACCOUNT / "ca.crt")}
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": context, "cluster": cluster}],
+        "users": [{"name": context, "user": {"tokenFile": str(ACCOUNT / "token")}}],
+        "contexts": [{"name": context, "context": {"cluster": context, "user": context}}],
+        "current-context": context,
+    }
+    (path := folder / "kubeconfig").write_text(json.dumps(config), encoding="utf-8")  # JSON is YAML
+    return {"KUBECONFIG": str(path)}

@@ -128,7 +128,9 @@ def test_the_commands_do_the_same(client: Any, place: Place, capsys: pytest.Capt
     assert call("schedule", "delete", "by-hand") == 42
 
 
-def test_on_kubernetes_the_looking_pod_is_without_gpu_and_never_overlaps(client: Any, config: RunConfig) -> None:
+def test_on_kubernetes_the_looking_pod_is_without_gpu_and_never_overlaps(
+    client: Any, config: RunConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """As far as ZenML compiles it: what the orchestrator makes the CronJob from."""
     pytest.importorskip("kubernetes")
     from kubernetes.client import V1Container, V1PodSpec
@@ -136,8 +138,9 @@ def test_on_kubernetes_the_looking_pod_is_without_gpu_and_never_overlaps(client:
     from zenml.enums import StackComponentType
     from zenml.integrations.kubernetes.manifest_utils import add_pod_settings
 
-    from pipelines.schedules import active, prepared
+    from pipelines.schedules import _self_contained, active, prepared
 
+    monkeypatch.setenv("SRPO_IMAGE", "host/srpo:1")
     pod = {"resources": {"requests": {"cpu": "500m"}}}
     gpu = {
         "resources": {"limits": {"nvidia.com/gpu": "1"}},
@@ -149,16 +152,26 @@ def test_on_kubernetes_the_looking_pod_is_without_gpu_and_never_overlaps(client:
     accounts = {"service_account_name": "orchestrator", "step_pod_service_account_name": "step"}
     name = "scheduling-cluster"
     client.create_stack_component(name, "kubernetes", StackComponentType.ORCHESTRATOR, settings | accounts)
-    store = client.active_stack_model.components[StackComponentType.ARTIFACT_STORE][0].name
-    client.create_stack(name, {StackComponentType.ORCHESTRATOR: name, StackComponentType.ARTIFACT_STORE: store})
+    client.create_stack_component(name, "s3", StackComponentType.ARTIFACT_STORE, {"path": "s3://somewhere/zenml"})
+    client.create_stack(name, dict.fromkeys((StackComponentType.ORCHESTRATOR, StackComponentType.ARTIFACT_STORE), name))
     with active(client, name):
-        pipeline = prepared(client, schedule=Schedule(name="weekly", cron_expression="0 3 * * 0"))
+        with pytest.raises(ConfigError, match="no secret srpo-zenml with the key api_key"):
+            _self_contained(client, config)
+        client.create_secret("srpo-zenml", {"api_key": "secret"})
+        config = _self_contained(client, config)
+        assert config.resources.image == "host/srpo:1", "which no pod has in its environment"
+        assert config.storage.remote == "s3://somewhere/zenml/srpo"
+        with pytest.raises(ConfigError, match="pods cannot see /home/me/prompts.txt"):
+            _self_contained(client, load_config(CONFIG, ("prompts.train=/home/me/prompts.txt",)))
+        pod_reaches_its_own_cluster(tmp_path, monkeypatch)
+        pipeline = prepared(client, config, schedule=Schedule(name="weekly", cron_expression="0 3 * * 0"))
         pipeline.prepare(config, name)
         snapshot, schedule, _ = pipeline._compile(**pipeline._run_args)
         orchestrator = client.active_stack.orchestrator
         found = orchestrator.get_settings(snapshot)
         step = orchestrator.get_settings(snapshot.step_configurations["retrain"])
     assert schedule.cron_expression == "0 3 * * 0"
+    assert {it.config.docker_settings.parent_image for it in snapshot.step_configurations.values()} == {"host/srpo:1"}
     assert (found.concurrency_policy, found.starting_deadline_seconds) == ("Forbid", 3600)
     assert (found.successful_jobs_history_limit, found.failed_jobs_history_limit) == (3, 3)
     assert step.step_pod_service_account_name == "orchestrator"
@@ -169,6 +182,24 @@ def test_on_kubernetes_the_looking_pod_is_without_gpu_and_never_overlaps(client:
     assert not spec.affinity
     assert spec.automount_service_account_token is not False  # unlike the stack's step pods it starts Jobs
     assert spec.containers[0].resources == {"requests": {"cpu": "500m"}}
+
+
+def pod_reaches_its_own_cluster(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The context of the active stack, as Kubernetes' own client reads it in a pod."""
+    import kubernetes
+
+    from steps import retrain
+
+    monkeypatch.setattr(retrain, "ACCOUNT", folder)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    assert retrain._own_cluster(folder) == {}, "no pod"
+    (folder / "token").write_text("secret")
+    (folder / "ca.crt").touch()
+    path = retrain._own_cluster(folder)["KUBECONFIG"]
+    found = kubernetes.config.new_client_from_config(path, context="none").configuration
+    assert found.host == "https://10.0.0.1:443" and found.ssl_ca_cert == str(folder / "ca.crt")
+    assert found.get_api_key_with_prefix("authorization") == "Bearer secret" and "secret" not in Path(path).read_text()
 
 
 def test_where_there_is_no_scheduler_the_crontab_line_is_given(

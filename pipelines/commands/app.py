@@ -65,3 +65,8 @@ def load(config: list[Path] | None, overrides: tuple[str, ...]) -> "RunConfig":
     for warning in caught:
         console.print(f"[yellow]warning:[/] {warning.message}")
     return settings
+
+
+def registered(stack: str | None) -> str | None:
+    """The name in ZenML of a stack of infra/stacks, however it was given."""
+    return f"srpo-{stack.removeprefix('srpo-')}" if stack else None

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands.app import ROOT, JsonOption, console
+from pipelines.commands.app import ROOT, JsonOption, console, registered
 from pipelines.place import here
 from srpo.errors import ConfigError
 
@@ -13,13 +13,22 @@ if TYPE_CHECKING:
     from pipelines.runs import RunRecord
 
 
-def status(as_json: JsonOption = False) -> None:
+def status(
+    as_json: JsonOption = False,
+    stack: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Also the runs that other machines have started on this stack.")
+    ] = None,
+) -> None:
     """List runs with their state and verdict, registered models with aliases and gates, and who became champion why."""
     place = here()
     place.prepare()
     from pipelines.runs import load_runs
     from pipelines.status import show_status, status_json
 
+    if name := registered(stack):
+        from pipelines.elsewhere import adopt
+
+        adopt(place, name)
     _ask_clusters([record for record in load_runs(place) if record.stack and record.state == "running"])
     if as_json:
         typer.echo(status_json(place))

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands.app import DEFAULT_CONFIG, ROOT, ConfigOption, FromOption, SetOption, UntilOption, console, load
+from pipelines.commands.app import (
+    DEFAULT_CONFIG,
+    ROOT,
+    ConfigOption,
+    FromOption,
+    SetOption,
+    UntilOption,
+    console,
+    load,
+    registered,
+)
 from pipelines.place import here
 from srpo.errors import ConfigError
 
@@ -39,7 +49,11 @@ def run(
         ),
     ] = False,
     stack: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Run on this stack; `stack up NAME` registers it.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Run on this stack (`stack up NAME` registers it); with --resume: where another machine started it.",
+        ),
     ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Do not wait for a run on a cluster; `run --resume RUN` watches it later.")
@@ -55,12 +69,12 @@ def run(
             raise ConfigError("--if-new-data runs the whole pipeline; leave --from, --until, --resume, --dry-run out")
         if detach:
             raise ConfigError("--if-new-data waits for the run, to tell how it ended; leave --detach out")
-        _run_if_new_data(load(config, tuple(set_ or ())), _registered(stack))
+        _run_if_new_data(load(config, tuple(set_ or ())), registered(stack))
         return
     if resume is not None:
-        if config or from_ or until or dry_run or stack or detach:
+        if config or from_ or until or dry_run or detach:
             raise ConfigError("--resume goes on with the run's own settings; leave other options than --set out")
-        _resume(resume, set_)
+        _resume(resume, set_, registered(stack))
         return
     plan = _plan(config, set_, from_, until)
     if dry_run:
@@ -70,7 +84,7 @@ def run(
         raise ConfigError("--detach is for runs on a cluster; name its stack with --stack")
     from pipelines.execute import new_run
 
-    record = new_run(here(), plan, _registered(stack))
+    record = new_run(here(), plan, registered(stack))
     if detach:
         _submit(record)
     else:
@@ -154,11 +168,6 @@ def _preset_that_fits(config: list[Path] | None, set_: list[str] | None, gpu: st
     return None
 
 
-def _registered(stack: str | None) -> str | None:
-    """The name in ZenML of a stack of infra/stacks, however it was given."""
-    return f"srpo-{stack.removeprefix('srpo-')}" if stack else None
-
-
 def _run_if_new_data(settings: "RunConfig", stack: str | None) -> None:
     """Look first; a run, which starts from the champion unless the config says otherwise, only if it can learn."""
     place = here()
@@ -180,11 +189,15 @@ def _run_if_new_data(settings: "RunConfig", stack: str | None) -> None:
         tell(settings.notify, Notice(event="nothing_new", text=f"{name}: {found}.", model=name))
 
 
-def _resume(name: str, set_: list[str] | None) -> None:
+def _resume(name: str, set_: list[str] | None, stack: str | None) -> None:
+    """`stack`: where to look for a run that another machine has submitted."""
     place = here()
-    place.prepare(*place.recorded_sources(name))
+    place.prepare(*place.recorded_sources(name), *(["hf://"] if stack else []))  # whose sources are not known yet
+    from pipelines.elsewhere import adopt
     from pipelines.resumption import to_resume
 
+    if stack:
+        adopt(place, stack)
     record = to_resume(place, name, tuple(set_ or ()))
     if record.name != name:
         console.print(f"run {record.name} goes on from the last checkpoint of {name}", soft_wrap=True, highlight=False)
@@ -206,7 +219,7 @@ def _execute(record: "RunRecord") -> None:
     from pipelines.summary import command, show_outcome
 
     place = here()
-    watched = record.stack and record.state == "running" and record.attempts
+    watched = record.stack and record.state in ("running", "done") and record.attempts
     try:
         with failure_told(record.config, record.name):
             outcome = (attach if watched else execute)(place, record, STARTED)

@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import boto3
 import httpx2
-import pytest
 from moto.server import ThreadedMotoServer
 
 from tests.infra.loopback import free_port, mlflow_server
@@ -30,12 +30,16 @@ def s3_server() -> Iterator[dict[str, str]]:
     server.start()
     host, port = server.get_host_and_port()
     environment = AWS | {"AWS_ENDPOINT_URL": f"http://{host}:{port}"}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        boto3.session.Session().client("s3").create_bucket(Bucket=BUCKET)
-        yield environment
+    s3_client(environment).create_bucket(Bucket=BUCKET)
+    yield environment
     server.stop()
+
+
+def s3_client(environment: Mapping[str, str]) -> Any:
+    """A client of the S3 that an environment names, which need not be this process's own."""
+    names = {"aws_access_key_id": "AWS_ACCESS_KEY_ID", "aws_secret_access_key": "AWS_SECRET_ACCESS_KEY"}
+    names |= {"region_name": "AWS_DEFAULT_REGION", "endpoint_url": "AWS_ENDPOINT_URL"}
+    return boto3.session.Session().client("s3", **{key: environment[name] for key, name in names.items()})
 
 
 @contextmanager

@@ -4,25 +4,32 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import boto3
+import httpx2
 
 from pipelines.stack_files import STACKS
 from tests.cluster.api_server import CONTEXT, Cluster, running_cluster
-from tests.cluster.servers import BUCKET, s3_server, tracking_server, zenml_server
+from tests.cluster.servers import BUCKET, s3_client, s3_server, tracking_server, zenml_server
 from tests.infra.loopback import serving
 
 ROOT = Path(__file__).parents[2]
 REGISTER = """
+import os
 import sys
+import httpx2
+
 from pipelines.stack_files import fill, parse_stack, register
 from zenml.client import Client
 client = Client()
-client.create_secret("srpo-mlflow", {"token": "token"})
+if not client.list_secrets(name="srpo-mlflow").total:
+    client.create_secret("srpo-mlflow", {"token": "token-of-mlflow"})
+    client.create_secret("srpo-zenml", {"api_key": os.environ["ZENML_STORE_API_KEY"]})
 register(client, fill(parse_stack(sys.stdin.read(), sys.argv[1])))
 """
 IMAGE = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ZENML_ANALYTICS_OPT_IN": "false"}
@@ -36,6 +43,14 @@ class Site:
     cluster: Cluster
     folder: Path
     environment: dict[str, str]
+    stack: str
+    """The stack file as it was registered."""
+
+    def register(self, name: str, text: str, **environment: str) -> "Site":
+        """Register one more stack; the site as its users see it, with these variables."""
+        other = replace(self, environment=self.environment | environment, stack=text)
+        other.python(REGISTER, name, text=text)
+        return other
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         """`run_pipeline.py` with these arguments, its output in a pipe."""
@@ -56,6 +71,12 @@ class Site:
         output, _ = process.communicate()
         return process.returncode, output
 
+    def versions(self, model: str) -> list[str]:
+        """Versions of a model in MLflow's registry."""
+        url = f"{self.environment['SRPO_MLFLOW_URI']}/api/2.0/mlflow/model-versions/search"
+        found = httpx2.get(url, params={"filter": f"name='{model}'"}, timeout=30).json()
+        return sorted(version["version"] for version in found.get("model_versions", []))
+
     def python(self, code: str, *arguments: str, text: str = "") -> str:
         """Output of some lines of Python with the user's environment."""
         (script := self.folder / "script.py").write_text(code)  # ZenML wants a main module that is a file
@@ -72,8 +93,10 @@ def site(folder: Path, name: str = "kubernetes") -> Iterator[Site]:
     """Start everything, register the stack, and stop it all in the end."""
     with ExitStack() as stack:
         s3 = stack.enter_context(s3_server())
-        zenml = stack.enter_context(zenml_server(folder / "zenml"))
-        mlflow = stack.enter_context(tracking_server(folder / "mlflow", s3))
+        with ThreadPoolExecutor() as pool:
+            starting = pool.submit(stack.enter_context, zenml_server(folder / "zenml"))
+            mlflow = stack.enter_context(tracking_server(folder / "mlflow", s3))
+            zenml = starting.result()
         registry = stack.enter_context(serving({"/v2/": (200, {})}))
         cluster = stack.enter_context(running_cluster(folder / "cluster", IMAGE))
         cluster.store.create("secrets", "srpo", {"metadata": {"name": "s3"}, "stringData": s3})
@@ -87,9 +110,8 @@ def site(folder: Path, name: str = "kubernetes") -> Iterator[Site]:
             "SRPO_KUBERNETES_CONTEXT": CONTEXT,
             "ZENML_CONFIG_PATH": str(folder / "user"),
         }
-        made = Site(cluster, folder, inherited | IMAGE | s3 | zenml | own)
-        made.python(REGISTER, name, text=stack_on_loopback(name, folder, s3))
-        yield made
+        text = stack_on_loopback(name, folder, s3)
+        yield Site(cluster, folder, inherited | IMAGE | s3 | zenml | own, text).register(name, text)
 
 
 def stack_on_loopback(name: str, folder: Path, s3: dict[str, str]) -> str:
@@ -102,8 +124,20 @@ def stack_on_loopback(name: str, folder: Path, s3: dict[str, str]) -> str:
     return text.replace("    orchestrator_pod_settings:\n", f"    orchestrator_pod_settings:\n      env:{keys}\n")
 
 
+def settings(*overrides: str) -> list[str]:
+    """`--set` for each."""
+    return [part for override in overrides for part in ("--set", override)]
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 600) -> None:
+    """Until something holds; how long a pod may take to come that far."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "did not come that far"
+        time.sleep(0.1)
+
+
 def objects(site: Site, prefix: str) -> list[str]:
     """Keys in the site's bucket."""
-    s3 = boto3.session.Session().client("s3", endpoint_url=site.environment["AWS_ENDPOINT_URL"])
-    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
+    pages = s3_client(site.environment).get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
     return [entry["Key"] for page in pages for entry in page.get("Contents", [])]

@@ -3,59 +3,45 @@
 import json
 from pathlib import Path
 
-import boto3
 import pytest
 import torch
 from safetensors.torch import load
 
-from tests.cluster.pods import isolation
-from tests.cluster.servers import BUCKET
-from tests.cluster.site import Site, objects, site
-from tests.cluster.test_pipeline import RUN, checkpoints, local_folder, wait_for
+from tests.cluster.servers import BUCKET, s3_client
+from tests.cluster.site import Site, objects, wait_for
+from tests.cluster.test_pipeline import ON_CLUSTER, checkpoints, local_folder, pods, run
 
-pytest.importorskip("kubernetes")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not isolation(), reason="unshare may not make mounts here, which pods need"),
-]
+pytestmark = pytest.mark.slow
 WEIGHTS = "checkpoints/update-000006/transformer.safetensors"
 OVER_NODES = ("train.num_processes=4", "train.batch_size=1", "resources.train.nodes=2", "resources.train.gpus=0")
 IN_ONE = ("train.num_processes=1", "train.batch_size=1", "train.accumulation=4")
 
 
-def test_two_pods_train_as_one_process_though_one_of_them_is_killed(
-    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
-) -> None:
-    with site(tmp_path_factory.mktemp("site")) as kubernetes:
-        process = kubernetes.start(*RUN, *settings(OVER_NODES), "--stack", "kubernetes", "--until", "train")
-        wait_for(lambda: checkpoints(kubernetes))
-        trainers = [pod for pod in kubernetes.cluster.pods("train_nodes") if "subdomain" in pod["spec"]]
-        assert sorted(pod["spec"]["hostname"][-2:] for pod in trainers) == ["-0", "-1"]
-        kubernetes.cluster.node.kill(trainers[1]["metadata"]["name"])
-        output, _ = process.communicate()
-        assert process.returncode == 0, output
-        again = [pod for pod in kubernetes.cluster.pods("train_nodes") if "subdomain" in pod["spec"]]
-        assert len(again) == 4 and {pod["status"]["phase"] for pod in again[2:]} == {"Succeeded"}
-        first = [json.loads(line)["update"] for line in journal(kubernetes)]
-        assert first == list(range(1, 7))
-        alone = local_folder(kubernetes, tmp_path, *settings(IN_ONE))
-        expected = load((alone / WEIGHTS).read_bytes())
-        got = load(content(kubernetes, WEIGHTS))
-        assert expected.keys() == got.keys()
-        for name in expected:
-            torch.testing.assert_close(got[name], expected[name], atol=1e-5, rtol=0)
+def test_two_pods_train_as_one_process_though_one_of_them_is_killed(kubernetes: Site, tmp_path: Path) -> None:
+    process = kubernetes.start(*run("nodes", *OVER_NODES), *ON_CLUSTER, "--until", "train")
+    wait_for(lambda: checkpoints(kubernetes, "nodes"))
+    first = trainers(kubernetes)
+    assert sorted(pod["spec"]["hostname"][-2:] for pod in first) == ["-0", "-1"]
+    kubernetes.cluster.node.kill(first[1]["metadata"]["name"])
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    again = trainers(kubernetes)[2:]
+    assert [pod["status"]["phase"] for pod in again] == ["Succeeded"] * 2
+    journal = content(kubernetes, "metrics.jsonl").decode().splitlines()
+    assert [json.loads(line)["update"] for line in journal] == list(range(1, 7))
+    expected = load((local_folder(kubernetes, tmp_path, "alone", *IN_ONE) / WEIGHTS).read_bytes())
+    got = load(content(kubernetes, WEIGHTS))
+    assert expected.keys() == got.keys()
+    for name in expected:
+        torch.testing.assert_close(got[name], expected[name], atol=1e-5, rtol=0)
 
 
-def settings(overrides: tuple[str, ...]) -> list[str]:
-    return [part for override in overrides for part in ("--set", override)]
+def trainers(site: Site) -> list[dict[str, dict[str, str]]]:
+    """Pods that train together, oldest first; the one that starts them is no such."""
+    return [pod for pod in pods(site, "nodes-", "train_nodes") if "subdomain" in pod["spec"]]
 
 
-def content(kubernetes: Site, name: str) -> bytes:
+def content(site: Site, name: str) -> bytes:
     """A file of the training's folder in the bucket."""
-    (key,) = [key for key in objects(kubernetes, "zenml/srpo/") if f"/train/{name}/" in key]
-    s3 = boto3.session.Session().client("s3", endpoint_url=kubernetes.environment["AWS_ENDPOINT_URL"])
-    return bytes(s3.get_object(Bucket=BUCKET, Key=key)["Body"].read())
-
-
-def journal(kubernetes: Site) -> list[str]:
-    return content(kubernetes, "metrics.jsonl").decode().splitlines()
+    (key,) = [key for key in objects(site, "zenml/srpo/runs/nodes-") if f"/train/{name}/" in key]
+    return bytes(s3_client(site.environment).get_object(Bucket=BUCKET, Key=key)["Body"].read())

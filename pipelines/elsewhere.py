@@ -1,0 +1,57 @@
+"""Runs that other machines have handed to a cluster: their records, made from what ZenML's server knows of them."""
+
+import re
+from contextlib import suppress
+from datetime import UTC
+from typing import Any
+
+from pydantic import ValidationError
+from zenml.client import Client
+from zenml.utils.pagination_utils import depaginate
+
+from pipelines.alignment import Request, alignment
+from pipelines.place import Place
+from pipelines.runs import ATTEMPT, OUTPUTS, RunRecord, load_runs
+from pipelines.stacks import activate
+from srpo.config import RunConfig
+from srpo.plan import STEPS
+
+
+def adopt(place: Place, stack: str) -> None:
+    """Record here what other machines have run on a registered stack, further attempts too, but none of other versions.
+
+    What a run has made lies in its durable copy, so that it can be watched, resumed and shown from here.
+    """
+    activate(place, stack)
+    client = Client()
+    found = depaginate(
+        client.list_pipeline_runs, pipeline=alignment.name, stack=client.active_stack_model.id, sort_by="asc:created"
+    )
+    attempts: dict[str, list[str]] = {}
+    for run in found:
+        attempts.setdefault(re.sub(f"{ATTEMPT}\\d+$", "", run.name), []).append(run.name)
+    known = {record.name: record for record in load_runs(place)}
+    for name, names in attempts.items():
+        if name in known and len(names) > len(known[name].attempts):
+            known[name].changed(attempts=tuple(names), state="running", error="")
+        elif not (place.runs / name).exists():
+            with suppress(ValidationError, KeyError):
+                _record(place, name, stack, names, client.get_pipeline_run(names[0])).save()
+
+
+def _record(place: Place, name: str, stack: str, attempts: list[str], first: Any) -> RunRecord:
+    """`first`: the first attempt, whose parameters are all that the machine which started it has written down."""
+    config = RunConfig.model_validate(first.config.parameters["config"])
+    request = Request.model_validate(first.config.parameters["request"])
+    steps = list(STEPS)[: list(STEPS).index(request.until) + 1]
+    return RunRecord(
+        name=name,
+        config=config,
+        created=first.created.replace(tzinfo=UTC),  # which ZenML leaves out
+        folder=str(place.runs / name),
+        tracked=request.tracked,
+        steps=tuple(step for step in steps if OUTPUTS[step] not in request.given),
+        stack=stack,
+        given=request.given,
+        attempts=tuple(attempts),
+    )
