@@ -191,11 +191,12 @@ def _run_if_new_data(settings: "RunConfig", stack: str | None) -> None:
 def _resume(name: str, stack: str | None) -> None:
     place = here()
     place.prepare(*place.recorded_sources(name), *(["hf://"] if stack else []))  # whose sources are not known yet
-    from pipelines.elsewhere import adopt
     from pipelines.runs import load_run
     from srpo.plan import make_plan
 
     if stack:
+        from pipelines.elsewhere import adopt
+
         adopt(place, stack)
     record = load_run(place, name)
     if record.stack:
