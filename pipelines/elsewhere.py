@@ -18,7 +18,7 @@ from srpo.plan import STEPS
 
 
 def adopt(place: Place, stack: str) -> None:
-    """Record here what other machines have run on a registered stack, further attempts too, but none of other versions.
+    """Record what other machines have run on a registered stack, further attempts too; not what other versions ran.
 
     What a run has made lies in its durable copy, so that it can be watched, resumed and shown from here.
     """

@@ -193,10 +193,11 @@ def _resume(name: str, set_: list[str] | None, stack: str | None) -> None:
     """`stack`: where to look for a run that another machine has submitted."""
     place = here()
     place.prepare(*place.recorded_sources(name), *(["hf://"] if stack else []))  # whose sources are not known yet
-    from pipelines.elsewhere import adopt
     from pipelines.resumption import to_resume
 
     if stack:
+        from pipelines.elsewhere import adopt
+
         adopt(place, stack)
     record = to_resume(place, name, tuple(set_ or ()))
     if record.name != name:
