@@ -32,9 +32,10 @@ def evaluate(
         weights, prompts, trained = bring(mirror.here(weights)), mirror.here(prompts), mirror.here(trained)
         training, folder = Path(trained.output_dir), mirror.local(output_dir)
         mirror.fetch(training)
-        if training.parent == folder.parent:  # this run's own: MLflow gets what it has not taken yet
-            Tracker(tracked, training).close(config.storage.max_wait_s)
+        own = training.parent == folder.parent
+        late = Tracker(tracked if own else None, training)  # sends meanwhile what MLflow has not taken yet
         scores = mirror.local(scores_dir)
         evaluated = evaluate_model(config, weights, prompts, trained, folder, progress, scores, tracked.uri)
+        late.close(config.storage.max_wait_s)
         mirror.push(folder)
     return evaluated, HTMLString(Path(evaluated.report_html).read_text(encoding="utf-8"))
