@@ -1,8 +1,8 @@
 """`resources` of a run as ZenML's settings of its steps, on stacks whose orchestrator is a cluster's.
 
 ZenML's facts behind this: the kubernetes orchestrator ignores `ResourceSettings`, the kubeflow one reads nothing else
-(and gives a GPU only to a step with the node selector `accelerator`). A step's pod settings are merged into those of
-the stack key by key, so that nothing there can be taken away; a list, such as the volumes, replaces the stack's.
+(`pipelines.kubeflow` sees to the GPUs). A step's pod settings are merged into those of the stack key by key, so that
+nothing there can be taken away; a list, such as the volumes, replaces the stack's.
 """
 
 import os
@@ -134,10 +134,7 @@ def kubeflow_settings(config: RunConfig, step: str, stack: Pod) -> dict[str, Any
     Memory too: ZenML 0.98 hands KFP a number of gigabytes where KFP wants a text.
     """
     del stack
-    resources, gpus = config.resources.of(step), num_gpus(config, step)
-    asked = ResourceSettings(cpu_count=resources.cpu, gpu_count=gpus)
-    wanted = {"node_selectors": {"accelerator": GPU}}  # its `pod_settings` are made from this, whatever else they say
-    return {"resources": asked, **({"orchestrator.kubeflow": wanted} if gpus else {})}
+    return {"resources": ResourceSettings(cpu_count=config.resources.of(step).cpu, gpu_count=num_gpus(config, step))}
 
 
 def pod_settings(config: RunConfig, step: str, stack: Pod) -> Pod:

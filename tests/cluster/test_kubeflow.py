@@ -62,7 +62,6 @@ def test_every_step_has_the_image_and_its_cores(site: Site, spec: dict[str, Any]
     assert found["train"]["resources"]["resourceCpuLimit"] == "3.0"
 
 
-@pytest.mark.xfail(reason="the node selector `accelerator` does not reach ZenML's kubeflow orchestrator", strict=True)
 def test_gpus_go_to_the_step_that_asks_for_them(spec: dict[str, Any]) -> None:
     found = {step: it["resources"].get("accelerator") for step, it in containers(spec).items()}
     assert found.pop("train")["resourceCount"] == "2" and set(found.values()) == {None}
