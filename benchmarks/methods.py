@@ -13,10 +13,12 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import mean
+from statistics import mean, pstdev
 from typing import Any
 
 from accelerate import Accelerator
+from rich.console import Console
+from rich.table import Table
 
 from srpo.artifacts import PromptSets, TrainJob, Weights
 from srpo.checkpoint import write_atomic
@@ -170,12 +172,24 @@ def _panel(lines: dict[str, list[tuple[float, float]]], title: str, left: float,
     return "".join(parts)
 
 
+def table(runs: Sequence[Run]) -> Table:
+    """Change of every measurement from the base to the end, and the standard deviation over the seeds."""
+    shown = Table("reward", "variant", "seeds", "luminance", *LOSSES)
+    for source in REWARDS:
+        for variant in VARIANTS:
+            ends = [run["measurements"] for run in runs if (run["reward"], run["variant"]) == (source, variant)]
+            changes = {name: [end[-1][name] - end[0][name] for end in ends] for name in ("luminance", *LOSSES)}
+            cells = [f"{mean(values):+.3f} ± {pstdev(values):.3f}" for values in changes.values() if values]
+            shown.add_row(source.removeprefix("builtin:"), variant, str(len(ends)), *cells)
+    return shown
+
+
 def main() -> None:
     """Parse, run, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--updates", type=int, default=120, help="of SRPO's two branches (default 120)")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each variant (default 3)")
+    parser.add_argument("--updates", type=int, default=72, help="of SRPO's two branches (default 72)")
+    parser.add_argument("--seeds", type=int, default=5, help="runs of each variant (default 5)")
     parser.add_argument("--set", action="append", default=[], help="a setting for all runs, as for `run`")
     options = parser.parse_args()
     runs: list[Run] = []
@@ -188,6 +202,7 @@ def main() -> None:
         )
         write_atomic(options.out / "results.json", json.dumps(runs, indent=1))
     write_atomic(options.out / "front.svg", front(runs))
+    Console().print(table(runs))
 
 
 if __name__ == "__main__":
