@@ -161,5 +161,7 @@ QUESTIONS: dict[tuple[str, str], Callable[[Values], str]] = {
     ("experiment_tracker", "mlflow"): ask_tracker,
     ("model_registry", "mlflow"): ask_registry,
     ("container_registry", "default"): ask_images,
+    ("step_operator", "kubernetes"): lambda values: f"acts inside the cluster, in {values['kubernetes_namespace']}",
+    ("image_builder", "local"): lambda values: "has nothing to build",
 }
 """Component kind and flavor -> the question: settings in, what was found out, UnhealthyError if it is not well."""

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 from srpo.errors import BusyError
 
 LOCK = "lock"
+ENDING = 3.0
+"""Seconds that a killed process may take to let go of its folder."""
 
 
 @contextmanager
@@ -29,8 +32,11 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def refuse_busy(folder: Path) -> None:
-    """Raise a BusyError if somebody trains in a folder."""
-    if holder := trainer_in(folder):
+    """Raise a BusyError if somebody trains in a folder, and does not just end there."""
+    until = time.monotonic() + ENDING
+    while (holder := trainer_in(folder)) and time.monotonic() < until:
+        time.sleep(0.1)
+    if holder:
         raise BusyError(f"{holder} is training in {folder}; wait until it ends, or stop it, and run this again")
 
 

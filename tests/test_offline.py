@@ -8,13 +8,12 @@ import torch
 from PIL import Image
 
 from srpo.artifacts import TrainJob
+from srpo.batches import Batches
 from srpo.config import RunConfig
-from srpo.draws import Draw
 from srpo.errors import ConfigError
 from srpo.images import embed
 from srpo.images.encode import to_tensor
 from srpo.rollout import Rollout
-from srpo.trainer import Trainer
 from tests.images import scenes
 from tests.jobs import assert_same_weights, killed, place, run
 
@@ -55,32 +54,32 @@ def test_a_stop_is_invisible_after_resuming(
 def test_images_first_and_rollouts_after_them(
     offline: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sources: list[tuple[int, str]] = []
+    sources: list[str] = []
     kept: list[torch.Tensor] = []
     assert offline.config.images
     files = Path(offline.config.images.source).glob("*.png")
     pictures = {path.with_suffix(".txt").read_text().strip(): Image.open(path) for path in files}
 
     def note(name: str) -> None:
-        original = getattr(Trainer, name)
+        original = getattr(Batches, name)
 
-        def noted(self: Trainer, draw: Draw) -> Rollout:
-            sources.append((self.update, name))
-            rollout: Rollout = original(self, draw)
+        def noted(self: Batches, *arguments: object) -> Rollout:
+            sources.append(name)
+            rollout: Rollout = original(self, *arguments)
             assert rollout.x0.shape == rollout.noise.shape and len(rollout.prompts) == len(rollout.x0) == 2
-            if name == "read":
+            if name == "_read":
                 images = [to_tensor(pictures[caption]) for caption in rollout.prompts]
                 expected = torch.cat([self.model.encode(image) for image in images])
                 torch.testing.assert_close(rollout.x0, expected)
                 kept.append(rollout.noise)
             return rollout
 
-        monkeypatch.setattr(Trainer, name, noted)
+        monkeypatch.setattr(Batches, name, noted)
 
-    note("read")
-    note("roll_out")
+    note("_read")
+    note("_roll_out")
     run(place(offline, tmp_path))
-    assert sources == [(update, "read" if update <= 2 else "roll_out") for update in range(1, 4) for _ in range(2)]
+    assert sources == ["_read"] * 4 + ["_roll_out"] * 2, "two micro-batches in each of three updates"
     noises = [noise for batch in kept for noise in batch]
     assert not any(torch.equal(a, b) for a, b in combinations(noises, 2) if a.shape == b.shape), "fresh for each use"
 

@@ -9,12 +9,12 @@ import torch
 
 from srpo import rollout
 from srpo.artifacts import TrainJob
+from srpo.batches import Batches
 from srpo.config import RunConfig
 from srpo.draws import Draw
 from srpo.errors import ConfigError
 from srpo.record import read_journal
 from srpo.rollout import Rollout, describe
-from srpo.trainer import Trainer
 from srpo.tuning import adapted
 from tests.jobs import assert_same_weights, place, run, with_rollout
 
@@ -28,10 +28,10 @@ def collect(monkeypatch: pytest.MonkeyPatch) -> Collect:
     def collected(job: TrainJob) -> tuple[list[Rollout], list[dict[str, Any]]]:
         rollouts: list[Rollout] = []
         sampled: list[dict[str, Any]] = []
-        roll_out, sample = Trainer.roll_out, rollout.sample
+        roll_out, sample = Batches._roll_out, rollout.sample
 
-        def watched(self: Trainer, draw: Draw) -> Rollout:
-            rollouts.append(roll_out(self, draw))
+        def watched(self: Batches, draw: Draw, update: int) -> Rollout:
+            rollouts.append(roll_out(self, draw, update))
             return rollouts[-1]
 
         def noted(model: Any, *arguments: Any) -> torch.Tensor:
@@ -40,7 +40,7 @@ def collect(monkeypatch: pytest.MonkeyPatch) -> Collect:
             return sample(model, *arguments)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Trainer, "roll_out", watched)
+            patch.setattr(Batches, "_roll_out", watched)
             patch.setattr(rollout, "sample", noted)
             run(job)
         return rollouts, sampled

@@ -113,7 +113,7 @@ data "aws_iam_openid_connect_provider" "cluster" {
 
 locals {
   issuer   = replace(data.aws_iam_openid_connect_provider.cluster.url, "https://", "")
-  accounts = ["srpo:step", "srpo:orchestrator", "mlflow:mlflow"] # namespace:name in infra/kubernetes/base/accounts.yaml
+  accounts = ["srpo:step", "srpo:starter", "srpo:orchestrator", "mlflow:mlflow"] # namespace:name in infra/kubernetes/base/accounts.yaml
 }
 
 data "aws_iam_policy_document" "trust" {
