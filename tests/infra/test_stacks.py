@@ -28,7 +28,7 @@ from pipelines.stack_health import (
 )
 from srpo.errors import ConfigError
 from tests.infra.loopback import NOBODY, mlflow_server, serving
-from tests.infra.manifests import manifests_of, pod_problems
+from tests.infra.manifests import ROOT, manifests_of, pod_problems
 from tests.test_cli import call
 
 BUCKET = "artifacts"
@@ -51,7 +51,9 @@ def site(monkeypatch: pytest.MonkeyPatch) -> None:
 def client(place: Place) -> Iterator[Any]:
     """ZenML's client with the secrets of the local stack; what the test registers is removed."""
     from zenml.client import Client
+    from zenml.utils.source_utils import set_custom_source_root
 
+    set_custom_source_root(str(ROOT))  # a worker's main module is no file, from which ZenML would take it
     zenml = Client()
     zenml.create_secret("srpo-s3", {"key": "key", "secret": "very-secret"})
     zenml.create_secret("srpo-mlflow", {"token": "token"})
