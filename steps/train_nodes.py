@@ -19,9 +19,9 @@ from srpo.artifacts import PromptSets, Trained, TrainJob, Weights
 from srpo.checkpoint import write_atomic
 from srpo.config import RunConfig, Settings, StorageConfig
 from srpo.durable import OWN_COPIES, mirror_of
-from srpo.errors import EXIT_PERMANENT, EXIT_RETRY, ConfigError, PreemptedError, TrainingStoppedError, UnreachableError
+from srpo.errors import EXIT_PERMANENT, EXIT_RETRY, BusyError, ConfigError, TrainingStoppedError
 from srpo.hub import bring
-from srpo.launch import Nodes, launch_node
+from srpo.launch import KINDS, Nodes, launch_node
 from srpo.start import find_start
 from srpo.tracking import TrackedRun
 from srpo.trainer import RESULT
@@ -120,7 +120,7 @@ def exit_codes() -> Iterator[None]:
     """Errors that are known as one line, and the exit code that says whether trying again may help."""
     try:
         yield
-    except (ConfigError, TrainingStoppedError, PreemptedError, UnreachableError) as error:
+    except (*KINDS, BusyError) as error:
         print(f"{ERROR}{error}", flush=True)  # noqa: T201 whole, on one line, for whoever reads the pod's log
         sys.exit(EXIT_PERMANENT if isinstance(error, (ConfigError, TrainingStoppedError)) else EXIT_RETRY)
 
