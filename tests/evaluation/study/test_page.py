@@ -64,7 +64,10 @@ def test_votes_by_key_are_resumed_saved_and_merged(report: Path, tmp_path: Path,
             tab.press("s")
             saved(tmp_path, 1)[0].rename(tmp_path / "half.json")
             tab.open(page)
-            assert tab.run("document.querySelector('#count').textContent") == "5 of 12"
+            until = time.monotonic() + 10  # the page reads its votes when it is loaded
+            while (count := tab.run("document.querySelector('#count').textContent")) != "5 of 12":
+                assert time.monotonic() < until, count
+                time.sleep(0.05)
         left, right = shown(tab)
         assert (left in candidates) != (right in candidates)
         sides.append(left in candidates)
