@@ -7,11 +7,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed
+from torch.distributed.tensor.debug import CommDebugMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from srpo.config import ModelConfig
 from srpo.models import load_model, load_without_transformer
-from srpo.sharding import shard
+from srpo.sharding import release, shard
 
 
 @pytest.fixture
@@ -34,3 +35,23 @@ def test_a_process_reads_its_slices_and_no_more(flux_folder: Path, second_of_two
         assert parameter.shape == whole[name].shape
         assert torch.equal(mine, expected)
         assert mine.untyped_storage().nbytes() == expected.nbytes
+
+
+def test_what_is_kept_is_gathered_once_until_it_is_released(flux_folder: Path, second_of_two: SimpleNamespace) -> None:
+    def gathers(keep: bool) -> list[int]:
+        """Collectives of two passes, and of one after a release."""
+        model = load_without_transformer(ModelConfig(), flux_folder)
+        shard(model.transformer, flux_folder / "transformer", second_of_two, keep)  # type: ignore[arg-type]
+        noise, embeddings = torch.zeros(1, *model.latent_shape(16, 16)), model.blank_embeddings(1, 8)
+        counts = []
+        for each in range(3):
+            if each == 2:
+                release(model.transformer)
+            with torch.no_grad(), CommDebugMode() as collectives:
+                model.velocity(noise, torch.full((1,), 0.5), embeddings, 1.0)
+            counts.append(collectives.get_total_counts())
+        return counts
+
+    first, again, after = gathers(keep=False)
+    assert first == again == after > 0
+    assert gathers(keep=True) == [first, 0, first]
