@@ -43,9 +43,7 @@ def step_options(config: RunConfig, step: str) -> dict[str, Any]:
     flavor, stack = _component(StackComponentType.ORCHESTRATOR)
     if flavor not in SETTINGS:
         return {}
-    retries = config.resources.of(step).retries
-    retry = {"retry": StepRetryConfig(max_retries=retries, delay=RETRY_DELAY)} if retries else {}
-    return {"settings": SETTINGS[flavor](config, step, stack.get("pod_settings") or {}), **retry}
+    return {"settings": SETTINGS[flavor](config, step, stack.get("pod_settings") or {}), **_retry(config, step)}
 
 
 def over_nodes(config: RunConfig) -> bool:
@@ -75,9 +73,7 @@ def nodes_options(config: RunConfig) -> dict[str, Any]:
         "orchestrator.kubernetes": starter_settings(config, stack.get("pod_settings") or {}),
         f"step_operator.{flavor}": nodes_settings(config, operator.get("pod_settings") or {}),
     }
-    retries = config.resources.train.retries
-    retry = {"retry": StepRetryConfig(max_retries=retries, delay=RETRY_DELAY)} if retries else {}
-    return {"settings": settings, "step_operator": True, **retry}
+    return {"settings": settings, "step_operator": True, **_retry(config, "train")}
 
 
 def starter_settings(config: RunConfig, stack: Pod) -> dict[str, Any]:
@@ -154,6 +150,12 @@ def pod_settings(config: RunConfig, step: str, stack: Pod) -> Pod:
         "volumes": [*_others(stack, "volumes"), memory],
         "volume_mounts": [*_others(stack, "volume_mounts"), {"name": SHARED_MEMORY, "mountPath": "/dev/shm"}],
     }
+
+
+def _retry(config: RunConfig, step: str) -> dict[str, StepRetryConfig]:
+    """How often a step that failed is tried again, as an argument of `with_options`."""
+    retries = config.resources.of(step).retries
+    return {"retry": StepRetryConfig(max_retries=retries, delay=RETRY_DELAY)} if retries else {}
 
 
 def _component(kind: StackComponentType) -> tuple[str, Mapping[str, Any]]:

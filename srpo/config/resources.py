@@ -10,7 +10,7 @@ class StepResources(Settings):
     """One step's pod: a step that only downloads or registers."""
 
     gpus: int | None = Field(default=None, ge=0)
-    """GPUs; null: what the step can use, which is none to download and register, or with the builtin models."""
+    """GPUs of each pod; null: what the step can use, none to download and register, or with the builtin models."""
     cpu: float = Field(default=4, gt=0)
     """Cores."""
     memory: int = Field(default=16, gt=0)
