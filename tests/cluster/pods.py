@@ -70,8 +70,8 @@ class Node:
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal to a pod's container; SIGKILL ends all that it started, because its first process is gone."""
-        process = self.processes[name]
-        if process.poll() is None:
+        process = self.processes.get(name)  # none yet, or never, where its Job went first
+        if process and process.poll() is None:
             os.killpg(process.pid, number)
 
     def log(self, name: str) -> str:
