@@ -17,6 +17,7 @@ from pipelines.execute import Outcome
 from pipelines.place import Place
 from pipelines.runs import load_run
 from tests.conftest import CONFIG, SHORT
+from tests.processes import heed_ctrl_c
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = [argument for override in SHORT for argument in ("--set", override)]
@@ -220,6 +221,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on_where_it_was_and_nothing_in_the_home(t
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        preexec_fn=heed_ctrl_c,
     )
     place = Place(work / ".srpo")
     _wait_for_updates(place, first, 5)

@@ -17,6 +17,7 @@ from pipelines.stack_files import STACKS
 from tests.cluster.api_server import CONTEXT, Cluster, running_cluster
 from tests.cluster.servers import BUCKET, s3_client, s3_server, tracking_server, zenml_server
 from tests.infra.loopback import serving
+from tests.processes import heed_ctrl_c
 
 ROOT = Path(__file__).parents[2]
 REGISTER = """
@@ -63,6 +64,7 @@ class Site:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=heed_ctrl_c,
         )
 
     def call(self, *arguments: str) -> tuple[int, str]:

@@ -39,8 +39,10 @@ def test_a_pod_killed_while_it_trains_is_replaced_and_the_version_is_as_if_it_ha
     output, _ = process.communicate()
     assert process.returncode == 0, output
     assert phases(kubernetes, "killed", "train") == ["Failed", "Succeeded"]
-    for step in ("download", "embed", "evaluate", "register"):
+    for step in ("evaluate", "register"):
         assert phases(kubernetes, "killed", step) == ["Succeeded"]
+    for step in ("download", "embed"):  # none, where an earlier run of this server has left their results
+        assert phases(kubernetes, "killed", step) in ([], ["Succeeded"])
     assert "step train ended with exit code 137" in output and "killed version 1" in output
     assert kubernetes.versions("killed") == ["1"]
     undisturbed = local_result(kubernetes, tmp_path, "killed")
@@ -57,7 +59,7 @@ def test_what_trying_again_cannot_mend_is_not_tried_again(kubernetes: Site) -> N
 
 def test_interrupting_the_command_removes_the_pods(kubernetes: Site) -> None:
     process = kubernetes.start(*run("interrupted"), *ON_CLUSTER)
-    wait_for(lambda: pods(kubernetes, "interrupted", "embed"))
+    wait_for(lambda: pods(kubernetes, "interrupted", "train"))
     os.kill(process.pid, signal.SIGINT)
     output, _ = process.communicate()
     assert process.returncode == 130 and "run --resume interrupted-" in output

@@ -169,12 +169,13 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, int]:
 
 
 def kill_after(process: subprocess.Popen[str], output_dir: Path, count: int) -> dict[str, tuple[int, int]]:
-    """Kill it as soon as there are so many shards; those that are left when its own processes have ended too."""
+    """Kill it, its own processes too, as soon as there are so many shards; those that are left."""
     while len(shards(output_dir)) < count:
         assert process.poll() is None, "it ended before it could be killed"
         time.sleep(0.005)
     helpers = psutil.Process(process.pid).children(recursive=True)
-    process.kill()
+    for each in (process, *helpers):
+        each.kill()
     process.communicate()
     _, alive = psutil.wait_procs(helpers, timeout=20)
     assert not alive
@@ -186,7 +187,7 @@ def test_what_a_kill_leaves_is_not_encoded_again(tmp_path: Path, num_processes: 
     texts = lines(1500)
     prompts = write(tmp_path, texts)
     left = kill_after(start(prompts, tmp_path / "killed", num_processes), tmp_path / "killed", 3)
-    assert 3 <= len(left) < 13
+    assert 3 <= len(left) < len(texts) // 128, "it was killed before the end"
     resumed = embed(WEIGHTS_DIR / "flux", prompts, tmp_path / "killed")
     assert left.items() < shards(tmp_path / "killed").items(), "whole shards stay as they are"
     whole = embed(WEIGHTS_DIR / "flux", prompts, tmp_path / "whole")
