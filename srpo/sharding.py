@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from safetensors import safe_open
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -24,10 +24,15 @@ from srpo.models.layout import weight_files
 def shard(transformer: nn.Module, folder: Path, accelerator: Accelerator, keep: bool = False) -> None:
     """Slice a transformer without weights over all processes and read them from a folder of safetensors, or one file.
 
-    bf16 gathers under bf16 autocast, fp32 reductions. `keep`: what was gathered stays until `release`.
+    bf16 gathers under bf16 autocast. `keep`: what was gathered stays until `release`.
     """
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
-    gathered = torch.bfloat16 if accelerator.mixed_precision == "bf16" else None
+    cut(transformer, mesh, torch.bfloat16 if accelerator.mixed_precision == "bf16" else None, keep)
+    _read_slices(transformer, folder, accelerator.device)
+
+
+def cut(transformer: nn.Module, mesh: DeviceMesh, gathered: torch.dtype | None, keep: bool) -> None:
+    """Slice each block, which is gathered as this dtype (None: its own) and reduced in fp32; `keep` as in `shard`."""
     # autocast casts what each layer takes; casting a block's inputs would round the rotary positions
     policy = MixedPrecisionPolicy(param_dtype=gathered, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for module in transformer.children():
@@ -39,7 +44,6 @@ def shard(transformer: nn.Module, folder: Path, accelerator: Accelerator, keep: 
     if keep:
         cast("FSDPModule", transformer).set_reshard_after_backward(False)
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module", category=UserWarning)  # no block works in place
-    _read_slices(transformer, folder, accelerator.device)
 
 
 def _read_slices(transformer: nn.Module, folder: Path, device: torch.device) -> None:
