@@ -46,7 +46,7 @@ def test_a_pod_killed_while_it_trains_is_replaced_and_the_version_is_as_if_it_ha
     assert "step train ended with exit code 137" in output and "killed version 1" in output
     assert kubernetes.versions("killed") == ["1"]
     undisturbed = local_result(kubernetes, tmp_path, "killed")
-    assert remote_result(kubernetes, "killed")["transformer"]["sha256"] == undisturbed["transformer"]["sha256"]
+    assert remote_result(kubernetes, "killed")["transformer"]["files"] == undisturbed["transformer"]["files"]
     assert state(kubernetes, "killed") == "done"
 
 
@@ -122,13 +122,13 @@ def checkpoints(site: Site, name: str) -> list[str]:
     return [key for key in keys if "/checkpoints/" in key and key.endswith("manifest.json")]
 
 
-def remote_result(site: Site, name: str) -> dict[str, dict[str, str]]:
+def remote_result(site: Site, name: str) -> dict[str, dict[str, Any]]:
     """What the training said in the end, as it lies in the bucket."""
     (key,) = [key for key in objects(site, f"zenml/srpo/runs/{name}-") if "/train/result.json/" in key]
     return dict(json.loads(s3_client(site.environment).get_object(Bucket=BUCKET, Key=key)["Body"].read()))
 
 
-def local_result(site: Site, folder: Path, name: str) -> dict[str, dict[str, str]]:
+def local_result(site: Site, folder: Path, name: str) -> dict[str, dict[str, Any]]:
     """What the same training said on this machine, where nobody disturbs it."""
     path = local_folder(site, folder, name) / "result.json"
     return dict(json.loads(path.read_text()))
