@@ -7,6 +7,7 @@ the second has sent.
 """
 
 from collections import Counter
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -51,9 +52,11 @@ class Collectives(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def of_update(config: RunConfig, gathered: torch.dtype | None, keep: bool, mesh: DeviceMesh) -> Counter[str]:
-    """Bytes of an update's collectives, as whole tensors."""
-    model = model_skeleton(config.model, FLUX_DEV)
+def of_update(
+    config: RunConfig, folder: Path, gathered: torch.dtype | None, keep: bool, mesh: DeviceMesh
+) -> Counter[str]:
+    """Bytes of an update's collectives, as whole tensors; `folder`: config files of the model."""
+    model = model_skeleton(config.model, folder)
     save_memory(model.transformer, model.vae, config.train)
     with without_storage([(model.transformer, torch.float32)]):
         cut(model.transformer, mesh, gathered, keep)
@@ -91,7 +94,7 @@ def main(processes: Annotated[int, typer.Option(help="GPUs that the weights are 
     mesh, share = init_device_mesh("cpu", (processes,)), (processes - 1) / processes
     table = Table("weights are gathered in", "gathers", "reduce-scatters", "together")
     for name, (gathered, keep) in VARIANTS.items():
-        sent = of_update(config, gathered, keep, mesh)
+        sent = of_update(config, FLUX_DEV, gathered, keep, mesh)
         sizes = [sent[kind] * share / 1e9 for kind in (GATHER, REDUCE)]
         table.add_row(name, *(f"{size:.0f}" for size in (*sizes, sum(sizes))))
     torch.distributed.destroy_process_group()
