@@ -31,7 +31,7 @@ from srpo.monitor import chosen_update, stop_reason, violations
 from srpo.record import HELD_OUT, read_journal
 
 CONFIG = Path(__file__).parent.parent / "configs" / "shapes.yaml"
-UPDATES = 70  # of the recipe
+UPDATES = 50  # of the recipe
 HEALTHY, TOO_LONG = "as configured", "twice too long"
 CONDITIONS: dict[str, tuple[str, ...]] = {
     HEALTHY: (),
@@ -42,7 +42,11 @@ CONDITIONS: dict[str, tuple[str, ...]] = {
 CHOSEN_ON, TESTED_ON = range(5), range(5, 10)
 RULES = [
     MonitorConfig(
-        bounds=(Bound(metric="spread", min_ratio=spread), Bound(metric="clipped", max_change=0.1)),
+        bounds=(
+            Bound(metric="spread", min_ratio=spread),
+            Bound(metric="clipped", max_change=0.1),
+            Bound(metric="grid/8", max_change=0.2),
+        ),
         stop_after_damaged=damaged,
     )
     for spread, damaged in itertools.product((0.6, 0.7, 0.8), (1, 2))

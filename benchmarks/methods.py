@@ -3,7 +3,8 @@
 Every variant learns "Bright" on the embedded world from the same base, prompts and noise, for as many updates as cost
 what `--updates` of SRPO's two branches do (forwards of the transformer, counted by `srpo.cost`). What it gained and
 lost is read from held-out pictures by measurements that no reward takes part in: luminance, the oracle's content, the
-spread between pictures, saturation. The biased reward likes saturated pictures whatever the text says.
+spread between pictures, saturation, and the chequer that the reward's patches invite. The biased reward likes saturated
+pictures whatever the text says.
 
 Writes `results.json` and `front.svg` into the folder; a run that is there already is not repeated.
 """
@@ -33,21 +34,31 @@ from srpo.train import reproducible, train
 from srpo.weights import fetch_weights
 
 CONFIG = Path(__file__).parent.parent / "configs" / "shapes.yaml"
-REFERENCE_LOSS = ("preference.margin=0.7", "preference.content_anchor=0")
+STILL = "train.jitter=0"
 VARIANTS: dict[str, tuple[str, ...]] = {
-    "srpo": (*REFERENCE_LOSS, "align.branches=[denoise, inversion]"),
-    "srpo, denoise alone": REFERENCE_LOSS,
-    "srpo, inversion alone": (*REFERENCE_LOSS, "align.branches=[inversion]"),
-    "srpo, denoise and anchor": (),
-    "direct_align": ("method={name: direct_align, word: Bright}",),
-    "refl": ("method={name: refl, word: Bright}",),
-    "draft_lv": ("method={name: draft_lv, word: Bright}",),
+    "srpo": (STILL, "align.branches=[denoise, inversion]"),
+    "srpo, denoise alone": (STILL, "align.branches=[denoise]"),
+    "srpo, inversion alone": (STILL, "align.branches=[inversion]"),
+    "srpo, denoise and anchor": (
+        *(STILL, "align.branches=[denoise]"),
+        *("preference.content_anchor=2", "preference.margin=0.5"),
+    ),
+    "srpo, denoise and jitter": ("align.branches=[denoise]", "train.jitter=4"),
+    "direct_align": (STILL, "method={name: direct_align, word: Bright}"),
+    "direct_align and jitter": ("train.jitter=4", "method={name: direct_align, word: Bright}"),
+    "refl": (STILL, "method={name: refl, word: Bright}"),
+    "draft_lv": (STILL, "method={name: draft_lv, word: Bright}"),
 }
-"""Variant -> what it changes in shapes.yaml."""
+"""Variant -> what it changes in shapes.yaml, whose preference is the reference's."""
 REWARDS = ("builtin:shapes", "builtin:shapes-biased")
 MEASUREMENTS = 6
 """Of each run, evenly over its updates."""
-LOSSES = {"content": "content right", "spread": "spread of luminance", "saturation": "saturation"}
+LOSSES = {
+    "content": "content right",
+    "spread": "spread of luminance",
+    "saturation": "saturation",
+    "grid/8": "chequer of 8 px",
+}
 Run = dict[str, Any]
 
 
@@ -122,7 +133,7 @@ def _changes(measurements: Sequence[dict[str, float]], metric: str) -> list[tupl
     return [(entry[metric] - base[metric], entry["luminance"] - base["luminance"]) for entry in measurements]
 
 
-COLOURS = ("#1b6ca8", "#58a4d8", "#9b59b6", "#1a9850", "#e08214", "#c0392b", "#7f7f7f")
+COLOURS = ("#1b6ca8", "#58a4d8", "#9b59b6", "#1a9850", "#111111", "#e08214", "#8c510a", "#c0392b", "#7f7f7f")
 WIDTH, HEIGHT, MARGIN = 300, 240, 52
 
 
@@ -137,7 +148,7 @@ def front(runs: Sequence[Run]) -> str:
             panels.append(_panel(lines, title, column * (WIDTH + MARGIN) + MARGIN, row * (HEIGHT + MARGIN) + MARGIN))
     top = len(REWARDS) * (HEIGHT + MARGIN) + MARGIN + 10
     legend = [
-        f'<text x="{MARGIN + 340 * (i % 3)}" y="{top + 18 * (i // 3)}" fill="{colour}">{variant}</text>'
+        f'<text x="{MARGIN + 340 * (i % 4)}" y="{top + 18 * (i // 4)}" fill="{colour}">{variant}</text>'
         for i, (variant, colour) in enumerate(zip(VARIANTS, COLOURS, strict=True))
     ]
     size = f'width="{len(LOSSES) * (WIDTH + MARGIN) + MARGIN}" height="{top + 60}"'

@@ -49,7 +49,8 @@ class Batches:
         device = self.accelerator.device
         embeddings = {name: tensor.to(device) for name, tensor in select(self.images.embeddings, draw.prompts).items()}
         x0 = self.images.latents.select(draw.prompts)[LATENTS].to(device)
-        return Rollout(x0, draw.noise.to(device), embeddings, [self.images.captions[index] for index in draw.prompts])
+        captions = [self.images.captions[index] for index in draw.prompts]
+        return Rollout(x0, draw.noise.to(device), embeddings, captions, draw.moves)
 
     def _roll_out(self, draw: Draw, update: int) -> Rollout:
         """Latents sampled from the drawn noise, as far as the method wants it, or kept from an earlier update."""
@@ -62,7 +63,7 @@ class Batches:
                 self.kept.append(roll_out(self.model, embeddings, noise, self.config.rollout, sigmas))
         else:
             self.kept.append(self.kept[0])
-        return Rollout(self.kept[-1], noise, embeddings, [self.prompts[index] for index in draw.prompts])
+        return Rollout(self.kept[-1], noise, embeddings, [self.prompts[index] for index in draw.prompts], draw.moves)
 
     def state(self) -> dict[str, bytes]:
         """What this process has of its own in a checkpoint: name -> content of a safetensors file."""

@@ -34,13 +34,16 @@ class Draw:
     """(images, channels, h, w) on the CPU."""
     positions: Tensor
     """(num_injections, images) as the method draws them: for SRPO places on the sigma grid."""
+    moves: Tensor | None = None
+    """(num_injections, images, 2): pixels down and right that each picture is moved by; None where none is."""
     offline: bool = False
     """Whether the images are real ones."""
 
     def part(self, start: int, count: int) -> "Draw":
         """`count` images from `start` on."""
         chosen = slice(start, start + count)
-        return Draw(self.prompts[chosen], self.noise[chosen], self.positions[:, chosen])
+        moves = None if self.moves is None else self.moves[:, chosen]
+        return Draw(self.prompts[chosen], self.noise[chosen], self.positions[:, chosen], moves)
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,8 @@ class Draws:
             shelf = self.shelves[number]
             noise = torch.randn(size, *shelf.latent_shape, generator=self.generator)
             positions = self.positions.draw((injections, size), self.generator)
-            draws.append(Draw([shelf.images[place] for place in places], noise, positions, offline=True))
+            chosen = [shelf.images[place] for place in places]
+            draws.append(Draw(chosen, noise, positions, self._moves(size), offline=True))
         return draws
 
     def _rollouts(self, update: int, images: int) -> Draw:
@@ -113,7 +117,14 @@ class Draws:
             endless_order(self.num_prompts, [self.config.seed], start, images),
             self.noise.expand(images, *self.latent_shape),
             positions,
+            self._moves(images),
         )
+
+    def _moves(self, images: int) -> Tensor | None:
+        """Up to `train.jitter` pixels either way; nothing is drawn without it."""
+        most = self.config.train.jitter
+        shape = self.config.num_injections, images, 2
+        return torch.randint(-most, most + 1, shape, generator=self.generator) if most else None
 
 
 def endless_order(size: int, seeds: Sequence[int], start: int, count: int) -> list[int]:

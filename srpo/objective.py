@@ -63,9 +63,10 @@ def objective(
     guidance: float | None,
     preference: PreferenceConfig,
     added: Sequence[Asked] = (),
+    injection: int = 0,
 ) -> tuple[Tensor, list[Scores]]:
     """The loss of some of an injection's `num_branches` branches in one forward pass, and what each measured."""
-    images = recover(model, rollout, branches, guidance)
+    images = rollout.moved(recover(model, rollout, branches, guidance), injection)
     first = _ask(Criterion("", reward, preference), images, rollout.prompts, branches)
     loss, metrics = first.loss, dict[str, Tensor]()
     for asked in added:

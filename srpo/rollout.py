@@ -12,6 +12,7 @@ from torch import Tensor
 
 from srpo.config import RolloutConfig, RunConfig
 from srpo.flow import Solver, integrate, num_evaluations, shifted_sigmas
+from srpo.jitter import move
 from srpo.models import Embeddings, TextToImage
 from srpo.tuning import merged
 
@@ -26,6 +27,15 @@ class Rollout:
     """Like x0; Direct-Align puts back this very noise."""
     embeddings: Embeddings
     prompts: list[str]
+    moves: Tensor | None = None
+    """(num_injections, batch, 2): pixels down and right that pictures are moved by before a reward sees them."""
+
+    def moved(self, images: Tensor, injection: int) -> Tensor:
+        """An injection's images (steps * batch, 3, height, width), step after step, as the rewards see them."""
+        if self.moves is None:
+            return images
+        moves = self.moves[injection].tolist()
+        return torch.stack([move(image, *moves[i % len(moves)]) for i, image in enumerate(images)])
 
 
 def sample(

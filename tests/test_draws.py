@@ -19,6 +19,21 @@ def draws(reuse: int = 1, **train: int) -> Draws:
     return Draws(config, SigmaGrid(config.align), (2, 4, 4), num_prompts=10)
 
 
+def test_moves_reach_the_jitter_and_no_further_and_are_divided_with_their_images() -> None:
+    (whole,) = draws(batch_size=40, jitter=2).draw(1)
+    assert whole.moves is not None and whole.moves.shape == (2, 40, 2)
+    assert whole.moves.unique().tolist() == [-2, -1, 0, 1, 2]
+    parts = draws(batch_size=20, num_processes=2, jitter=2).draw(1)
+    assert torch.equal(torch.cat([part.moves for part in parts if part.moves is not None], dim=1), whole.moves)
+
+
+def test_without_jitter_nothing_is_drawn_for_it() -> None:
+    plain, moved = draws(batch_size=3), draws(batch_size=3, jitter=1)
+    first, again = plain.draw(1)[0], moved.draw(1)[0]
+    assert first.moves is None and torch.equal(first.positions, again.positions)
+    assert not torch.equal(plain.draw(2)[0].positions, moved.draw(2)[0].positions)
+
+
 def test_every_prompt_once_per_epoch_and_shuffled_anew() -> None:
     order = endless_order(10, [1], start=0, count=30)
     epochs = [order[i : i + 10] for i in (0, 10, 20)]

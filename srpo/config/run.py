@@ -156,6 +156,17 @@ class RunConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def pictures_stay_in_sight(self) -> Self:
+        """A reward has to see what it judges."""
+        most = min(self.model.height, self.model.width) // 2
+        if self.train.jitter > most:
+            raise ValueError(
+                f"train.jitter ({self.train.jitter}) may move half of a picture out of sight, at most {most} px at "
+                f"{self.model.height} x {self.model.width}; half a patch of the reward's image tower is enough"
+            )
+        return self
+
+    @model_validator(mode="after")
     def an_adapter_can_be_merged(self) -> Self:
         """There is one, and weights that a small change can be added to."""
         if not self.rollout.merge_lora:

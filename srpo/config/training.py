@@ -41,6 +41,10 @@ class TrainConfig(Settings):
     """AdamW."""
     max_grad_norm: float = Field(default=0.1, gt=0)
     """The gradient is scaled down to this norm."""
+    jitter: int = Field(default=0, ge=0)
+    """Pixels that a picture is moved at most, across and down, at random, before a reward sees it. Half a patch of the
+    reward's image tower, as it lies on the picture (23 for ViT-H-14 and 720 px), keeps the model from drawing the grid
+    of patches, which the reward likes and people do not; 0 is the reference's loss."""
     schedule: Literal["constant", "constant_with_warmup", "linear", "cosine"] = "constant"
     """Learning rate over the updates."""
     num_warmup_updates: int = Field(default=0, ge=0)

@@ -34,11 +34,11 @@ class DirectAlign(Plain):
 
     def losses(self, rollout: Rollout, positions: Tensor, update: int) -> Iterator[tuple[Tensor, list[Scores]]]:
         """One noise level after the other."""
-        for row in positions:
+        for index, row in enumerate(positions):
             levels = self.grid.denoise(row)
             step = Step("direct_align", levels.sigma_from, levels.sigma_to)
             weight = discount(self.settings.discount_shift, levels.index, self.grid.num_levels)
             with self.autocast():
                 images = recover(self.model, rollout, [step], self.config.align.guidance)
-                injection = self.loss(images, rollout, step, weight)
+                injection = self.loss(images, rollout, step, weight, index)
             yield injection

@@ -53,13 +53,12 @@ class DraftLv(Plain):
         x = rollout.x0
         sigma = self.schedule[-2].expand(len(x)).to(x.device)
         x0: Tensor | None = None
-        for seeds in positions:
+        step = Step("draft_lv", sigma, torch.zeros_like(sigma))
+        for index, seeds in enumerate(positions):
             if x0 is not None:
                 x = add_noise(x0, seeded_noise(x.shape[1:], seeds.tolist()).to(x0), sigma)
             with self.autocast():
                 x0_hat = self.finish(x, sigma, rollout)
-                injection = self.loss(
-                    self.model.decode(x0_hat), rollout, Step("draft_lv", sigma, torch.zeros_like(sigma))
-                )
+                injection = self.loss(self.model.decode(x0_hat), rollout, step, injection=index)
             x0 = x0_hat.detach() if x0 is None else x0
             yield injection

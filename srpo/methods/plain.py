@@ -27,9 +27,10 @@ class Plain(Method):
         return self.config.method
 
     def loss(
-        self, images: Tensor, rollout: Rollout, step: Step, discount: Tensor | float = 1.0
+        self, images: Tensor, rollout: Rollout, step: Step, discount: Tensor | float = 1.0, injection: int = 0
     ) -> tuple[Tensor, list[Scores]]:
         """The loss of images (batch, 3, height, width), and their scores; `discount`: a factor for each, or for all."""
+        images = rollout.moved(images, injection)
         word, margin = self.settings.word, self.settings.margin
         texts = with_word(word, rollout.prompts) if word else rollout.prompts
         rewards = [criterion.reward(images, texts)[0] for criterion in self.criteria]

@@ -29,7 +29,7 @@ class Srpo(Method):
     def losses(self, rollout: Rollout, positions: Tensor, update: int) -> Iterator[tuple[Tensor, list[Scores]]]:
         """Each injection's branches, together or one by one."""
         align, (first, *others) = self.config.align, self.criteria
-        for row in positions:
+        for index, row in enumerate(positions):
             asked = [
                 self._branches(*each, row, rollout, update) for each in zip(self.criteria, self.words, strict=True)
             ]
@@ -46,6 +46,7 @@ class Srpo(Method):
                         align.guidance,
                         first.preference,
                         added,
+                        index,
                     )
                 yield injection
 

@@ -10,8 +10,8 @@ from srpo.config import RunConfig
 
 def run_of(reward: str, variant: str, seed: int, luminance: float) -> dict[str, object]:
     measurements = [
-        {"luminance": 0.4, "content": 0.9, "spread": 0.2, "saturation": 0.5},
-        {"luminance": luminance, "content": 0.8, "spread": 0.1, "saturation": 0.7},
+        {"luminance": 0.4, "content": 0.9, "spread": 0.2, "saturation": 0.5, "grid/8": 0.0},
+        {"luminance": luminance, "content": 0.8, "spread": 0.1, "saturation": 0.7, "grid/8": 0.4},
     ]
     return {"reward": reward, "variant": variant, "seed": seed, "measurements": measurements}
 
@@ -25,7 +25,7 @@ def test_the_front_has_a_line_for_each_variant_in_each_panel() -> None:
     runs = [run_of(reward, variant, 0, 0.6) for reward in REWARDS for variant in VARIANTS]
     drawn = ElementTree.fromstring(front(runs))
     lines = [part for part in drawn.iter() if part.tag.endswith("polyline")]
-    assert len(lines) == len(REWARDS) * len(VARIANTS) * 3
+    assert len(lines) == len(REWARDS) * len(VARIANTS) * 4
     assert {text.text for text in drawn.iter() if text.tag.endswith("text")} >= set(VARIANTS)
 
 

@@ -1,6 +1,8 @@
 """Each method's gradient against the sampler written out, in float64; what each draws; each through the real loop."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from srpo.config import RunConfig, parse_config
 from srpo.criteria import Criterion
 from srpo.errors import ConfigError
 from srpo.flow import shifted_sigmas
+from srpo.jitter import move
 from srpo.methods import METHODS, Method, make_method
 from srpo.record import read_journal
 from srpo.rollout import seeded_noise
@@ -108,6 +111,33 @@ def test_a_step_against_the_gradient_raises_the_reward_of_what_is_sampled() -> N
         assert reward(model, unroll(model, noise(), SIGMAS)).mean() > before, name
 
 
+@pytest.mark.filterwarnings("ignore:method .* does not train by")
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("together", [True, False])
+def test_rewards_see_each_picture_where_its_injection_has_moved_it(name: str, together: bool) -> None:
+    method = method_of(Analytic(), name, align={"num_injections": 3, "together": together})
+    seen: list[Tensor] = []
+
+    class Watched(Linear):
+        def __call__(self, images: Tensor, *texts: Sequence[str]) -> tuple[Tensor, ...]:
+            seen.append(images.detach())
+            return super().__call__(images, *texts)
+
+    method.criteria = [Criterion("", Watched(2), method.config.preference)]
+    injections = method.config.num_injections
+    positions = method.positions.draw((injections, 2), torch.Generator().manual_seed(0))
+    moves = torch.arange(injections * 4).reshape(injections, 2, 2) % 5 - 2
+    x0 = noise().flip(0)
+    passes = list(method.losses(rollout_of(x0, noise()), positions, update=1))
+    still, seen = seen, []
+    list(method.losses(replace(rollout_of(x0, noise()), moves=moves), positions, update=1))
+    assert len(still) == len(seen) == len(passes)
+    for index, (before, after) in enumerate(zip(still, seen, strict=True)):
+        rows = moves[index * injections // len(seen)].tolist()
+        expected = [move(image, *rows[i % 2]) for i, image in enumerate(before)]
+        assert torch.equal(after, torch.stack(expected)) and not torch.equal(after, before)
+
+
 def test_a_word_is_put_before_the_prompts_that_the_reward_is_asked_about() -> None:
     model, positions = Analytic(), torch.full((1, 2), 7)
     method = method_of(model, {"name": "refl", "word": "Bright"})
@@ -160,9 +190,9 @@ def with_method(job: TrainJob, folder: Path, method: object, **train_settings: o
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "srpo"])
 def test_each_method_trains_through_the_loop_and_resumes(job: TrainJob, tmp_path: Path, name: str) -> None:
-    run(with_method(job, tmp_path / "whole", name, num_updates=4))
-    run(with_method(job, tmp_path / "parts", name, num_updates=2))
-    run(with_method(job, tmp_path / "parts", name, num_updates=4))
+    run(with_method(job, tmp_path / "whole", name, num_updates=4, jitter=2))
+    run(with_method(job, tmp_path / "parts", name, num_updates=2, jitter=2))
+    run(with_method(job, tmp_path / "parts", name, num_updates=4, jitter=2))
     whole, parts = (weights_of(tmp_path / folder, 4) for folder in ("whole", "parts"))
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
     entries = read_journal(tmp_path / "whole" / "metrics.jsonl")
