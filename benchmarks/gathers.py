@@ -1,7 +1,7 @@
 """Bytes that sharded training sends at FLUX.1-dev's size, counted without weights: `python -m benchmarks.gathers`.
 
 The transformer is sliced as for training, over processes that are not there (torch's fake process group), and has
-shapes but no storage; every collective of torch.distributed is counted with the bytes of its whole tensor. Two
+shapes but no storage; every collective of torch.distributed is counted with the bytes of its whole tensor. Three
 micro-batches of two rollout steps run, forward with and without gradient and backward; what more of them send is what
 the second has sent.
 """
@@ -24,17 +24,18 @@ from torch.utils._pytree import tree_leaves
 from benchmarks.counts import CONFIGS, FLUX_DEV
 from srpo.config import RunConfig, load_config
 from srpo.models import TextToImage, model_skeleton
-from srpo.sharding import cut
+from srpo.sharding import cut, defer_reduction
 from srpo.tuning import save_memory
 from srpo.weightless import without_storage
 
 GATHER, REDUCE = "_allgather_base_", "_reduce_scatter_base_"
 VARIANTS = {
-    "fp32, for each pass": (None, False),
-    "bf16, for each pass (`gather: each_pass`)": (torch.bfloat16, False),
-    "bf16, once an update (`gather: each_update`)": (torch.bfloat16, True),
+    "fp32, for each pass": (None, False, False),
+    "bf16, for each pass (`gather: each_pass`)": (torch.bfloat16, False, False),
+    "bf16, once an update (`gather: each_update`)": (torch.bfloat16, True, False),
+    "the same, and gradients once (`reduce: each_update`)": (torch.bfloat16, True, True),
 }
-"""Name -> the dtype that blocks are gathered in, and whether they are kept until the update ends."""
+"""Name -> the dtype that blocks are gathered in, whether they are kept until the update ends, whether gradients are."""
 
 
 class Collectives(TorchDispatchMode):
@@ -53,17 +54,28 @@ class Collectives(TorchDispatchMode):
 
 
 def of_update(
-    config: RunConfig, folder: Path, gathered: torch.dtype | None, keep: bool, mesh: DeviceMesh
+    config: RunConfig, folder: Path, gathered: torch.dtype | None, keep: bool, reduce_once: bool, mesh: DeviceMesh
 ) -> Counter[str]:
     """Bytes of an update's collectives, as whole tensors; `folder`: config files of the model."""
+    batches, steps = config.train.accumulation, config.rollout.num_steps
+    total = Counter[str]()
     model = model_skeleton(config.model, folder)
     save_memory(model.transformer, model.vae, config.train)
     with without_storage([(model.transformer, torch.float32)]):
         cut(model.transformer, mesh, gathered, keep)
-        parts = [[_drawn(config, model), _drawn(config, model), _learnt(config, model)] for _ in range(2)]
-    repeated = [Counter({kind: size * (config.rollout.num_steps - 1) for kind, size in s.items()}) for _, s, _ in parts]
-    first, second = (sum([a, more, c], Counter[str]()) for (a, _, c), more in zip(parts, repeated, strict=True))
-    return first + Counter({kind: size * (config.train.accumulation - 1) for kind, size in second.items()})
+        for times, more in (
+            (1, True),
+            (batches - 2, True),
+            (1, False),
+        ):  # the first of two or more, those between, the last
+            defer_reduction(model.transformer, more=reduce_once and more)
+            first, again, learnt = _drawn(config, model), _drawn(config, model), _learnt(config, model)
+            total += _times(first + _times(again, steps - 1) + learnt, times)
+    return total
+
+
+def _times(sizes: Counter[str], factor: int) -> Counter[str]:
+    return Counter({kind: size * factor for kind, size in sizes.items()})
 
 
 def _drawn(config: RunConfig, model: TextToImage) -> Counter[str]:
@@ -93,8 +105,8 @@ def main(processes: Annotated[int, typer.Option(help="GPUs that the weights are 
     torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=processes)
     mesh, share = init_device_mesh("cpu", (processes,)), (processes - 1) / processes
     table = Table("weights are gathered in", "gathers", "reduce-scatters", "together")
-    for name, (gathered, keep) in VARIANTS.items():
-        sent = of_update(config, FLUX_DEV, gathered, keep, mesh)
+    for name, (gathered, keep, once) in VARIANTS.items():
+        sent = of_update(config, FLUX_DEV, gathered, keep, once, mesh)
         sizes = [sent[kind] * share / 1e9 for kind in (GATHER, REDUCE)]
         table.add_row(name, *(f"{size:.0f}" for size in (*sizes, sum(sizes))))
     torch.distributed.destroy_process_group()

@@ -97,10 +97,13 @@ def run(config: RunConfig, folder: Path, prompts: PromptSets, weights: Weights) 
     return time.perf_counter() - started
 
 
-def compare(out: Path, num_updates: int, num_seeds: int, extra: Sequence[str] = ()) -> Iterator[Run]:
-    """Every variant on both rewards; runs of the same seed draw the same prompts and noise."""
+def compare(
+    out: Path, num_updates: int, num_seeds: int, variants: Sequence[str], extra: Sequence[str] = ()
+) -> Iterator[Run]:
+    """Variants on both rewards; runs of the same seed draw the same prompts and noise."""
     base = settings("srpo", REWARDS[0], 0, num_updates, extra)
-    forwards = {variant: work(settings(variant, REWARDS[0], 0, num_updates, extra)) for variant in VARIANTS}
+    most = work(base)
+    forwards = {variant: work(settings(variant, REWARDS[0], 0, num_updates, extra)) for variant in variants}
     sources = {
         source: fetch_weights(base.model, base.reward.model_copy(update={"source": source}), {}) for source in REWARDS
     }
@@ -108,7 +111,7 @@ def compare(out: Path, num_updates: int, num_seeds: int, extra: Sequence[str] = 
     for seed in range(num_seeds):
         for source, weights in sources.items():
             for variant, cost in forwards.items():
-                config = settings(variant, source, seed, round(num_updates * forwards["srpo"] / cost), extra)
+                config = settings(variant, source, seed, round(num_updates * most / cost), extra)
                 name = f"{source.removeprefix('builtin:')}-{variant.replace(', ', '-').replace(' ', '-')}-{seed}"
                 seconds = run(config, out / "runs" / name, prompts, weights)
                 yield {
@@ -189,8 +192,10 @@ def table(runs: Sequence[Run]) -> Table:
     for source in REWARDS:
         for variant in VARIANTS:
             ends = [run["measurements"] for run in runs if (run["reward"], run["variant"]) == (source, variant)]
+            if not ends:
+                continue
             changes = {name: [end[-1][name] - end[0][name] for end in ends] for name in ("luminance", *LOSSES)}
-            cells = [f"{mean(values):+.3f} ± {pstdev(values):.3f}" for values in changes.values() if values]
+            cells = [f"{mean(values):+.3f} ± {pstdev(values):.3f}" for values in changes.values()]
             shown.add_row(source.removeprefix("builtin:"), variant, str(len(ends)), *cells)
     return shown
 
@@ -201,10 +206,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--updates", type=int, default=72, help="of SRPO's two branches (default 72)")
     parser.add_argument("--seeds", type=int, default=5, help="runs of each variant (default 5)")
+    parser.add_argument("--only", action="append", choices=VARIANTS, help="one of the variants; may be given again")
     parser.add_argument("--set", action="append", default=[], help="a setting for all runs, as for `run`")
     options = parser.parse_args()
     runs: list[Run] = []
-    for done in compare(options.out.resolve(), options.updates, options.seeds, options.set):
+    variants = options.only or list(VARIANTS)
+    for done in compare(options.out.resolve(), options.updates, options.seeds, variants, options.set):
         runs.append(done)
         last = done["measurements"][-1]
         figures = "  ".join(f"{name} {last[name]:.3f}" for name in ("luminance", *LOSSES))

@@ -124,13 +124,14 @@ def _memory(method: Method, embed: int, weights: int, optimizer: int) -> Memory:
     sliced = int(sum(parameter.numel() * parameter.element_size() for parameter in parameters) * elsewhere)
     copy_size = 2 if config.train.precision == "bf16" else 4
     gathered = copy_size * sum(p.numel() for p in parameters) if config.train.gather == "each_update" else 0
+    unreduced = sliced if several and config.train.reduce == "each_update" else 0  # gradients, whole until the last
     drawing = _drawing(method, autocast=False)
     watched = drawing if elsewhere else _drawing(method, autocast=True)  # a slice is gathered in bf16
     return Memory(
         embed=embed,
         weights=weights - sliced,
         optimizer=int(optimizer * (1 - elsewhere)),
-        working=max(live.peak - sliced, copies) + gathered,  # at the peak, when all gradients are there
+        working=max(live.peak - sliced, copies) + gathered + unreduced,  # at the peak, when all gradients are there
         watching=watched + gathered,
         evaluate=weights + drawing,
     )

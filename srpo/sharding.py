@@ -75,6 +75,12 @@ def is_sharded(transformer: nn.Module) -> bool:
     return isinstance(transformer, FSDPModule)
 
 
+def defer_reduction(transformer: nn.Module, more: bool) -> None:
+    """Whether gradients stay whole after a backward pass, because more of them come, or are reduced into slices."""
+    if isinstance(transformer, FSDPModule):
+        transformer.set_requires_gradient_sync(not more)
+
+
 def release(transformer: nn.Module) -> None:
     """Let go of what was gathered, before the slices are changed or written; nothing happens where none are."""
     for module in transformer.modules():

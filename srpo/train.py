@@ -63,7 +63,9 @@ def _train(run: Trainer, config: RunConfig, accelerator: Accelerator, preemption
             run.give_way(preemption.seconds_left(config.storage.grace_s))
         run.update += 1
         clock, record = Clock(accelerator.device), UpdateRecord()
-        for part in run.batches.draw(run.update):
+        parts = run.batches.draw(run.update)
+        for part in parts:
+            run.expect(more=part is not parts[-1])
             with clock("rollout"):
                 rollout = run.batches.clean_latents(part, run.update)
             with clock("gradient"):

@@ -33,7 +33,7 @@ from srpo.methods import make_method
 from srpo.models import check_guidance
 from srpo.prompts import load_categories, load_prompt_set
 from srpo.record import Clock, Record
-from srpo.sharding import is_sharded, release, whole
+from srpo.sharding import defer_reduction, is_sharded, release, whole
 from srpo.trained_model import export, trained_model
 from srpo.tuning import make_optimizer, set_learning_rate, stepping
 
@@ -98,6 +98,11 @@ class Trainer:
     def due(self, every: int) -> bool:
         """Every so many updates, and at the end."""
         return self.update % every == 0 or self.update == self.config.train.num_updates
+
+    def expect(self, more: bool) -> None:
+        """Whether more micro-batches follow the one that begins: then its gradients may wait to be reduced."""
+        if self.config.train.reduce == "each_update":
+            defer_reduction(self.model.transformer, more)
 
     def reduce_and_clip(self) -> float:
         """Average the gradients over processes, scale them down to `max_grad_norm`; the norm before that."""

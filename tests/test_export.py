@@ -128,7 +128,7 @@ def test_a_registered_model_is_exported_with_a_card_that_names_every_metric(
         assert f"| {name}" in card
         assert f"{row.lower:+.4f} to {row.upper:+.4f}" in card
     assert report.provenance.hashes["transformer"] in card
-    assert "content_anchor: 2.0" in card
+    assert "jitter: 4" in card
     assert (out / "pictures" / "before" / "0000.png").exists()
     text = Image.open(out / "workflow.png").text
     assert json.loads(text["workflow"]) == json.loads((out / "workflow.json").read_text())

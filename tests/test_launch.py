@@ -92,19 +92,24 @@ def test_two_processes_train_as_one(job: TrainJob, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("precision", "gather"),
+    ("precision", "once"),
     [
-        ("fp32", "each_update"),
-        pytest.param("fp32", "each_pass", marks=pytest.mark.slow),
-        pytest.param("bf16", "each_update", marks=pytest.mark.slow),
+        ("fp32", True),
+        pytest.param("fp32", False, marks=pytest.mark.slow),
+        pytest.param("bf16", True, marks=pytest.mark.slow),
     ],
 )
 def test_sharded_over_two_processes_trains_as_one_which_resumes_its_checkpoint(
-    job: TrainJob, tmp_path: Path, precision: str, gather: str
+    job: TrainJob, tmp_path: Path, precision: str, once: bool
 ) -> None:
-    """FSDP2 (gloo) against one process with the same global batch, then on from its checkpoint with one process."""
-    one = place(job, tmp_path / "one", num_updates=4, schedule="constant", precision=precision)
-    two = place(one, tmp_path / "two", num_processes=2, accumulation=1, sharding="fsdp2", gather=gather, num_updates=2)
+    """FSDP2 (gloo) against one process with the same global batch, then on from its checkpoint with one process.
+
+    `once`: weights are gathered and gradients reduced once an update, of two micro-batches.
+    """
+    one = place(job, tmp_path / "one", num_updates=4, schedule="constant", precision=precision, accumulation=4)
+    sliced = {"sharding": "fsdp2", "num_processes": 2, "accumulation": 2, "num_updates": 2}
+    sliced |= {"gather": "each_update", "reduce": "each_update"} if once else {}
+    two = place(one, tmp_path / "two", **sliced)
     assert start(one).wait() == 0
     assert start(two).wait() == 0
     assert_close_weights(tmp_path / "one", tmp_path / "two", 2, 1e-5 if precision == "fp32" else 5e-4)

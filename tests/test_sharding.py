@@ -12,7 +12,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from srpo.config import ModelConfig
 from srpo.models import load_model, load_without_transformer
-from srpo.sharding import release, shard
+from srpo.sharding import defer_reduction, release, shard
 
 
 @pytest.fixture
@@ -52,6 +52,20 @@ def test_what_is_kept_is_gathered_once_until_it_is_released(flux_folder: Path, s
             counts.append(collectives.get_total_counts())
         return counts
 
-    first, again, after = gathers(keep=False)
+    first, again, after = gathers(keep=False)  # a collective for each block
     assert first == again == after > 0
     assert gathers(keep=True) == [first, 0, first]
+
+
+def test_deferred_gradients_are_reduced_with_the_last(flux_folder: Path, second_of_two: SimpleNamespace) -> None:
+    model = load_without_transformer(ModelConfig(), flux_folder)
+    shard(model.transformer, flux_folder / "transformer", second_of_two)  # type: ignore[arg-type]
+    noise, embeddings = torch.zeros(1, *model.latent_shape(16, 16)), model.blank_embeddings(1, 8)
+    reductions = []
+    for more in (True, True, False):
+        defer_reduction(model.transformer, more)
+        with CommDebugMode() as collectives:
+            model.velocity(noise, torch.full((1,), 0.5), embeddings, 1.0).sum().backward()
+        counts = {str(kind): count for kind, count in collectives.get_comm_counts().items()}
+        reductions.append(sum(count for kind, count in counts.items() if "reduce_scatter" in kind))
+    assert reductions[:2] == [0, 0] and reductions[2] > 0

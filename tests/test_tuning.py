@@ -251,7 +251,8 @@ def test_an_adapter_is_merged_only_where_it_can_be(
         ({"weights": "nf4"}, {}, "'nf4' is frozen; set train.lora"),
         ({}, {"rounding": "stochastic"}, "here it does nothing"),
         ({}, {"sharding": "fsdp2"}, "more than one process"),
-        ({}, {"gather": "each_update"}, "acts on slices"),
+        ({}, {"gather": "each_update"}, "gather 'each_update' acts on slices"),
+        ({}, {"reduce": "each_update"}, "reduce 'each_update' acts on slices"),
         ({}, {"sharding": "fsdp2", "num_processes": 2, "lora": {}}, "fit without it"),
     ],
 )

@@ -65,6 +65,9 @@ class TrainConfig(Settings):
     gather: Literal["each_pass", "each_update"] = "each_pass"
     """When slices of weights are gathered: for each pass through a block, or once an update, which takes the memory of
     a whole copy in the precision of autocast until the step, and most of what is sent between processes away."""
+    reduce: Literal["each_batch", "each_update"] = "each_batch"
+    """When gradients are averaged and sliced: after each micro-batch, or once an update, which keeps all of them whole
+    in fp32 until then."""
     gradient_checkpointing: Literal["none", "selective", "full"] = "full"
     """What of the transformer the backward pass computes again: all, all but matmuls and attention, or nothing."""
     vae_checkpointing: bool = False
@@ -89,8 +92,9 @@ class TrainConfig(Settings):
     def sharding_has_something_to_shard(self) -> Self:
         """Say what sharding does not go with."""
         if self.sharding == "none":
-            if self.gather != "each_pass":
-                raise ValueError(f"gather {self.gather!r} acts on slices; set sharding to 'fsdp2', or leave it out")
+            for name, value, default in (("gather", self.gather, "each_pass"), ("reduce", self.reduce, "each_batch")):
+                if value != default:
+                    raise ValueError(f"{name} {value!r} acts on slices; set sharding to 'fsdp2', or leave it out")
             return self
         if self.num_processes == 1:
             raise ValueError("sharding 'fsdp2' needs more than one process; set num_processes, or sharding to 'none'")

@@ -23,12 +23,12 @@ def mesh() -> Iterator[DeviceMesh]:
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("keep", [False, True])
-def test_bytes_of_an_update(mesh: DeviceMesh, keep: bool) -> None:
+@pytest.mark.parametrize(("keep", "once"), [(False, False), (True, False), (True, True)])
+def test_bytes_of_an_update(mesh: DeviceMesh, keep: bool, once: bool) -> None:
     """Three micro-batches: each draws by five steps, learns by one pass, which goes through all blocks twice."""
     settings = ("rollout.num_steps=5", "train.accumulation=3", "train.gradient_checkpointing=full")
     config = load_config(SMALL.recipe, settings)
-    counted = gathers.of_update(config, SMALL.model, torch.bfloat16, keep, mesh)
+    counted = gathers.of_update(config, SMALL.model, torch.bfloat16, keep, once, mesh)
     weights = sum(math.prod(each.shape) for each in model_skeleton(config.model, SMALL.model).transformer.parameters())
-    assert counted[gathers.REDUCE] == pytest.approx(3 * 4 * weights, rel=0.01)
+    assert counted[gathers.REDUCE] == pytest.approx((1 if once else 3) * 4 * weights, rel=0.01)
     assert counted[gathers.GATHER] == pytest.approx((1 if keep else 3 * (5 + 2)) * 2 * weights, rel=0.05)
