@@ -70,12 +70,13 @@ def _runs(records: list[RunRecord]) -> Table:
 
 
 def _versions(found: list[Version]) -> Table:
-    table = table_of("model", "aliases", "verdict", "age", "MB", "run", "gate")
+    table = table_of("model", "aliases", "age", "MB", "run", "verdict")
     table.columns[-1].no_wrap = False
     for entry in found:
         size = f"{entry.size / 1e6:,.1f}"
-        row = (entry.reference, ", ".join(entry.aliases), entry.verdict, age(entry.created), size, entry.run_name)
-        table.add_row(*row, escape(entry.gate_summary))
+        verdict = ": ".join(filter(None, (entry.verdict, entry.gate_summary)))
+        row = (entry.reference, "\n".join(entry.aliases), age(entry.created), size, entry.run_name)
+        table.add_row(*row, escape(verdict))
     return table
 
 
