@@ -27,10 +27,10 @@ class RemotePlan(Settings):
     jobs: dict[str, Job]
     """Step -> rendered Job; empty where the orchestrator makes none."""
     checked: str
-    gpu_hours: float | None
-    """Predicted for all updates of training; None where no kind of GPU is named."""
+    gpu_hours: dict[str, float] | None
+    """Predicted for each step that takes a GPU, of training and evaluation; None where no kind of GPU is named."""
     price: float | None
-    """USD for those."""
+    """USD for all of them."""
 
 
 def plan_remotely(config: RunConfig, stack: StackFile, steps: tuple[str, ...]) -> RemotePlan:
@@ -53,17 +53,18 @@ def plan_remotely(config: RunConfig, stack: StackFile, steps: tuple[str, ...]) -
     )
 
 
-def _priced(config: RunConfig, steps: Iterable[str]) -> tuple[float | None, float | None]:
-    """GPU-hours of training, and USD for them."""
-    if "train" not in steps or num_gpus(config, "train") == 0:
-        return 0.0, 0.0
+def _priced(config: RunConfig, steps: Iterable[str]) -> tuple[dict[str, float] | None, float | None]:
+    """GPU-hours of each step that trains or evaluates on one, and USD for them."""
+    on_gpus = [step for step in steps if step in ("train", "evaluate") and num_gpus(config, step)]
+    if not on_gpus:
+        return {}, 0.0
     gpu = config.resources.gpu
     if gpu is None:
         return None, None
-    usd = find_price(gpu, config.resources.train.spot)  # before anything is counted
-    hours = planned_gpu_hours(config)
-    assert hours is not None
-    return hours, hours * usd
+    usd = {step: find_price(gpu, config.resources.of(step).spot) for step in on_gpus}  # before anything is counted
+    planned = planned_gpu_hours(config)
+    assert planned is not None
+    return {step: planned[step] for step in on_gpus}, sum(planned[step] * usd[step] for step in on_gpus)
 
 
 def show_remote_plan(console: Console, plan: RemotePlan) -> None:
@@ -91,12 +92,10 @@ def _hours(plan: RemotePlan) -> str:
     resources = plan.config.resources
     if plan.gpu_hours is None or plan.price is None:
         return "not predicted; set resources.gpu, or give --gpu"
-    if plan.gpu_hours == 0:
-        return "none: no step that trains takes a GPU"
-    nodes = "spot" if resources.train.spot else "on demand"
-    found = (
-        f"{plan.gpu_hours:.3g} of {resources.gpu} for all updates, without measurements and evaluation (predicted); "
-        f"{plan.price:.2f} USD {nodes} by infra/prices.yaml"
-    )
+    if not plan.gpu_hours:
+        return "none: neither training nor evaluation takes a GPU"
+    hours = ", ".join(f"{step} {hours:.3g}" for step, hours in plan.gpu_hours.items())
+    found = f"{hours} of {resources.gpu} (predicted); {plan.price:.2f} USD by infra/prices.yaml"
     most = resources.max_gpu_hours
-    return f"{found}; stopped at resources.max_gpu_hours {most:g}" if most and most < plan.gpu_hours else found
+    late = most and most < plan.gpu_hours.get("train", 0.0)
+    return f"{found}; training stops at resources.max_gpu_hours {most:g}" if late else found

@@ -44,7 +44,8 @@ def show_prediction(console: Console, prediction: Prediction, smaller: tuple[Pat
         "memory": f"{prediction.memory:.1f} GiB at the peak, in {prediction.phase}; {room:.1f} there: {verdict}",
         "work": work,
         "update": seconds,
-        "training": f"{prediction.hours:.2g} hours for all updates, without measurements and evaluation",
+        "training": f"{prediction.hours:.2g} hours for all updates, {prediction.measuring_hours:.2g} for measurements",
+        "evaluation": f"{prediction.evaluation_hours:.2g} hours for pictures of two models",
     }
     if not prediction.fits:
         facts["instead"] = "no preset of configs/hardware/ makes it fit"

@@ -11,7 +11,7 @@ from functools import partial
 from math import prod
 
 import torch
-from torch import Generator, nn
+from torch import Generator, Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from srpo.config import RunConfig, Settings, WeightsFormat
@@ -74,6 +74,8 @@ class Cost(Memory):
     """Operations of everything with gradient: transformer forward, recomputation and backward, VAE, reward."""
     forward: float
     """Operations of one forward of the transformer for one image: the unit of `forward_equivalents`."""
+    held_out: float
+    """Operations of one held-out image: drawn, decoded, and scored by the run's rewards."""
 
     @property
     def forward_equivalents(self) -> float:
@@ -149,6 +151,11 @@ def _work(method: Method) -> dict[str, float]:
     with FlopCounterMode(display=False) as gradient:
         _gradient(method, rollout)
     one = forward.get_total_flops() / config.train.batch_size
+    start = _rollout(config, model, 1)
+    with FlopCounterMode(display=False) as step, torch.no_grad():
+        model.velocity(start.noise, levels[:1], start.embeddings, config.evaluation.guidance)
+    with FlopCounterMode(display=False) as scored, torch.no_grad():
+        _score(method, model.decode(start.noise), start.prompts)
     images = config.train.batch_size * config.train.accumulation
     share = method.rollout_steps / config.rollout.num_steps
     evaluations = share * num_evaluations(config.rollout.solver, config.rollout.num_steps)
@@ -156,6 +163,7 @@ def _work(method: Method) -> dict[str, float]:
         "rollout": one * images * evaluations * rolled_out / config.rollout.reuse,
         "gradient": gradient.get_total_flops() * config.train.accumulation * config.num_injections,
         "forward": one,
+        "held_out": step.get_total_flops() * config.evaluation.num_steps + scored.get_total_flops(),
     }
 
 
@@ -181,9 +189,13 @@ def _drawing(method: Method, autocast: bool) -> int:
             levels = torch.full((batch,), 0.5)
             x0 = model.velocity(start.noise, levels, start.embeddings, config.evaluation.guidance)
             images = model.decode(x0)
-        for criterion in method.criteria:
-            criterion.reward(images.float(), start.prompts)
+        _score(method, images, start.prompts)
     return live.peak
+
+
+def _score(method: Method, images: Tensor, prompts: list[str]) -> None:
+    for criterion in method.criteria:
+        criterion.reward(images.float(), prompts)
 
 
 def _gradient(method: Method, rollout: Rollout) -> None:

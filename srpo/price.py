@@ -1,11 +1,16 @@
 """What a run would take on a GPU, from config files alone: memory, and time at the speed that training reaches."""
 
+from math import ceil
+
 from srpo import models, rewards
 from srpo.config import RunConfig, Settings
 from srpo.cost import Cost, count
 from srpo.gpus import ALLOCATOR, EXPECTED, REACHABLE, find_gpu
 from srpo.hub import without_weights
 from srpo.models.shared import TextSkeleton
+
+NUM_MODELS = 2
+"""Base and candidate; whether there will be a champion is not known before."""
 
 
 class Prediction(Settings):
@@ -22,7 +27,11 @@ class Prediction(Settings):
     floor_per_update: float
     """At the share that large matrix products reach."""
     hours: float
-    """All updates, without held-out measurements and evaluation."""
+    """All updates."""
+    measuring_hours: float
+    """Held-out measurements during training."""
+    evaluation_hours: float
+    """Pictures of the base and the trained model, drawn and scored; a champion takes half as much again."""
     forward_equivalents: float
     """Work per image, in forwards of the transformer."""
 
@@ -32,6 +41,9 @@ def predict(config: RunConfig, cost: Cost, gpu: str) -> Prediction:
     device = find_gpu(gpu)
     memory = cost.memory / 2**30 * ALLOCATOR
     work = (cost.rollout + cost.gradient) / (device.peak * 1e12)
+    image_hours = cost.held_out / (device.peak * 1e12 * EXPECTED * 3600)
+    measurements = 1 + ceil(config.train.num_updates / config.monitor.every)
+    evaluation = config.evaluation
     return Prediction(
         gpu=gpu,
         memory=memory,
@@ -40,6 +52,8 @@ def predict(config: RunConfig, cost: Cost, gpu: str) -> Prediction:
         seconds_per_update=work / EXPECTED,
         floor_per_update=work / REACHABLE,
         hours=work / EXPECTED * config.train.num_updates / 3600,
+        measuring_hours=image_hours * config.monitor.num_images * measurements,
+        evaluation_hours=image_hours * evaluation.num_prompts * evaluation.seeds_per_prompt * NUM_MODELS,
         forward_equivalents=cost.forward_equivalents / (config.train.batch_size * config.train.accumulation),
     )
 
@@ -52,10 +66,13 @@ def price(config: RunConfig, gpu: str) -> Prediction:
     return predict(config, cost, gpu)
 
 
-def planned_gpu_hours(config: RunConfig) -> float | None:
-    """GPU-hours of all updates on GPUs of the kind `resources.gpu`; None where it names none."""
-    gpu = config.resources.gpu
-    return price(config, gpu).hours * config.train.num_processes if gpu else None
+def planned_gpu_hours(config: RunConfig) -> dict[str, float] | None:
+    """GPU-hours of the steps `train` and `evaluate` on GPUs of the kind `resources.gpu`; None where it names none."""
+    if config.resources.gpu is None:
+        return None
+    alone = price(config, config.resources.gpu)
+    train = alone.hours * config.train.num_processes + alone.measuring_hours
+    return {"train": train, "evaluate": alone.evaluation_hours}
 
 
 def price_if_it_fits(config: RunConfig, gpu: str) -> Prediction | None:

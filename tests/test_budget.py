@@ -24,9 +24,11 @@ def test_gpu_hours_are_planned_for_all_processes() -> None:
     one, two = (
         RunConfig.model_validate({"resources": {"gpu": "H100"}, "train": {"num_processes": count}}) for count in (1, 2)
     )
-    alone = planned_gpu_hours(one)
-    assert alone == price(one, "H100").hours > 0
-    assert planned_gpu_hours(two) == pytest.approx(2 * alone)
+    predicted, alone, both = price(one, "H100"), planned_gpu_hours(one), planned_gpu_hours(two)
+    assert alone and both
+    assert alone["train"] == predicted.hours + predicted.measuring_hours > predicted.measuring_hours > 0
+    assert both["train"] - alone["train"] == pytest.approx(predicted.hours)
+    assert alone["evaluate"] == both["evaluate"] == predicted.evaluation_hours
     assert planned_gpu_hours(RunConfig()) is None
 
 

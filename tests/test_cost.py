@@ -10,12 +10,13 @@ from srpo import cost
 from srpo.config import ModelConfig, RunConfig, load_config
 from srpo.cost import BYTES, Cost, count
 from srpo.errors import ConfigError
+from srpo.flow import shifted_sigmas
 from srpo.hub import resolve
 from srpo.models import load_model, load_text_encoder, model_skeleton, text_skeleton
 from srpo.models.weights import in_blocks
 from srpo.price import predict, price
 from srpo.prompts.encode import BATCH
-from srpo.rewards import reward_skeleton
+from srpo.rewards import load_reward, reward_skeleton
 from srpo.rollout import sample, seeded_noise
 from srpo.shapes import SIZE
 from srpo.weightless import LiveBytes, tensors_of
@@ -44,6 +45,19 @@ def test_a_forward_counts_as_on_real_tensors() -> None:
     counted = cost_of()
     assert counted.forward == counter.get_total_flops()
     assert counted.rollout == 2 * 8 * counted.forward
+
+
+def test_a_held_out_image_counts_as_on_real_tensors() -> None:
+    """Eight steps with guidance, the VAE, the reward."""
+    config = config_of("evaluation.num_steps=8")
+    model = load_model(config.model, FOLDER)
+    reward = load_reward(config.reward, resolve(config.reward.source, "reward"))
+    noise = seeded_noise(model.latent_shape(SIZE, SIZE), [0])
+    reward(torch.zeros(1, 3, SIZE, SIZE), [""])  # texts are encoded once
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        x0 = sample(model, model.blank_embeddings(1, 12), noise, shifted_sigmas(8, 3.0), 3.5)
+        reward(model.decode(x0), [""])
+    assert cost_of("evaluation.num_steps=8").held_out == counter.get_total_flops()
 
 
 def test_recomputing_trades_work_for_memory() -> None:

@@ -126,7 +126,7 @@ def _provenance(config: RunConfig, weights: Weights, prompts: PromptSets, traine
 
 def read_curves(config: RunConfig, trained: Trained) -> Curves:
     """What the training that made a model wrote down."""
-    folder = Path(trained.output_dir)
+    folder, planned = Path(trained.output_dir), planned_gpu_hours(config) or {}
     return Curves(
         updates=read_journal(folder / METRICS),
         held_out=read_journal(folder / HELD_OUT),
@@ -134,7 +134,8 @@ def read_curves(config: RunConfig, trained: Trained) -> Curves:
         num_updates=trained.num_updates,
         seconds=trained.seconds,
         gpu_hours=trained.gpu_hours,
-        planned_gpu_hours=planned_gpu_hours(config),
+        planned_gpu_hours=planned.get("train"),
+        planned_evaluation_gpu_hours=planned.get("evaluate"),
         stopped=trained.stopped,
     )
 

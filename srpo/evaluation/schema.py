@@ -119,7 +119,9 @@ class Curves(Settings):
     gpu_hours: float = 0.0
     """Hours of all training processes, loading and measurements included."""
     planned_gpu_hours: float | None = None
-    """Predicted for the updates on GPUs of the kind `resources.gpu`; None where it names none."""
+    """Predicted for updates and measurements on GPUs of the kind `resources.gpu`; None where it names none."""
+    planned_evaluation_gpu_hours: float | None = None
+    """Predicted for the evaluation of two models, likewise."""
     stopped: str | None = None
     """Why the monitor or the budget ended training before its last update, if it did."""
 

@@ -150,14 +150,17 @@ def test_one_model_alone_has_a_page_without_contrasts(tmp_path: Path) -> None:
     assert page.count('<figure class="pair card"') == 6
 
 
+PLANNED = {"planned_gpu_hours": 1.25, "planned_evaluation_gpu_hours": 0.2}
+
+
 def test_gpu_hours_stand_beside_those_that_were_planned(tmp_path: Path) -> None:
     report = make_report(("alone",), num_prompts=3)
-    curves = report.curves.model_copy(update={"gpu_hours": 2.5, "planned_gpu_hours": 1.25})
+    curves = report.curves.model_copy(update={"gpu_hours": 2.5, **PLANNED})
     unplanned, planned = (
         write_synthetic(tmp_path / name, each).read_text(encoding="utf-8")
         for name, each in (("a", report), ("b", report.model_copy(update={"curves": curves, "seconds": 900.0})))
     )
-    line = "training 2.5 with loading and measurements, 1.25 planned for its updates; evaluation 0.25; 2.75 in all."
+    line = "training 2.5 with loading, 1.25 planned; evaluation 0.25, 0.2 planned; 2.75 in all."
     assert f"GPU-hours: {line}" in planned
     assert "GPU-hours" not in unplanned
 

@@ -1,6 +1,7 @@
 """A plan on a cluster: Jobs that are valid, hours that are the prediction's, a price that is the file's."""
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +77,14 @@ def test_jobs_are_held_against_the_schema(stack: StackFile) -> None:
 
 
 def test_hours_and_price_follow_from_the_prediction(stack: StackFile) -> None:
-    config = sized(gpu="H100", train=ONE_GPU)
-    plan = plan_remotely(config, stack, tuple(STEPS))
-    assert plan.gpu_hours == price(config, "H100").hours
-    assert plan.price == plan.gpu_hours * yaml.safe_load(PRICES.read_text())["H100"]["spot"]
+    config, usd = sized(gpu="H100", train=ONE_GPU), yaml.safe_load(PRICES.read_text())["H100"]
+    plan, predicted = plan_remotely(config, stack, tuple(STEPS)), price(config, "H100")
+    training = predicted.hours + predicted.measuring_hours
+    assert plan.gpu_hours == {"train": training}
+    assert plan.price == training * usd["spot"]
+    both = plan_remotely(sized(gpu="H100", train=ONE_GPU, evaluate={"gpus": 1}), stack, tuple(STEPS))
+    assert both.gpu_hours == {"train": training, "evaluate": predicted.evaluation_hours}
+    assert both.price == pytest.approx(training * usd["spot"] + predicted.evaluation_hours * usd["on_demand"])
     assert plan.artifacts == "s3://somewhere/zenml"
     unnamed = plan_remotely(sized(train=ONE_GPU), stack, tuple(STEPS))
     assert (unnamed.gpu_hours, unnamed.price) == (None, None)
@@ -125,6 +130,7 @@ def test_the_command_shows_the_plan_and_writes_the_jobs(
     assert call("plan", "--stack", "kubernetes", "--gpu", "H100", "--jobs", str(path), "--until", "train", *sets) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "3 Jobs, valid for Kubernetes 1.33" in shown and "s3://somewhere/zenml" in shown
-    assert "of H100 for all updates" in shown and "USD on demand" in shown and "max_gpu_hours 1e-09" in shown
+    assert re.search(r"GPU-hours train \S+ of H100 \(predicted\); \S+ USD by infra/prices.yaml", shown)
+    assert "training stops at resources.max_gpu_hours 1e-09" in shown
     names = [job["metadata"]["name"] for job in yaml.safe_load_all(path.read_text())]
     assert names == ["srpo-download", "srpo-embed", "srpo-train"]
