@@ -12,6 +12,7 @@ from rich.table import Table
 from srpo.config import RunConfig, load_config
 from srpo.cost import Cost, count
 from srpo.models import model_skeleton, text_skeleton
+from srpo.price import predict
 from srpo.rewards import reward_skeleton
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -34,7 +35,7 @@ def cost_of(hardware: str | None, recipe: str = ROLLOUTS) -> tuple[RunConfig, Co
 def main() -> None:
     """Print the table."""
     phases = ("embed", "train", "evaluate")
-    table = Table("preset", "TFLOP", "forwards", "weights", "moments", "working", *phases, "on images")
+    table = Table("preset", "TFLOP", "forwards", "weights", "moments", "working", *phases, "on images", "H100-hours")
     for hardware in (None, *sorted(path.stem for path in (CONFIGS / "hardware").glob("*.yaml"))):
         config, cost = cost_of(hardware)
         _, offline = cost_of(hardware, IMAGES)
@@ -42,11 +43,20 @@ def main() -> None:
         sizes = [size / 2**30 for size in (cost.weights, cost.optimizer, cost.working, *cost.phases.values())]
         work = f"{(cost.rollout + cost.gradient) / images / 1e12:.0f}"
         forwards, on_images = (f"{each.forward_equivalents / images:.1f}" for each in (cost, offline))
-        table.add_row(hardware or "published", work, forwards, *(f"{size:.1f}" for size in sizes), on_images)
+        gib = (f"{size:.1f}" for size in sizes)
+        table.add_row(hardware or "published", work, forwards, *gib, on_images, _hours(config, cost))
     console = Console()
     console.print(table)
     console.print("on images: forwards of an update on real images, which has no rollout; memory is the same")
+    console.print("H100-hours: updates of all processes + held-out measurements + evaluation of base and candidate")
     console.print(f"counted by hand for the recipe as published: {BY_HAND}")
+
+
+def _hours(config: RunConfig, cost: Cost) -> str:
+    """At the share of the peak that training usually reaches, whether the memory would do or not."""
+    hours = predict(config, cost, "H100")
+    parts = hours.hours * config.train.num_processes, hours.measuring_hours, hours.evaluation_hours
+    return " + ".join(f"{part:.2f}" for part in parts)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from srpo.monitor import chosen_update, stop_reason, violations
 from srpo.record import HELD_OUT, read_journal
 
 CONFIG = Path(__file__).parent.parent / "configs" / "shapes.yaml"
-UPDATES = 50  # of the recipe
+UPDATES = 60  # of the recipe
 HEALTHY, TOO_LONG = "as configured", "twice too long"
 CONDITIONS: dict[str, tuple[str, ...]] = {
     HEALTHY: (),

@@ -35,21 +35,22 @@ from srpo.weights import fetch_weights
 
 CONFIG = Path(__file__).parent.parent / "configs" / "shapes.yaml"
 STILL = "train.jitter=0"
+REFERENCE = (STILL, "preference.margin=0.7", "preference.content_anchor=0")
 VARIANTS: dict[str, tuple[str, ...]] = {
-    "srpo": (STILL, "align.branches=[denoise, inversion]"),
-    "srpo, denoise alone": (STILL, "align.branches=[denoise]"),
-    "srpo, inversion alone": (STILL, "align.branches=[inversion]"),
+    "srpo": (*REFERENCE, "align.branches=[denoise, inversion]"),
+    "srpo, denoise alone": (*REFERENCE, "align.branches=[denoise]"),
+    "srpo, inversion alone": (*REFERENCE, "align.branches=[inversion]"),
     "srpo, denoise and anchor": (
         *(STILL, "align.branches=[denoise]"),
         *("preference.content_anchor=2", "preference.margin=0.5"),
     ),
-    "srpo, denoise and jitter": ("align.branches=[denoise]", "train.jitter=4"),
+    "srpo, denoise and jitter": (*REFERENCE, "align.branches=[denoise]", "train.jitter=4"),
     "direct_align": (STILL, "method={name: direct_align, word: Bright}"),
     "direct_align and jitter": ("train.jitter=4", "method={name: direct_align, word: Bright}"),
     "refl": (STILL, "method={name: refl, word: Bright}"),
     "draft_lv": (STILL, "method={name: draft_lv, word: Bright}"),
 }
-"""Variant -> what it changes in shapes.yaml, whose preference is the reference's."""
+"""Variant -> what it changes in shapes.yaml."""
 REWARDS = ("builtin:shapes", "builtin:shapes-biased")
 MEASUREMENTS = 6
 """Of each run, evenly over its updates."""
