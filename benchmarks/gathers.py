@@ -63,11 +63,8 @@ def of_update(
     save_memory(model.transformer, model.vae, config.train)
     with without_storage([(model.transformer, torch.float32)]):
         cut(model.transformer, mesh, gathered, keep)
-        for times, more in (
-            (1, True),
-            (batches - 2, True),
-            (1, False),
-        ):  # the first of two or more, those between, the last
+        turns = (1, True), (batches - 2, True), (1, False)  # the first of two or more, those between, the last
+        for times, more in turns:
             defer_reduction(model.transformer, more=reduce_once and more)
             first, again, learnt = _drawn(config, model), _drawn(config, model), _learnt(config, model)
             total += _times(first + _times(again, steps - 1) + learnt, times)

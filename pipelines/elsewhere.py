@@ -10,6 +10,7 @@ from zenml.client import Client
 from zenml.utils.pagination_utils import depaginate
 
 from pipelines.alignment import Request, alignment
+from pipelines.execute import refreshed
 from pipelines.place import Place
 from pipelines.runs import ATTEMPT, OUTPUTS, RunRecord, load_runs
 from pipelines.stacks import activate
@@ -37,6 +38,13 @@ def adopt(place: Place, stack: str) -> None:
         elif not (place.runs / name).exists():
             with suppress(ValidationError, KeyError):
                 _record(place, name, stack, names, client.get_pipeline_run(names[0])).save()
+
+
+def at_work(place: Place, stack: str, model_name: str) -> RunRecord | None:
+    """The run, of any machine, that a stack is at for a registered model: such as that of a pod which was replaced."""
+    adopt(place, stack)
+    ours = (each for each in load_runs(place) if (each.stack, each.config.registry.model_name) == (stack, model_name))
+    return next((run for run in (refreshed(place, each) for each in ours) if run.state == "running"), None)
 
 
 def _record(place: Place, name: str, stack: str, attempts: list[str], first: Any) -> RunRecord:

@@ -172,11 +172,16 @@ def _run_if_new_data(settings: "RunConfig", stack: str | None) -> None:
     """Look first; a run, which starts from the champion unless the config says otherwise, only if it can learn."""
     place = here()
     place.prepare(*settings.sources)
+    from pipelines.elsewhere import at_work
     from pipelines.execute import new_run
     from pipelines.new_data import from_champion, look
     from pipelines.notify import Notice, failure_told, tell
     from pipelines.stacks import activate
 
+    if stack and (record := at_work(place, stack, settings.registry.model_name)):
+        console.print(f"{record.name} is at work on this model already, and is watched instead", soft_wrap=True)
+        _execute(record)
+        return
     with failure_told(settings):
         found = look(settings, activate(place, stack).tracking_uri)
         console.print(f"{found}.", soft_wrap=True, highlight=False)

@@ -55,6 +55,24 @@ def test_a_pod_that_looks_starts_the_pipeline_of_its_own_cluster(kubernetes: Sit
     called(kubernetes, "schedule", "delete", "nightly")
 
 
+def test_a_pod_that_looks_again_watches_the_run_that_it_had_started(kubernetes: Site) -> None:
+    """Killed while the run trains: one run, one version, though the pod's second attempt finds no champion either."""
+    called(kubernetes, *CREATE, "again", *settings("registry.model_name=again", "name=again", "train.num_updates=20"))
+    before = len(kubernetes.cluster.pods("retrain"))
+    called(kubernetes, "schedule", "run-now", "again")
+    wait_for(lambda: running(kubernetes, "train"), 600)
+    kubernetes.cluster.node.kill(kubernetes.cluster.pods("retrain")[-1]["metadata"]["name"])
+    wait_for(lambda: len(kubernetes.cluster.pods("retrain")) > before + 1 and ended(kubernetes, "retrain"), 1200)
+    log = kubernetes.cluster.node.log(kubernetes.cluster.pods("retrain")[-1]["metadata"]["name"])
+    assert "is at work on this model already, and is watched instead" in log and "again version 1" in log
+    assert kubernetes.versions("again") == ["1"]
+    called(kubernetes, "schedule", "delete", "again")
+
+
+def running(site: Site, step: str) -> bool:
+    return any(pod["status"].get("phase") == "Running" for pod in site.cluster.pods(step))
+
+
 def ended(site: Site, step: str) -> bool:
     phases = [pod["status"].get("phase") for pod in site.cluster.pods(step)]
     return bool(phases) and phases[-1] in ("Succeeded", "Failed")
