@@ -10,11 +10,12 @@ from typing import Any
 
 from zenml import pipeline
 from zenml.client import Client
+from zenml.config.retry_config import StepRetryConfig
 from zenml.config.schedule import Schedule
 from zenml.models import ScheduleResponse
 
 from pipelines.remote import for_pods
-from pipelines.resources import docker_settings
+from pipelines.resources import RETRY_DELAY, docker_settings
 from srpo.config import RunConfig
 from srpo.errors import ConfigError
 from steps.retrain import retrain, server_key
@@ -24,12 +25,14 @@ STARTING_DEADLINE = 3600
 """Seconds after its time that a missed start is made up for."""
 KEPT_JOBS = 3
 """Finished Jobs that stay to be looked at, of those that went well and of those that failed."""
+LOST_PODS = 2
+"""How often the pod of the looking step is replaced."""
 
 
 @pipeline(name="srpo-retraining")
 def retraining(config: RunConfig, stack: str | None) -> None:
     """Look, and train if there is something new."""
-    retrain.with_options(settings=_step_settings(Client()))(config, stack)
+    retrain.with_options(**_pod(Client()))(config, stack)
 
 
 def create(client: Client, name: str, cron: str, config: RunConfig, stack: str) -> ScheduleResponse:
@@ -138,15 +141,19 @@ def _self_contained(client: Client, config: RunConfig) -> RunConfig:
     return config.model_copy(update={"resources": config.resources.model_copy(update={"image": image})})
 
 
-def _step_settings(client: Client) -> dict[str, Any]:
-    """A pod for the looking step like the orchestrator's on the active stack: no GPU, and the right to start Jobs."""
+def _pod(client: Client) -> dict[str, Any]:
+    """A pod for the looking step like the orchestrator's on the active stack: no GPU, and the right to start Jobs.
+
+    Another one takes its place where it is lost, and watches the run that it has started.
+    """
     orchestrator = client.active_stack.orchestrator
     if orchestrator.flavor != KUBERNETES:
         return {}
     config = orchestrator.config
     pod = config.orchestrator_pod_settings.model_dump(exclude_unset=True) if config.orchestrator_pod_settings else {}
     account = {"step_pod_service_account_name": config.service_account_name}
-    return {f"orchestrator.{KUBERNETES}": {"pod_settings": pod, **account}}
+    settings = {f"orchestrator.{KUBERNETES}": {"pod_settings": pod, **account}}
+    return {"settings": settings, "retry": StepRetryConfig(max_retries=LOST_PODS, delay=RETRY_DELAY)}
 
 
 def _require(client: Client, schedule: ScheduleResponse, ability: str, what: str) -> None:

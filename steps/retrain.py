@@ -11,7 +11,7 @@ from zenml import step
 from zenml.client import Client
 
 from srpo.config import RunConfig
-from srpo.errors import ConfigError
+from srpo.errors import EXIT_PERMANENT, EXIT_RETRY, ConfigError
 
 COMMAND_LINE = Path(__file__).parents[1] / "run_pipeline.py"
 SECRET, KEY = "srpo-zenml", "api_key"
@@ -38,7 +38,15 @@ def retrain(config: RunConfig, stack: str | None) -> None:
         command = retraining_command(stack, "--config", str(path))
         code = subprocess.run(command, env=environment, check=False).returncode
     if code:
-        sys.exit(code)  # 42 tells Kubernetes that trying again cannot help
+        sys.exit(last_word(code))
+
+
+def last_word(code: int) -> int:
+    """The pod's exit code for that of a command that failed (below 0: the signal that killed it).
+
+    Another pod may help where the command was killed, or says so; a run that failed has tried its steps again itself.
+    """
+    return EXIT_RETRY if code < 0 or code == EXIT_RETRY else EXIT_PERMANENT
 
 
 def server_key() -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from pipelines.place import Place
 from srpo.config import RunConfig, load_config
-from srpo.errors import ConfigError
+from srpo.errors import EXIT_PERMANENT, EXIT_RETRY, ConfigError
 from tests.conftest import CONFIG
 from tests.test_cli import call
 
@@ -236,3 +236,12 @@ def test_expressions_of_all_forms_are_taken() -> None:
     assert crontab_line("0 3 * * 0", Path("/a b"), ["run", "100%"]).endswith(
         "cd '/a b' && flock --nonblock '/a b/.srpo/schedule.lock' run 100\\% >> '/a b/.srpo/schedule.log' 2>&1"
     )
+
+
+@pytest.mark.parametrize(
+    ("code", "told"), [(-9, EXIT_RETRY), (75, EXIT_RETRY), (1, EXIT_PERMANENT), (42, EXIT_PERMANENT)]
+)
+def test_only_what_another_pod_can_mend_is_tried_again(code: int, told: int) -> None:
+    from steps.retrain import last_word
+
+    assert last_word(code) == told
