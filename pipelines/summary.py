@@ -137,9 +137,9 @@ def _figures(wanted: str, evaluated: Evaluated) -> Table:
     for name in dict.fromkeys((wanted, "content", "relative", "spread", "reward")):
         if name in report.metrics:
             row = report.metrics[name]
-            change = f"{row.change:+.3f}  ({row.lower:+.3f} to {row.upper:+.3f})"
+            change, lower, upper = (f"{round(each, 3) + 0.0:+.3f}" for each in (row.change, row.lower, row.upper))
             label = f"[bold]{name}[/]" if name == wanted else name
-            table.add_row(label, f"{row.reference:.3f}", f"{row.candidate:.3f}", change)
+            table.add_row(label, f"{row.reference:.3f}", f"{row.candidate:.3f}", f"{change}  ({lower} to {upper})")
     return table
 
 

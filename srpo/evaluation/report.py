@@ -31,6 +31,7 @@ NUM_TILES = 4
 NUM_STRIP = 8
 NUM_CARD_METRICS = 3
 STRIP_LONGEST, STRIP_BYTES = 160, 8_000  # pixels and bytes of a picture in the strip at the top
+ROUNDING = 1e-12  # of sums of scores, which are about 1
 
 
 @dataclass(frozen=True)
@@ -71,14 +72,14 @@ def write_report(report: Report, folder: Path) -> Path:
 
 
 def number(value: float) -> str:
-    """Three decimals, or two digits of a very small number."""
-    text = f"{value:.1e}" if 0 < abs(value) < 0.0005 else f"{value:.3f}"
-    return text.replace("-", "\N{MINUS SIGN}")
+    """Three decimals, or two digits of a very small number; what rounding has left of 0 is 0."""
+    text = f"{value:.1e}" if ROUNDING < abs(value) < 0.0005 else f"{value:.3f}"
+    return text.replace("-0.000", "0.000").replace("-", "\N{MINUS SIGN}")
 
 
 def signed(value: float) -> str:
     """A number with its sign, which 0 has none of."""
-    return f"+{number(value)}" if value > 0 else number(value)
+    return f"+{number(value)}" if value > ROUNDING else number(value)
 
 
 def percent(value: float) -> str:

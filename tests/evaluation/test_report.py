@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from srpo.evaluation.report import write_report
+from srpo.evaluation.report import number, signed, write_report
 from srpo.evaluation.schema import Report
 from srpo.evaluation.thumbnails import rank
 from tests.browser import Browser, browser, needs_chromium
@@ -198,3 +198,17 @@ def test_six_hundred_large_pictures_make_a_page_that_is_small_and_quick(tmp_path
     tab.click(".more")
     assert len(indices(tab)) == 200
     assert tab.problems == []
+
+
+@pytest.mark.parametrize(
+    ("value", "plain", "with_sign"),
+    [
+        (0.1234, "0.123", "+0.123"),
+        (-0.1234, "−0.123", "−0.123"),
+        (2e-5, "2.0e−05", "+2.0e−05"),
+        (-1.1e-16, "0.000", "0.000"),
+        (0.0, "0.000", "0.000"),
+    ],
+)
+def test_numbers_are_short_and_rounding_noise_is_nought(value: float, plain: str, with_sign: str) -> None:
+    assert (number(value), signed(value)) == (plain, with_sign)
