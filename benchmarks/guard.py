@@ -32,10 +32,10 @@ from srpo.record import HELD_OUT, read_journal
 
 CONFIG = Path(__file__).parent.parent / "configs" / "shapes.yaml"
 UPDATES = 60  # of the recipe
-HEALTHY, TOO_LONG = "as configured", "twice too long"
+HEALTHY, TOO_LONG = "as configured", "three times too long"
 CONDITIONS: dict[str, tuple[str, ...]] = {
     HEALTHY: (),
-    TOO_LONG: (f"train.num_updates={2 * UPDATES}",),
+    TOO_LONG: (f"train.num_updates={3 * UPDATES}",),
     "learning rate x3": ("train.learning_rate=3.0e-5",),
     "learning rate x10": ("train.learning_rate=1.0e-4",),
 }
