@@ -2,7 +2,7 @@
 
     python benchmarks/rollouts.py [--seeds 2] [--out rollouts.json]
 
-Each lever trains by the demo's settings with the recipe's 25 rollout steps, through the product's own loop, seeds
+Each lever trains the demo's model with the recipe's 25 rollout steps, through the product's own loop, seeds
 interleaved. Forwards are counted per image and update, a backward as two. Seconds are CPU seconds of this process: a
 busy machine disturbs them, though less than wall time. The default runs with twice as many seeds: what it differs by
 from seed to seed is what a lever's effect has to exceed.
@@ -39,6 +39,9 @@ CONFIG = Path(__file__).parent.parent / "configs" / "shapes.yaml"
 NUM_UPDATES = 13
 """The first is not timed: of the 12 others every second, or every fourth, has rollouts of its own."""
 COMMON = (
+    "preference.margin=0.5",
+    "preference.content_anchor=2",
+    "train.jitter=0",
     "rollout.num_steps=25",
     "train.batch_size=4",
     "train.learning_rate=3e-5",
