@@ -106,7 +106,8 @@ def launch_command(config: TrainConfig, job_path: Path, nodes: Nodes = ALONE) ->
         *("--main_process_ip", nodes.main_address, "--main_process_port", str(nodes.main_port)),
     ]
     # --multi_gpu is accelerate's name for torchrun, which starts CPU processes as well; --cpu would start only one
-    together = [*(["--multi_gpu"] if config.num_processes > 1 else []), *(among if nodes.count > 1 else [])]
+    alone = ["--main_process_port", "0"]  # any that is free: other trainings of this machine have theirs
+    together = ["--multi_gpu", *(among if nodes.count > 1 else alone)] if config.num_processes > 1 else []
     return [
         *(sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--quiet"),
         *("--num_processes", str(config.num_processes), "--num_machines", str(nodes.count), "--dynamo_backend", "no"),
