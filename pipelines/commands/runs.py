@@ -152,7 +152,7 @@ def job(
         settings = pinned(settings, place.mlflow_uri)
         path = prepare_job(settings, out.resolve(), place.mlflow_uri)
     processes = settings.train.num_processes
-    several = f"--multi_gpu --num_processes {processes}" if processes > 1 else "--num_processes 1"
+    several = f"--multi_gpu --num_processes {processes} --main_process_port 0" if processes > 1 else "--num_processes 1"
     console.print(f"accelerate launch {several} -m srpo.train {path}", soft_wrap=True, highlight=False)
 
 
