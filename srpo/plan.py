@@ -13,6 +13,7 @@ from srpo.config import LoraConfig, RewardConfig, RunConfig, ScoreConfig, Settin
 from srpo.control_words import check_prompts, control_words
 from srpo.errors import ConfigError
 from srpo.evaluation.gate import check_metrics
+from srpo.evaluation.published import check_benchmark
 from srpo.evaluation.scores import check_captions
 from srpo.hub import Part, fetched, is_remote, missing, resolve, survey
 from srpo.hub.place import store_dir
@@ -234,6 +235,7 @@ def _prompts(config: RunConfig) -> str:
     texts = texts_at_hand(config)
     if config.evaluation.world:
         check_captions(config.evaluation.world, [prompt.text for prompt in texts.held_out])
+    check_benchmark(config.evaluation, len(texts.held_out))
     size = _sizes(config)[1] * DTYPES[config.prompts.dtype].itemsize / 2**20
     captions = f"{len(texts.captions)} captions of images, " if config.images else ""
     train = f"{len(texts.train)} to {'roll out' if config.images else 'train on'}"

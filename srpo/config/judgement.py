@@ -115,6 +115,9 @@ class EvaluationConfig(Settings):
     scores: dict[ScoreName, ScoreConfig] = Field(default_factory=dict)
     """Held-out scores by name; each becomes a metric, and `relative/<name>` another if it reads the prompt. During
     training only those are measured that `monitor.bounds` names."""
+    benchmark: Literal["hpdv2"] | None = None
+    """The published list that `prompts.held_out` is: the report then shows what was published for it beside what is
+    measured. Nothing can tell that the prompts are those of the list but you; `hpdv2`: HPDv2's benchmark of 3,200."""
     wanted: str = "relative"
     """The metric the summary shows first: what this run is meant to raise."""
     num_resamples: int = Field(default=5000, ge=100)

@@ -18,6 +18,7 @@ from srpo.evaluation.images import Cell, ReportProgress, make_design
 from srpo.evaluation.measure import Measured, measure
 from srpo.evaluation.progress import terminal_progress
 from srpo.evaluation.provenance import trace
+from srpo.evaluation.published import check_benchmark
 from srpo.evaluation.schema import BASE, CANDIDATE, CHAMPION, Contrast, Curves, Provenance, Report
 from srpo.evaluation.statistics import MIN_PROMPTS
 from srpo.evaluation.tables import flat_table
@@ -50,6 +51,7 @@ def evaluate(
     started = time.perf_counter()
     check_metrics(config)
     texts, embeddings = load_prompt_set(prompts.held_out)
+    check_benchmark(config.evaluation, len(texts))
     design = _design(config, [Prompt(*pair) for pair in zip(texts, load_categories(prompts.held_out), strict=True)])
     champion = find_champion(config, weights, trained, registry_uri) if registry_uri else None
     contenders = _contenders(config, weights, trained, champion)

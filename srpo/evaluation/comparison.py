@@ -15,7 +15,7 @@ from srpo.config import EvaluationConfig
 from srpo.errors import ConfigError
 from srpo.evaluation.entries import Entry, Key, settings_of
 from srpo.evaluation.report import write_report
-from srpo.evaluation.schema import Contrast, ImageSet, Kept, Report
+from srpo.evaluation.schema import Contrast, ImageSet, Kept, Published, Report
 from srpo.evaluation.statistics import MIN_PROMPTS, Array, compare, compare_categories
 from srpo.evaluation.thumbnails import NUM_BEST, NUM_WORST, keep_pictures, measured, rank
 from srpo.tracking import flatten
@@ -166,6 +166,7 @@ def _make_report(entries: Sequence[Entry], keys: Sequence[Key], left_out: Collec
         images=_images(entries, keys, metrics),
         provenance=judged.report.provenance,
         differences=_differences(entries),
+        published=_published(entries),
     )
 
 
@@ -195,6 +196,12 @@ def _differences(entries: Sequence[Entry]) -> dict[str, Mapping[str, Any]]:
     names = dict.fromkeys(name for config in configs.values() for name in config)
     rows = {name: {entry: config.get(name) for entry, config in configs.items()} for name in names}
     return {name: row for name, row in rows.items() if len({repr(value) for value in row.values()}) > 1}
+
+
+def _published(entries: Sequence[Entry]) -> Published | None:
+    """What the evaluations of all entries stand beside."""
+    first, *others = (entry.report.published for entry in entries)
+    return first if all(other == first for other in others) else None
 
 
 def _reason(wanted: str, contrast: Contrast) -> str:

@@ -14,7 +14,7 @@ from srpo.evaluation.schema import Level, Subject
 PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "numpy", "scipy")
 """What decides the numbers besides this package."""
 OF_THE_DESIGN = {"num_prompts", "seeds_per_prompt", "batch_size", "num_processes", "num_report_images"}
-OF_THE_VERDICT = {"wanted", "num_resamples", "confidence", "gate", "champion_gate", "correction"}
+OF_THE_VERDICT = {"wanted", "num_resamples", "confidence", "gate", "champion_gate", "correction", "benchmark"}
 """Settings of the evaluation that change neither an image nor its scores."""
 
 

@@ -13,6 +13,7 @@ from srpo.evaluation.contender import Contender
 from srpo.evaluation.gate import Evidence, Judgement
 from srpo.evaluation.journal import ScoreJournal
 from srpo.evaluation.measure import Measured
+from srpo.evaluation.published import find_published
 from srpo.evaluation.report import REPORT_JSON, write_report
 from srpo.evaluation.schema import Contrast, Curves, Provenance, Report, Subject
 from srpo.evaluation.shared_journal import SharedJournal
@@ -71,6 +72,7 @@ def make_report(
         curves=curves or Curves(),
         images=measured.image_sets(),
         provenance=provenance,
+        published=find_published(settings),
     )
 
 

@@ -21,6 +21,7 @@ from srpo.evaluation.gate import Judgement, check_metrics, describe_change, judg
 from srpo.evaluation.images import ReportProgress, make_design
 from srpo.evaluation.measure import Measured, measure
 from srpo.evaluation.provenance import trace
+from srpo.evaluation.published import check_benchmark
 from srpo.evaluation.schema import Contrast, Provenance, Report
 from srpo.evaluation.scores import check_captions
 from srpo.evaluation.statistics import MIN_PROMPTS, measure_levels
@@ -94,6 +95,7 @@ def _check(references: Sequence[str], config: RunConfig) -> list[Prompt]:
     if repeated := [one for one, following in pairwise(sorted(references)) if one == following]:
         raise ConfigError(f"{repeated[0]} is named twice; a model against itself shows no difference")
     prompts = read_prompts(config.prompts.held_out, "held_out", config.prompts.max_characters)
+    check_benchmark(config.evaluation, len(prompts))
     prompts = prompts[: config.evaluation.num_prompts]
     if len(prompts) < MIN_PROMPTS:
         raise ConfigError(f"{config.prompts.held_out} holds {len(prompts)} prompt; intervals need {MIN_PROMPTS}")

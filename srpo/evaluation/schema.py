@@ -188,6 +188,16 @@ class Study(Settings):
     ballots: list[Ballot]
 
 
+class Published(Settings):
+    """What others published for the prompts that the evaluation drew."""
+
+    citation: str
+    num_prompts: int
+    """Prompts of the whole list."""
+    figures: dict[str, dict[str, float]]
+    """Model -> metric of this report -> mean."""
+
+
 class Report(Settings):
     """Everything an evaluation found. The same inputs give the same report, but for `created` and seconds."""
 
@@ -227,6 +237,8 @@ class Report(Settings):
     provenance: Provenance
     differences: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Setting -> label -> value, where the runs that made the models were set differently; empty for a single run."""
+    published: Published | None = None
+    """Figures of others on these prompts, if `evaluation.benchmark` says that they are a published list."""
     study: Study | None = None
     """What people said, if they were asked."""
 
