@@ -43,7 +43,7 @@ class Memory(Settings):
     embed: int
     """Text encoders, and most of what they make of a batch of prompts."""
     weights: int
-    """Transformer, VAE and reward, while the transformer is trained."""
+    """Transformer, VAE, rewards, and held-out scores that the monitor names, while the transformer is trained."""
     optimizer: int
     """Moments."""
     working: int
@@ -51,7 +51,7 @@ class Memory(Settings):
     watching: int
     """Most temporaries of a measurement on held-out prompts during training."""
     evaluate: int
-    """Transformer, VAE and reward, and most temporaries of an evaluation; drawing takes no more."""
+    """Transformer, VAE, rewards and held-out scores, and most temporaries of an evaluation; drawing takes no more."""
 
     @property
     def phases(self) -> dict[str, int]:

@@ -8,6 +8,7 @@ from srpo.cost import Cost, count
 from srpo.gpus import ALLOCATOR, EXPECTED, REACHABLE, find_gpu
 from srpo.hub import without_weights
 from srpo.models.shared import TextSkeleton
+from srpo.rewards.measured import score_bytes
 
 NUM_MODELS = 2
 """Base and candidate; whether there will be a champion is not known before."""
@@ -63,7 +64,7 @@ def price(config: RunConfig, gpu: str) -> Prediction:
     find_gpu(gpu)
     cost = count(config, *_skeletons(config))
     assert cost, "there is no limit to what it may need"
-    return predict(config, cost, gpu)
+    return predict(config, _with_scores(config, cost), gpu)
 
 
 def planned_gpu_hours(config: RunConfig) -> dict[str, float] | None:
@@ -78,7 +79,15 @@ def planned_gpu_hours(config: RunConfig) -> dict[str, float] | None:
 def price_if_it_fits(config: RunConfig, gpu: str) -> Prediction | None:
     """The same; None, mostly before anything is counted, for a run that does not fit."""
     cost = count(config, *_skeletons(config), room=find_gpu(gpu).memory * 2**30 / ALLOCATOR)
-    return predict(config, cost, gpu) if cost else None
+    prediction = predict(config, _with_scores(config, cost), gpu) if cost else None
+    return prediction if prediction and prediction.fits else None
+
+
+def _with_scores(config: RunConfig, cost: Cost) -> Cost:
+    """The held-out scores lie beside it: in training those that the monitor names, in an evaluation all of them."""
+    sizes = {name: score_bytes(name, score) for name, score in config.evaluation.scores.items()}
+    watched = sum(sizes[name] for name in config.watched_scores)
+    return cost.model_copy(update={"weights": cost.weights + watched, "evaluate": cost.evaluate + sum(sizes.values())})
 
 
 def _skeletons(config: RunConfig) -> tuple[models.TextToImage, list[rewards.Reward], TextSkeleton]:

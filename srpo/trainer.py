@@ -26,7 +26,7 @@ from srpo.config import RunConfig
 from srpo.criteria import load_criteria, measure_scales
 from srpo.durable.checkpoints import CheckpointCopies
 from srpo.errors import ConfigError, PreemptedError, TrainingStoppedError, UnreachableError
-from srpo.evaluation.scores import Scorer, load_scores, watched_scores
+from srpo.evaluation.scores import Scorer, load_scores
 from srpo.held_out import HeldOut
 from srpo.hub import snapshot
 from srpo.methods import make_method
@@ -84,7 +84,7 @@ class Trainer:
         """The monitor's share of the held-out prompts, with what scores their images."""
         settings, held_out = self.config.evaluation, job.prompts.held_out
         first, *added = self.criteria
-        scores = load_scores(watched_scores(self.config), job.weights, self.accelerator.device)
+        scores = load_scores(self.config.watched_scores, job.weights, self.accelerator.device)
         scorer = Scorer(first.reward, first.preference, settings.world, scores, settings.grid_periods, added)
         samples = self.output_dir / "samples"
         texts, embeddings = load_prompt_set(held_out)

@@ -86,3 +86,10 @@ def test_shipped_configs_are_valid_and_every_field_is_documented(path: Path) -> 
     for section in RunConfig.model_fields.values():
         for name, field in getattr(section.annotation, "model_fields", {}).items():
             assert field.description, f"{section.annotation}.{name} has no description"
+
+
+def test_only_bounded_scores_are_watched_in_training() -> None:
+    score = {"family": "pick_score", "source": "x"}
+    bounds = [{"metric": "relative/first", "min_change": 0}, {"metric": "clipped", "max_change": 0.1}]
+    data = {"monitor": {"bounds": bounds}, "evaluation": {"scores": {"first": score, "second": score}}}
+    assert list(RunConfig.model_validate(data).watched_scores) == ["first"]

@@ -7,16 +7,18 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from srpo import cost
-from srpo.config import ModelConfig, RunConfig, load_config
+from srpo.config import ModelConfig, RunConfig, ScoreConfig, load_config
 from srpo.cost import BYTES, Cost, count
 from srpo.errors import ConfigError
 from srpo.flow import shifted_sigmas
+from srpo.gpus import ALLOCATOR
 from srpo.hub import resolve
 from srpo.models import load_model, load_text_encoder, model_skeleton, text_skeleton
 from srpo.models.weights import in_blocks
 from srpo.price import predict, price
 from srpo.prompts.encode import BATCH
 from srpo.rewards import load_reward, reward_skeleton
+from srpo.rewards.measured import score_bytes
 from srpo.rollout import sample, seeded_noise
 from srpo.shapes import SIZE
 from srpo.weightless import LiveBytes, tensors_of
@@ -182,6 +184,24 @@ def test_a_count_with_too_little_room_ends_early(monkeypatch: pytest.MonkeyPatch
     assert count_in(whole.memory - 1) is None
     monkeypatch.setattr(cost, "_gradient", None)  # nothing is run through
     assert count_in(whole.weights) is None
+
+
+def test_held_out_scores_lie_beside_the_run(hps_folder: Path) -> None:
+    """All of them in an evaluation, in training those that the monitor names."""
+    score = ScoreConfig(family="hps", source=str(hps_folder), architecture="tiny.json")
+    named = f"evaluation.scores={{held: {{family: hps, source: {hps_folder}, architecture: tiny.json}}}}"
+    watched = "monitor.bounds=[{metric: held, min_change: 0}]"
+
+    def gained(size: tuple[str, str], phase: str, *settings: str) -> float:
+        before, after = (price(config_of(*size, *more), "4090") for more in ((), settings))
+        assert before.phase == after.phase == phase
+        return (after.memory - before.memory) / ALLOCATOR * 2**30
+
+    judging = ("train.batch_size=1", "evaluation.batch_size=60")
+    training = ("train.batch_size=60", "evaluation.batch_size=1")
+    assert gained(judging, "evaluate", named) == pytest.approx(score_bytes("held", score))
+    assert gained(training, "train", named) == 0
+    assert gained(training, "train", named, watched) == pytest.approx(score_bytes("held", score))
 
 
 def test_a_gpu_is_predicted_to_hold_the_run_or_not() -> None:

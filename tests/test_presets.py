@@ -6,6 +6,7 @@ import pytest
 
 from srpo.artifacts import TrainJob, Weights
 from srpo.config import RunConfig, load_config
+from srpo.evaluation.gate import check_metrics
 from srpo.hub import fetch
 from srpo.launch import launch_training
 from srpo.prompts import embed_prompts
@@ -61,6 +62,15 @@ def test_a_reward_can_be_added_to_a_recipe() -> None:
     pick = config.rewards["pickscore"]
     assert (pick.family, pick.weight, pick.scale, config.reward.family) == ("clip", 0.5, None, "hps")
     assert pick.preference == config.preference.model_copy(update={"k_denoise": (0.1, 0.5), "k_inversion": (0.6, 0.01)})
+
+
+def test_held_out_judges_can_be_added_to_a_recipe_and_loosen_nothing() -> None:
+    plain = load_config(CONFIGS / "flux_hpsv2.yaml")
+    judged = load_config((CONFIGS / "flux_hpsv2.yaml", CONFIGS / "scores" / "held_out.yaml"))
+    check_metrics(judged)
+    assert set(judged.watched_scores) == set(judged.evaluation.scores) == {"pick_score", "clip_score"}
+    assert set(plain.evaluation.gate) < set(judged.evaluation.gate)
+    assert set(plain.monitor.bounds) < set(judged.monitor.bounds)
 
 
 def job_of(config: RunConfig, folder: Path) -> TrainJob:

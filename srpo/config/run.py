@@ -7,7 +7,7 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from srpo.config.base import Settings
 from srpo.config.images import ImagesConfig
-from srpo.config.judgement import EvaluationConfig, MonitorConfig, RegistryConfig
+from srpo.config.judgement import EvaluationConfig, MonitorConfig, RegistryConfig, ScoreConfig
 from srpo.config.method import (
     AlignConfig,
     Method,
@@ -76,6 +76,13 @@ class RunConfig(Settings):
     def all_rewards(self) -> dict[str, RewardConfig]:
         """Every reward by the name of its setting, the first one first."""
         return {"reward": self.reward} | {f"rewards.{name}": added for name, added in self.rewards.items()}
+
+    @property
+    def watched_scores(self) -> dict[str, ScoreConfig]:
+        """The held-out scores that the monitor names: only those are loaded beside a model in training."""
+        named = (self.monitor.watch, *(bound.metric for bound in self.monitor.bounds))
+        watched = {name.removeprefix("relative/") for name in named}
+        return {name: score for name, score in self.evaluation.scores.items() if name in watched}
 
     @property
     def num_injections(self) -> int:

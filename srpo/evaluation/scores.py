@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from srpo.artifacts import Weights
-from srpo.config import EvaluationConfig, PreferenceConfig, RunConfig, ScoreConfig
+from srpo.config import EvaluationConfig, PreferenceConfig, ScoreConfig
 from srpo.criteria import Criterion
 from srpo.errors import ConfigError
 from srpo.meters import meters
@@ -85,13 +85,6 @@ def load_scores(scores: Mapping[str, ScoreConfig], weights: Weights, device: tor
         words = (score.positive, score.negative) if reads_text else ((), ())
         loaded[name] = HeldOutScore(reward.to(device), *words)
     return loaded
-
-
-def watched_scores(config: RunConfig) -> dict[str, ScoreConfig]:
-    """The held-out scores that the monitor names: only those are loaded beside a model in training."""
-    named = (config.monitor.watch, *(bound.metric for bound in config.monitor.bounds))
-    watched = {name.removeprefix("relative/") for name in named}
-    return {name: score for name, score in config.evaluation.scores.items() if name in watched}
 
 
 class Scorer:

@@ -61,6 +61,13 @@ def load(head: Path, encoder: Path) -> AestheticScore:
     return AestheticScore(model, layers)
 
 
+def skeleton(encoder: Path) -> AestheticScore:
+    """The score on the meta device, from the SigLIP folder's config."""
+    config = SiglipVisionConfig.from_pretrained(encoder, local_files_only=True)
+    with torch.device("meta"):
+        return AestheticScore(SiglipVisionModel(config), AestheticHead(config.hidden_size))
+
+
 def check(head: Path, encoder: Path) -> None:
     """The folder is a whole SigLIP, and the head fits it."""
     if not encoder.is_dir():

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from srpo.config import EvaluationConfig, PreferenceConfig, RunConfig, ScoreConfig
+from srpo.config import EvaluationConfig, PreferenceConfig, ScoreConfig
 from srpo.errors import ConfigError
-from srpo.evaluation.scores import HeldOutScore, Scorer, metric_names, summarise, watched_scores
+from srpo.evaluation.scores import HeldOutScore, Scorer, metric_names, summarise
 from srpo.shapes.render import HELD_OUT
 
 VALUES = {"Bright": 3.0, "Light": 1.0, "Dark": 0.5, "a": 7.0}
@@ -97,10 +97,3 @@ def test_metric_names_count_held_out_scores() -> None:
     assert names == [*metric_names(EvaluationConfig(grid_periods=(8,))), "pick", "relative/pick", "beauty"]
     with pytest.raises(ConfigError, match=r"evaluation\.scores\.luminance: another metric has that name"):
         metric_names(EvaluationConfig(scores={"luminance": beauty}))
-
-
-def test_only_bounded_scores_are_watched_in_training() -> None:
-    score = {"family": "pick_score", "source": "x"}
-    bounds = [{"metric": "relative/first", "min_change": 0}, {"metric": "clipped", "max_change": 0.1}]
-    data = {"monitor": {"bounds": bounds}, "evaluation": {"scores": {"first": score, "second": score}}}
-    assert list(watched_scores(RunConfig.model_validate(data))) == ["first"]

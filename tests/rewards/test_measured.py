@@ -12,7 +12,7 @@ from srpo.config import RewardConfig, ScoreConfig
 from srpo.errors import ConfigError
 from srpo.rewards import Reward, load_reward
 from srpo.rewards.aesthetic import AestheticHead
-from srpo.rewards.measured import SCORES, check_score, find_score, load_score
+from srpo.rewards.measured import SCORES, check_score, find_score, load_score, score_bytes
 from tests.layouts.published import read
 
 TEXTS = ["a red circle on a blue background", "two cats"]
@@ -142,6 +142,24 @@ def test_hps_is_the_rewards_cosine_on_squares_and_sees_the_whole_of_other_pictur
     changed[..., :4] = 0  # the centre crop cuts this off
     assert torch.equal(trained(changed, TEXTS)[0], trained(images, TEXTS)[0])
     assert not torch.equal(measured(changed, TEXTS)[0], measured(images, TEXTS)[0])
+
+
+def test_a_score_takes_as_many_bytes_as_were_counted_before_it_was_loaded(
+    hps_folder: Path, clip_folder: Path, siglip_folder: Path, head_file: Path
+) -> None:
+    places = {
+        "hps": (hps_folder, None),
+        "pick_score": (clip_folder, None),
+        "clip_score": (clip_folder, None),
+        "aesthetic": (head_file, siglip_folder),
+    }
+    for family, (source, companion) in places.items():
+        config = ScoreConfig(
+            family=family, source=str(source), companion=companion and str(companion), architecture="tiny.json"
+        )
+        loaded = load_score(family, config, source, companion)
+        assert isinstance(loaded, torch.nn.Module)
+        assert score_bytes(family, config) == sum(weight.nbytes for weight in loaded.parameters()), family
 
 
 def test_what_is_missing_or_not_wanted_is_said() -> None:
