@@ -23,7 +23,7 @@ from srpo.artifacts import Evaluated, Registered, Trained
 from srpo.config import RunConfig, Settings
 from srpo.control_words import control_words
 from srpo.durable import mirror_of
-from srpo.errors import BusyError, ConfigError, PreemptedError
+from srpo.errors import BusyError, ConfigError, OutOfSightError, PreemptedError
 from srpo.plan import STEPS, Plan
 from srpo.registry import check_lease
 from srpo.start import CHAMPION, pinned
@@ -108,8 +108,8 @@ def submit(place: Place, record: RunRecord) -> tuple[RunRecord, dict[str, str]]:
     given = record.given | outputs_of(record)
     record = record.next_attempt()
     log_to_file(record.path / "log.txt")
-    set_status(record.tracked, "RUNNING")
     with _state_kept(record), understood():
+        set_status(record.tracked, "RUNNING")
         options = pipeline_options(record.config)
         submitted = alignment.with_options(run_name=record.attempts[-1], execution_mode=_mode(), **options)
         submitted(record.config, _request(place, record, given))
@@ -146,8 +146,8 @@ def _state_kept(record: RunRecord) -> Iterator[None]:
         record.changed(state="interrupted")
         _tell(record, "KILLED")
         raise KeyboardInterrupt from signal
-    except BusyError:
-        raise  # the run is another's to tell of
+    except (BusyError, OutOfSightError):
+        raise  # the run is another's to tell of, or goes on
     except PreemptedError:
         record.changed(state="interrupted")
         _tell(record, "KILLED")
@@ -169,7 +169,9 @@ def refreshed(place: Place, record: RunRecord) -> RunRecord:
     if not (record.stack and record.state == "running"):
         return record
     activate(place, record.stack)
-    status = state_of(record.attempts[-1])
+    status = state_of(record.attempts[-1]) if record.attempts else None
+    if status is None:  # it is being handed over, or that broke off
+        return record if record.process_lives else record.changed(state="interrupted")
     if status.is_successful:
         _tell(record, "FINISHED")
         return _outcome(record, record.given, 0.0).record
@@ -256,14 +258,18 @@ def outputs_of(record: RunRecord) -> dict[str, str]:
 
 
 def _earlier_outputs(place: Place, config: RunConfig, first: str) -> dict[str, str]:
-    """What a run that starts at `first` takes from the last run of its experiment that has it all."""
+    """What a run that starts at `first` takes from the last run of its experiment that has it all.
+
+    Weights are fetched again where the held-out scores are others: what is in the store already costs nothing.
+    """
     needed = list(needed_before(first))
     if not needed:
         return {}
     for record in load_runs(place):
         outputs = record.given | outputs_of(record)
         if same_origin(record, config, needed) and set(needed) <= set(outputs):
-            return {name: outputs[name] for name in needed}
+            anew = {"weights"} if record.config.evaluation.scores != config.evaluation.scores else set()
+            return {name: outputs[name] for name in needed if name not in anew}
     raise ConfigError(
         f"--from {first} needs the results of the steps before it, and no run of experiment {config.name!r} in "
         f"{place.runs} made them all with these settings ({', '.join(needed)}); run without --from"

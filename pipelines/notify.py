@@ -19,7 +19,7 @@ from pydantic import Field
 
 from srpo.config import NotifyConfig, Settings
 from srpo.config.notify import Event
-from srpo.errors import ConfigError, TrainingStoppedError, UnreachableError
+from srpo.errors import ConfigError, OutOfSightError, TrainingStoppedError, UnreachableError
 from srpo.evaluation.schema import Report
 
 if TYPE_CHECKING:
@@ -114,9 +114,13 @@ def _numbers(report: Report) -> dict[str, Numbers]:
 def _link(outcome: "Outcome") -> str:
     """The report on the MLflow server, where there is one; else the file."""
     assert outcome.evaluated
-    tracked: TrackedRun = outcome.record.tracked
+    return page_of(outcome.record.tracked) or Path(outcome.evaluated.report_html).resolve().as_uri()
+
+
+def page_of(tracked: "TrackedRun") -> str | None:
+    """A run's page on its MLflow server; None where MLflow is no server."""
     if urlsplit(tracked.uri).scheme not in ("http", "https"):
-        return Path(outcome.evaluated.report_html).resolve().as_uri()
+        return None
     from srpo.registry.lookup import connect
 
     experiment = connect(tracked.uri).get_run(tracked.run_id).info.experiment_id
@@ -135,6 +139,8 @@ def failure_told(config: "RunConfig", run: str = "") -> Iterator[None]:
     """Tell what goes wrong inside, then let it go on; to be stopped by hand is no failure."""
     try:
         yield
+    except OutOfSightError:
+        raise  # it may go on
     except Exception as error:
         said = f"{type(error).__name__}: {error}" if isinstance(error, TOLD) else f"{type(error).__name__}, see its log"
         name = config.registry.model_name

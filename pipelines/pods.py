@@ -6,7 +6,7 @@ from typing import Any
 from zenml.client import Client
 from zenml.enums import StackComponentType
 
-from srpo.errors import EXIT_PERMANENT
+from srpo.errors import EXIT_PERMANENT, UnreachableError
 from steps.own_call import ERROR
 
 SECONDS = 10
@@ -36,9 +36,14 @@ class Pods:
         """All pods of steps that the cluster still knows."""
         if self._api is None:
             return []
-        found = self._api.list_namespaced_pod(
-            self._namespace, label_selector=f"run_id={self._run_id},step_name", _request_timeout=SECONDS
-        ).items
+        from kubernetes.client import ApiException
+
+        try:
+            found = self._api.list_namespaced_pod(
+                self._namespace, label_selector=f"run_id={self._run_id},step_name", _request_timeout=SECONDS
+            ).items
+        except ApiException as error:
+            raise UnreachableError(f"the cluster lists no pods ({error.status} {error.reason})") from None
         long_ago = datetime.min.replace(tzinfo=UTC)
         return sorted(
             found, key=lambda pod: (pod.metadata.creation_timestamp or long_ago, _place(pod) == "0"), reverse=True

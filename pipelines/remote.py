@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from urllib3.exceptions import HTTPError
 from zenml.client import Client
 from zenml.enums import ExecutionStatus
 from zenml.exceptions import IllegalOperationError
@@ -13,11 +14,13 @@ from zenml.utils.run_utils import stop_run
 
 from pipelines.pods import Pods, is_permanent
 from srpo.config import RunConfig
-from srpo.errors import ConfigError, RemoteRunError
+from srpo.errors import ConfigError, OutOfSightError, RemoteRunError
 from srpo.hub import is_remote
 
 POLL = 2.0
 """Seconds between two looks at a run."""
+PATIENCE = 300.0
+"""Seconds for which ZenML's server or the cluster may fail to answer while a run is watched."""
 COLOURS = {"completed": "green", "cached": "green", "failed": "red"}
 console = Console()
 
@@ -52,16 +55,23 @@ def _reachable(source: str) -> bool:
 def watch(name: str) -> None:
     """Show the steps of a run and what its pods write until it ends.
 
-    Raises ConfigError or RemoteRunError with the cause if it failed, KeyboardInterrupt if somebody stopped it.
+    Raises ConfigError or RemoteRunError with the cause if it failed, KeyboardInterrupt if somebody stopped it, and
+    OutOfSightError if nobody has answered for `PATIENCE` seconds.
     """
-    run = Client().get_pipeline_run(name)
-    pods, shown, told = Pods(str(run.id)), dict[str, str](), dict[str, str]()
+    pods, shown, told = None, dict[str, str](), dict[str, str]()
+    heard = time.monotonic()
     while True:
-        run = Client().get_pipeline_run(name)
-        _show_pods(pods, told)
-        _show_steps(run, shown)
-        if run.status.is_finished:
-            break
+        try:
+            run = Client().get_pipeline_run(name)
+            pods = pods or Pods(str(run.id))
+            _show_pods(pods, told)
+            _show_steps(run, shown)
+            heard = time.monotonic()
+            if run.status.is_finished:
+                break
+        except (OSError, HTTPError) as error:  # of ZenML's client, and of Kubernetes'
+            if time.monotonic() - heard > PATIENCE:
+                raise OutOfSightError(f"{name} may go on, but nobody answers: {error}") from error
         time.sleep(POLL)
     if run.status == ExecutionStatus.STOPPED:
         raise KeyboardInterrupt
@@ -71,13 +81,16 @@ def watch(name: str) -> None:
 
 def cancel(name: str) -> None:
     """Stop a run and remove its pods."""
-    with suppress(IllegalOperationError):  # ended meanwhile
+    with suppress(IllegalOperationError, KeyError):  # ended meanwhile, or never handed over
         stop_run(Client().get_pipeline_run(name))
 
 
-def state_of(name: str) -> ExecutionStatus:
-    """How ZenML's server says a run stands."""
-    return Client().get_pipeline_run(name).status
+def state_of(name: str) -> ExecutionStatus | None:
+    """How ZenML's server says a run stands; None if it knows of none."""
+    try:
+        return Client().get_pipeline_run(name).status
+    except KeyError:
+        return None
 
 
 def _show_steps(run: Any, shown: dict[str, str]) -> None:

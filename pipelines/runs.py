@@ -76,7 +76,12 @@ class RunRecord(Settings):
         """
         if self.stack or self.state != "running" or trainer_in(self.path / "train"):
             return self.state
-        return "running" if _started(self.process) == self.process_started else "interrupted"
+        return "running" if self.process_lives else "interrupted"
+
+    @property
+    def process_lives(self) -> bool:
+        """Whether the process of the latest attempt is still there."""
+        return _started(self.process) == self.process_started
 
     def save(self) -> Self:
         """Write the record, whole or not at all."""

@@ -9,6 +9,7 @@ import boto3
 import httpx2
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from urllib3.exceptions import HTTPError
 from zenml.client import Client
 
 from pipelines.stack_files import StackFile, resolve_secrets
@@ -138,7 +139,7 @@ def ask_cluster(values: Values) -> str:
         raise UnhealthyError(f"no way to the cluster: {error}") from None
     except client.ApiException as error:
         raise UnhealthyError(f"namespace {namespace}: {error.status} {error.reason}") from None
-    except OSError as error:
+    except (OSError, HTTPError) as error:
         raise UnhealthyError(f"the cluster does not answer: {error}") from None
     gpus = [int((node.status.allocatable or {}).get(GPU, 0)) for node in nodes]
     if not any(gpus):

@@ -13,6 +13,10 @@ class UnreachableError(ConnectionError):
     """A hub or bucket does not answer, or stopped in the middle. Trying again may help, and loses nothing."""
 
 
+class OutOfSightError(UnreachableError):
+    """A run goes on elsewhere, but nobody there answers. Watching it again may help; nothing was changed."""
+
+
 class RemoteRunError(RuntimeError):
     """A run on a cluster failed there. The message says why; resuming it goes on from what it has finished."""
 

@@ -11,11 +11,11 @@ from zenml.client import Client
 
 import steps.evaluate
 from pipelines import fingerprint
-from pipelines.execute import Outcome, execute
+from pipelines.execute import Outcome, _earlier_outputs, execute
 from pipelines.place import Place
 from pipelines.runs import load_run
 from srpo.artifacts import Evaluated
-from srpo.config import load_config
+from srpo.config import ScoreConfig, load_config
 from srpo.errors import ConfigError
 from srpo.reference import find_model
 from tests.conftest import CONFIG, SHORT
@@ -218,6 +218,15 @@ def test_a_failed_run_goes_on_from_the_failed_step(
 def test_a_part_without_what_it_needs_is_refused(place: Place) -> None:
     with pytest.raises(ConfigError, match=r"--from train needs.*weights, prompts"):
         run(place, load_config(CONFIG, (*SHORT, "name=unheard-of")), first="train")
+
+
+def test_other_held_out_scores_are_fetched_for_an_evaluation_anew(finished: Outcome, place: Place) -> None:
+    same = finished.record.config
+    score = ScoreConfig(family="hps", source="builtin:shapes", architecture="shapes-vit.json")
+    other = same.model_copy(update={"evaluation": same.evaluation.model_copy(update={"scores": {"held": score}})})
+    taken = _earlier_outputs(place, same, "evaluate")
+    assert taken.keys() == {"weights", "prompts", "trained"}
+    assert _earlier_outputs(place, other, "evaluate") == {name: taken[name] for name in ("prompts", "trained")}
 
 
 def test_results_of_other_settings_are_not_taken_for_ones_own(finished: Outcome, place: Place) -> None:

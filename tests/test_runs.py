@@ -3,11 +3,16 @@
 import os
 from pathlib import Path
 
-from pipelines.execute import same_origin
+import pytest
+
+from pipelines import execute
+from pipelines.execute import refreshed, same_origin, submit
 from pipelines.place import Place
 from pipelines.runs import FILE, RunRecord, load_runs, unreadable_runs
+from pipelines.stacks import activate_local_stack
 from srpo.config import EvaluationConfig, RunConfig, ScoreConfig
 from srpo.control_words import control_words
+from srpo.errors import OutOfSightError
 from srpo.tracking import TrackedRun
 
 
@@ -63,3 +68,35 @@ def test_a_recorded_run_names_every_source_of_its_weights(tmp_path: Path) -> Non
     assert place.recorded_sources("plain") == ("builtin:shapes", "builtin:shapes")
     assert place.recorded_sources("scored")[2:] == ("head.pth", "hf://google/siglip")
     assert place.recorded_sources("none") == ()
+
+
+def test_a_run_that_nobody_can_be_asked_of_is_not_called_failed(tmp_path: Path) -> None:
+    mine = record(Place(tmp_path), "mine")
+    with pytest.raises(OutOfSightError), execute._state_kept(mine):
+        raise OutOfSightError("no answer")
+    assert load_runs(Place(tmp_path))[0].state == "running"
+
+
+def test_a_submission_that_broke_off_can_be_resumed(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ZenML knows nothing of it, or the record has no attempt yet; the process may still be at it."""
+    monkeypatch.setattr(execute, "activate", lambda *_: None)  # a stack of a cluster
+    activate_local_stack(place)
+    at_it = record(Place(tmp_path), "mine").changed(stack="far")
+    for one in (at_it, at_it.next_attempt()):
+        assert refreshed(place, one).state == "running"
+        assert refreshed(place, one.changed(process=2**22 + 1)).state == "interrupted"
+
+
+def test_mlflow_away_before_the_submission_leaves_no_running_run(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise ConnectionError("away")
+
+    monkeypatch.setattr(execute, "set_status", away)
+    activate_local_stack(place)
+    with pytest.raises(ConnectionError):
+        submit(place, record(Place(tmp_path), "mine"))
+    assert load_runs(Place(tmp_path))[0].state == "failed"

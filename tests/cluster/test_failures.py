@@ -1,14 +1,19 @@
 """Why a pod ended or does not start, in one sentence: statuses as Kubernetes' documentation and sources word them."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from urllib3 import HTTPConnectionPool
+from urllib3.exceptions import MaxRetryError
+from zenml.enums import ExecutionStatus
 
+from pipelines import remote
 from pipelines.pods import failure_cause, is_permanent, waiting_cause
-from pipelines.remote import for_pods
+from pipelines.remote import for_pods, watch
 from srpo.config import load_config
-from srpo.errors import ConfigError
+from srpo.errors import ConfigError, OutOfSightError
 
 kubernetes = pytest.importorskip("kubernetes")
 CONFIG = Path(__file__).parents[2] / "configs/shapes.yaml"
@@ -94,3 +99,40 @@ def test_what_pods_make_lasts_where_the_stack_keeps_its_artifacts() -> None:
     assert (config.storage.remote, config.registry.lease) == ("s3://bucket/zenml/srpo", "s3://bucket/zenml/srpo/lease")
     named = for_pods(load_config(CONFIG, ("storage.remote=s3://other/place",)), "s3://bucket/zenml/srpo")
     assert named.storage.remote == "s3://other/place"
+
+
+AWAY = (ConnectionError("ZenML does not answer"), MaxRetryError(HTTPConnectionPool("cluster"), "/pods"))
+RUN = SimpleNamespace(id="1", steps={}, status=ExecutionStatus.COMPLETED)
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What ZenML's server says when it is asked for a run, one after the other; the last again and again."""
+    said: list[Any] = []
+
+    def answer(_: str) -> Any:
+        found = said.pop(0) if len(said) > 1 else said[0]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr(remote, "Client", lambda: SimpleNamespace(get_pipeline_run=answer))
+    monkeypatch.setattr(remote, "Pods", lambda run: SimpleNamespace(unread=list))
+    monkeypatch.setattr(remote, "POLL", 0.01)
+    return said
+
+
+def test_a_run_is_watched_on_where_nobody_answers_for_a_while(answers: list[Any]) -> None:
+    answers += [*AWAY, RUN]
+    watch("run")
+    assert answers == [RUN]
+
+
+@pytest.mark.parametrize("away", AWAY, ids=lambda error: type(error).__name__)
+def test_a_run_goes_out_of_sight_where_nobody_answers_for_long(
+    answers: list[Any], away: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "PATIENCE", 0.1)
+    answers += [away]
+    with pytest.raises(OutOfSightError, match="run may go on, but nobody answers"):
+        watch("run")
