@@ -7,12 +7,16 @@ from rich.markup import escape
 
 from pipelines.jobs import Job, check_jobs, render_jobs
 from pipelines.prices import find_price
-from pipelines.resources import docker_settings, num_gpus
+from pipelines.remote import for_pods
+from pipelines.resources import docker_settings, num_gpus, refuse_nodes
 from pipelines.stack_files import StackFile
 from pipelines.summary import show_facts, table_of
 from srpo.config import RunConfig, Settings
 from srpo.errors import ConfigError
 from srpo.price import planned_gpu_hours
+
+IGNORED = "follows cores, GPUs and retries alone, no memory, node pool, spot or timeout"
+"""What becomes of `resources` on Kubeflow."""
 
 
 class RemotePlan(Settings):
@@ -38,30 +42,36 @@ def plan_remotely(config: RunConfig, stack: StackFile, steps: tuple[str, ...]) -
     flavor = stack.orchestrator.flavor
     if flavor == "local":
         raise ConfigError(f"stack {stack.name} runs on this machine; plan without --stack")
+    artifacts = str(stack.artifact_store.configuration["path"])
+    for_pods(config, artifacts)
+    if config.resources.train.nodes > 1 and stack.step_operator is None:
+        refuse_nodes(config, stack.name)
     jobs = render_jobs(config, stack, steps) if flavor == "kubernetes" else {}
-    hours, price = _priced(config, steps)
+    hours, price = _priced(config, steps, spot=bool(jobs))
     return RemotePlan(
         config=config,
         steps=steps,
         stack=stack.name,
         image=str(docker_settings(config).parent_image),
-        artifacts=str(stack.artifact_store.configuration["path"]),
+        artifacts=artifacts,
         jobs=jobs,
-        checked=check_jobs(jobs) if jobs else f"none: {flavor} makes pods of its own",
+        checked=check_jobs(jobs) if jobs else f"none: {flavor} makes pods of its own, and {IGNORED}",
         gpu_hours=hours,
         price=price,
     )
 
 
-def _priced(config: RunConfig, steps: Iterable[str]) -> tuple[dict[str, float] | None, float | None]:
-    """GPU-hours of each step that trains or evaluates on one, and USD for them."""
+def _priced(config: RunConfig, steps: Iterable[str], spot: bool) -> tuple[dict[str, float] | None, float | None]:
+    """GPU-hours of each step that trains or evaluates on one, and USD for them; `spot`: the stack can ask for such."""
     on_gpus = [step for step in steps if step in ("train", "evaluate") and num_gpus(config, step)]
     if not on_gpus:
         return {}, 0.0
     gpu = config.resources.gpu
     if gpu is None:
         return None, None
-    usd = {step: find_price(gpu, config.resources.of(step).spot) for step in on_gpus}  # before anything is counted
+    usd = {
+        step: find_price(gpu, spot and config.resources.of(step).spot) for step in on_gpus
+    }  # before anything is counted
     planned = planned_gpu_hours(config)
     assert planned is not None
     return {step: planned[step] for step in on_gpus}, sum(planned[step] * usd[step] for step in on_gpus)

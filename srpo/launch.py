@@ -18,6 +18,7 @@ from srpo.alone import refuse_busy
 from srpo.artifacts import Trained, TrainJob
 from srpo.checkpoint import write_atomic
 from srpo.config import RunConfig, TrainConfig
+from srpo.durable import mirror_of
 from srpo.errors import ConfigError, DiskFullError, PreemptedError, TrainingStoppedError, UnreachableError
 from srpo.images import embed
 from srpo.start import find_start
@@ -34,9 +35,12 @@ ERRORS: dict[str, type[Exception]] = {error.__name__: error for error in KINDS}
 def prepare_job(config: RunConfig, output_dir: Path, uri: str | None = None) -> Path:
     """What the pipeline does before training, without a pipeline: fetch, embed, write the job file; its path.
 
-    `uri`: the MLflow store that knows the version which `train.start` names; None where there is none.
+    `uri`: the MLflow store that knows the version which `train.start` names; None where there is none. ConfigError if
+    there is to be a copy of the folder, and it lies where none is kept.
     """
     refuse_busy(output_dir)
+    if config.storage.remote:
+        mirror_of(config.storage).name(output_dir)
     weights = fetch_weights(config.model, config.reward, config.evaluation.scores, config.rewards)
     prompts = embed(config.model, config.prompts, config.images, weights, output_dir / "embeddings")
     start = find_start(config, uri, weights.model)

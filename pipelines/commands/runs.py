@@ -79,6 +79,8 @@ def run(
     plan = _plan(config, set_, from_, until)
     if dry_run:
         _show_plan(plan)
+        if stack:
+            _plan_on(plan, stack, None)
         return
     if detach and not stack:
         raise ConfigError("--detach is for runs on a cluster; name its stack with --stack")

@@ -91,6 +91,14 @@ def test_hours_and_price_follow_from_the_prediction(stack: StackFile) -> None:
     assert plan_remotely(sized(gpu="H100"), stack, tuple(STEPS)).price == 0, "the builtin model asks for no GPU"
 
 
+def test_what_a_run_would_refuse_is_refused_here(stack: StackFile) -> None:
+    with pytest.raises(ConfigError, match="pods cannot see /models/mine of this machine"):
+        plan_remotely(RunConfig.model_validate({"model": {"source": "/models/mine"}}), stack, tuple(STEPS))
+    two = RunConfig.model_validate({"resources": {"train": {"nodes": 2}}, "train": {"num_processes": 2}})
+    with pytest.raises(ConfigError, match="resources.train.nodes is 2, but stack srpo-kubeflow has no step operator"):
+        plan_remotely(two, fill(read_stack("kubeflow")), tuple(STEPS))
+
+
 def test_kubeflow_has_no_jobs(stack: StackFile) -> None:
     plan = plan_remotely(sized(), fill(read_stack("kubeflow")), tuple(STEPS))
     assert plan.jobs == {} and "kubeflow" in plan.checked
