@@ -48,7 +48,8 @@ class Surplus:
 
 def find_surplus(place: Place, keep: int) -> Surplus:
     """What `collect` would remove now."""
-    gone = surplus(place.mlflow_uri, keep)
+    started_from = _started_from(place)
+    gone = [version for version in surplus(place.mlflow_uri, keep) if version.reference not in started_from]
     return Surplus(gone, unreferenced(place, gone))
 
 
@@ -69,6 +70,8 @@ def collect(place: Place, keep: int) -> Surplus:
 def delete_version(place: Place, version: Version) -> Surplus:
     """Remove one version that has no alias, and of the files that are then free those of its own run."""
     _refuse_unreadable(place)
+    if run := _started_from(place).get(version.reference):
+        raise ConfigError(f"run {run} starts from {version.reference} and is not done; finish it, or remove its folder")
     delete(place.mlflow_uri, version.reference)
     runs = [record.path for record in load_runs(place) if record.tracked.run_id == version.run_id]
     folders = [folder for folder in unreferenced(place, []) if any(folder.path.is_relative_to(run) for run in runs)]
@@ -120,6 +123,12 @@ def _candidates(place: Place, released: Sequence[RunRecord]) -> Iterator[Path]:
     yield from sorted([*place.runs.glob(f"*/train/.*{REMOVED}"), *place.embeddings.glob(f".*{REMOVED}")])
 
 
+def _started_from(place: Place) -> dict[str, str]:
+    """Versions that runs which are not done train from -> the run."""
+    unfinished = (record for record in load_runs(place) if record.actual_state != "done")
+    return {record.config.train.start.removeprefix("models:/"): record.name for record in unfinished}
+
+
 def _files_of_version(place: Place, version: Version) -> Iterator[Path]:
     """Nothing, where the MLflow run that held the manifest was deleted: nobody can find the files through it."""
     if version.ours and known_runs(place.mlflow_uri, [version.run_id]):
@@ -128,8 +137,10 @@ def _files_of_version(place: Place, version: Version) -> Iterator[Path]:
 
 
 def _files_of_run(place: Place, record: RunRecord) -> Iterator[Path]:
-    """A run's own folder, and what its steps have made or been given."""
+    """A run's own folder, that of the training it goes on from, and what its steps have made or been given."""
     yield record.path / "train"
+    if record.continues and record.actual_state != "done":
+        yield place.runs / record.continues / "train"
     outputs = record.given | outputs_of(record)
     for name in outputs.keys() & {"weights", "prompts", "trained"}:
         yield from _places(Client().get_artifact_version(outputs[name]).load())

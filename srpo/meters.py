@@ -1,7 +1,6 @@
 """What any picture looks like, measured from its pixels without a model: damage shows here first.
 
-Every meter takes images (batch, 3, height, width) in [0, 1] and returns one number per image, (batch,). `distance` and
-`diversity` compare several.
+Every meter takes images (batch, 3, height, width) in [0, 1] and returns one number per image, (batch,).
 """
 
 from collections.abc import Callable, Sequence
@@ -106,21 +105,6 @@ def _peaks(lines: Tensor, period: int) -> Tensor:
     logarithm = (waves.abs().square().mean(1) + FAINTEST).log2()
     odd = 2 * half * torch.arange(1, (period + 1) // 2, 2, device=lines.device)
     return logarithm[:, odd] - (logarithm[:, odd - half] + logarithm[:, odd + half]) / 2
-
-
-def distance(images: Tensor, others: Tensor) -> Tensor:
-    """Root-mean-square difference of the pixels of two batches of images, pair by pair: (batch,)."""
-    return (images - others).square().mean((1, 2, 3)).sqrt()
-
-
-def diversity(features: Tensor) -> Tensor:
-    """Mean distance between each two of the features (images, width) of one prompt's images; ValueError for one image.
-
-    Euclidean; of unit features it lies between 0 (all alike) and 2.
-    """
-    if len(features) < 2:
-        raise ValueError(f"diversity compares at least 2 images, got {len(features)}")
-    return torch.pdist(features).mean()
 
 
 Meter = Callable[[Tensor], Tensor]

@@ -11,8 +11,6 @@ from srpo.meters import (
     METERS,
     clipped,
     colourfulness,
-    distance,
-    diversity,
     grid,
     high_frequency,
     luminance,
@@ -150,21 +148,6 @@ def test_a_picture_without_a_grid_has_none_whatever_its_spectrum() -> None:
     assert grid(plain_of(64), 16).item() == pytest.approx(0, abs=1e-3)
     with pytest.raises(ValueError, match="a grid of 16 px shows from 64 px on"):
         grid(noise[..., :63], 16)
-
-
-def test_distance_is_the_root_mean_square_of_the_pair() -> None:
-    torch.testing.assert_close(distance(plain(0.5, 0.5, 0.5), plain(0.5, 0.2, 0.9)), torch.tensor([sqrt(0.25 / 3)]))
-    images = rendered()
-    assert distance(images, images).max() == 0
-    assert (distance(images, gaussian_blur(images, 9, [2.0])) > distance(images, gaussian_blur(images, 9, [1.0]))).all()
-
-
-def test_diversity_is_the_mean_distance_of_all_pairs() -> None:
-    features = torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 4.0]])  # 5, 4 and 3 apart
-    assert diversity(features).item() == pytest.approx(4)
-    assert diversity(features[:1].expand(3, 2)).item() == 0
-    with pytest.raises(ValueError, match="at least 2 images, got 1"):
-        diversity(features[:1])
 
 
 def test_grids_are_meters_by_their_period() -> None:

@@ -187,3 +187,18 @@ def test_delete_frees_the_weights_of_that_run_alone(filled: Place) -> None:
     assert {folder.path for folder in done.folders} == folders(filled, "run-1")
     assert left(filled) == ["4", "3", "2"]
     assert (filled.embeddings / "forgotten").exists()
+
+
+def test_what_an_unfinished_run_starts_from_stays(filled: Place) -> None:
+    """The version whose weights it trains on, and the training whose budget had ended."""
+    starting = record(filled, "starting", "interrupted", {})
+    config = starting.config.model_copy(
+        update={"train": starting.config.train.model_copy(update={"start": "models:/srpo/1"})}
+    )
+    starting = starting.changed(config=config, continues="run-3")
+    assert {version.version for version in find_surplus(filled, KEEP).versions} == {"3"}
+    assert not {folder.path for folder in find_surplus(filled, KEEP).folders} & folders(filled, "run-1", "run-3")
+    with pytest.raises(ConfigError, match="run starting starts from srpo/1 and is not done"):
+        delete_version(filled, find_version(filled.mlflow_uri, "srpo/1"))
+    starting.changed(state="done")
+    assert {version.version for version in find_surplus(filled, KEEP).versions} == {"1", "3"}
