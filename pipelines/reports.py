@@ -14,10 +14,10 @@ from srpo.tracking import Tracker
 MLFLOW_RUN = re.compile(r"[0-9a-f]{32}")
 
 
-def find_entry(place: Place, reference: str, scratch: Path) -> Entry:
-    """The model that `REFERENCE` or `REFERENCE#LABEL` names; what MLflow keeps is brought into `scratch`."""
+def find_entry(place: Place, reference: str, scratch: Path, uri: str | None) -> Entry:
+    """The model that `REFERENCE` or `REFERENCE#LABEL` names; what the MLflow store `uri` keeps comes into `scratch`."""
     plain, _, label = reference.partition("#")
-    folder = _folder(place, plain, scratch)
+    folder = _folder(place, plain, scratch, uri)
     return load_entry(_name(plain, folder) + (f"#{label}" if label else ""), folder, label or None)
 
 
@@ -33,21 +33,21 @@ def log_again(place: Place, reference: str, study: Study, folder: Path) -> None:
     tracker.log_metrics(metrics, study.num_voters)
 
 
-def _folder(place: Place, reference: str, scratch: Path) -> Path:
+def _folder(place: Place, reference: str, scratch: Path, uri: str | None) -> Path:
     """Where the report lies."""
     path, run = Path(reference).expanduser(), place.runs / reference
     if path.name == REPORT_JSON or path.is_dir():
         return path.parent if path.name == REPORT_JSON else path
     if run.is_dir():
         return run / "evaluation"
-    if not place.mlflow_database.exists():
+    if uri is None:
         raise ConfigError(f"{reference} is no report, folder or run, and nothing is registered here; see `status`")
     from srpo.registry import load_evaluation, run_evaluation
 
     target = scratch / re.sub(r"\W+", "-", reference)
     target.mkdir()
     find = run_evaluation if MLFLOW_RUN.fullmatch(reference) else load_evaluation
-    return find(place.mlflow_uri, reference, target)
+    return find(uri, reference, target)
 
 
 def _name(reference: str, folder: Path) -> str:

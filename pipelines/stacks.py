@@ -38,8 +38,7 @@ def activate(place: Place, name: str | None) -> ActiveStack:
     set_custom_source_root(str(CODE_ROOT))
     client = Client()
     if name not in {stack.name for stack in client.list_stacks(name=name)}:
-        short = name.removeprefix("srpo-")
-        raise ConfigError(f"ZenML has no stack {name}; register it:  run_pipeline.py stack up {short}")
+        raise ConfigError(f"ZenML has no stack {name}; `run_pipeline.py stack up` registers those of infra/stacks")
     client.activate_stack(name)
     stack = client.active_stack
     tracker = stack.experiment_tracker

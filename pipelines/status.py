@@ -18,33 +18,35 @@ LATEST = 5
 """Moves of a champion that are shown; --json has all."""
 
 
-def show_status(console: Console, place: Place) -> None:
-    """Runs, newest first, then registered versions and the latest moves of their champions."""
+def show_status(console: Console, place: Place, uri: str | None) -> None:
+    """Runs, newest first, then the versions registered in an MLflow store and the latest moves of their champions."""
     records = load_runs(place)
     if unreadable := unreadable_runs(place):
         console.print(f"[yellow]left out:[/] {', '.join(unreadable)}: written by another version of srpo, or damaged")
-    if not records:
+    if records:
+        console.print(_runs(records))
+    else:
         console.print(f"no runs in {place.root} yet; start one with:  {command('run')}", soft_wrap=True)
+    if uri is None:
         return
-    console.print(_runs(records))
-    models = versions(place.mlflow_uri)
+    models = versions(uri)
     console.print(_versions(models) if models else "no registered models yet")
-    if any(moves for moves, _ in history(place.mlflow_uri).values()):
-        console.print(_moves(place.mlflow_uri))
+    if any(moves for moves, _ in history(uri).values()):
+        console.print(_moves(uri))
 
 
-def status_json(place: Place) -> str:
+def status_json(place: Place, uri: str | None) -> str:
     """The same as JSON, with every limit of every gate and every move."""
     runs = [
         {"name": record.name, "state": record.actual_state, "verdict": record.verdict, "created": str(record.created)}
         for record in load_runs(place)
     ]
     found = {"runs": runs, "unreadable": unreadable_runs(place), "versions": [], "moves": []}
-    if place.mlflow_database.exists():
-        found["versions"] = [_version_json(version) for version in versions(place.mlflow_uri)]
+    if uri:
+        found["versions"] = [_version_json(version) for version in versions(uri)]
         found["moves"] = [
             {"happened": move in that_happened(moves, champion), **move.model_dump(mode="json")}
-            for moves, champion in history(place.mlflow_uri).values()
+            for moves, champion in history(uri).values()
             for move in moves
         ]
     return json.dumps(found, indent=1)

@@ -13,6 +13,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 
 from pipelines.execute import Outcome
+from pipelines.notify import page_of
 from pipelines.place import Place
 from pipelines.stacks import CODE_ROOT
 from srpo.artifacts import Evaluated
@@ -73,11 +74,12 @@ def show_outcome(console: Console, place: Place, outcome: Outcome) -> None:
         facts["licences"] = escape("; ".join(f"{name}: {terms}" for name, terms in registered.licences.items()))
     if outcome.evaluated:
         facts["report"] = outcome.evaluated.report_html
-    facts["all numbers"] = command("ui")
+    facts["all numbers"] = page_of(record.tracked) or command("ui")
     if outcome.registered:
         model = f"{outcome.registered.name}@{outcome.registered.alias}"
+        where = f" --stack {record.stack}" if record.stack else ""
         facts["pictures"] = command(
-            f"generate --model {model} --prompts 'a red ring on a blue background' --out pictures"
+            f"generate --model {model}{where} --prompts 'a red ring on a blue background' --out pictures"
         )
     if outcome.trained and outcome.trained.out_of_budget:
         more = 2 * (record.config.resources.max_gpu_hours or 0.0)

@@ -5,13 +5,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+import yaml
 from rich.console import Console
 
 if TYPE_CHECKING:
+    from pipelines.place import Place
     from srpo.config import RunConfig
 
 ROOT = Path(__file__).parents[2]
 DEFAULT_CONFIG = ROOT / "configs" / "shapes.yaml"
+STACKS = ROOT / "infra" / "stacks"
 
 console = Console()
 app = typer.Typer(
@@ -51,6 +54,10 @@ ModelOption = Annotated[
     ),
 ]
 BaseOption = Annotated[str | None, typer.Option(help="Model, as above, that a lone transformer or adapter belongs to.")]
+RegistryOption = Annotated[
+    str | None,
+    typer.Option("--stack", metavar="NAME", help="Look in the registry of this stack instead of this folder's own."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 UntilOption = Annotated[str | None, typer.Option("--until", metavar="STEP", help="Stop after this step.")]
 
@@ -68,5 +75,18 @@ def load(config: list[Path] | None, overrides: tuple[str, ...]) -> "RunConfig":
 
 
 def registered(stack: str | None) -> str | None:
-    """The name in ZenML of a stack of infra/stacks, however it was given."""
-    return f"srpo-{stack.removeprefix('srpo-')}" if stack else None
+    """The name in ZenML of a stack of infra/stacks, by its file's or its own; another name stays what it is."""
+    path = STACKS / f"{stack}.yaml"
+    return str(yaml.safe_load(path.read_text(encoding="utf-8"))["name"]) if stack and path.is_file() else stack
+
+
+def registry_uri(place: "Place", stack: str | None) -> str | None:
+    """Where registered models are looked up: a stack's MLflow server, else this folder's store, if there is one.
+
+    `place` has been prepared.
+    """
+    if name := registered(stack):
+        from pipelines.stacks import activate
+
+        return activate(place, name).tracking_uri
+    return place.mlflow_uri if place.mlflow_database.exists() else None

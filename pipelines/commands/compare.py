@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands.app import console
+from pipelines.commands.app import RegistryOption, console, registry_uri
 from pipelines.place import here
 from srpo.errors import ConfigError
 
@@ -35,6 +35,7 @@ def compare(
         list[str] | None,
         typer.Option(metavar="SETTING", help="Compare although this setting differs; may be repeated."),
     ] = None,
+    stack: RegistryOption = None,
 ) -> None:
     """Write the report over models that were evaluated apart; the first is the one that the others are compared with.
 
@@ -48,7 +49,8 @@ def compare(
     from srpo.evaluation.comparison import write_comparison
 
     with tempfile.TemporaryDirectory() as scratch, console.status("comparing"):
-        entries = [find_entry(place, reference, Path(scratch)) for reference in reports]
+        uri = registry_uri(place, stack)
+        entries = [find_entry(place, reference, Path(scratch), uri) for reference in reports]
         folder = out or place.root / "comparisons" / re.sub(r"[^\w.@#-]+", "-", "--".join(e.name for e in entries))
         report = write_comparison(entries, folder, on == "common", despite or ())
     _show(report)

@@ -8,7 +8,16 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.app import BaseOption, ConfigOption, ModelOption, SetOption, console, load
+from pipelines.commands.app import (
+    BaseOption,
+    ConfigOption,
+    ModelOption,
+    RegistryOption,
+    SetOption,
+    console,
+    load,
+    registry_uri,
+)
 from pipelines.place import here
 from srpo.errors import ConfigError
 
@@ -32,6 +41,7 @@ def generate(
     prefix: Annotated[str | None, typer.Option(help="Control word in front of each prompt; '' for none.")] = None,
     num_processes: Annotated[int | None, typer.Option(min=1, help="Processes; one per GPU if not given.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Draw again what is there already.")] = False,
+    stack: RegistryOption = None,
 ) -> None:
     """Make one PNG per prompt; each says in its text fields which prompt, seed and model made it.
 
@@ -47,8 +57,7 @@ def generate(
 
     texts = read_texts(prompts)
     with console.status("finding the model"):
-        uri = place.mlflow_uri if place.mlflow_database.exists() else None
-        files = find_model(model, settings, uri, base).resized(height, width)
+        files = find_model(model, settings, registry_uri(place, stack), base).resized(height, width)
     for licence in find_licences(files, None):
         typer.echo(licence, err=True)
     given = {"seed": seed, "num_steps": num_steps, "guidance": guidance, "prefix": prefix}

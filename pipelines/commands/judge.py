@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands.app import BaseOption, ConfigOption, SetOption, console, load
+from pipelines.commands.app import BaseOption, ConfigOption, RegistryOption, SetOption, console, load, registry_uri
 from pipelines.place import here
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def evaluate(
     ] = None,
     num_prompts: Annotated[int | None, typer.Option(min=2, help="Use the first so many of them.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Images per prompt.")] = None,
+    stack: RegistryOption = None,
 ) -> None:
     """Draw the same prompts and noise with any number of models; metrics with intervals, table, report.
 
@@ -35,11 +36,12 @@ def evaluate(
     overrides = [f"{key}={value}" for key, value in given.items() if value is not None]
     settings = load(config, (*(set_ or ()), *overrides))
     place = here()
-    place.prepare(*models, settings.reward.source, base or "")
+    _, *judges = settings.sources  # not the run file's model
+    place.prepare(*models, *judges, base or "")
     from srpo.evaluation.lineup import evaluate_models
     from srpo.evaluation.progress import terminal_progress
 
-    uri = place.mlflow_uri if place.mlflow_database.exists() else None
+    uri = registry_uri(place, stack)
     with terminal_progress() as progress:
         report = evaluate_models(models, settings, out, place.embeddings, place.scores, uri, base, progress)
     _show(report)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands.app import ROOT, JsonOption, console, registered
+from pipelines.commands.app import ROOT, JsonOption, console, registered, registry_uri
 from pipelines.place import here
 from srpo.errors import ConfigError
 
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 def status(
     as_json: JsonOption = False,
     stack: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Also the runs that other machines have started on this stack.")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Also what other machines have started on this stack; versions are its registry's."
+        ),
     ] = None,
 ) -> None:
     """List runs with their state and verdict, registered models with aliases and gates, and who became champion why."""
@@ -29,11 +32,12 @@ def status(
         from pipelines.elsewhere import adopt
 
         adopt(place, name)
+    uri = registry_uri(place, stack)
     _ask_clusters([record for record in load_runs(place) if record.stack and record.state == "running"])
     if as_json:
-        typer.echo(status_json(place))
+        typer.echo(status_json(place, uri))
     else:
-        show_status(console, place)
+        show_status(console, place, uri)
 
 
 def _ask_clusters(records: "list[RunRecord]") -> None:

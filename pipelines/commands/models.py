@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands.app import BaseOption, JsonOption, console
+from pipelines.commands.app import BaseOption, JsonOption, RegistryOption, console, registry_uri
 from pipelines.place import Place, here
 from srpo.errors import ConfigError
 
@@ -41,6 +41,7 @@ def export(
             metavar="FILE_OR_TEXT", help="Pictures of the card; two held-out prompts of the run if not given."
         ),
     ] = None,
+    stack: RegistryOption = None,
 ) -> None:
     """Write a model for diffusers or ComfyUI, with a model card made from its run; licences are shown first."""
     if form not in EXPORT_FORMS:
@@ -53,7 +54,7 @@ def export(
     from srpo.reference import find_model
     from srpo.registry import load_report
 
-    uri = place.mlflow_uri if place.mlflow_database.exists() else None
+    uri = registry_uri(place, stack)
     files = find_model(model, None, uri, base)
     report = load_report(uri, files.reference) if uri and files.reference.startswith("models:/") else None
     licences = find_licences(files, report)
@@ -70,9 +71,10 @@ def promote(
     model: Annotated[str, typer.Argument(help="NAME/VERSION or NAME@ALIAS; any version, with or without an alias.")],
     reason: ReasonOption,
     as_json: JsonOption = False,
+    stack: RegistryOption = None,
 ) -> None:
     """Make a version champion by hand, whatever its gate said; verdict and licences are shown first."""
-    uri = _registry().mlflow_uri
+    uri = _registry(stack)
     from srpo import registry
 
     version = registry.find_version(uri, model)
@@ -85,9 +87,10 @@ def rollback(
     reason: ReasonOption,
     name: Annotated[str | None, typer.Argument(help="A registered model; not needed where there is one.")] = None,
     as_json: JsonOption = False,
+    stack: RegistryOption = None,
 ) -> None:
     """Give the champion back to the version that had it before; once more, one further back."""
-    uri = _registry().mlflow_uri
+    uri = _registry(stack)
     from srpo import registry
 
     _show_move(registry.rollback(uri, name, reason), as_json)
@@ -99,11 +102,11 @@ def delete(
     as_json: JsonOption = False,
 ) -> None:
     """Remove a version, and the checkpoints and weights of its run if nothing else needs them; its report stays."""
-    place = _registry()
+    place, uri = here(), _registry()
     from pipelines.collect import delete_version
     from srpo.registry import find_version, refuse_aliases
 
-    version = find_version(place.mlflow_uri, model)
+    version = find_version(uri, model)
     refuse_aliases(version)
     if not yes:
         typer.confirm(f"remove version {version.version} of {version.name} and its weights?", abort=True, err=True)
@@ -120,7 +123,8 @@ def gc(
 
     The version that `rollback` would lead to stays, and so does all that an unfinished run may need.
     """
-    place = _registry()
+    place = here()
+    _registry()
     from pipelines.collect import collect, find_surplus
 
     found = find_surplus(place, keep)
@@ -134,13 +138,14 @@ def gc(
     _show_surplus(collect(place, keep), "removed", place, as_json)
 
 
-def _registry() -> Place:
-    """The working folder, ready to be asked; ConfigError if nothing has been registered in it."""
+def _registry(stack: str | None = None) -> str:
+    """Where versions are registered; ConfigError where no stack is named and this folder has none."""
     place = here()
-    if not place.mlflow_database.exists():
-        raise ConfigError(f"nothing is registered in {place.root} yet; `run` registers what it made")
     place.prepare()
-    return place
+    uri = registry_uri(place, stack)
+    if uri is None:
+        raise ConfigError(f"nothing is registered in {place.root} yet; `run` registers what it made; or give --stack")
+    return uri
 
 
 def _show_terms(version: "Version") -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands.app import DEFAULT_CONFIG, ConfigOption, SetOption, console, load
+from pipelines.commands.app import DEFAULT_CONFIG, ConfigOption, SetOption, console, load, registered
 from pipelines.place import here
 from srpo.errors import ConfigError
 
@@ -31,15 +31,14 @@ def create(
     from pipelines.cron import checked_cron
 
     cron, settings = checked_cron(cron), load(config, tuple(set_ or ()))
-    registered = _registered_name(stack) if stack else None
-    client = _client()
-    if registered is None or not _can_schedule(client, registered):
+    name_there, client = registered(stack), _client()
+    if name_there is None or not _can_schedule(client, name_there):
         raise ConfigError(_crontab(cron, config, set_, stack))
     from pipelines.new_data import from_champion
     from pipelines.schedules import create as create_schedule
 
-    made = create_schedule(client, name or settings.name, cron, from_champion(settings), registered)
-    console.print(f"schedule [bold]{made.name}[/]: {made.cron_expression} (UTC) on {registered}", highlight=False)
+    made = create_schedule(client, name or settings.name, cron, from_champion(settings), name_there)
+    console.print(f"schedule [bold]{made.name}[/]: {made.cron_expression} (UTC) on {name_there}", highlight=False)
 
 
 @app.command("list")
@@ -103,13 +102,6 @@ def _client() -> "Client":
     log_to_file(place.logs / "setup.txt")
     set_custom_source_root(str(CODE_ROOT))
     return Client()
-
-
-def _registered_name(stack: str) -> str:
-    """ZenML's name of a stack, which its file says; another's as it is."""
-    from pipelines.stack_files import read_stack, stack_names
-
-    return read_stack(stack).name if stack in stack_names() else stack
 
 
 def _can_schedule(client: "Client", stack: str) -> bool:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands.app import console
+from pipelines.commands.app import RegistryOption, console, registry_uri
 from pipelines.place import here
 from srpo.errors import ConfigError
 
@@ -28,6 +28,7 @@ def new(
     out: Annotated[Path, typer.Option(help="The page; its key is written beside it.")] = Path("study.html"),
     num_pairs: Annotated[int | None, typer.Option(min=1, help="Pairs to ask about; all if not given.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Names of the pictures; drawn anew if not given.")] = None,
+    stack: RegistryOption = None,
 ) -> None:
     """Write one page that works offline, for any number of voters, and the key that tells which picture is whose.
 
@@ -40,7 +41,7 @@ def new(
     from srpo.evaluation.study import write_study
 
     with tempfile.TemporaryDirectory() as scratch, console.status("writing the page"):
-        key, key_path = write_study(_pairs(reference, candidate, Path(scratch)), out, num_pairs, seed)
+        key, key_path = write_study(_pairs(reference, candidate, Path(scratch), stack), out, num_pairs, seed)
     console.print(f"{len(key.pairs)} pairs; send the page, keep the key: {key_path}", soft_wrap=True, highlight=False)
     typer.echo(out)
 
@@ -68,7 +69,7 @@ def merge(
     study = merge_votes(votes, opened)
     if report:
         with tempfile.TemporaryDirectory() as scratch:
-            entry = find_entry(place, report, Path(scratch))
+            entry = find_entry(place, report, Path(scratch), registry_uri(place, None))
             if entry.folder.is_relative_to(scratch):
                 raise ConfigError(f"--report {report} lies in MLflow; give the run's name, or the folder of its report")
         study, page = add_to_report(study, opened, entry.folder)
@@ -80,14 +81,16 @@ def merge(
         _show(study)
 
 
-def _pairs(reference: str, candidate: str, scratch: Path) -> "Pairs":
+def _pairs(reference: str, candidate: str, scratch: Path, stack: str | None) -> "Pairs":
     from pipelines.reports import find_entry
     from srpo.evaluation.study import pairs_of_entries, pairs_of_folders
 
     folders = [Path(reference), Path(candidate)]
     if all(folder.is_dir() and any(folder.glob("*.png")) for folder in folders):
         return pairs_of_folders(*folders)
-    return pairs_of_entries(*(find_entry(here(), source, scratch) for source in (reference, candidate)))
+    place = here()
+    uri = registry_uri(place, stack)
+    return pairs_of_entries(*(find_entry(place, source, scratch, uri) for source in (reference, candidate)))
 
 
 def _show(study: "Study") -> None:

@@ -16,6 +16,7 @@ def sync(
     place = here()
     place.prepare()
     from pipelines.runs import load_run, load_runs
+    from pipelines.stacks import activate
     from srpo.errors import BusyError, UnreachableError
     from srpo.outbox import unsent
     from srpo.tracking import Tracker
@@ -26,6 +27,7 @@ def sync(
     if running := [record.name for record in waiting if record.actual_state == "running"]:
         raise BusyError(f"run {running[0]} is still running and sends its own entries; wait for it, or stop it")
     for record in waiting:
+        activate(place, record.stack)  # with its server's credentials
         if left := Tracker(record.tracked, record.path / "train").close(seconds):
             raise UnreachableError(f"MLflow has not taken the last {left} entries of {record.name}; try again later")
         console.print(f"{record.name}: MLflow has everything")

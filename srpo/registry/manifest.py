@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from srpo.artifacts import Snapshot
-from srpo.config import ModelConfig, RunConfig, Settings
+from srpo.config import ModelConfig, RunConfig, Settings, StorageConfig
+from srpo.durable import mirror_of
 from srpo.generate import ModelFiles, Sampling
-from srpo.hub import at_hand, verify
+from srpo.hub import at_hand, resolve, verify
 from srpo.tracking import TrackedRun
 
 if TYPE_CHECKING:
@@ -34,20 +35,28 @@ class Manifest(Settings):
     transformer: Snapshot
     """Diffusers folder of the aligned transformer."""
     sampling: Sampling
+    remote: str | None = None
+    """`storage.remote` of its run, which keeps a copy of the transformer; None: its files lie on one machine alone."""
 
     def files(self, reference: str) -> ModelFiles:
-        """The model's files on this machine; ConfigError if one of them has moved or changed."""
-        base = at_hand(self.base)
+        """The model's files, on this machine from now on; ConfigError if one of them has moved or changed."""
+        base, transformer = self._base_here(), mirror_of(StorageConfig(remote=self.remote)).here(self.transformer)
         verify(base)
-        verify(self.transformer)
+        verify(transformer)
         return ModelFiles(
             reference=reference,
             model=self.model,
             base=base.path,
-            transformer=self.transformer.path,
-            transformer_sha256=self.transformer.sha256,
+            transformer=transformer.path,
+            transformer_sha256=transformer.sha256,
             sampling=self.sampling,
         )
+
+    def _base_here(self) -> Snapshot:
+        """The base on this machine; what comes with the package lies elsewhere in a pod."""
+        if not self.base.source.startswith("builtin:"):
+            return at_hand(self.base)
+        return self.base.model_copy(update={"uri": str(resolve(self.base.source, "model"))})
 
 
 class AlignedModel:

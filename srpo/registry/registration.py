@@ -40,6 +40,7 @@ def register(
         base=weights.model,
         transformer=trained.transformer,
         sampling=sampling_of(config),
+        remote=config.storage.remote,
     )
     log_manifest(client, tracked, manifest)
     licences = _licences(weights)

@@ -4,9 +4,12 @@ The settings ask for GPUs, which the loopback node grants and nobody uses: what 
 """
 
 import copy
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from srpo.plan import STEPS
 from tests.cluster.site import ROOT, Site, settings
@@ -22,7 +25,8 @@ SHORTEST = (
     "evaluation.num_report_images=1",
     "resources.train={gpus: 2, spot: true, retries: 4, timeout: 30, node_pool: {pool: large}}",
 )
-RUN = ["--config", str(ROOT / "configs/shapes.yaml"), *settings(*SHORTEST), "--stack", "kubernetes"]
+STACK = ("--stack", "kubernetes")
+RUN = ["--config", str(ROOT / "configs/shapes.yaml"), *settings(*SHORTEST), *STACK]
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +51,21 @@ def test_five_pods_make_a_version_of_the_model(kubernetes: Site, finished: str) 
     assert kubernetes.versions("shapes") == ["1"] and "shapes version 1" in finished
     (report,) = kubernetes.folder.glob(".srpo/runs/*/evaluation/report.html")
     assert str(report) in finished.replace("\n", ""), "brought from the pod's disk"
+
+
+def test_the_version_is_drawn_and_promoted_from_another_machine(
+    kubernetes: Site, finished: str, tmp_path: Path
+) -> None:
+    assert "generate --model shapes@" in finished and "--stack srpo-kubernetes" in finished
+    there, prompt = replace(kubernetes, folder=tmp_path), "a red circle on a blue background"
+    code, output = there.call("generate", "--model", "shapes/1", *STACK, "--prompts", prompt, "--out", "pictures")
+    assert code == 0, output
+    (picture,) = tmp_path.glob("pictures/*.png")
+    assert Image.open(picture).info["model"] == "models:/shapes/1"
+    code, output = there.call("promote", "shapes/1", "--reason", "looked at", *STACK)
+    assert code == 0 and "shapes: version 1 is champion" in output, output
+    code, output = there.call("generate", "--model", "shapes@champion", "--prompts", prompt, "--out", "pictures")
+    assert code == 42 and "nothing is registered here yet" in output, output
 
 
 def test_steps_that_need_no_gpu_are_kept_away_from_them(specs: dict[str, dict[str, Any]]) -> None:

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from moto.server import ThreadedMotoServer
 
+from pipelines.commands.app import registered
 from pipelines.place import Place
 from pipelines.stack_files import STACKS, StackFile, fill, parse_stack, read_stack, register, stack_names, validate
 from pipelines.stack_health import (
@@ -249,6 +250,34 @@ def test_a_cluster_is_asked_for_its_namespace_and_gpus(tmp_path: Path, monkeypat
             node["status"]["allocatable"] = {"cpu": "8"}
         with pytest.raises(UnhealthyError, match="none of 2 nodes has nvidia.com/gpu"):
             ask_cluster(values)
+
+
+def test_a_cluster_that_does_not_answer_is_unwell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("kubernetes")
+    cluster = {"name": "gone", "cluster": {"server": "http://127.0.0.1:9"}}
+    context = {"name": "gone", "context": {"cluster": "gone", "user": "gone"}}
+    config = {"clusters": [cluster], "contexts": [context], "users": [{"name": "gone", "user": {}}]}
+    (tmp_path / "config").write_text(
+        json.dumps(config | {"apiVersion": "v1", "kind": "Config", "current-context": "gone"})
+    )
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "config"))
+    with pytest.raises(UnhealthyError, match="the cluster does not answer"):
+        ask_cluster({"kubernetes_context": "gone", "kubernetes_namespace": "srpo"})
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("local", "srpo-local-s3"),
+        ("kubernetes", "srpo-kubernetes"),
+        ("srpo-kubernetes", "srpo-kubernetes"),
+        ("a-team's-own", "a-team's-own"),
+        (None, None),
+    ],
+)
+def test_a_stack_is_named_by_its_file_or_as_zenml_knows_it(given: str | None, name: str | None) -> None:
+    assert registered(given) == name
 
 
 def test_the_command_line_registers_and_says_what_is_unwell(
