@@ -17,6 +17,7 @@ from pipelines.commands import runs
 from pipelines.execute import Outcome
 from pipelines.place import Place
 from pipelines.runs import load_run
+from srpo.errors import ConfigError
 from tests.conftest import CONFIG, SHORT
 from tests.processes import heed_ctrl_c
 
@@ -189,6 +190,24 @@ def test_evaluate_sets_a_registered_model_beside_its_base(
     assert (report["num_prompts"], report["seeds_per_prompt"]) == (3, 2)
     assert all(metric in shown for metric in ("luminance", "content", "diversity"))
     assert shown.strip().endswith("report.html")
+
+
+def test_evaluate_may_go_online_for_all_that_judges(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Not for the run file's model, which is not drawn."""
+    seen: list[str] = []
+
+    def prepare(_: Place, *sources: str) -> None:
+        seen.extend(sources)
+        raise ConfigError("far enough")
+
+    monkeypatch.setattr(Place, "prepare", prepare)
+    judges = [
+        "rewards={second: {family: clip, source: hf://a/reward}}",
+        "evaluation.scores={held: {family: pick_score, source: hf://a/score}}",
+    ]
+    changes = [word for change in ("model.source=hf://a/model", *judges) for word in ("--set", change)]
+    assert call("evaluate", "builtin:shapes", "--out", str(tmp_path / "out"), *changes) == 42
+    assert {source for source in seen if source.startswith("hf://")} == {"hf://a/reward", "hf://a/score"}
 
 
 def test_a_prefix_draws_what_the_prompt_with_the_word_draws(place: Place, tmp_path: Path) -> None:

@@ -3,13 +3,15 @@
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from rich.console import Console
 
 from pipelines.execute import Outcome
 from pipelines.place import Place
-from pipelines.status import age
+from pipelines.status import age, show_status
 from srpo.registry.history import Move
 from tests.registry.test_champion import champion, fill
 from tests.test_cli import call
@@ -49,6 +51,14 @@ def test_forward_back_and_away(client: MlflowClient, capsys: pytest.CaptureFixtu
     assert call("status") == 0
     shown = capsys.readouterr().out
     assert "by-hand/1" in shown and "too sharp" in shown
+
+
+def test_versions_are_shown_where_no_run_is_left(
+    client: MlflowClient, place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show_status(Console(), Place(tmp_path), place.mlflow_uri)
+    shown = capsys.readouterr().out
+    assert "no runs in" in shown and "by-hand/3" in shown
 
 
 def test_status_shows_gate_and_margins(finished: Outcome, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
