@@ -2,8 +2,9 @@
 
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from srpo.errors import ConfigError
 from srpo.evaluation.schema import Report
@@ -24,6 +25,21 @@ def connect(uri: str) -> "MlflowClient":
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def all_pages(search: Callable[..., Any], condition: str | None = None) -> list[Any]:
+    """Everything that one of MLflow's searches finds; one call of it gives no more than the first page."""
+    page = search(condition)
+    found = list(page)
+    while page.token:
+        page = search(condition, page_token=page.token)
+        found += page
+    return found
+
+
+def named(name: str) -> str:
+    """The condition of such a search for one registered model."""
+    return f"name = '{name}'"
 
 
 def load_manifest(uri: str, reference: str) -> Manifest:
@@ -85,14 +101,14 @@ def address(name: str, version: str) -> str:
 def locate(client: "MlflowClient", reference: str) -> tuple[str, str]:
     """(name, version) of a reference; ConfigError says what there is if it names nothing."""
     plain = reference.removeprefix("models:/")
-    registered = client.search_registered_models()
+    registered = all_pages(client.search_registered_models)
     models = {model.name: {key: str(value) for key, value in model.aliases.items()} for model in registered}
     if match := re.fullmatch(r"([^@/]+)@([^@/]+)", plain):
         name, alias = match.groups()
         candidates = [(name, models.get(name, {}).get(alias))]
     elif match := re.fullmatch(r"([^@/]+)/(\d+)", plain):
         name, number = match.groups()
-        numbers = {str(entry.version) for entry in client.search_model_versions(f"name = '{name}'")}
+        numbers = {str(entry.version) for entry in all_pages(client.search_model_versions, named(name))}
         candidates = [(name, number if number in numbers else None)]
     else:
         candidates = [(name, aliases[plain]) for name, aliases in models.items() if plain in aliases]
@@ -106,7 +122,7 @@ def locate(client: "MlflowClient", reference: str) -> tuple[str, str]:
 
 def only_model(client: "MlflowClient", name: str | None) -> str:
     """A registered model by its name, or the only one there is; ConfigError says what there is."""
-    known = sorted(model.name for model in client.search_registered_models())
+    known = sorted(model.name for model in all_pages(client.search_registered_models))
     if name in known:
         return str(name)
     if name is None and len(known) == 1:
@@ -139,4 +155,4 @@ def check_agreed(client: "MlflowClient", uri: str, name: str, lease: str | None)
 
 
 def _exists(client: "MlflowClient", name: str) -> bool:
-    return bool(client.search_registered_models(f"name = '{name}'"))
+    return bool(client.search_registered_models(named(name)))

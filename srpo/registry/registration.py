@@ -10,7 +10,7 @@ from srpo.evaluation.schema import Report
 from srpo.registry.champion import Standing, make
 from srpo.registry.history import CHALLENGER, CHAMPION
 from srpo.registry.lease import Held, lease
-from srpo.registry.lookup import address, check_agreed, connect, open_model
+from srpo.registry.lookup import address, all_pages, check_agreed, connect, named, open_model
 from srpo.registry.manifest import FOLDER, Manifest, log_manifest, sampling_of
 from srpo.registry.versions import DATA_TAG, GATE_TAG, HASH_TAG, LICENCE_TAG, SIZE_TAG, WORDS_TAG, gate_tag
 from srpo.tracking import TrackedRun, code_version, data_version
@@ -117,7 +117,8 @@ def _challenge(client: "MlflowClient", name: str, version: str) -> None:
 
 def _version_of_run(client: "MlflowClient", name: str, tracked: TrackedRun) -> str | None:
     """The version this run has registered already, if it was interrupted after that."""
-    found = [entry for entry in client.search_model_versions(f"name = '{name}'") if entry.run_id == tracked.run_id]
+    entries = all_pages(client.search_model_versions, named(name))
+    found = [entry for entry in entries if entry.run_id == tracked.run_id]
     return str(found[0].version) if found else None
 
 
