@@ -25,7 +25,7 @@ SourceArgument = Annotated[
 def new(
     reference: SourceArgument,
     candidate: SourceArgument,
-    out: Annotated[Path, typer.Option(help="The page; its key is written beside it.")] = Path("study.html"),
+    out: Annotated[Path, typer.Option(help="The page, a new file; its key is written beside it.")] = Path("study.html"),
     num_pairs: Annotated[int | None, typer.Option(min=1, help="Pairs to ask about; all if not given.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Names of the pictures; drawn anew if not given.")] = None,
 ) -> None:
