@@ -80,7 +80,8 @@ def judge(config: RunConfig, base: Evidence, champion: Evidence | None = None) -
     checks = check_gate(settings.gate, base.strict, base.against)
     if champion is not None:
         evidence[champion.against] = champion
-        checks += check_gate(settings.against_champion, champion.strict, champion.against)
+        beyond_doubt = settings.champion_gate is None
+        checks += check_gate(settings.against_champion, champion.strict, champion.against, beyond_doubt)
     damage = _damage(config, base.shown)
     wanted = describe_change(settings.wanted, base.shown[settings.wanted], settings.confidence)
     broken = [check for check in checks if not check.held]
@@ -99,13 +100,16 @@ def _damage(config: RunConfig, metrics: Metrics) -> list[str]:
     return violations(candidate, base, config.monitor.bounds)
 
 
-def check_gate(bounds: Sequence[Bound], metrics: Metrics, against: str) -> list[GateCheck]:
-    """Each limit of each bound against its end of the interval; `against` labels what the metrics compare with."""
+def check_gate(bounds: Sequence[Bound], metrics: Metrics, against: str, exceed: bool = False) -> list[GateCheck]:
+    """Each limit of each bound against its end of the interval; `against` labels what the metrics compare with.
+
+    `exceed`: reaching a limit is not enough.
+    """
     checks = []
     for bound in bounds:
         for limit, threshold in limits(bound):
             value = _end(limit, metrics[bound.metric])
-            held = holds(limit, threshold, value)
+            held = holds(limit, threshold, value) and not (exceed and value == threshold)
             checks.append(
                 GateCheck(
                     metric=bound.metric, against=against, limit=limit, threshold=threshold, value=value, held=held
@@ -132,18 +136,21 @@ def _explain(check: GateCheck, evidence: Mapping[str, Evidence]) -> str:
     if check.value is None:
         level = evidence[check.against].shown[check.metric].reference
         reached = f"{check.metric} has no ratio to {other}, which has {level:.3g}"
-        return f"{reached}, while {_side(check.limit)} {demanded} is demanded"
+        return f"{reached}, while {_side(check)} {demanded} is demanded"
     end = "low" if check.limit.startswith("min") else "high"
     if check.limit.endswith("change"):
         against = f" against {other}" if check.against == CHAMPION else ""
         reached = f"the change of {check.metric}{against} may be as {end} as {check.value:+.3f}"
     else:
         reached = f"{check.metric} may be as {end} as {check.value:.2f} times {other}"
-    return f"{reached}, while {_side(check.limit)} {demanded} is demanded"
+    return f"{reached}, while {_side(check)} {demanded} is demanded"
 
 
-def _side(limit: Limit) -> str:
-    return "at least" if limit.startswith("min") else "at most"
+def _side(check: GateCheck) -> str:
+    """What a broken limit demands; one that was reached had to be exceeded."""
+    if check.limit.startswith("max"):
+        return "at most"
+    return "more than" if check.value == check.threshold else "at least"
 
 
 def describe_change(name: str, row: Comparison, confidence: float) -> str:

@@ -34,7 +34,7 @@ class GateResult(Settings):
 
     @property
     def margin(self) -> float | None:
-        """How far the value is on the right side of the threshold; negative where the limit is broken."""
+        """How far the value is on the right side of the threshold; 0 may be too little, as against the champion."""
         if self.value is None:
             return None
         return self.value - self.threshold if self.limit.startswith("min") else self.threshold - self.value

@@ -114,6 +114,18 @@ def test_what_is_better_than_the_base_must_be_better_than_the_champion_too() -> 
     assert judge(named, base, better).reason.endswith("and all 2 limits of the gate hold against base and champion.")
 
 
+def test_a_tie_with_the_champion_is_not_better_beyond_doubt() -> None:
+    named = config([Bound(metric="relative", min_change=0)])
+    base, tie = {"relative": row(0.2, 0.05)}, {"relative": row(0.0, 0.0)}
+    judged = judge(named, base, tie)
+    assert judged.verdict == "keep"
+    assert judged.reason.endswith(
+        "but the change of relative against the champion may be as low as +0.000, while more than +0 is demanded."
+    )
+    written = named.evaluation.model_copy(update={"champion_gate": (Bound(metric="relative", min_change=0),)})
+    assert judge(named.model_copy(update={"evaluation": written}), base, tie).verdict == "promote"
+
+
 def test_the_champions_gate_can_ask_for_something_else() -> None:
     own = config([Bound(metric="relative", min_change=0)])
     tolerant = (Bound(metric="relative", min_ratio=0.9),)
