@@ -62,7 +62,7 @@ def register(
         open_model(client, tracked.uri, name, config.registry.lease)
         version = _version_of_run(client, name, tracked) or _new_version(client, name, tracked, tags)
         _challenge(client, name, version)
-        outcome = _contend(client, held, Standing(client, name), version, evaluated, report.champion, tracked)
+        outcome = _contend(client, held, Standing(client, name), version, evaluated, report, tracked)
         champion = Standing(client, name).champion
     alias = CHAMPION if champion == version else CHALLENGER
     uri = f"models:/{name}@{alias}"
@@ -86,26 +86,33 @@ def _contend(
     standing: Standing,
     version: str,
     evaluated: Evaluated,
-    compared: str | None,
+    report: Report,
     tracked: TrackedRun,
 ) -> str:
     """Move the champion if the gate says so of the reigning one; what became of it, in one sentence.
 
-    `compared`: the champion that the evaluation knew. A version that has been champion before, because its run was
-    interrupted after that, is not promoted again: somebody may have had a reason to take it back.
+    A version that has been champion before, because its run was interrupted after that, is not promoted again: somebody
+    may have had a reason to take it back.
     """
     champion = standing.champion and address(standing.name, standing.champion)
     if version in standing.champions:
         return "champion" if standing.champion == version else "was champion before"
     if not evaluated.passed:
         return f"challenger only; the gate: {standing.versions[version].gate_summary}"
-    if champion != compared:
-        return (
-            f"challenger only: it passed, but was compared with {compared or 'no champion'}, and the champion is now "
-            f"{champion or 'none'}; evaluate again against it (`run --from evaluate`), or promote by hand"
-        )
+    if champion != report.champion:
+        return f"challenger only: it passed, but {_not_compared(champion, report)}"
     make(client, held, standing.next_move("gate", version, evaluated.reason, tracked.run_id))
     return f"champion, in place of {champion or 'none'}"
+
+
+def _not_compared(champion: str | None, report: Report) -> str:
+    """Why the evaluation says nothing of the reigning champion, and what can be done."""
+    if report.undrawn and report.undrawn.reference == champion:
+        return f"the champion {champion} was not drawn beside it: {report.undrawn.problem}; `promote` decides by hand"
+    return (
+        f"was compared with {report.champion or 'no champion'}, and the champion is now {champion or 'none'}; evaluate "
+        "again against it (`run --from evaluate`), or promote by hand"
+    )
 
 
 def _challenge(client: "MlflowClient", name: str, version: str) -> None:
