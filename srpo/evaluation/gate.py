@@ -49,6 +49,7 @@ class Judgement:
 def check_metrics(config: RunConfig) -> None:
     """ConfigError for a metric that the config names but that will not be measured, or cannot."""
     check_grids(config)
+    check_drift(config)
     settings = config.evaluation
     measured = metric_names(settings, config.rewards)
     known, watched = [*measured, *pair_metrics(settings.seeds_per_prompt)], [*measured, DRIFT]
@@ -72,6 +73,14 @@ def check_grids(config: RunConfig) -> None:
                 f"evaluation.grid_periods: {period} px cannot be seen in images of {shorter} px; "
                 f"give periods from {SHORTEST_PERIOD} to {shorter // SHORTEST_GRID}"
             )
+
+
+def check_drift(config: RunConfig) -> None:
+    """ConfigError for a ratio to the drift of the base, which is 0 because drift is measured from the base."""
+    for key, bounds in {"evaluation.gate": config.evaluation.gate, "monitor.bounds": config.monitor.bounds}.items():
+        drift = [limit for bound in bounds if bound.metric == DRIFT for limit, _ in limits(bound)]
+        if ratios := [limit for limit in drift if limit.endswith("ratio")]:
+            raise ConfigError(f"{key}: a {ratios[0]} of drift never holds, as the base's is 0; give it a max_change")
 
 
 def judge(config: RunConfig, base: Evidence, champion: Evidence | None = None) -> Judgement:

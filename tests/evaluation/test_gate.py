@@ -194,5 +194,16 @@ def test_drift_and_diversity_are_for_the_verdict_alone() -> None:
         check_metrics(RunConfig(monitor=MonitorConfig(bounds=(Bound(metric="diversity", min_ratio=0.5),))))
 
 
+@pytest.mark.parametrize("limit", ["min_ratio", "max_ratio"])
+def test_the_base_has_no_drift_to_be_compared_by_ratio(limit: str) -> None:
+    bounds = (Bound.model_validate({"metric": "drift", "max_change": 0.2, limit: 1.5}),)
+    champion = EvaluationConfig(champion_gate=bounds)
+    check_metrics(RunConfig(evaluation=champion))  # the champion has drifted
+    with pytest.raises(ConfigError, match=rf"monitor\.bounds: a {limit} of drift never holds.*give it a max_change"):
+        check_metrics(RunConfig(monitor=MonitorConfig(bounds=bounds)))
+    with pytest.raises(ConfigError, match=rf"evaluation\.gate: a {limit} of drift never holds"):
+        check_metrics(RunConfig(evaluation=EvaluationConfig(gate=bounds)))
+
+
 def test_the_default_config_names_only_what_is_measured() -> None:
     check_metrics(RunConfig())
