@@ -60,7 +60,7 @@ def merge(
     """
     place = here()
     place.prepare()
-    from pipelines.reports import find_entry, log_again
+    from pipelines.reports import find_entries, log_again
     from srpo.evaluation.study.merge import add_to_report
     from srpo.evaluation.study.votes import load_key, merge_votes
 
@@ -68,7 +68,7 @@ def merge(
     study = merge_votes(votes, opened)
     if report:
         with tempfile.TemporaryDirectory() as scratch:
-            entry = find_entry(place, report, Path(scratch))
+            (entry,) = find_entries(place, [report], Path(scratch))
             if entry.folder.is_relative_to(scratch):
                 raise ConfigError(f"--report {report} lies in MLflow; give the run's name, or the folder of its report")
         study, page = add_to_report(study, opened, entry.folder)
@@ -81,13 +81,13 @@ def merge(
 
 
 def _pairs(reference: str, candidate: str, scratch: Path) -> "Pairs":
-    from pipelines.reports import find_entry
+    from pipelines.reports import find_entries
     from srpo.evaluation.study import pairs_of_entries, pairs_of_folders
 
     folders = [Path(reference), Path(candidate)]
     if all(folder.is_dir() and any(folder.glob("*.png")) for folder in folders):
         return pairs_of_folders(*folders)
-    return pairs_of_entries(*(find_entry(here(), source, scratch) for source in (reference, candidate)))
+    return pairs_of_entries(*find_entries(here(), [reference, candidate], scratch))
 
 
 def _show(study: "Study") -> None:
