@@ -75,9 +75,8 @@ def show_outcome(console: Console, place: Place, outcome: Outcome) -> None:
         facts["report"] = outcome.evaluated.report_html
     facts["all numbers"] = command("ui")
     if outcome.registered:
-        model = f"{outcome.registered.name}@{outcome.registered.alias}"
         facts["pictures"] = command(
-            f"generate --model {model} --prompts 'a red ring on a blue background' --out pictures"
+            f"generate --model {outcome.registered.uri} --prompts 'a red ring on a blue background' --out pictures"
         )
     if outcome.trained and outcome.trained.out_of_budget:
         more = 2 * (record.config.resources.max_gpu_hours or 0.0)

@@ -63,9 +63,9 @@ def register(
         version = _version_of_run(client, name, tracked) or _new_version(client, name, tracked, tags)
         _challenge(client, name, version)
         outcome = _contend(client, held, Standing(client, name), version, evaluated, report, tracked)
-        champion = Standing(client, name).champion
-    alias = CHAMPION if champion == version else CHALLENGER
-    uri = f"models:/{name}@{alias}"
+        aliases = Standing(client, name).versions[version].aliases
+    alias = next((alias for alias in (CHAMPION, CHALLENGER) if alias in aliases), "")
+    uri = address(name, version)
     return Registered(name=name, version=version, alias=alias, uri=uri, outcome=outcome, licences=licences)
 
 

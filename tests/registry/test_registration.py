@@ -126,7 +126,9 @@ def test_a_run_that_goes_on_does_not_bring_back_what_was_taken_back(
     assert again(finished, True, tracked, tmp_path, champion_of(uri, name)).outcome == "was champion before"
     assert champion_of(uri, name) == f"models:/{name}/{old.version}"
     newest = again(finished, False, new_run(uri, config, place, "newest"), tmp_path)
-    assert again(finished, True, tracked, tmp_path).version == new.version
+    assert (new.alias, new.uri) == ("champion", f"models:/{name}/{new.version}")
+    once_more = again(finished, True, tracked, tmp_path)
+    assert (once_more.version, once_more.alias, once_more.uri) == (new.version, "", new.uri)
     assert str(MlflowClient(uri).get_model_version_by_alias(name, "challenger").version) == newest.version
 
 
