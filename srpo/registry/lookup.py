@@ -38,8 +38,9 @@ def all_pages(search: Callable[..., Any], condition: str | None = None) -> list[
 
 
 def named(name: str) -> str:
-    """The condition of such a search for one registered model."""
-    return f"name = '{name}'"
+    """The condition of such a search for one registered model; MLflow reads no escapes, but two kinds of quotes."""
+    quote = '"' if "'" in name else "'"
+    return f"name = {quote}{name}{quote}"
 
 
 def load_manifest(uri: str, reference: str) -> Manifest:
@@ -108,8 +109,8 @@ def locate(client: "MlflowClient", reference: str) -> tuple[str, str]:
         candidates = [(name, models.get(name, {}).get(alias))]
     elif match := re.fullmatch(r"([^@/]+)/(\d+)", plain):
         name, number = match.groups()
-        numbers = {str(entry.version) for entry in all_pages(client.search_model_versions, named(name))}
-        candidates = [(name, number if number in numbers else None)]
+        entries = all_pages(client.search_model_versions, named(name)) if name in models else []
+        candidates = [(name, number) for entry in entries if str(entry.version) == number]
     else:
         candidates = [(name, aliases[plain]) for name, aliases in models.items() if plain in aliases]
     found = [(name, version) for name, version in candidates if version is not None]

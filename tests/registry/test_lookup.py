@@ -3,6 +3,7 @@
 import pytest
 
 from pipelines.place import Place
+from srpo.errors import ConfigError
 from srpo.registry import find_version, history, holder, promote, rollback, surplus, versions
 from srpo.registry.lookup import connect
 from tests.registry.test_champion import fill
@@ -33,3 +34,19 @@ def test_a_model_is_found_however_many_others_there_are(crowded: str) -> None:
     assert holder(crowded, "zebra", "challenger") is holder(crowded, "nobody", "champion") is None
     promote(crowded, "zebra/2", "sharper")
     assert rollback(crowded, "zebra", "too sharp").after == "1"
+
+
+def test_a_name_with_an_apostrophe_is_a_name(own_place: Place) -> None:
+    uri, name = own_place.mlflow_uri, "it's"
+    with pytest.raises(ConfigError, match="it's/2 is no folder and names no registered model; registered: none yet"):
+        find_version(uri, f"{name}/2")
+    fill(uri, name, 2)
+    promote(uri, f"{name}/2", "sharper")
+    assert find_version(uri, f"{name}@champion").reference == "it's/2"
+    assert [entry.reference for entry in versions(uri)] == ["it's/2", "it's/1"]
+
+
+@pytest.mark.parametrize("reference", ["it's/3", "a\"b'/1", "' OR name LIKE '%/1"])
+def test_a_reference_with_quotes_to_nothing_is_one_sentence(store: str, reference: str) -> None:
+    with pytest.raises(ConfigError, match="names no registered model"):
+        promote(store, reference, "why not")
