@@ -1,6 +1,7 @@
 """What `compare` and `study` are given: runs, registered models, MLflow runs or report files, found as folders."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.place import Place
@@ -14,11 +15,15 @@ from srpo.tracking import Tracker
 MLFLOW_RUN = re.compile(r"[0-9a-f]{32}")
 
 
-def find_entry(place: Place, reference: str, scratch: Path, uri: str | None) -> Entry:
-    """The model that `REFERENCE` or `REFERENCE#LABEL` names; what the MLflow store `uri` keeps comes into `scratch`."""
-    plain, _, label = reference.partition("#")
-    folder = _folder(place, plain, scratch, uri)
-    return load_entry(_name(plain, folder) + (f"#{label}" if label else ""), folder, label or None)
+def find_entries(place: Place, references: Sequence[str], scratch: Path, uri: str | None) -> list[Entry]:
+    """The models that `REFERENCE` or `REFERENCE#LABEL` name; what the MLflow store `uri` keeps comes into `scratch`."""
+    split = [reference.partition("#") for reference in references]
+    folders = [_folder(place, plain, scratch, uri) for plain, _, _ in split]
+    homes = [_home(folder) for folder in folders]
+    return [
+        load_entry(_name(plain, home, homes) + hash_ + label, folder, label or None)
+        for (plain, hash_, label), folder, home in zip(split, folders, homes, strict=True)
+    ]
 
 
 def log_again(place: Place, reference: str, study: Study, folder: Path) -> None:
@@ -45,14 +50,21 @@ def _folder(place: Place, reference: str, scratch: Path, uri: str | None) -> Pat
     from srpo.registry import load_evaluation, run_evaluation
 
     target = scratch / re.sub(r"\W+", "-", reference)
-    target.mkdir()
+    target.mkdir(exist_ok=True)  # of the same model, another label
     find = run_evaluation if MLFLOW_RUN.fullmatch(reference) else load_evaluation
     return find(uri, reference, target)
 
 
-def _name(reference: str, folder: Path) -> str:
-    """What people call it: a run's name instead of the path to its report."""
+def _home(folder: Path) -> Path:
+    """What people call a report by: the folder of a run instead of that of its evaluation."""
+    folder = folder.resolve()
+    return folder.parent if folder.name == "evaluation" else folder
+
+
+def _name(reference: str, home: Path, homes: Sequence[Path]) -> str:
+    """The reference; of a path the shortest end that no other has."""
     if not Path(reference).exists():
         return reference
-    folder = folder.resolve()
-    return folder.parent.name if folder.name == "evaluation" else folder.name
+    others = [other.parts for other in homes if other != home]
+    ends = (home.parts[-length:] for length in range(1, len(home.parts) + 1))
+    return str(Path(*next(end for end in ends if all(other[-len(end) :] != end for other in others))))

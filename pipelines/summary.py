@@ -76,10 +76,10 @@ def show_outcome(console: Console, place: Place, outcome: Outcome) -> None:
         facts["report"] = outcome.evaluated.report_html
     facts["all numbers"] = page_of(record.tracked) or command("ui")
     if outcome.registered:
-        model = f"{outcome.registered.name}@{outcome.registered.alias}"
         where = f" --stack {record.stack}" if record.stack else ""
+        model = f"{outcome.registered.uri}{where}"
         facts["pictures"] = command(
-            f"generate --model {model}{where} --prompts 'a red ring on a blue background' --out pictures"
+            f"generate --model {model} --prompts 'a red ring on a blue background' --out pictures"
         )
     if outcome.trained and outcome.trained.out_of_budget:
         more = 2 * (record.config.resources.max_gpu_hours or 0.0)

@@ -179,8 +179,9 @@ class Registered(Settings):
     name: str
     version: str
     alias: str
-    """champion or challenger."""
+    """champion or challenger; empty where a newer version is the challenger."""
     uri: str
+    """`models:/name/version`: aliases move on."""
     outcome: str = ""
     """What became of the champion, in one sentence."""
     licences: dict[str, str] = Field(default_factory=dict)

@@ -31,6 +31,14 @@ def test_defaults_are_the_reference_recipe() -> None:
         ({"preference": {"negative": []}}, "preference.negative: Tuple should have at least 1 item"),
         ({"monitor": {"every": 3}}, r"monitor.every \(3\) must be a multiple of train.save_every \(5\)"),
         ({"monitor": {"bounds": [{"metric": "spread"}]}}, "monitor.bounds.0: the bound on 'spread' has no limit"),
+        (
+            {"monitor": {"bounds": [{"metric": "spread", "min_ratio": 2, "max_ratio": 1}]}},
+            "the bound on 'spread' can never hold: min_ratio 2 is above max_ratio 1",
+        ),
+        (
+            {"evaluation": {"gate": [{"metric": "spread", "min_change": 0.1, "max_change": 0}]}},
+            "the bound on 'spread' can never hold: min_change 0.1 is above max_change 0",
+        ),
         ({"train": {"learning_rate": float("nan")}}, "train.learning_rate"),
         ({"train": {"num_warmup_updates": 3}}, "num_warmup_updates has no effect with schedule 'constant'"),
         ({"schema_version": 2}, "has schema_version 2, this srpo reads 1"),

@@ -10,6 +10,7 @@ from pipelines.execute import Outcome
 from pipelines.place import Place
 from srpo.evaluation.schema import Report
 from srpo.registry import load_evaluation
+from tests.evaluation.synthetic import make_report, write_synthetic
 from tests.test_cli import call
 
 
@@ -62,6 +63,24 @@ def test_a_run_by_name_by_version_by_mlflow_id_and_by_file_is_the_same_model(
     assert any(image.kept for image in report.images)
     assert call("compare", f"{run}#base", run) == 0
     assert (place.root / "comparisons" / f"{run}#base--{run}" / "report.html").is_file()
+
+
+def test_folders_of_the_same_name_are_told_apart(place: Place, tmp_path: Path) -> None:
+    folders = [tmp_path / part / "out" for part in ("a", "b", "b/c")]
+    for folder in folders:
+        write_synthetic(folder, make_report(num_prompts=3), size=16)
+    assert call("compare", *map(str, folders), f"{folders[0]}#base", "--out", str(tmp_path / "all")) == 0
+    assert [model.label for model in report_in(tmp_path / "all").models] == ["a/out", "b/out", "c/out", "a/out#base"]
+
+
+def test_long_names_make_a_folder_of_their_own(place: Place, tmp_path: Path) -> None:
+    folders = [tmp_path / f"{80 * 'ü'}{part}" for part in "abc"]
+    for folder in folders:
+        write_synthetic(folder, make_report(num_prompts=3), size=16)
+    before = set((place.root / "comparisons").glob("*"))
+    for other in folders[1:]:
+        assert call("compare", str(folders[0]), str(other)) == 0
+    assert len(set((place.root / "comparisons").glob("*")) - before) == 2
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """Commands that set models side by side which were evaluated apart: `compare`."""
 
+import hashlib
 import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +16,7 @@ from srpo.errors import ConfigError
 if TYPE_CHECKING:
     from srpo.evaluation.schema import Report
 
+LONGEST = 200  # bytes of a folder's name; file systems take 255
 ReportsArgument = Annotated[
     list[str],
     typer.Argument(
@@ -45,16 +48,22 @@ def compare(
         raise ConfigError(f"--on {on}: only `common` is known")
     place = here()
     place.prepare()
-    from pipelines.reports import find_entry
+    from pipelines.reports import find_entries
     from srpo.evaluation.comparison import write_comparison
 
     with tempfile.TemporaryDirectory() as scratch, console.status("comparing"):
-        uri = registry_uri(place, stack)
-        entries = [find_entry(place, reference, Path(scratch), uri) for reference in reports]
-        folder = out or place.root / "comparisons" / re.sub(r"[^\w.@#-]+", "-", "--".join(e.name for e in entries))
+        entries = find_entries(place, reports, Path(scratch), registry_uri(place, stack))
+        folder = out or place.root / "comparisons" / _folder_name([entry.name for entry in entries])
         report = write_comparison(entries, folder, on == "common", despite or ())
     _show(report)
     typer.echo(folder / "report.html")
+
+
+def _folder_name(names: Sequence[str]) -> str:
+    """All names as one that file systems take; where it had to be cut, a hash tells it from others."""
+    name = re.sub(r"[^\w.@#-]+", "-", "--".join(names))
+    start = name.encode()[:LONGEST].decode(errors="ignore")
+    return name if start == name else f"{start}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _show(report: "Report") -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
 from pipelines.commands.app import BaseOption, JsonOption, RegistryOption, console, registry_uri
 from pipelines.place import Place, here
@@ -129,11 +130,11 @@ def gc(
 
     found = find_surplus(place, keep)
     nothing = not found.versions and not found.folders
-    if dry_run or nothing or not yes:
-        _show_surplus(found, "would go", place, as_json and (dry_run or nothing))
     if dry_run or nothing:
+        _show_surplus(found, "would go", place, as_json)
         return
     if not yes:
+        _list_surplus(found, "would go", place, Console(stderr=True) if as_json else console)
         typer.confirm("remove all this?", abort=True, err=True)
     _show_surplus(collect(place, keep), "removed", place, as_json)
 
@@ -170,13 +171,18 @@ def _show_surplus(surplus: "Surplus", what: str, place: Place, as_json: bool) ->
         versions = [version.reference for version in surplus.versions]
         folders = [{"path": str(folder.path), "bytes": folder.size} for folder in surplus.folders]
         typer.echo(json.dumps({"versions": versions, "folders": folders, "bytes": surplus.size}))
-        return
+    else:
+        _list_surplus(surplus, what, place, console)
+
+
+def _list_surplus(surplus: "Surplus", what: str, place: Place, to: Console) -> None:
+    """The same for people."""
     for version in surplus.versions:
-        console.print(f"{what}: version {version.reference} ({version.run_name})", soft_wrap=True, highlight=False)
+        to.print(f"{what}: version {version.reference} ({version.run_name})", soft_wrap=True, highlight=False)
     for folder in surplus.folders:
         shown = _below(folder.path, place.root)
-        console.print(f"{what}: {folder.size:>14,} bytes  {shown}", soft_wrap=True, highlight=False)
-    console.print(f"{what}: {len(surplus.versions)} versions, {surplus.size:,} bytes", highlight=False)
+        to.print(f"{what}: {folder.size:>14,} bytes  {shown}", soft_wrap=True, highlight=False)
+    to.print(f"{what}: {len(surplus.versions)} versions, {surplus.size:,} bytes", highlight=False)
 
 
 def _below(path: Path, root: Path) -> Path:

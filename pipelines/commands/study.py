@@ -25,7 +25,7 @@ SourceArgument = Annotated[
 def new(
     reference: SourceArgument,
     candidate: SourceArgument,
-    out: Annotated[Path, typer.Option(help="The page; its key is written beside it.")] = Path("study.html"),
+    out: Annotated[Path, typer.Option(help="The page, a new file; its key is written beside it.")] = Path("study.html"),
     num_pairs: Annotated[int | None, typer.Option(min=1, help="Pairs to ask about; all if not given.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Names of the pictures; drawn anew if not given.")] = None,
     stack: RegistryOption = None,
@@ -61,7 +61,7 @@ def merge(
     """
     place = here()
     place.prepare()
-    from pipelines.reports import find_entry, log_again
+    from pipelines.reports import find_entries, log_again
     from srpo.evaluation.study.merge import add_to_report
     from srpo.evaluation.study.votes import load_key, merge_votes
 
@@ -69,7 +69,7 @@ def merge(
     study = merge_votes(votes, opened)
     if report:
         with tempfile.TemporaryDirectory() as scratch:
-            entry = find_entry(place, report, Path(scratch), registry_uri(place, None))
+            (entry,) = find_entries(place, [report], Path(scratch), registry_uri(place, None))
             if entry.folder.is_relative_to(scratch):
                 raise ConfigError(f"--report {report} lies in MLflow; give the run's name, or the folder of its report")
         study, page = add_to_report(study, opened, entry.folder)
@@ -82,15 +82,14 @@ def merge(
 
 
 def _pairs(reference: str, candidate: str, scratch: Path, stack: str | None) -> "Pairs":
-    from pipelines.reports import find_entry
+    from pipelines.reports import find_entries
     from srpo.evaluation.study import pairs_of_entries, pairs_of_folders
 
     folders = [Path(reference), Path(candidate)]
     if all(folder.is_dir() and any(folder.glob("*.png")) for folder in folders):
         return pairs_of_folders(*folders)
     place = here()
-    uri = registry_uri(place, stack)
-    return pairs_of_entries(*(find_entry(place, source, scratch, uri) for source in (reference, candidate)))
+    return pairs_of_entries(*find_entries(place, [reference, candidate], scratch, registry_uri(place, stack)))
 
 
 def _show(study: "Study") -> None:

@@ -34,6 +34,18 @@ class Bound(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def bounds_leave_room(self) -> Self:
+        """A smallest value above the largest would never hold."""
+        for kind in ("change", "ratio"):
+            least, most = getattr(self, f"min_{kind}"), getattr(self, f"max_{kind}")
+            if least is not None and most is not None and least > most:
+                raise ValueError(
+                    f"the bound on {self.metric!r} can never hold: min_{kind} {least:g} is above max_{kind} {most:g}; "
+                    "lower the one or raise the other"
+                )
+        return self
+
 
 DAMAGE_BOUNDS = (
     Bound(metric="saturation", min_ratio=0.5, max_ratio=1.5),

@@ -69,7 +69,7 @@ def evaluate(
             _judge(config, measured, contrasts, champion),
             _provenance(config, weights, prompts, trained),
             time.perf_counter() - started,
-            champion.reference if champion and champion.contender else None,
+            champion,
             read_curves(config, trained),
         )
         report, json_path, html_path = publish(report, measured, config.evaluation.num_report_images, output_dir)
@@ -111,7 +111,10 @@ def _judge(config: RunConfig, measured: Measured, contrasts: list[Contrast], cha
     """The gate's verdict on the candidate; where a champion was not drawn, the reason says why."""
     evidence = {shown.reference: gather(config, measured, shown) for shown in contrasts}
     judgement = judge(config, evidence[BASE], evidence.get(CHAMPION))
-    return replace(judgement, reason=f"{judgement.reason} {champion.note if champion else ''}".strip())
+    if champion is None or champion.contender:
+        return judgement
+    note = f"The champion {champion.reference} was not drawn: {champion.problem}."
+    return replace(judgement, reason=f"{judgement.reason} {note}")
 
 
 def _provenance(config: RunConfig, weights: Weights, prompts: PromptSets, trained: Trained) -> Provenance:

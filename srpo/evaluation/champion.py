@@ -7,7 +7,7 @@ from srpo.config import RunConfig
 from srpo.durable import mirror_of
 from srpo.errors import ConfigError
 from srpo.evaluation.contender import Contender
-from srpo.evaluation.schema import CHAMPION
+from srpo.evaluation.schema import CHAMPION, Undrawn
 from srpo.hub import verify
 
 SAME = ("family", "height", "width", "max_sequence_length")
@@ -22,8 +22,18 @@ class Champion:
     """`models:/name/version`."""
     contender: Contender | None
     """None if it is not drawn."""
-    note: str
-    """Why not, as a sentence; empty if it is."""
+    problem: str
+    """Why not; empty if it is."""
+
+    @property
+    def compared(self) -> str | None:
+        """Its reference, if it is drawn."""
+        return self.reference if self.contender else None
+
+    @property
+    def undrawn(self) -> Undrawn | None:
+        """What the report says of it if it is not drawn."""
+        return None if self.contender else Undrawn(reference=self.reference, problem=self.problem)
 
 
 def find_champion(config: RunConfig, weights: Weights, trained: Trained, uri: str) -> Champion | None:
@@ -39,7 +49,7 @@ def find_champion(config: RunConfig, weights: Weights, trained: Trained, uri: st
     sampling = manifest.sampling
     theirs = manifest.model.model_dump(include=set(SAME)), sampling.num_steps, sampling.guidance
     if manifest.transformer.sha256 == trained.transformer.sha256:
-        problem = "it is this very model"
+        problem = "it has the very same weights"
     elif manifest.base.sha256 != weights.model.sha256:
         problem = "its base is another model"
     elif ours != theirs:
@@ -47,7 +57,7 @@ def find_champion(config: RunConfig, weights: Weights, trained: Trained, uri: st
     else:
         problem = _missing(config, manifest.transformer)
     if problem:
-        return Champion(reference, None, f"The champion {reference} was not drawn: {problem}.")
+        return Champion(reference, None, problem)
     contender = Contender(
         label=CHAMPION,
         reference=reference,

@@ -14,6 +14,7 @@ import numpy as np
 from srpo.config import EvaluationConfig
 from srpo.errors import ConfigError
 from srpo.evaluation.entries import Entry, Key, settings_of
+from srpo.evaluation.pairs import DRIFT
 from srpo.evaluation.report import write_report
 from srpo.evaluation.schema import Contrast, ImageSet, Kept, Published, Report
 from srpo.evaluation.statistics import MIN_PROMPTS, Array, compare, compare_categories
@@ -27,12 +28,14 @@ def write_comparison(
     """Write the report over the entries, page and thumbnails into `folder`.
 
     ConfigError if they were not drawn for the same prompts and seeds (`common`: use those that all have), or if a
-    setting differs that is not in `despite`; metrics that it gives another meaning are then left out.
+    setting differs that is not in `despite`; metrics that it gives another meaning are then left out, and so is the
+    drift where a report measured it from another model than the first one here.
     """
     _check_names(entries)
     different = check_settings(entries, despite)
     keys = _shared_keys(entries, common)
-    report = _make_report(entries, keys, {metric for metrics in different.values() for metric in metrics})
+    left_out = {metric for metrics in different.values() for metric in metrics}
+    report = _make_report(entries, keys, left_out if _drift_from_first(entries) else left_out | {DRIFT})
     by_name = {entry.name: entry for entry in entries}
     folder.mkdir(parents=True, exist_ok=True)
     chosen = _choose(report, entries, keys)
@@ -79,6 +82,12 @@ def check_settings(entries: Sequence[Entry], despite: Collection[str]) -> dict[s
         accept = " ".join(f"--despite {name}" for name in refused)
         raise ConfigError(f"not made with the same settings: {found}; {accept} compares them all the same")
     return different
+
+
+def _drift_from_first(entries: Sequence[Entry]) -> bool:
+    """Whether all reports measured drift from the model that is the first one here."""
+    origins = [entries[0].model, *(entry.report.models[0] for entry in entries)]
+    return len({(model.transformer_sha256, model.base_sha256) for model in origins}) == 1
 
 
 def _each(entries: Sequence[Entry], setting: str) -> str:

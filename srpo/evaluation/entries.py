@@ -17,20 +17,16 @@ from srpo.tracking import flatten
 Key = tuple[str, int]
 """Prompt and seed of the noise."""
 
-SETTINGS: dict[str, tuple[str, ...]] = {
+DRAWN: dict[str, tuple[str, ...]] = {
     "model.height": (),
     "model.width": (),
+    "model.max_sequence_length": (),
     "evaluation.num_steps": (),
     "evaluation.guidance": (),
-    "preference.positive": ("relative",),
-    "preference.negative": ("relative",),
-    "reward": ("relative", "reward"),
 }
-"""What decides a picture or a score besides the model -> the metrics that mean something else where it differs.
-
-`reward` stands for the content of the reward's weights.
-"""
-SCORE = "evaluation.scores."
+"""What decides a picture besides the model, in the form of `settings_of`."""
+WEIGHTS = {"rewards.": "reward_", "evaluation.scores.": "score_"}
+"""Where named judges stand in a config -> where the hashes of their weights stand in a report."""
 
 
 @dataclass(frozen=True)
@@ -60,19 +56,27 @@ class Entry:
         """The model itself."""
         return next(model for model in self.report.models if model.label == self.label)
 
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The config of its run, with dotted names."""
+        return flatten(self.report.provenance.config)
+
     def setting(self, name: str) -> Any:
-        """The value of a setting, by the names of `settings_of`; of weights their content."""
-        hashes = self.report.provenance.hashes
-        if name == "reward":
-            return hashes.get(name)
-        if name.startswith(SCORE):
-            part = f"score_{name.removeprefix(SCORE)}"
-            return [hashes.get(part), hashes.get(f"{part}_companion")]
-        return flatten(self.report.provenance.config).get(name)
+        """The value of a setting, by the names of `settings_of`; of a judge the content of its weights."""
+        if name in self.settings:
+            return self.settings[name]
+        for place, part in WEIGHTS.items():
+            name = name.replace(place, part, 1) if name.startswith(place) else name
+        return [self.report.provenance.hashes.get(key) for key in (name, f"{name}_companion")]
+
+    @property
+    def added_rewards(self) -> set[str]:
+        """Names of the rewards that its run has beside the first one."""
+        return set(self.report.provenance.config["rewards"])
 
     @property
     def held_out_scores(self) -> set[str]:
-        """Names of the scores that its run measured besides the reward."""
+        """Names of the scores that its run measured besides the rewards."""
         return set(self.report.provenance.config["evaluation"]["scores"])
 
     def picture(self, key: Key) -> Path:
@@ -81,9 +85,24 @@ class Entry:
 
 
 def settings_of(entries: Sequence[Entry]) -> dict[str, tuple[str, ...]]:
-    """`SETTINGS`, and the weights of the held-out scores that all entries have."""
-    scores = sorted(set.intersection(*(entry.held_out_scores for entry in entries)))
-    return SETTINGS | {f"{SCORE}{name}": (name, f"relative/{name}") for name in scores}
+    """What decides a picture or a score besides the model -> the metrics that mean something else where it differs.
+
+    Of added rewards and held-out scores those that all entries have.
+    """
+    found = DRAWN | _settings_of_judge("reward", "preference", "reward", "relative")
+    for name in sorted(set.intersection(*(entry.added_rewards for entry in entries))):
+        own = f"rewards.{name}"
+        found |= _settings_of_judge(own, f"{own}.preference", f"reward/{name}", f"relative/{name}")
+    for name in sorted(set.intersection(*(entry.held_out_scores for entry in entries))):
+        own = f"evaluation.scores.{name}"
+        found |= _settings_of_judge(own, own, name, f"relative/{name}")
+    return found
+
+
+def _settings_of_judge(own: str, words: str, plain: str, relative: str) -> dict[str, tuple[str, ...]]:
+    """What decides the plain and the relative metric of a judge: its weights, how they are read, and its words."""
+    read = dict.fromkeys((own, f"{own}.family", f"{own}.architecture"), (plain, relative))
+    return read | {f"{words}.{side}": (relative,) for side in ("positive", "negative")}
 
 
 def load_entry(name: str, folder: Path, label: str | None = None) -> Entry:

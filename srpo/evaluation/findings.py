@@ -9,6 +9,7 @@ from pathlib import Path
 from srpo.config import RunConfig, StorageConfig
 from srpo.config.judgement import TRAINED_METRICS
 from srpo.durable import mirror_of
+from srpo.evaluation.champion import Champion
 from srpo.evaluation.contender import Contender
 from srpo.evaluation.gate import Evidence, Judgement
 from srpo.evaluation.journal import ScoreJournal
@@ -47,7 +48,7 @@ def make_report(
     judgement: Judgement,
     provenance: Provenance,
     seconds: float,
-    champion: str | None = None,
+    champion: Champion | None = None,
     curves: Curves | None = None,
 ) -> Report:
     """Everything that was found; a judgement whose verdict is None comes from no gate."""
@@ -63,7 +64,8 @@ def make_report(
         confidence=settings.confidence,
         gate_confidence=settings.gate_confidence if judgement.verdict else None,
         trained_metrics=list(TRAINED_METRICS),
-        champion=champion,
+        champion=champion.compared if champion else None,
+        undrawn=champion.undrawn if champion else None,
         num_prompts=len(measured.categories),
         seeds_per_prompt=settings.seeds_per_prompt,
         models=[_subject(config, measured, contender) for contender in contenders],

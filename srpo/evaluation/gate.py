@@ -49,6 +49,7 @@ class Judgement:
 def check_metrics(config: RunConfig) -> None:
     """ConfigError for a metric that the config names but that will not be measured, or cannot."""
     check_grids(config)
+    check_drift(config)
     settings = config.evaluation
     measured = metric_names(settings, config.rewards)
     known, watched = [*measured, *pair_metrics(settings.seeds_per_prompt)], [*measured, DRIFT]
@@ -74,13 +75,22 @@ def check_grids(config: RunConfig) -> None:
             )
 
 
+def check_drift(config: RunConfig) -> None:
+    """ConfigError for a ratio to the drift of the base, which is 0 because drift is measured from the base."""
+    for key, bounds in {"evaluation.gate": config.evaluation.gate, "monitor.bounds": config.monitor.bounds}.items():
+        drift = [limit for bound in bounds if bound.metric == DRIFT for limit, _ in limits(bound)]
+        if ratios := [limit for limit in drift if limit.endswith("ratio")]:
+            raise ConfigError(f"{key}: a {ratios[0]} of drift never holds, as the base's is 0; give it a max_change")
+
+
 def judge(config: RunConfig, base: Evidence, champion: Evidence | None = None) -> Judgement:
     """Collapsed, if the estimates break the monitor's bounds; promote, if the gates' limits all hold; else keep."""
     settings, evidence = config.evaluation, {base.against: base}
     checks = check_gate(settings.gate, base.strict, base.against)
     if champion is not None:
         evidence[champion.against] = champion
-        checks += check_gate(settings.against_champion, champion.strict, champion.against)
+        beyond_doubt = settings.champion_gate is None
+        checks += check_gate(settings.against_champion, champion.strict, champion.against, beyond_doubt)
     damage = _damage(config, base.shown)
     wanted = describe_change(settings.wanted, base.shown[settings.wanted], settings.confidence)
     broken = [check for check in checks if not check.held]
@@ -99,13 +109,16 @@ def _damage(config: RunConfig, metrics: Metrics) -> list[str]:
     return violations(candidate, base, config.monitor.bounds)
 
 
-def check_gate(bounds: Sequence[Bound], metrics: Metrics, against: str) -> list[GateCheck]:
-    """Each limit of each bound against its end of the interval; `against` labels what the metrics compare with."""
+def check_gate(bounds: Sequence[Bound], metrics: Metrics, against: str, exceed: bool = False) -> list[GateCheck]:
+    """Each limit of each bound against its end of the interval; `against` labels what the metrics compare with.
+
+    `exceed`: reaching a limit is not enough.
+    """
     checks = []
     for bound in bounds:
         for limit, threshold in limits(bound):
             value = _end(limit, metrics[bound.metric])
-            held = holds(limit, threshold, value)
+            held = holds(limit, threshold, value) and not (exceed and value == threshold)
             checks.append(
                 GateCheck(
                     metric=bound.metric, against=against, limit=limit, threshold=threshold, value=value, held=held
@@ -132,18 +145,21 @@ def _explain(check: GateCheck, evidence: Mapping[str, Evidence]) -> str:
     if check.value is None:
         level = evidence[check.against].shown[check.metric].reference
         reached = f"{check.metric} has no ratio to {other}, which has {level:.3g}"
-        return f"{reached}, while {_side(check.limit)} {demanded} is demanded"
+        return f"{reached}, while {_side(check)} {demanded} is demanded"
     end = "low" if check.limit.startswith("min") else "high"
     if check.limit.endswith("change"):
         against = f" against {other}" if check.against == CHAMPION else ""
         reached = f"the change of {check.metric}{against} may be as {end} as {check.value:+.3f}"
     else:
         reached = f"{check.metric} may be as {end} as {check.value:.2f} times {other}"
-    return f"{reached}, while {_side(check.limit)} {demanded} is demanded"
+    return f"{reached}, while {_side(check)} {demanded} is demanded"
 
 
-def _side(limit: Limit) -> str:
-    return "at least" if limit.startswith("min") else "at most"
+def _side(check: GateCheck) -> str:
+    """What a broken limit demands; one that was reached had to be exceeded."""
+    if check.limit.startswith("max"):
+        return "at most"
+    return "more than" if check.value == check.threshold else "at least"
 
 
 def describe_change(name: str, row: Comparison, confidence: float) -> str:

@@ -76,6 +76,15 @@ class Contrast(Settings):
     """Category of prompts -> metric -> the same over its prompts alone; only categories with enough of them."""
 
 
+class Undrawn(Settings):
+    """A champion that no picture of the report is of, so that nothing was compared with it."""
+
+    reference: str
+    """`models:/name/version`."""
+    problem: str
+    """Why it could not be drawn, or need not be."""
+
+
 class GateCheck(Settings):
     """One limit of the gate against the end of the interval that it concerns."""
 
@@ -224,6 +233,8 @@ class Report(Settings):
     """Metrics of the reward that the model was trained with: they show what training did, and decide nothing alone."""
     champion: str | None = None
     """The champion that the judged model was compared with, as `models:/name/version`; null if with none."""
+    undrawn: Undrawn | None = None
+    """The champion that it was not compared with; null if there was none, or it was."""
     num_prompts: int
     seeds_per_prompt: int
     models: list[Subject]

@@ -2,8 +2,9 @@
 
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from srpo.errors import ConfigError
 from srpo.evaluation.schema import Report
@@ -24,6 +25,22 @@ def connect(uri: str) -> "MlflowClient":
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def all_pages(search: Callable[..., Any], condition: str | None = None) -> list[Any]:
+    """Everything that one of MLflow's searches finds; one call of it gives no more than the first page."""
+    page = search(condition)
+    found = list(page)
+    while page.token:
+        page = search(condition, page_token=page.token)
+        found += page
+    return found
+
+
+def named(name: str) -> str:
+    """The condition of such a search for one registered model; MLflow reads no escapes, but two kinds of quotes."""
+    quote = '"' if "'" in name else "'"
+    return f"name = {quote}{name}{quote}"
 
 
 def load_manifest(uri: str, reference: str) -> Manifest:
@@ -85,15 +102,15 @@ def address(name: str, version: str) -> str:
 def locate(client: "MlflowClient", reference: str) -> tuple[str, str]:
     """(name, version) of a reference; ConfigError says what there is if it names nothing."""
     plain = reference.removeprefix("models:/")
-    registered = client.search_registered_models()
+    registered = all_pages(client.search_registered_models)
     models = {model.name: {key: str(value) for key, value in model.aliases.items()} for model in registered}
     if match := re.fullmatch(r"([^@/]+)@([^@/]+)", plain):
         name, alias = match.groups()
         candidates = [(name, models.get(name, {}).get(alias))]
     elif match := re.fullmatch(r"([^@/]+)/(\d+)", plain):
         name, number = match.groups()
-        numbers = {str(entry.version) for entry in client.search_model_versions(f"name = '{name}'")}
-        candidates = [(name, number if number in numbers else None)]
+        entries = all_pages(client.search_model_versions, named(name)) if name in models else []
+        candidates = [(name, number) for entry in entries if str(entry.version) == number]
     else:
         candidates = [(name, aliases[plain]) for name, aliases in models.items() if plain in aliases]
     found = [(name, version) for name, version in candidates if version is not None]
@@ -106,7 +123,7 @@ def locate(client: "MlflowClient", reference: str) -> tuple[str, str]:
 
 def only_model(client: "MlflowClient", name: str | None) -> str:
     """A registered model by its name, or the only one there is; ConfigError says what there is."""
-    known = sorted(model.name for model in client.search_registered_models())
+    known = sorted(model.name for model in all_pages(client.search_registered_models))
     if name in known:
         return str(name)
     if name is None and len(known) == 1:
@@ -139,4 +156,4 @@ def check_agreed(client: "MlflowClient", uri: str, name: str, lease: str | None)
 
 
 def _exists(client: "MlflowClient", name: str) -> bool:
-    return bool(client.search_registered_models(f"name = '{name}'"))
+    return bool(client.search_registered_models(named(name)))

@@ -10,7 +10,7 @@ from srpo.evaluation.schema import Report
 from srpo.registry.champion import Standing, make
 from srpo.registry.history import CHALLENGER, CHAMPION
 from srpo.registry.lease import Held, lease
-from srpo.registry.lookup import address, check_agreed, connect, open_model
+from srpo.registry.lookup import address, all_pages, check_agreed, connect, named, open_model
 from srpo.registry.manifest import FOLDER, Manifest, log_manifest, sampling_of
 from srpo.registry.versions import DATA_TAG, GATE_TAG, HASH_TAG, LICENCE_TAG, SIZE_TAG, WORDS_TAG, gate_tag
 from srpo.tracking import TrackedRun, code_version, data_version
@@ -63,10 +63,10 @@ def register(
         open_model(client, tracked.uri, name, config.registry.lease)
         version = _version_of_run(client, name, tracked) or _new_version(client, name, tracked, tags)
         _challenge(client, name, version)
-        outcome = _contend(client, held, Standing(client, name), version, evaluated, report.champion, tracked)
-        champion = Standing(client, name).champion
-    alias = CHAMPION if champion == version else CHALLENGER
-    uri = f"models:/{name}@{alias}"
+        outcome = _contend(client, held, Standing(client, name), version, evaluated, report, tracked)
+        aliases = Standing(client, name).versions[version].aliases
+    alias = next((alias for alias in (CHAMPION, CHALLENGER) if alias in aliases), "")
+    uri = address(name, version)
     return Registered(name=name, version=version, alias=alias, uri=uri, outcome=outcome, licences=licences)
 
 
@@ -87,26 +87,33 @@ def _contend(
     standing: Standing,
     version: str,
     evaluated: Evaluated,
-    compared: str | None,
+    report: Report,
     tracked: TrackedRun,
 ) -> str:
     """Move the champion if the gate says so of the reigning one; what became of it, in one sentence.
 
-    `compared`: the champion that the evaluation knew. A version that has been champion before, because its run was
-    interrupted after that, is not promoted again: somebody may have had a reason to take it back.
+    A version that has been champion before, because its run was interrupted after that, is not promoted again: somebody
+    may have had a reason to take it back.
     """
     champion = standing.champion and address(standing.name, standing.champion)
     if version in standing.champions:
         return "champion" if standing.champion == version else "was champion before"
     if not evaluated.passed:
         return f"challenger only; the gate: {standing.versions[version].gate_summary}"
-    if champion != compared:
-        return (
-            f"challenger only: it passed, but was compared with {compared or 'no champion'}, and the champion is now "
-            f"{champion or 'none'}; evaluate again against it (`run --from evaluate`), or promote by hand"
-        )
+    if champion != report.champion:
+        return f"challenger only: it passed, but {_not_compared(champion, report)}"
     make(client, held, standing.next_move("gate", version, evaluated.reason, tracked.run_id))
     return f"champion, in place of {champion or 'none'}"
+
+
+def _not_compared(champion: str | None, report: Report) -> str:
+    """Why the evaluation says nothing of the reigning champion, and what can be done."""
+    if report.undrawn and report.undrawn.reference == champion:
+        return f"the champion {champion} was not drawn beside it: {report.undrawn.problem}; `promote` decides by hand"
+    return (
+        f"was compared with {report.champion or 'no champion'}, and the champion is now {champion or 'none'}; evaluate "
+        "again against it (`run --from evaluate`), or promote by hand"
+    )
 
 
 def _challenge(client: "MlflowClient", name: str, version: str) -> None:
@@ -118,7 +125,8 @@ def _challenge(client: "MlflowClient", name: str, version: str) -> None:
 
 def _version_of_run(client: "MlflowClient", name: str, tracked: TrackedRun) -> str | None:
     """The version this run has registered already, if it was interrupted after that."""
-    found = [entry for entry in client.search_model_versions(f"name = '{name}'") if entry.run_id == tracked.run_id]
+    entries = all_pages(client.search_model_versions, named(name))
+    found = [entry for entry in entries if entry.run_id == tracked.run_id]
     return str(found[0].version) if found else None
 
 

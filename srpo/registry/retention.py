@@ -3,7 +3,7 @@
 from srpo.errors import ConfigError
 from srpo.registry.champion import Standing
 from srpo.registry.lease import lease
-from srpo.registry.lookup import connect, lease_place, locate
+from srpo.registry.lookup import all_pages, connect, lease_place, locate
 from srpo.registry.versions import Version
 
 
@@ -14,7 +14,7 @@ def surplus(uri: str, keep: int) -> list[Version]:
     """
     client = connect(uri)
     found = []
-    for model in client.search_registered_models():
+    for model in all_pages(client.search_registered_models):
         standing = Standing(client, model.name)
         newest_first = sorted(standing.versions.values(), key=lambda entry: -int(entry.version))
         kept = {standing.previous, *(entry.version for entry in newest_first[:keep])}

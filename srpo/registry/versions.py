@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from srpo.config import Settings
 from srpo.evaluation.schema import GateCheck
 from srpo.registry.history import CHAMPION, Move, read_moves
-from srpo.registry.lookup import connect, locate
+from srpo.registry.lookup import all_pages, connect, locate, named
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -34,7 +34,7 @@ class GateResult(Settings):
 
     @property
     def margin(self) -> float | None:
-        """How far the value is on the right side of the threshold; negative where the limit is broken."""
+        """How far the value is on the right side of the threshold; 0 may be too little, as against the champion."""
         if self.value is None:
             return None
         return self.value - self.threshold if self.limit.startswith("min") else self.threshold - self.value
@@ -94,7 +94,7 @@ def gate_tag(checks: Sequence[GateCheck]) -> str:
 def versions(uri: str) -> list[Version]:
     """All registered versions, newest first within each model."""
     client = connect(uri)
-    found = [entry for model in client.search_registered_models() for entry in versions_of(client, model)]
+    found = [entry for model in all_pages(client.search_registered_models) for entry in versions_of(client, model)]
     return sorted(found, key=lambda entry: (entry.name, -int(entry.version)))
 
 
@@ -103,7 +103,7 @@ def versions_of(client: "MlflowClient", model: Any) -> list[Version]:
     names: dict[str, list[str]] = {}
     for alias, version in model.aliases.items():
         names.setdefault(str(version), []).append(alias)
-    entries = client.search_model_versions(f"name = '{model.name}'")
+    entries = all_pages(client.search_model_versions, named(model.name))
     return [_version(entry, tuple(sorted(names.get(str(entry.version), [])))) for entry in entries]
 
 
@@ -116,13 +116,15 @@ def find_version(uri: str, reference: str) -> Version:
 
 def holder(uri: str, name: str, alias: str) -> Version | None:
     """The version of a registered model that has an alias; None if nobody has it, or there is no such model."""
-    return next((entry for entry in versions(uri) if entry.name == name and alias in entry.aliases), None)
+    client = connect(uri)
+    models = client.search_registered_models(named(name))
+    return next((entry for model in models for entry in versions_of(client, model) if alias in entry.aliases), None)
 
 
 def history(uri: str) -> dict[str, tuple[list[Move], str | None]]:
     """Model -> all moves of its champion, in order, those that did not happen too; the champion."""
     found = {}
-    for model in connect(uri).search_registered_models():
+    for model in all_pages(connect(uri).search_registered_models):
         champion = model.aliases.get(CHAMPION)
         found[model.name] = read_moves(model.tags), None if champion is None else str(champion)
     return found

@@ -56,7 +56,7 @@ def test_five_pods_make_a_version_of_the_model(kubernetes: Site, finished: str) 
 def test_the_version_is_drawn_and_promoted_from_another_machine(
     kubernetes: Site, finished: str, tmp_path: Path
 ) -> None:
-    assert "generate --model shapes@" in finished and "--stack srpo-kubernetes" in finished
+    assert "generate --model models:/shapes/1 --stack srpo-kubernetes" in finished
     there, prompt = replace(kubernetes, folder=tmp_path), "a red circle on a blue background"
     code, output = there.call("generate", "--model", "shapes/1", *STACK, "--prompts", prompt, "--out", "pictures")
     assert code == 0, output

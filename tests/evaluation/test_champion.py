@@ -9,7 +9,7 @@ from srpo.artifacts import Trained
 from srpo.config import RunConfig
 from srpo.evaluation import evaluate
 from srpo.evaluation.champion import find_champion
-from srpo.evaluation.schema import Report
+from srpo.evaluation.schema import Report, Undrawn
 from srpo.registry import register
 from srpo.tracking import open_run
 from tests.evaluation.test_evaluate import JUDGED, Inputs, load, make_inputs, make_other
@@ -55,36 +55,44 @@ def test_the_champion_is_drawn_compared_and_has_its_own_gate(world: tuple[Inputs
         assert image.scores["champion"] == before.scores["candidate"], "the same model, prompt and noise"
     (check,) = [check for check in report.checks if check.against == "champion"]
     assert (check.metric, check.limit, check.threshold) == ("relative", "min_change", 0.0)
-    assert check.held == (check.value is not None and check.value >= 0)
+    assert check.held == (check.value is not None and check.value > 0)
 
 
 def test_a_candidate_that_is_the_champion_is_not_compared_with_itself(
     world: tuple[Inputs, str, Report], tmp_path: Path
 ) -> None:
     inputs, uri, _ = world
-    report = load(evaluate(*inputs, tmp_path / "evaluation", registry_uri=uri))
+    evaluated = evaluate(*inputs, tmp_path / "evaluation", registry_uri=uri)
+    report = load(evaluated)
     assert (report.champion, len(report.models)) == (None, 2)
-    assert report.reason.endswith(f"The champion {REFERENCE} was not drawn: it is this very model.")
+    assert report.reason.endswith(f"The champion {REFERENCE} was not drawn: it has the very same weights.")
+    tracked = open_run(uri, (tmp_path / "artifacts").as_uri(), "again", inputs[0])
+    registered = register(*inputs, evaluated.model_copy(update={"passed": True}), tracked)
+    assert registered.outcome == (
+        f"challenger only: it passed, but the champion {REFERENCE} was not drawn beside it: it has the very same "
+        "weights; `promote` decides by hand"
+    )
 
 
 def test_a_champion_that_cannot_be_compared_says_why(world: tuple[Inputs, str, Report], tmp_path: Path) -> None:
     (config, weights, _, trained), uri, _ = world
     challenger = other(trained, tmp_path / "other")
 
-    def note(config: RunConfig, base: str = "") -> str:
+    def problem(config: RunConfig, base: str = "") -> str:
         model = weights.model.model_copy(update={"files": weights.model.files[1:]}) if base else weights.model
         found = find_champion(config, weights.model_copy(update={"model": model}), challenger, uri)
-        assert found and (found.contender is None) == bool(found.note)
-        return found.note
+        assert found and (found.contender is None) == bool(found.problem)
+        assert found.undrawn == (Undrawn(reference=REFERENCE, problem=found.problem) if found.problem else None)
+        return found.problem
 
-    assert note(config) == ""
+    assert problem(config) == ""
     larger = config.model_copy(update={"model": config.model.model_copy(update={"height": 64})})
-    assert "another size" in note(larger)
+    assert "another size" in problem(larger)
     longer = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"num_steps": 3})})
-    assert "other steps" in note(longer)
-    assert "its base is another model" in note(config, "another")
+    assert "other steps" in problem(longer)
+    assert "its base is another model" in problem(config, "another")
     elsewhere = config.model_copy(update={"registry": config.registry.model_copy(update={"model_name": "else"})})
     assert find_champion(elsewhere, weights, challenger, uri) is None
     moved = trained.transformer.path.rename(tmp_path / "moved")
-    assert "its files cannot be read" in note(config)
+    assert "its files cannot be read" in problem(config)
     shutil.move(moved, trained.transformer.path)

@@ -1,12 +1,14 @@
 """Models that were evaluated apart: paired anew by prompt and seed, refused where they do not match."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from srpo.config import EvaluationConfig
+from srpo.config import AddedReward, EvaluationConfig, PreferenceConfig, RunConfig, ScoreConfig
 from srpo.errors import ConfigError
 from srpo.evaluation.comparison import write_comparison
 from srpo.evaluation.entries import Entry, load_entry
@@ -131,18 +133,84 @@ def test_other_settings_are_refused_unless_they_are_named(parts: list[Report], t
         write_comparison(entries, tmp_path / "out", despite=["guidance"])
 
 
-def test_a_held_out_score_of_other_weights_is_another_score(parts: list[Report], tmp_path: Path) -> None:
-    changed = []
-    for report, digest in zip(parts, "fa", strict=True):
-        scored = with_setting(report, "evaluation", "scores", {"saturation": {}})
-        hashes = scored.provenance.hashes | {"score_saturation": 64 * digest}
-        provenance = scored.provenance.model_copy(update={"hashes": hashes})
-        changed.append(scored.model_copy(update={"provenance": provenance}))
-    entries = [entry(tmp_path, name, report) for name, report in zip("ab", changed, strict=True)]
-    with pytest.raises(ConfigError, match=r"evaluation\.scores\.saturation is ffff.* for a, aaaa.* for b"):
+def with_judges(report: Report, digest: str = "f", **words: list[str]) -> Report:
+    """Scored by an added reward `style` and a held-out score `hps`, with these weights and words."""
+    config = RunConfig(
+        rewards={"style": AddedReward(preference=PreferenceConfig(**words))},
+        evaluation=EvaluationConfig(num_resamples=100, scores={"hps": ScoreConfig(family="hps", source="x", **words)}),
+    ).model_dump(mode="json")
+    hashes = report.provenance.hashes | {"reward_style": 64 * digest, "score_hps": 64 * digest}
+    provenance = report.provenance.model_copy(update={"config": config, "hashes": hashes})
+    return with_metrics(report.model_copy(update={"provenance": provenance}), *JUDGED)
+
+
+JUDGED = ("reward/style", "relative/style", "hps", "relative/hps")
+
+
+def with_metrics(report: Report, *names: str) -> Report:
+    """With more metrics of every image."""
+    images = [
+        image.model_copy(
+            update={
+                "scores": {
+                    label: scores | dict.fromkeys(names, scores["reward"]) for label, scores in image.scores.items()
+                }
+            }
+        )
+        for image in report.images
+    ]
+    return with_images(report, images)
+
+
+WEIGHTS = ["rewards.style", "evaluation.scores.hps"]
+WORDS = ["rewards.style.preference.positive", "evaluation.scores.hps.positive"]
+
+
+@pytest.mark.parametrize(
+    ("change", "differs", "left"),
+    [
+        ({"digest": "a"}, WEIGHTS, set()),
+        ({"positive": ["Vivid"]}, WORDS, {"reward/style", "hps"}),
+        ({"negative": ["Flat"]}, [name.replace("positive", "negative") for name in WORDS], {"reward/style", "hps"}),
+    ],
+)
+def test_a_judge_of_other_weights_or_words_is_another_judge(
+    parts: list[Report], tmp_path: Path, change: dict[str, Any], differs: list[str], left: set[str]
+) -> None:
+    one, two = with_judges(parts[0]), with_judges(parts[1], **change)
+    entries = [entry(tmp_path, "a", one), entry(tmp_path, "b", two)]
+    with pytest.raises(ConfigError, match=" .*; ".join(f"{re.escape(name)} is" for name in differs)):
         write_comparison(entries, tmp_path / "out")
-    report = write_comparison(entries, tmp_path / "out", despite=["evaluation.scores.saturation"])
-    assert set(report.metrics) == {"relative", "reward", "luminance", "spread"}
+    report = write_comparison(entries, tmp_path / "out", despite=differs)
+    assert set(report.metrics) & set(JUDGED) == left
+    assert {"reward", "relative"} < set(report.metrics)
+
+
+@pytest.mark.parametrize("part", ["family", "architecture"])
+def test_a_held_out_score_read_in_another_way_is_another_score(parts: list[Report], tmp_path: Path, part: str) -> None:
+    one, two = map(with_judges, parts)
+    scores = two.provenance.config["evaluation"]["scores"]
+    two = with_setting(two, "evaluation", "scores", {"hps": scores["hps"] | {part: "other"}})
+    entries = [entry(tmp_path, "a", one), entry(tmp_path, "b", two)]
+    with pytest.raises(ConfigError, match=rf"evaluation\.scores\.hps\.{part} is .* for a, other for b"):
+        write_comparison(entries, tmp_path / "out")
+
+
+def test_texts_cut_at_another_length_are_refused(parts: list[Report], tmp_path: Path) -> None:
+    changed = with_setting(parts[1], "model", "max_sequence_length", 77)
+    with pytest.raises(ConfigError, match=r"model\.max_sequence_length is 512 for a, 77 for b"):
+        write_comparison([entry(tmp_path, "a", parts[0]), entry(tmp_path, "b", changed)], tmp_path / "out")
+
+
+def test_drift_is_compared_only_where_all_drifted_from_the_first_model(parts: list[Report], tmp_path: Path) -> None:
+    one, two = (with_metrics(report, "drift") for report in parts)
+    base, *others = (entry(tmp_path, name, report) for name, report in zip("xab", (one, one, two), strict=True))
+    base = replace(base, label="base")
+    assert "drift" in write_comparison([base, *others], tmp_path / "shared").metrics
+    assert "drift" not in write_comparison(others, tmp_path / "of-the-first").metrics
+    moved = two.models[0].model_copy(update={"base_sha256": 64 * "9"})
+    elsewhere = entry(tmp_path, "c", two.model_copy(update={"models": [moved, *two.models[1:]]}))
+    assert "drift" not in write_comparison([base, elsewhere], tmp_path / "of-another").metrics
 
 
 def test_any_model_of_a_report_can_be_named(tmp_path: Path) -> None:

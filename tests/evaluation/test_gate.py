@@ -114,6 +114,18 @@ def test_what_is_better_than_the_base_must_be_better_than_the_champion_too() -> 
     assert judge(named, base, better).reason.endswith("and all 2 limits of the gate hold against base and champion.")
 
 
+def test_a_tie_with_the_champion_is_not_better_beyond_doubt() -> None:
+    named = config([Bound(metric="relative", min_change=0)])
+    base, tie = {"relative": row(0.2, 0.05)}, {"relative": row(0.0, 0.0)}
+    judged = judge(named, base, tie)
+    assert judged.verdict == "keep"
+    assert judged.reason.endswith(
+        "but the change of relative against the champion may be as low as +0.000, while more than +0 is demanded."
+    )
+    written = named.evaluation.model_copy(update={"champion_gate": (Bound(metric="relative", min_change=0),)})
+    assert judge(named.model_copy(update={"evaluation": written}), base, tie).verdict == "promote"
+
+
 def test_the_champions_gate_can_ask_for_something_else() -> None:
     own = config([Bound(metric="relative", min_change=0)])
     tolerant = (Bound(metric="relative", min_ratio=0.9),)
@@ -180,6 +192,17 @@ def test_drift_and_diversity_are_for_the_verdict_alone() -> None:
         check_metrics(RunConfig(evaluation=single))
     with pytest.raises(ConfigError, match=r"monitor\.bounds: no metric named 'diversity'"):
         check_metrics(RunConfig(monitor=MonitorConfig(bounds=(Bound(metric="diversity", min_ratio=0.5),))))
+
+
+@pytest.mark.parametrize("limit", ["min_ratio", "max_ratio"])
+def test_the_base_has_no_drift_to_be_compared_by_ratio(limit: str) -> None:
+    bounds = (Bound.model_validate({"metric": "drift", "max_change": 0.2, limit: 1.5}),)
+    champion = EvaluationConfig(champion_gate=bounds)
+    check_metrics(RunConfig(evaluation=champion))  # the champion has drifted
+    with pytest.raises(ConfigError, match=rf"monitor\.bounds: a {limit} of drift never holds.*give it a max_change"):
+        check_metrics(RunConfig(monitor=MonitorConfig(bounds=bounds)))
+    with pytest.raises(ConfigError, match=rf"evaluation\.gate: a {limit} of drift never holds"):
+        check_metrics(RunConfig(evaluation=EvaluationConfig(gate=bounds)))
 
 
 def test_the_default_config_names_only_what_is_measured() -> None:

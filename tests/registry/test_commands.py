@@ -78,6 +78,10 @@ def test_gc_asks_and_a_refusal_changes_nothing(
     monkeypatch.setattr("builtins.input", lambda *_: "n")
     assert call("gc", "--keep", "0") != 0
     assert "would go: version by-hand/3" in capsys.readouterr().out
+    assert call("gc", "--keep", "0", "--json") != 0
+    printed = capsys.readouterr()
+    assert printed.out.strip() == "", "JSON alone, once something has been removed"
+    assert "would go: version by-hand/3" in printed.err
     assert len(client.search_model_versions("name = 'by-hand'")) == 3
 
 

@@ -12,7 +12,7 @@ from pipelines.place import Place
 from srpo.artifacts import Registered, Weights
 from srpo.config import RunConfig
 from srpo.errors import ConfigError
-from srpo.evaluation.schema import Report
+from srpo.evaluation.schema import Report, Undrawn
 from srpo.generate import Generator
 from srpo.prompts import PromptSets
 from srpo.reference import find_model
@@ -36,7 +36,14 @@ def uri(place: Place) -> str:
     return place.mlflow_uri
 
 
-def again(outcome: Outcome, passed: bool, tracked: TrackedRun, folder: Path, champion: str | None = None) -> Registered:
+def again(
+    outcome: Outcome,
+    passed: bool,
+    tracked: TrackedRun,
+    folder: Path,
+    champion: str | None = None,
+    undrawn: Undrawn | None = None,
+) -> Registered:
     """Register the finished run's model once more, as another run, compared with `champion`, with another verdict."""
     assert outcome.trained
     assert outcome.evaluated
@@ -47,7 +54,7 @@ def again(outcome: Outcome, passed: bool, tracked: TrackedRun, folder: Path, cha
     prompts: PromptSets = steps["embed"].outputs["prompts"][0].load()
     report = Report.model_validate_json(Path(outcome.evaluated.report_json).read_text())
     path = folder / f"{tracked.run_id}.json"
-    path.write_text(report.model_copy(update={"champion": champion}).model_dump_json())
+    path.write_text(report.model_copy(update={"champion": champion, "undrawn": undrawn}).model_dump_json())
     evaluated = outcome.evaluated.model_copy(update={"passed": passed, "report_json": str(path)})
     return register(outcome.record.config, weights, prompts, outcome.trained, evaluated, tracked)
 
@@ -93,6 +100,20 @@ def test_what_passed_against_a_champion_of_yesterday_must_be_evaluated_again(
     assert f"the champion is now models:/{name}/{first.version}" in late.outcome
 
 
+def test_what_cannot_be_compared_with_the_champion_is_not_sent_to_be_evaluated_again(
+    finished: Outcome, uri: str, place: Place, tmp_path: Path
+) -> None:
+    config = finished.record.config
+    name = config.registry.model_name
+    again(finished, True, new_run(uri, config, place, "reigning"), tmp_path, champion_of(uri, name))
+    champion = champion_of(uri, name)
+    undrawn = Undrawn(reference=str(champion), problem="its base is another model")
+    alone = again(finished, True, new_run(uri, config, place, "alone"), tmp_path, undrawn=undrawn)
+    assert champion_of(uri, name) == champion
+    assert "--from evaluate" not in alone.outcome
+    assert alone.outcome.endswith("was not drawn beside it: its base is another model; `promote` decides by hand")
+
+
 def test_a_run_that_goes_on_does_not_bring_back_what_was_taken_back(
     finished: Outcome, uri: str, place: Place, tmp_path: Path
 ) -> None:
@@ -105,7 +126,9 @@ def test_a_run_that_goes_on_does_not_bring_back_what_was_taken_back(
     assert again(finished, True, tracked, tmp_path, champion_of(uri, name)).outcome == "was champion before"
     assert champion_of(uri, name) == f"models:/{name}/{old.version}"
     newest = again(finished, False, new_run(uri, config, place, "newest"), tmp_path)
-    assert again(finished, True, tracked, tmp_path).version == new.version
+    assert (new.alias, new.uri) == ("champion", f"models:/{name}/{new.version}")
+    once_more = again(finished, True, tracked, tmp_path)
+    assert (once_more.version, once_more.alias, once_more.uri) == (new.version, "", new.uri)
     assert str(MlflowClient(uri).get_model_version_by_alias(name, "challenger").version) == newest.version
 
 

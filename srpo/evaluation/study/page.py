@@ -16,6 +16,7 @@ from PIL import Image
 
 from srpo.checkpoint import staging_of, write_atomic
 from srpo.config import Settings
+from srpo.errors import ConfigError
 from srpo.evaluation.study.pairs import Pair, Pairs, Side, pick
 from srpo.evaluation.thumbnails import encode
 
@@ -56,7 +57,13 @@ class StudyKey(Settings):
 def write_study(
     found: Pairs, out: Path, num_pairs: int | None = None, seed: int | None = None
 ) -> tuple[StudyKey, Path]:
-    """Write the page to `out` and the key beside it; the key and its path. The same `seed` gives the same files."""
+    """Write the page to `out` and the key beside it; the key and its path. The same `seed` gives the same files.
+
+    ConfigError if either file is there already.
+    """
+    key_path = out.with_name(f"{out.stem}-key.json")
+    if there := [path for path in (out, key_path) if path.exists()]:
+        raise ConfigError(f"{there[0]} exists, and votes are merged with the key of their own page; give another --out")
     reference, candidate, pairs = found
     chosen = pick(pairs, num_pairs)
     generator = random.Random(seed) if seed is not None else random.SystemRandom()
@@ -75,9 +82,7 @@ def write_study(
             for pair in chosen
         ],
     )
-    key_path = out.with_name(f"{out.stem}-key.json")
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(key_path, key.model_dump_json(indent=1))
     staging = staging_of(out)
     template = _environment().get_template("page.html")
     stream = template.stream(
@@ -87,6 +92,7 @@ def write_study(
         pairs=_shuffled_pairs(key, chosen),
     )
     stream.dump(str(staging), encoding="utf-8")
+    write_atomic(key_path, key.model_dump_json(indent=1))
     staging.replace(out)
     return key, key_path
 

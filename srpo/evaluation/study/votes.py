@@ -1,15 +1,15 @@
 """What voters saved: read strictly, merged without losing a vote, and told file by file.
 
-A vote is known by voter, pair and question. The same vote in two files counts once; where two files of one voter
-contradict each other, the vote given later counts. What a file cannot have is said, and the rest of it is used.
+A vote is known by voter, pair and question. The same vote in two files counts once; where votes of one voter contradict
+each other, in two files or in one, the later one counts. What a file cannot have is said, and the rest of it is used.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AwareDatetime, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from srpo.config import Settings
 from srpo.errors import ConfigError
@@ -25,8 +25,16 @@ class Vote(Settings):
     question: str
     choice: str | None
     """Random name of the preferred picture; null for no difference."""
-    at: datetime
-    """When it was given, by the voter's clock."""
+    at: AwareDatetime
+    """When it was given, by the voter's clock, with its time zone: without one nothing says which vote is the later."""
+
+
+def _vote_or_none(value: Any, validate: ValidatorFunctionWrapHandler) -> Vote | None:
+    try:
+        vote: Vote = validate(value)
+    except ValidationError:
+        return None
+    return vote
 
 
 class VoteFile(Settings):
@@ -36,7 +44,8 @@ class VoteFile(Settings):
     study: str
     voter: str = Field(min_length=1)
     saved: datetime
-    votes: list[Vote]
+    votes: list[Annotated[Vote | None, WrapValidator(_vote_or_none)]]
+    """None in the place of what is no vote."""
 
 
 Slot = tuple[str, str, str]
@@ -95,23 +104,35 @@ def _read(path: Path, key: StudyKey) -> VoteFile | Ballot:
 
 def _count(path: Path, file: VoteFile, pairs: Mapping[str, KeyPair], counted: dict[Slot, Vote]) -> Ballot:
     """Add a file's votes to those counted so far."""
-    valid = {(file.voter, vote.pair, vote.question): vote for vote in file.votes if _is_valid(vote, pairs)}
-    known = {slot: counted[slot] for slot in valid if slot in counted}
-    contradicted = [slot for slot in known if known[slot].choice != valid[slot].choice]
-    for slot, vote in valid.items():
-        if slot not in counted or vote.at > counted[slot].at:
-            counted[slot] = vote
+    votes = [vote for vote in file.votes if vote is not None]
+    valid = [vote for vote in votes if _is_valid(vote, pairs)]
+    own: dict[Slot, Vote] = {}
+    for vote in valid:
+        _take(vote, file.voter, own)
+    known = {slot: counted[slot] for slot in own if slot in counted}
+    contradicted = [slot for slot in known if known[slot].choice != own[slot].choice]
+    for vote in own.values():
+        _take(vote, file.voter, counted)
     notes = {
-        "votes on pictures or questions that this study has not are left out": len(file.votes) - len(valid),
+        "votes are malformed or without a time zone and are left out": len(file.votes) - len(votes),
+        "votes on pictures or questions that this study has not are left out": len(votes) - len(valid),
+        "votes are given again in this file; the later ones count": len(valid) - len(own),
         "votes differ from another file of this voter; the later ones count": len(contradicted),
     }
     return Ballot(
         file=path.name,
         voter=file.voter,
-        outcome=_outcome(len(valid), len(known), len(contradicted), len(pairs) * len(QUESTIONS)),
+        outcome=_outcome(len(own), len(known), len(contradicted), len(pairs) * len(QUESTIONS)),
         num_votes=len(file.votes),
         note="; ".join(f"{count} {note}" for note, count in notes.items() if count),
     )
+
+
+def _take(vote: Vote, voter: str, votes: dict[Slot, Vote]) -> None:
+    """Add a vote, unless there is one on the same that was given as late."""
+    slot = voter, vote.pair, vote.question
+    if slot not in votes or vote.at > votes[slot].at:
+        votes[slot] = vote
 
 
 def _outcome(

@@ -127,6 +127,19 @@ def test_nothing_in_the_page_tells_the_models_apart(report: Path, tmp_path: Path
     assert make(report, again) == (key, again / "study.html")
 
 
+@pytest.mark.parametrize("kept", ["study.html", "study-key.json"])
+def test_an_earlier_study_is_not_written_over(report: Path, tmp_path: Path, kept: str) -> None:
+    make(report, tmp_path)
+    for path in tmp_path.iterdir():
+        if path.name != kept:
+            path.unlink()
+    before = (tmp_path / kept).read_bytes()
+    with pytest.raises(ConfigError, match=rf"{kept} exists.*; give another --out"):
+        make(report, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [kept]
+    assert (tmp_path / kept).read_bytes() == before
+
+
 def test_of_a_report_only_the_fair_sample_is_asked_about(tmp_path: Path) -> None:
     write_synthetic(tmp_path, make_report(num_prompts=20), size=16, count=12)
     images = Report.model_validate_json((tmp_path / "report.json").read_text()).images

@@ -92,6 +92,31 @@ def test_what_a_file_cannot_have_is_left_out_and_the_rest_counts(tmp_path: Path)
     assert sum(row.for_candidate for row in study.preferences) == 1
 
 
+@pytest.mark.parametrize(
+    "broken", [{"at": "yesterday"}, {"at": "2026-01-01T00:00:00"}, {"pair": 7}, {"because": "nicer"}]
+)
+def test_a_malformed_vote_does_not_take_the_valid_ones_with_it(tmp_path: Path, broken: dict[str, Any]) -> None:
+    votes = [vote(*ALL[0]), vote(*ALL[1]) | broken, vote(*ALL[2])]
+    study = merge_votes([save(tmp_path / "a.json", votes), save(tmp_path / "b.json", votes[:1])], KEY)
+    assert study.ballots[0].note == "1 votes are malformed or without a time zone and are left out"
+    assert [(ballot.outcome, ballot.num_votes) for ballot in study.ballots] == [("partial", 3), ("duplicate", 1)]
+    assert sum(row.for_candidate for row in study.preferences) == 2
+
+
+def test_a_file_of_malformed_votes_alone_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no votes to merge \(.*a\.json: 2 votes are malformed"):
+        merge_votes([save(tmp_path / "a.json", [{}, "vote"])], KEY)  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_of_votes_repeated_in_one_file_the_later_counts_and_it_is_said(tmp_path: Path, swap: bool) -> None:
+    votes = [vote(*ALL[0], "candidate"), vote(*ALL[0], "reference", minute=5)]
+    study = merge_votes([save(tmp_path / "a.json", votes[::-1] if swap else votes)], KEY)
+    (realism,) = study.preferences
+    assert (realism.for_candidate, realism.for_reference) == (0, 1)
+    assert study.ballots[0].note == "1 votes are given again in this file; the later ones count"
+
+
 def test_damaged_and_foreign_files_are_rejected_beside_good_ones(tmp_path: Path) -> None:
     good = save(tmp_path / "good.json", [vote(*ALL[0])])
     cut = tmp_path / "cut.json"
