@@ -21,6 +21,7 @@ from srpo.price import price
 from tests.infra.manifests import pod_problems
 from tests.test_cli import call
 
+CREDENTIALS = {"secretRef": {"name": "credentials", "optional": True}}
 ONE_GPU = {"gpus": 1, "spot": True, "timeout": 30, "retries": 4}
 
 
@@ -49,6 +50,7 @@ def test_jobs_are_restricted_and_hold_what_was_asked_for(stack: StackFile) -> No
     train = jobs["train"]["spec"]
     assert (train["activeDeadlineSeconds"], train["backoffLimit"]) == (30 * 60, 4 + 20)
     assert train["podFailurePolicy"]["rules"][1]["onExitCodes"]["values"] == [42]
+    assert all(pod["containers"][0]["envFrom"] == [CREDENTIALS] for pod in pods.values())
 
 
 def test_several_nodes_are_one_job_of_pods_that_start_together(stack: StackFile) -> None:
@@ -61,6 +63,7 @@ def test_several_nodes_are_one_job_of_pods_that_start_together(stack: StackFile)
     pod = spec["template"]["spec"]
     assert pod_problems(pod) == [] and pod["serviceAccountName"] == "step"
     assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "4"
+    assert pod["containers"][0]["envFrom"] == [CREDENTIALS]
     assert check_jobs(jobs) == "1 Jobs, valid for Kubernetes 1.33"
     with pytest.raises(ConfigError, match="resources.train.nodes is 2, but stack srpo-kubernetes has no step operator"):
         render_jobs(config, stack.model_copy(update={"step_operator": None}), ["train"])
