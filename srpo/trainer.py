@@ -77,6 +77,8 @@ class Trainer:
         self.budget = Budget(config, accelerator.num_processes)
         self._resume()
         self.record = Record(self.output_dir, self.update, config, accelerator.is_main_process)
+        if accelerator.is_main_process:
+            copies.start(self.record.best())
         self.stopped = self._stop_reason()
         self.held_out = self._held_out(job)
 
