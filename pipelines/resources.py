@@ -5,6 +5,7 @@ ZenML's facts behind this: the kubernetes orchestrator ignores `ResourceSettings
 nothing there can be taken away; a list, such as the volumes, replaces the stack's.
 """
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
@@ -87,7 +88,9 @@ def nodes_settings(config: RunConfig, stack: Pod) -> dict[str, Any]:
     """All pods of the training, of which none goes on without the others."""
     timeout = config.resources.train.timeout
     deadline = {"active_deadline_seconds": timeout * 60} if timeout else {}
-    return {"pod_count": config.resources.train.nodes, "pod_settings": pod_settings(config, "train", stack), **deadline}
+    own = pod_settings(config, "train", stack)
+    own["additional_pod_spec_args"] = {"termination_grace_period_seconds": _grace(config)}
+    return {"pod_count": config.resources.train.nodes, "pod_settings": own, **deadline}
 
 
 def pipeline_options(config: RunConfig) -> dict[str, Any]:
@@ -121,7 +124,8 @@ def kubernetes_settings(config: RunConfig, step: str, stack: Pod) -> dict[str, A
     """Settings of a step's Job; `stack`: pod settings of the stack's orchestrator."""
     timeout = config.resources.of(step).timeout
     deadline = {"active_deadline_seconds": timeout * 60} if timeout else {}
-    return {"orchestrator.kubernetes": {"pod_settings": pod_settings(config, step, stack), **deadline}}
+    pod = {"pod_settings": pod_settings(config, step, stack), "pod_stop_grace_period": _grace(config)}
+    return {"orchestrator.kubernetes": pod | deadline}
 
 
 def kubeflow_settings(config: RunConfig, step: str, stack: Pod) -> dict[str, Any]:
@@ -150,6 +154,11 @@ def pod_settings(config: RunConfig, step: str, stack: Pod) -> Pod:
         "volumes": [*_others(stack, "volumes"), memory],
         "volume_mounts": [*_others(stack, "volume_mounts"), {"name": SHARED_MEMORY, "mountPath": "/dev/shm"}],
     }
+
+
+def _grace(config: RunConfig) -> int:
+    """Seconds between SIGTERM and the kill of a pod."""
+    return math.ceil(config.storage.grace_s)
 
 
 def _retry(config: RunConfig, step: str) -> dict[str, StepRetryConfig]:

@@ -60,7 +60,7 @@ def _train(run: Trainer, config: RunConfig, accelerator: Accelerator, preemption
         run.watch()
     while run.update < config.train.num_updates and not run.stopped:
         if preemption.requested(accelerator):
-            run.give_way(preemption.seconds_left(config.storage.grace_s))
+            run.give_way(preemption)
         run.update += 1
         clock, record = Clock(accelerator.device), UpdateRecord()
         parts = run.batches.draw(run.update)

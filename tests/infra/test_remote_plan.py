@@ -34,6 +34,19 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> StackFile:
     return fill(read_stack("kubernetes"))
 
 
+def graces(jobs: dict[str, dict[str, Any]]) -> set[int]:
+    return {job["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] for job in jobs.values()}
+
+
+def test_pods_have_the_time_to_save_that_the_training_counts_on(stack: StackFile) -> None:
+    config = RunConfig.model_validate({"storage": {"grace_s": 90.5}})
+    assert graces(render_jobs(config, stack, STEPS)) == {91}
+    several = {"train": {"num_processes": 2}, "resources": {"train": {"nodes": 2}}}
+    over_nodes = RunConfig.model_validate({"storage": {"grace_s": 90.5}} | several)
+    jobs = render_jobs(over_nodes, stack, ["train"])
+    assert graces(jobs) == {91} and pod_problems(jobs["train"]["spec"]["template"]["spec"]) == []
+
+
 def sized(**resources: Any) -> RunConfig:
     return RunConfig.model_validate({"resources": resources})
 
