@@ -12,6 +12,7 @@ from pipelines.jobs import check_jobs, render_jobs
 from pipelines.place import Place
 from pipelines.prices import PRICES, Price, find_price, read_prices
 from pipelines.remote_plan import plan_remotely
+from pipelines.resources import PREEMPTIONS
 from pipelines.stack_files import StackFile, fill, read_stack
 from srpo.config import RunConfig
 from srpo.errors import ConfigError
@@ -61,7 +62,7 @@ def test_jobs_are_restricted_and_hold_what_was_asked_for(stack: StackFile) -> No
     assert {pod["serviceAccountName"] for pod in pods.values()} == {"step"}
     assert {pod["containers"][0]["image"] for pod in pods.values()} == {"host/srpo:1"}
     train = jobs["train"]["spec"]
-    assert (train["activeDeadlineSeconds"], train["backoffLimit"]) == (30 * 60, 4 + 20)
+    assert (train["activeDeadlineSeconds"], train["backoffLimit"]) == (30 * 60, 4 + PREEMPTIONS)
     assert train["podFailurePolicy"]["rules"][1]["onExitCodes"]["values"] == [42]
     assert all(pod["containers"][0]["envFrom"] == [CREDENTIALS] for pod in pods.values())
 
