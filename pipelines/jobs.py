@@ -12,7 +12,7 @@ from uuid import UUID
 from zenml.entrypoints.step_entrypoint_configuration import StepEntrypointConfiguration
 from zenml.utils.pydantic_utils import update_model
 
-from pipelines.resources import docker_settings, kubernetes_settings, nodes_settings, refuse_nodes
+from pipelines.resources import docker_settings, kubernetes_settings, max_retries, nodes_settings, refuse_nodes
 from pipelines.stack_files import StackFile
 from srpo.config import RunConfig
 from srpo.errors import ConfigError
@@ -90,7 +90,7 @@ def _render(config: RunConfig, stack: dict[str, Any], step: str) -> Job:
     job = build_job_manifest(
         job_name=f"srpo-{step}",
         pod_template=pod_template_manifest_from_pod(pod),
-        backoff_limit=config.resources.of(step).retries + settings.backoff_limit_margin,
+        backoff_limit=max_retries(config, step) + settings.backoff_limit_margin,
         ttl_seconds_after_finished=settings.ttl_seconds_after_finished,
         active_deadline_seconds=settings.active_deadline_seconds,
         pod_failure_policy=settings.pod_failure_policy,

@@ -5,6 +5,7 @@ ZenML's facts behind this: the kubernetes orchestrator ignores `ResourceSettings
 nothing there can be taken away; a list, such as the volumes, replaces the stack's.
 """
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
@@ -21,6 +22,8 @@ IMAGE = "SRPO_IMAGE"
 GPU = "nvidia.com/gpu"
 RETRY_DELAY = 30
 """Seconds before a failed step is tried again."""
+PREEMPTIONS = 20
+"""How often a step on spot nodes may lose its pod besides its retries: ZenML's server takes that for a failure."""
 STARTER = "starter"
 """Service account (infra/kubernetes) of the pod that starts several others."""
 SHARED_MEMORY = "shared-memory"
@@ -43,7 +46,8 @@ def step_options(config: RunConfig, step: str) -> dict[str, Any]:
     flavor, stack = _component(StackComponentType.ORCHESTRATOR)
     if flavor not in SETTINGS:
         return {}
-    return {"settings": SETTINGS[flavor](config, step, stack.get("pod_settings") or {}), **_retry(config, step)}
+    retries = max_retries(config, step) if flavor == "kubernetes" else config.resources.of(step).retries
+    return {"settings": SETTINGS[flavor](config, step, stack.get("pod_settings") or {}), **_retry(retries)}
 
 
 def over_nodes(config: RunConfig) -> bool:
@@ -73,21 +77,23 @@ def nodes_options(config: RunConfig) -> dict[str, Any]:
         "orchestrator.kubernetes": starter_settings(config, stack.get("pod_settings") or {}),
         f"step_operator.{flavor}": nodes_settings(config, operator.get("pod_settings") or {}),
     }
-    return {"settings": settings, "step_operator": True, **_retry(config, "train")}
+    return {"settings": settings, "step_operator": True, **_retry(max_retries(config, "train"))}
 
 
 def starter_settings(config: RunConfig, stack: Pod) -> dict[str, Any]:
     """The pod that starts the pods of the nodes, and again if one fails; it alone talks to the cluster."""
     own = pod_settings(config, "download", stack)
     own["additional_pod_spec_args"] = {"automount_service_account_token": True}
-    return {"step_pod_service_account_name": STARTER, "pod_settings": own}
+    return {"step_pod_service_account_name": STARTER, "pod_settings": own, **_margin(config, "train")}
 
 
 def nodes_settings(config: RunConfig, stack: Pod) -> dict[str, Any]:
     """All pods of the training, of which none goes on without the others."""
     timeout = config.resources.train.timeout
     deadline = {"active_deadline_seconds": timeout * 60} if timeout else {}
-    return {"pod_count": config.resources.train.nodes, "pod_settings": pod_settings(config, "train", stack), **deadline}
+    own = pod_settings(config, "train", stack)
+    own["additional_pod_spec_args"] = {"termination_grace_period_seconds": _grace(config)}
+    return {"pod_count": config.resources.train.nodes, "pod_settings": own, **deadline}
 
 
 def pipeline_options(config: RunConfig) -> dict[str, Any]:
@@ -121,7 +127,8 @@ def kubernetes_settings(config: RunConfig, step: str, stack: Pod) -> dict[str, A
     """Settings of a step's Job; `stack`: pod settings of the stack's orchestrator."""
     timeout = config.resources.of(step).timeout
     deadline = {"active_deadline_seconds": timeout * 60} if timeout else {}
-    return {"orchestrator.kubernetes": {"pod_settings": pod_settings(config, step, stack), **deadline}}
+    pod = {"pod_settings": pod_settings(config, step, stack), "pod_stop_grace_period": _grace(config)}
+    return {"orchestrator.kubernetes": pod | deadline | _margin(config, step)}
 
 
 def kubeflow_settings(config: RunConfig, step: str, stack: Pod) -> dict[str, Any]:
@@ -152,9 +159,24 @@ def pod_settings(config: RunConfig, step: str, stack: Pod) -> Pod:
     }
 
 
-def _retry(config: RunConfig, step: str) -> dict[str, StepRetryConfig]:
-    """How often a step that failed is tried again, as an argument of `with_options`."""
-    retries = config.resources.of(step).retries
+def _grace(config: RunConfig) -> int:
+    """Seconds between SIGTERM and the kill of a pod."""
+    return math.ceil(config.storage.grace_s)
+
+
+def max_retries(config: RunConfig, step: str) -> int:
+    """How often a step on Kubernetes is started again, by ZenML's count."""
+    resources = config.resources.of(step)
+    return resources.retries + (PREEMPTIONS if resources.spot else 0)
+
+
+def _margin(config: RunConfig, step: str) -> dict[str, int]:
+    """No margin beyond ZenML's retries for the Job of a step on spot nodes, as they hold `PREEMPTIONS` already."""
+    return {"backoff_limit_margin": 0} if config.resources.of(step).spot else {}
+
+
+def _retry(retries: int) -> dict[str, StepRetryConfig]:
+    """How often a step is tried again, as an argument of `with_options`."""
     return {"retry": StepRetryConfig(max_retries=retries, delay=RETRY_DELAY)} if retries else {}
 
 

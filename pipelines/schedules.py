@@ -16,6 +16,7 @@ from zenml.models import ScheduleResponse
 
 from pipelines.remote import for_pods
 from pipelines.resources import RETRY_DELAY, docker_settings
+from pipelines.stacks import storage_in
 from srpo.config import RunConfig
 from srpo.errors import ConfigError
 from steps.retrain import retrain, server_key
@@ -137,7 +138,7 @@ def _self_contained(client: Client, config: RunConfig) -> RunConfig:
         return config
     server_key()
     image = docker_settings(config).parent_image
-    config = for_pods(config, f"{stack.artifact_store.path.rstrip('/')}/srpo")
+    config = for_pods(config, storage_in(stack.artifact_store.path))
     return config.model_copy(update={"resources": config.resources.model_copy(update={"image": image})})
 
 

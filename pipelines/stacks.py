@@ -45,8 +45,13 @@ def activate(place: Place, name: str | None) -> ActiveStack:
     if tracker is None or tracker.flavor != "mlflow":
         raise ConfigError(f"stack {name} has no experiment tracker of the flavor mlflow; runs are logged there")
     tracker.configure_mlflow()
-    storage = f"{stack.artifact_store.path.rstrip('/')}/srpo" if stack.orchestrator.config.is_remote else None
+    storage = storage_in(stack.artifact_store.path) if stack.orchestrator.config.is_remote else None
     return ActiveStack(str(tracker.config.tracking_uri), None, storage)
+
+
+def storage_in(artifacts: str) -> str:
+    """Where the files of steps that share no disk last: in ZenML's artifact store, beside its own."""
+    return f"{artifacts.rstrip('/')}/srpo"
 
 
 def activate_local_stack(place: Place) -> str:

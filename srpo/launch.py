@@ -84,10 +84,12 @@ def launch_node(job: TrainJob, nodes: Nodes) -> None:
     SIGTERM is passed on to the training, which saves itself before it ends.
     """
     output_dir = Path(job.output_dir)
+    error_path = output_dir / ERROR
     _refuse_busy(output_dir, nodes)
+    if nodes.rank == 0:
+        error_path.unlink(missing_ok=True)  # an earlier attempt's
     job_path = write_job(job)
     code = _run(launch_command(job.config.train, job_path, nodes), launch_environment(job.config.train, nodes))
-    error_path = output_dir / ERROR
     if code != 0:
         _refuse_busy(output_dir, nodes)
     if code != 0 and error_path.exists():

@@ -18,7 +18,7 @@ class Preemption:
 
     def __init__(self) -> None:
         self.since: float | None = None
-        """When (`time.monotonic`)."""
+        """When it, or first heard that another process, was (`time.monotonic`)."""
 
     @contextmanager
     def noticed(self) -> Iterator[None]:
@@ -35,14 +35,17 @@ class Preemption:
     def requested(self, accelerator: Accelerator) -> bool:
         """Whether any process was told to; the same on all."""
         told = self.since is not None
-        if accelerator.num_processes == 1:
-            return told
-        votes = torch.tensor([float(told)], device=accelerator.device)
-        return bool(accelerator.reduce(votes, "sum").item())
+        if accelerator.num_processes > 1:
+            votes = torch.tensor([float(told)], device=accelerator.device)
+            told = bool(accelerator.reduce(votes, "sum").item())
+        if told:
+            self._note()
+        return told
 
     def seconds_left(self, grace: float) -> float:
-        """Of the time between SIGTERM and the kill."""
-        return max(0.0, grace - (time.monotonic() - self.since)) if self.since is not None else grace
+        """Of the time between SIGTERM, which was noticed, and the kill."""
+        assert self.since is not None
+        return max(0.0, grace - (time.monotonic() - self.since))
 
     def _note(self, *_: object) -> None:
         self.since = self.since or time.monotonic()

@@ -60,7 +60,7 @@ def _train(run: Trainer, config: RunConfig, accelerator: Accelerator, preemption
         run.watch()
     while run.update < config.train.num_updates and not run.stopped:
         if preemption.requested(accelerator):
-            run.give_way(preemption.seconds_left(config.storage.grace_s))
+            run.give_way(preemption)
         run.update += 1
         clock, record = Clock(accelerator.device), UpdateRecord()
         parts = run.batches.draw(run.update)
@@ -130,7 +130,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
 def main(job_path: Path) -> int:
     """Train the job; 0 when done, 42 when trying again cannot help, 75 when it goes on from where it was.
 
-    error.json in the output folder says why, unless it is another training that holds the folder: nothing is written.
+    error.json in the output folder says which and why, unless another training holds the folder: nothing is written.
     """
     job = TrainJob.load(job_path)
     main_process = os.environ.get("RANK", "0") == "0"
@@ -153,10 +153,12 @@ def _main(job: TrainJob, main_process: bool) -> int:
         with space_needed(folder), reproducible(job.config.train):
             train(job, accelerator)
     except (ConfigError, TrainingStoppedError, PreemptedError, UnreachableError, DiskFullError) as error:
+        code = EXIT_PERMANENT if isinstance(error, (ConfigError, TrainingStoppedError)) else EXIT_RETRY
         if main_process:
-            write_atomic(folder / ERROR, json.dumps({"kind": type(error).__name__, "message": str(error)}))
+            content = {"kind": type(error).__name__, "message": str(error), "exit_code": code}
+            write_atomic(folder / ERROR, json.dumps(content))
         sys.stderr.write(f"{error}\n")
-        return EXIT_PERMANENT if isinstance(error, (ConfigError, TrainingStoppedError)) else EXIT_RETRY
+        return code
     return 0
 
 

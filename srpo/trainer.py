@@ -31,6 +31,7 @@ from srpo.held_out import HeldOut
 from srpo.hub import snapshot
 from srpo.methods import make_method
 from srpo.models import check_guidance
+from srpo.preemption import Preemption
 from srpo.prompts import load_categories, load_prompt_set
 from srpo.record import Clock, Record
 from srpo.sharding import defer_reduction, is_sharded, release, whole
@@ -77,6 +78,8 @@ class Trainer:
         self.budget = Budget(config, accelerator.num_processes)
         self._resume()
         self.record = Record(self.output_dir, self.update, config, accelerator.is_main_process)
+        if accelerator.is_main_process:
+            copies.start(self.record.best())
         self.stopped = self._stop_reason()
         self.held_out = self._held_out(job)
 
@@ -175,12 +178,12 @@ class Trainer:
             self.copies.saved(self.record.best())
         self.accelerator.wait_for_everyone()
 
-    def give_way(self, seconds: float) -> NoReturn:
-        """Save what is not saved, have it sent within so many seconds, and end with a PreemptedError that says so."""
+    def give_way(self, preemption: Preemption) -> NoReturn:
+        """Save what is not saved, have it sent in the time that is left, and end with a PreemptedError that says so."""
         if self.update != self.saved:
             self.save()
         try:
-            fate = self.copies.wait(seconds)
+            fate = self.copies.wait(preemption.seconds_left(self.config.storage.grace_s))
         except UnreachableError as error:
             fate = str(error)
         self.accelerator.wait_for_everyone()

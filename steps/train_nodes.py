@@ -49,10 +49,11 @@ def hand_over(
     tracked: TrackedRun,
     continues: str | None = None,
 ) -> None:
-    """Put the job where the nodes find it."""
+    """Put the job where the nodes find it, beside what an earlier attempt has left there."""
     mirror = mirror_of(config.storage)
     folder = mirror.local(output_dir)
     with own_call("train"), tracked.in_environment():
+        mirror.fetch(folder)  # first: what MLflow has not taken yet would otherwise give way to what begins here
         begin(folder, mirror, weights, prompts, tracked, continues)
         job = TrainJob(config=config, weights=weights, prompts=prompts, output_dir=str(folder))
         handed = HandedOver(job=job, tracked=tracked, stack=str(Client().active_stack_model.id))

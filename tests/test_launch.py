@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from srpo import launch
 from srpo.artifacts import TrainJob
 from srpo.errors import EXIT_PERMANENT, ConfigError
 from srpo.launch import launch_command, launch_environment, launch_training
@@ -79,7 +80,16 @@ def test_the_wrong_number_of_processes_is_refused(job: TrainJob, tmp_path: Path)
     ended = subprocess.run([sys.executable, "-m", "srpo.train", str(path)], capture_output=True, text=True, check=False)
     assert ended.returncode == EXIT_PERMANENT
     assert "train.num_processes is 2, but 1 were started" in ended.stderr
-    assert json.loads((tmp_path / "error.json").read_text())["kind"] == "ConfigError"
+    assert json.loads((tmp_path / "error.json").read_text())["exit_code"] == EXIT_PERMANENT
+
+
+def test_the_error_of_an_earlier_attempt_decides_nothing(
+    job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "error.json").write_text(json.dumps({"kind": "ConfigError", "message": "mended since"}))
+    monkeypatch.setattr(launch, "launch_command", lambda *_: [sys.executable, "-c", "raise SystemExit(1)"])
+    with pytest.raises(RuntimeError, match="training ended with exit code 1; resume it"):
+        launch_training(place(job, tmp_path))
 
 
 @pytest.mark.slow

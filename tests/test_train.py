@@ -1,5 +1,7 @@
 """The loop on real (untrained) models: a stop anywhere is invisible after resuming, and what it refuses."""
 
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,8 @@ from torchvision.io import read_image
 
 from srpo.artifacts import Trained, TrainJob
 from srpo.config import Bound
-from srpo.errors import ConfigError, TrainingStoppedError
+from srpo.durable.checkpoints import CheckpointCopies
+from srpo.errors import ConfigError, PreemptedError, TrainingStoppedError
 from srpo.record import read_journal
 from srpo.train import reproducible, train
 from srpo.trainer import Trainer
@@ -49,6 +52,19 @@ def test_a_stop_anywhere_in_an_update_is_invisible_after_resuming(
     assert_same_weights(whole, tmp_path, 6)
     for journal in ("metrics.jsonl", "heldout.jsonl"):
         assert timeless(tmp_path / journal) == timeless(whole / journal)
+
+
+def test_the_time_that_saving_takes_is_taken_off_that_for_the_upload(
+    job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[float] = []
+    step, save = Trainer.step, Trainer.save
+    monkeypatch.setattr(Trainer, "step", lambda trainer: signal.raise_signal(signal.SIGTERM) or step(trainer))
+    monkeypatch.setattr(Trainer, "save", lambda trainer: time.sleep(1.0) or save(trainer))
+    monkeypatch.setattr(CheckpointCopies, "wait", lambda _, seconds: left.append(seconds) or "")
+    with pytest.raises(PreemptedError, match="after update 1, which is saved"):
+        run(place(job, tmp_path))
+    assert 0 < left[0] < job.config.storage.grace_s - 1.0
 
 
 def timeless(journal: Path) -> list[dict[str, object]]:

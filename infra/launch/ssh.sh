@@ -8,10 +8,7 @@ set -u
 folder=${1:?usage: ssh.sh FOLDER HOST,HOST,...}
 hosts=${2:?usage: ssh.sh FOLDER HOST,HOST,...}
 nodes=$(printf '%s' "$hosts" | tr ',' '\n' | grep -c .)
-# pdsh replaces %h by the host and %n by its rank; -S hands the hosts' exit code on
-pdsh -S -R exec -w "$hosts" ssh -o BatchMode=yes %h "cd '$PWD' && PATH='$PWD/.venv/bin':\$PATH \
+# pdsh replaces %h by the host and %n by its rank; -S hands on the largest of the hosts' exit codes
+exec pdsh -S -R exec -w "$hosts" ssh -o BatchMode=yes %h "cd '$PWD' && PATH='$PWD/.venv/bin':\$PATH \
 NODES=$nodes NODE_RANK=%n MAIN_ADDRESS=${hosts%%,*} MAIN_PORT=${MAIN_PORT:-29500} \
 PROCESSES_PER_NODE=${PROCESSES_PER_NODE:-gpu} infra/launch/node.sh '$folder'"
-code=$?
-[ "$code" -ne 0 ] && [ -e "$folder/error.json" ] && exit 42
-exit "$code"

@@ -54,15 +54,13 @@ resource "aws_s3_bucket_lifecycle_configuration" "artifacts" {
   bucket     = aws_s3_bucket.artifacts.id
   depends_on = [aws_s3_bucket_versioning.artifacts]
 
+  # runs remove their older checkpoints themselves; nothing that is current expires, as registered models lie there too
   rule {
-    id     = "checkpoints"
+    id     = "removed-checkpoints"
     status = "Enabled"
 
     filter {
-      prefix = "checkpoints/"
-    }
-    expiration {
-      days = var.checkpoint_days
+      prefix = "zenml/srpo/runs/" # below the artifact store of infra/stacks
     }
     noncurrent_version_expiration {
       noncurrent_days = 1

@@ -18,14 +18,3 @@ variable "role" {
   type        = string
   default     = "srpo"
 }
-
-variable "checkpoint_days" {
-  description = "Days until objects under checkpoints/ are deleted; registered models lie elsewhere."
-  type        = number
-  default     = 14
-
-  validation {
-    condition     = var.checkpoint_days >= 1
-    error_message = "checkpoint_days is at least 1."
-  }
-}

@@ -20,7 +20,8 @@ class StepResources(Settings):
     spot: bool = False
     """Take nodes that may be taken away: training goes on from its last checkpoint, other steps begin again."""
     retries: int = Field(default=2, ge=0)
-    """How often a step that failed is tried again; one that says that it would not help is not."""
+    """How often a step that failed is tried again; one that says that it would not help is not. With `spot` 20 times
+    more, because ZenML counts a node that was taken away as a failure."""
     timeout: int | None = Field(default=None, gt=0)
     """Minutes after which the step is stopped, all tries together; null: never."""
 

@@ -54,7 +54,7 @@ class CheckpointCopies:
         self._resources = ExitStack()
 
     def __enter__(self) -> Self:
-        """Bring what another node has left, and begin to send; UnreachableError while another training does."""
+        """Bring what another node has left; UnreachableError while another training writes to the copy."""
         with ExitStack() as opened:
             if self.storage.remote and self.writes:
                 from srpo.registry.lease.s3 import s3_lease
@@ -67,8 +67,6 @@ class CheckpointCopies:
                     self._restore()
             self.accelerator.wait_for_everyone()
             self._resources = opened.pop_all()
-        if self.writes:
-            threading.Thread(target=self._work, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -76,6 +74,13 @@ class CheckpointCopies:
             self._closed = True
             self._changed.notify_all()
         self._resources.close()
+
+    def start(self, best: int | None) -> None:
+        """Begin to send what is kept (main process); from now on the best update is known, which stays in the copy."""
+        self.best = best
+        self.store.prune(best)
+        if self.writes:
+            threading.Thread(target=self._work, daemon=True).start()
 
     def saved(self, best: int | None) -> None:
         """A checkpoint was written (main process): drop what is no longer kept, have the rest sent, without waiting."""

@@ -1,5 +1,6 @@
 """Training with a durable copy: it goes on elsewhere, bit for bit; what is kept there; what happens without S3."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -81,6 +82,22 @@ def test_the_copy_keeps_the_last_and_the_best_and_no_more(job: TrainJob, whole: 
     assert kept(tmp_path) == expected
     assert_same_weights(whole, tmp_path / RUN, 6)
     assert "checkpoint 6 whole" in trained.copied
+
+
+@pytest.mark.usefixtures("bucket")
+def test_what_an_earlier_attempt_had_not_sent_takes_not_the_best_from_the_copy(job: TrainJob, tmp_path: Path) -> None:
+    """The best is known before the first checkpoint is sent, and not only when one is saved."""
+    run(on_node(job, tmp_path, save_every=1, keep_last=6))
+    name_best(tmp_path / RUN / "heldout.jsonl", 2, job.config.monitor.watch)
+    Mirror(REMOTE, tmp_path / ".srpo").remove(tmp_path / RUN / "checkpoints" / "update-000006")
+    assert run(on_node(job, tmp_path, save_every=1, keep_last=1)).best_update == 2
+    assert kept(tmp_path) == ["update-000002", "update-000006"]
+
+
+def name_best(journal: Path, update: int, watch: str) -> None:
+    """Let a training's measurements speak for an update."""
+    entries = [entry | {watch: float(entry["update"] == update)} for entry in read_journal(journal)]
+    journal.write_text("".join(f"{json.dumps(entry)}\n" for entry in entries))
 
 
 @pytest.mark.usefixtures("bucket")

@@ -11,11 +11,17 @@ from typing import Any
 
 import pytest
 
-from srpo.durable import Mirror
+from pipelines.place import Place
+from srpo.artifacts import TrainJob
+from srpo.config import StorageConfig
+from srpo.durable import OWN_COPIES, Mirror
 from srpo.errors import EXIT_RETRY
+from srpo.outbox import FILE
 from srpo.record import read_journal
+from srpo.tracking import TrackedRun
 from tests.conftest import CONFIG, SHORT
 from tests.durable.conftest import REMOTE
+from tests.infra.loopback import NOBODY
 
 COMMAND = [sys.executable, str(CONFIG.parent.parent / "run_pipeline.py"), "run"]
 
@@ -38,6 +44,27 @@ def files(root: Path, *folders: Path) -> dict[str, bytes]:
         for path in folder.rglob("*")
         if path.is_file() and not path.name.startswith(".") and path.name != "lock" and "checkpoints" not in path.parts
     }
+
+
+@pytest.mark.usefixtures("bucket")
+def test_handing_over_on_an_empty_disk_keeps_what_mlflow_has_not_taken(job: TrainJob, place: Place) -> None:
+    from zenml import pipeline
+
+    from pipelines.stacks import activate_local_stack
+    from steps.train_nodes import hand_over
+
+    folder, mirror = place.runs / "over-nodes" / "train", Mirror(REMOTE, place.root)
+    folder.mkdir(parents=True)
+    waiting = '{"kind": "metrics", "metrics": {"train/loss": 1.0}, "step": 1, "time": 0}\n'
+    (folder / FILE).write_text(waiting)
+    mirror.push(folder, OWN_COPIES)
+    shutil.rmtree(folder)
+    config = job.config.model_copy(update={"storage": StorageConfig(remote=REMOTE)})
+    activate_local_stack(place)
+    pipeline(lambda: hand_over(config, job.weights, job.prompts, str(folder), TrackedRun(uri=NOBODY, run_id="1")))()
+    shutil.rmtree(folder)
+    assert mirror.fetch(folder)
+    assert (folder / FILE).read_text().startswith(waiting)
 
 
 @pytest.mark.slow

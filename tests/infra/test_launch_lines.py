@@ -1,15 +1,20 @@
 """The lines that start training on hosts: the same job file, the same exit codes."""
 
+import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from srpo.artifacts import TrainJob
-from srpo.errors import EXIT_PERMANENT
+from srpo.errors import EXIT_PERMANENT, EXIT_RETRY
 from srpo.launch import write_job
+from srpo.record import read_journal
 from tests.infra.loopback import free_port
 from tests.infra.manifests import INFRA, ROOT, run_tool
 from tests.jobs import place
@@ -39,6 +44,55 @@ def test_an_error_that_stays_is_42_through_torchrun(job: TrainJob, tmp_path: Pat
     _, errors = node.communicate()
     assert node.returncode == EXIT_PERMANENT
     assert "train.num_processes is 2, but 1 were started" in errors
+
+
+def test_sigterm_reaches_the_training_through_torchrun(job: TrainJob, tmp_path: Path) -> None:
+    write_job(place(job, tmp_path))
+    node = start_node(tmp_path, MAIN_PORT=free_port())
+    wait_until(lambda: bool(read_journal(tmp_path / "metrics.jsonl")), node)
+    node.terminate()
+    _, errors = node.communicate(timeout=60)
+    assert node.returncode == EXIT_RETRY, errors
+    assert json.loads((tmp_path / "error.json").read_text())["kind"] == "PreemptedError"
+
+
+def wait_until(ready: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Wait for something that a process does."""
+    while process.poll() is None and not ready():
+        time.sleep(0.02)
+    assert process.poll() is None, "it ended before"
+
+
+def start_with(torchrun: str, folder: Path) -> subprocess.Popen[str]:
+    """One node with another torchrun, a shell script which finds the folder in FOLDER."""
+    programs = folder / "bin"
+    programs.mkdir()
+    (programs / "torchrun").write_text(f"#!/bin/sh\n{torchrun}\n")
+    (programs / "torchrun").chmod(0o755)
+    return start_node(folder, PATH=f"{programs}{os.pathsep}{os.environ['PATH']}", FOLDER=str(folder))
+
+
+@pytest.mark.parametrize("code", [EXIT_PERMANENT, EXIT_RETRY])
+def test_the_exit_code_is_that_of_the_error(tmp_path: Path, code: int) -> None:
+    error = json.dumps({"kind": "K", "message": 'not "exit_code": 1', "exit_code": code})
+    node = start_with(f"echo '{error}' > \"$FOLDER/error.json\"; exit 1", tmp_path)
+    assert node.wait(10) == code
+
+
+def test_the_error_of_an_earlier_attempt_decides_nothing(tmp_path: Path) -> None:
+    (tmp_path / "error.json").write_text(json.dumps({"exit_code": EXIT_PERMANENT}))
+    assert start_with("exit 1", tmp_path).wait(10) == 1
+    assert not (tmp_path / "error.json").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_the_training_end_by_itself(tmp_path: Path, number: signal.Signals) -> None:
+    """Which may take its time, and whose exit code is the one that counts."""
+    stop = "sleep 0.3; exit 3"
+    node = start_with(f"trap '{stop}' TERM; touch $FOLDER/started; while :; do sleep 0.05; done", tmp_path)
+    wait_until((tmp_path / "started").exists, node)
+    node.send_signal(number)
+    assert node.wait(10) == 3
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from pipelines.jobs import check_jobs, render_jobs
 from pipelines.place import Place
 from pipelines.prices import PRICES, Price, find_price, read_prices
 from pipelines.remote_plan import plan_remotely
+from pipelines.resources import PREEMPTIONS
 from pipelines.stack_files import StackFile, fill, read_stack
 from srpo.config import RunConfig
 from srpo.errors import ConfigError
@@ -21,6 +22,7 @@ from srpo.price import price
 from tests.infra.manifests import pod_problems
 from tests.test_cli import call
 
+CREDENTIALS = {"secretRef": {"name": "credentials", "optional": True}}
 ONE_GPU = {"gpus": 1, "spot": True, "timeout": 30, "retries": 4}
 
 
@@ -31,6 +33,19 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> StackFile:
         monkeypatch.setenv(name, "somewhere")
     monkeypatch.setenv("SRPO_IMAGE", "host/srpo:1")
     return fill(read_stack("kubernetes"))
+
+
+def graces(jobs: dict[str, dict[str, Any]]) -> set[int]:
+    return {job["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] for job in jobs.values()}
+
+
+def test_pods_have_the_time_to_save_that_the_training_counts_on(stack: StackFile) -> None:
+    config = RunConfig.model_validate({"storage": {"grace_s": 90.5}})
+    assert graces(render_jobs(config, stack, STEPS)) == {91}
+    several = {"train": {"num_processes": 2}, "resources": {"train": {"nodes": 2}}}
+    over_nodes = RunConfig.model_validate({"storage": {"grace_s": 90.5}} | several)
+    jobs = render_jobs(over_nodes, stack, ["train"])
+    assert graces(jobs) == {91} and pod_problems(jobs["train"]["spec"]["template"]["spec"]) == []
 
 
 def sized(**resources: Any) -> RunConfig:
@@ -47,8 +62,9 @@ def test_jobs_are_restricted_and_hold_what_was_asked_for(stack: StackFile) -> No
     assert {pod["serviceAccountName"] for pod in pods.values()} == {"step"}
     assert {pod["containers"][0]["image"] for pod in pods.values()} == {"host/srpo:1"}
     train = jobs["train"]["spec"]
-    assert (train["activeDeadlineSeconds"], train["backoffLimit"]) == (30 * 60, 4 + 20)
+    assert (train["activeDeadlineSeconds"], train["backoffLimit"]) == (30 * 60, 4 + PREEMPTIONS)
     assert train["podFailurePolicy"]["rules"][1]["onExitCodes"]["values"] == [42]
+    assert all(pod["containers"][0]["envFrom"] == [CREDENTIALS] for pod in pods.values())
 
 
 def test_several_nodes_are_one_job_of_pods_that_start_together(stack: StackFile) -> None:
@@ -61,6 +77,7 @@ def test_several_nodes_are_one_job_of_pods_that_start_together(stack: StackFile)
     pod = spec["template"]["spec"]
     assert pod_problems(pod) == [] and pod["serviceAccountName"] == "step"
     assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "4"
+    assert pod["containers"][0]["envFrom"] == [CREDENTIALS]
     assert check_jobs(jobs) == "1 Jobs, valid for Kubernetes 1.33"
     with pytest.raises(ConfigError, match="resources.train.nodes is 2, but stack srpo-kubernetes has no step operator"):
         render_jobs(config, stack.model_copy(update={"step_operator": None}), ["train"])

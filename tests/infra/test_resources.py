@@ -10,6 +10,7 @@ from zenml.config.retry_config import StepRetryConfig
 
 from pipelines.place import Place
 from pipelines.resources import (
+    PREEMPTIONS,
     docker_settings,
     kubeflow_settings,
     num_gpus,
@@ -122,6 +123,20 @@ def test_the_stack_that_is_active_decides(remote: Any) -> None:
     assert settings["active_deadline_seconds"] == 90 * 60
     assert options["retry"] == StepRetryConfig(max_retries=4, delay=30)
     assert "retry" not in step_options(config_with(train={"retries": 0}), "train")
+
+
+def test_a_step_on_spot_nodes_is_started_as_often_by_zenml_as_by_kubernetes(
+    remote: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """ZenML gives a Job its own retries and the margin; its server takes a preemption for a failure."""
+    monkeypatch.setenv("SRPO_IMAGE", "host/srpo:1")
+    train = compiled(config_with(train={"spot": True}), tmp_path).step_configurations["train"]
+    assert train.config.retry.max_retries == 2 + PREEMPTIONS
+    assert remote.active_stack.orchestrator.get_settings(train).backoff_limit_margin == 0
+    two = {"train": {"num_processes": 2}, "resources": {"train": {"spot": True, "nodes": 2, "retries": 0}}}
+    starter = compiled(RunConfig.model_validate(FLUX | two), tmp_path).step_configurations["train_nodes"]
+    assert starter.config.retry.max_retries == PREEMPTIONS
+    assert remote.active_stack.orchestrator.get_settings(starter).backoff_limit_margin == 0
 
 
 def test_a_local_stack_has_no_options(place: Place) -> None:

@@ -110,6 +110,7 @@ def test_the_kubernetes_steps_are_as_restricted_as_the_manifests() -> None:
             "volumes": pod["volumes"],
         }
         assert pod_problems(spec) == expected
+        assert [source["secretRef"]["name"] for source in pod["env_from"]] == ["credentials"]
         used = {it["persistentVolumeClaim"]["claimName"] for it in pod["volumes"] if "persistentVolumeClaim" in it}
         assert used and used <= claims
     assert settings["pod_failure_policy"]["rules"][1]["onExitCodes"]["values"] == [42]

@@ -1,13 +1,21 @@
-"""The bucket is private, encrypted, versioned and emptied of old checkpoints; the role is for accounts that exist."""
+"""The bucket is private, encrypted, versioned and rid of removed checkpoints; the role is for accounts that exist."""
 
 import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pipelines.place import Place
+from pipelines.stack_files import read_stack
+from pipelines.stacks import storage_in
+from srpo.durable import Mirror
+from tests.hub.conftest import BUCKET, bucket, moto_url
 from tests.infra.manifests import INFRA, manifests_of, run_tool
+
+__all__ = ["bucket", "moto_url"]
 
 FOLDER = INFRA / "terraform"
 TEXT = (FOLDER / "main.tf").read_text()
@@ -32,12 +40,25 @@ def test_the_bucket_is_private() -> None:
     assert '"Deny"' in refused and "aws:SecureTransport" in refused
 
 
-def test_the_bucket_is_encrypted_versioned_and_cleaned() -> None:
+def test_the_bucket_is_encrypted_and_versioned() -> None:
     assert 'sse_algorithm = "aws:kms"' in block("aws_s3_bucket_server_side_encryption_configuration")
     assert 'status = "Enabled"' in block("aws_s3_bucket_versioning")
+
+
+def test_removed_checkpoints_go_and_nothing_else(bucket: Any, tmp_path: Path) -> None:
+    """Versioning keeps what was removed; a registered model lies beside the checkpoints and never expires."""
+    artifacts = read_stack("kubernetes").artifact_store.configuration["path"].replace("${SRPO_BUCKET}", BUCKET)
+    place = Place(tmp_path / ".srpo")
+    checkpoint = place.runs / "one" / "train" / "checkpoints" / "update-000001"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "state.json").touch()
+    Mirror(storage_in(artifacts), place.root).push(checkpoint)
     rules = block("aws_s3_bucket_lifecycle_configuration")
-    assert "days = var.checkpoint_days" in rules and 'prefix = "checkpoints/"' in rules
-    assert rules.count("noncurrent_version_expiration") == 2, "versioning keeps what was deleted"
+    (prefix,) = re.findall(r'prefix = "(.*)"', rules)
+    keys = [entry["Key"] for entry in bucket.list_objects_v2(Bucket=BUCKET)["Contents"]]
+    assert len(keys) == 2 and all(key.startswith(prefix) for key in keys)
+    assert re.findall(r"noncurrent_days = (\d+)", rules) == ["1", "30"]
+    assert not re.search(r"^ +expiration {", rules, re.MULTILINE)
 
 
 def test_the_role_reaches_this_bucket_only() -> None:
