@@ -10,6 +10,7 @@ from pipelines.prices import find_price
 from pipelines.remote import for_pods
 from pipelines.resources import docker_settings, num_gpus, refuse_nodes
 from pipelines.stack_files import StackFile
+from pipelines.stacks import storage_in
 from pipelines.summary import show_facts, table_of
 from srpo.config import RunConfig, Settings
 from srpo.errors import ConfigError
@@ -43,7 +44,7 @@ def plan_remotely(config: RunConfig, stack: StackFile, steps: tuple[str, ...]) -
     if flavor == "local":
         raise ConfigError(f"stack {stack.name} runs on this machine; plan without --stack")
     artifacts = str(stack.artifact_store.configuration["path"])
-    for_pods(config, artifacts)
+    for_pods(config, storage_in(artifacts))
     if config.resources.train.nodes > 1 and stack.step_operator is None:
         refuse_nodes(config, stack.name)
     jobs = render_jobs(config, stack, steps) if flavor == "kubernetes" else {}
