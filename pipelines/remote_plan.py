@@ -8,7 +8,7 @@ from rich.markup import escape
 from pipelines.jobs import Job, check_jobs, render_jobs
 from pipelines.prices import find_price
 from pipelines.remote import for_pods
-from pipelines.resources import docker_settings, num_gpus, refuse_nodes
+from pipelines.resources import docker_settings, max_retries, num_gpus, refuse_nodes
 from pipelines.stack_files import StackFile
 from pipelines.stacks import storage_in
 from pipelines.summary import show_facts, table_of
@@ -91,7 +91,7 @@ def show_remote_plan(console: Console, plan: RemotePlan) -> None:
             f"{asked.cpu:g}",
             str(asked.memory),
             escape(", ".join(nodes)),
-            str(asked.retries + 1),
+            str((max_retries(plan.config, step) if plan.jobs else asked.retries) + 1),
             str(asked.timeout or "any"),
         )
     console.print(table)
