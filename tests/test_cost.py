@@ -188,20 +188,17 @@ def test_a_count_with_too_little_room_ends_early(monkeypatch: pytest.MonkeyPatch
 
 def test_held_out_scores_lie_beside_the_run(hps_folder: Path) -> None:
     """All of them in an evaluation, in training those that the monitor names."""
-    score = ScoreConfig(family="hps", source=str(hps_folder), architecture="tiny.json")
+    held = score_bytes("held", ScoreConfig(family="hps", source=str(hps_folder), architecture="tiny.json"))
+    size = "train.lora={rank: 1}", "train.gradient_checkpointing=full", "evaluation.batch_size=120"
     named = f"evaluation.scores={{held: {{family: hps, source: {hps_folder}, architecture: tiny.json}}}}"
-    watched = "monitor.bounds=[{metric: held, min_change: 0}]"
-
-    def gained(size: tuple[str, str], phase: str, *settings: str) -> float:
-        before, after = (price(config_of(*size, *more), "4090") for more in ((), settings))
-        assert before.phase == after.phase == phase
-        return (after.memory - before.memory) / ALLOCATOR * 2**30
-
-    judging = ("train.batch_size=1", "evaluation.batch_size=60")
-    training = ("train.batch_size=60", "evaluation.batch_size=1")
-    assert gained(judging, "evaluate", named) == pytest.approx(score_bytes("held", score))
-    assert gained(training, "train", named) == 0
-    assert gained(training, "train", named, watched) == pytest.approx(score_bytes("held", score))
+    bare = cost_of(*size).phases
+    assert bare["train"] < bare["evaluate"] + held < bare["train"] + held
+    for settings, needed in (
+        ((named,), bare["evaluate"] + held),
+        ((named, "monitor.bounds=[{metric: held, min_change: 0}]"), bare["train"] + held),
+    ):
+        predicted = price(config_of(*size, *settings), "4090").memory
+        assert predicted / ALLOCATOR * 2**30 == pytest.approx(needed)
 
 
 def test_a_gpu_is_predicted_to_hold_the_run_or_not() -> None:

@@ -65,6 +65,7 @@ def test_handing_over_on_an_empty_disk_keeps_what_mlflow_has_not_taken(job: Trai
     shutil.rmtree(folder)
     assert mirror.fetch(folder)
     assert (folder / FILE).read_text().startswith(waiting)
+    shutil.rmtree(folder.parent)  # which is no run
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from srpo.record import read_journal
 from tests.infra.loopback import free_port
 from tests.infra.manifests import INFRA, ROOT, run_tool
 from tests.jobs import place
+from tests.processes import heed_ctrl_c
 from tests.test_launch import assert_close_weights
 
 NODE = INFRA / "launch/node.sh"
@@ -34,7 +35,11 @@ def start_node(folder: Path, **variables: str) -> subprocess.Popen[str]:
         "PROCESSES_PER_NODE": "1",
     }
     return subprocess.Popen(
-        [str(NODE), str(folder)], env=os.environ | own | variables, stderr=subprocess.PIPE, text=True
+        [str(NODE), str(folder)],
+        env=os.environ | own | variables,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_ctrl_c,
     )
 
 
