@@ -11,7 +11,7 @@ from pathlib import Path
 
 from zenml.client import Client
 
-from pipelines.execute import outputs_of
+from pipelines.outcome import outputs_of
 from pipelines.place import Place
 from pipelines.runs import RunRecord, load_runs, unreadable_runs
 from srpo.artifacts import PromptSets, Trained, Weights

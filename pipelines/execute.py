@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 
 from zenml.client import Client
 from zenml.enums import ExecutionMode, ExecutionStatus
@@ -13,61 +12,20 @@ from zenml.exceptions import RunInterruptedException
 
 from pipelines import fingerprint
 from pipelines.alignment import Request, alignment
+from pipelines.earlier import earlier_outputs
 from pipelines.kubeflow import understood
+from pipelines.outcome import Outcome, brought_here, outcome_of, outputs_of
 from pipelines.place import Place
 from pipelines.remote import cancel, for_pods, on_cluster, state_of, watch
 from pipelines.resources import pipeline_options
-from pipelines.runs import OUTPUTS, RunRecord, load_runs, needed_before, new_folder
+from pipelines.runs import RunRecord, new_folder
 from pipelines.stacks import activate, log_to_file
-from srpo.artifacts import Evaluated, Registered, Trained
-from srpo.config import RunConfig, Settings
 from srpo.control_words import control_words
-from srpo.durable import mirror_of
-from srpo.errors import BusyError, ConfigError, OutOfSightError, PreemptedError
-from srpo.plan import STEPS, Plan
+from srpo.errors import BusyError, OutOfSightError, PreemptedError
+from srpo.plan import Plan
 from srpo.registry import check_lease
-from srpo.start import CHAMPION, pinned
+from srpo.start import pinned
 from srpo.tracking import open_run, set_status
-from steps.own_call import SECONDS
-
-MADE_WITH: dict[str, set[str]] = {
-    "weights": {"model", "reward", "rewards"},
-    "prompts": {"model", "prompts", "images"},
-}
-MADE_WITH["trained"] = {"seed", "method", "preference", "align", "rollout", "train", "monitor"}.union(
-    *MADE_WITH.values()
-)
-MADE_WITH["evaluated"] = MADE_WITH["trained"] | {"evaluation"}
-"""Output -> sections of the config that it depends on."""
-
-MANIFESTS = ("trained", "evaluated", "registered")
-
-
-class StepOutcome(Settings):
-    """What became of a step."""
-
-    name: str
-    status: str
-    """completed, cached or given."""
-    seconds: float = 0.0
-    """Inside the step's own call into srpo."""
-
-
-class Outcome(Settings):
-    """What a finished run has to show."""
-
-    record: RunRecord
-    steps: tuple[StepOutcome, ...]
-    seconds: float
-    """Wall time of this attempt's pipeline, from the set-up of the stack to the last step."""
-    trained: Trained | None = None
-    evaluated: Evaluated | None = None
-    registered: Registered | None = None
-
-    @property
-    def overhead(self) -> float:
-        """Seconds spent outside the steps' own calls."""
-        return self.seconds - sum(step.seconds for step in self.steps)
 
 
 def new_run(place: Place, plan: Plan, stack: str | None = None) -> RunRecord:
@@ -75,7 +33,7 @@ def new_run(place: Place, plan: Plan, stack: str | None = None) -> RunRecord:
     active = activate(place, stack)
     config = for_pods(plan.config, active.storage) if active.storage else plan.config
     config = pinned(config, active.tracking_uri) if "train" in plan.steps else config
-    given = _earlier_outputs(place, config, plan.steps[0])
+    given = earlier_outputs(place, config, plan.steps[0])
     if plan.steps[-1] == "register":
         check_lease(active.tracking_uri, config.registry)
     folder = new_folder(place, config)
@@ -129,10 +87,10 @@ def follow(record: RunRecord, given: dict[str, str], started: float) -> Outcome:
             watch(record.attempts[-1])
     if record.state != "done":
         _tell(record, "FINISHED")
-    outcome = _outcome(record, given, time.monotonic() - started)
+    outcome = outcome_of(record, given, time.monotonic() - started)
     if outcome.evaluated is None:
         return outcome
-    return outcome.model_copy(update={"evaluated": _brought_here(record.config, outcome.evaluated)})
+    return outcome.model_copy(update={"evaluated": brought_here(record.config, outcome.evaluated)})
 
 
 @contextmanager
@@ -174,7 +132,7 @@ def refreshed(place: Place, record: RunRecord) -> RunRecord:
         return record if record.process_lives else record.changed(state="interrupted")
     if status.is_successful:
         _tell(record, "FINISHED")
-        return _outcome(record, record.given, 0.0).record
+        return outcome_of(record, record.given, 0.0).record
     if status == ExecutionStatus.STOPPED:
         _tell(record, "KILLED")
         return record.changed(state="interrupted")
@@ -217,73 +175,3 @@ def _request(place: Place, record: RunRecord, given: dict[str, str]) -> Request:
         continues=str(place.runs / record.continues / "train") if record.continues else None,
         given=given,
     )
-
-
-def _outcome(record: RunRecord, given: dict[str, str], seconds: float) -> Outcome:
-    """Read the last attempt's steps and manifests back from ZenML."""
-    run = Client().get_pipeline_run(record.attempts[-1])
-    steps = []
-    for name in STEPS:
-        if name in run.steps:
-            step = run.steps[name]
-            cached = step.status == ExecutionStatus.CACHED
-            spent = 0.0 if cached else float(step.run_metadata[SECONDS])
-            steps.append(StepOutcome(name=name, status="cached" if cached else "completed", seconds=spent))
-        elif OUTPUTS[name] in given:
-            steps.append(StepOutcome(name=name, status="given"))
-    outputs = given | outputs_of(record)
-    manifests = {name: Client().get_artifact_version(outputs[name]).load() for name in MANIFESTS if name in outputs}
-    verdict = manifests["evaluated"].verdict if "evaluated" in manifests else ""
-    record = record.changed(state="done", verdict=verdict)
-    return Outcome(record=record, steps=tuple(steps), seconds=seconds, **manifests)
-
-
-def _brought_here(config: RunConfig, evaluated: Evaluated) -> Evaluated:
-    """The report in this working folder, from its durable copy if a pod has written it."""
-    mirror = mirror_of(config.storage)
-    evaluated = mirror.here(evaluated)
-    mirror.fetch(Path(evaluated.report_json).parent)
-    return evaluated
-
-
-def outputs_of(record: RunRecord) -> dict[str, str]:
-    """Outputs of all steps that any attempt of a run has finished: name -> id of the ZenML artifact version."""
-    found: dict[str, str] = {}
-    for attempt in record.attempts:
-        for run in Client().list_pipeline_runs(name=attempt, hydrate=True):
-            for step in run.steps.values():
-                if step.status.is_successful:
-                    found |= {name: str(versions[0].id) for name, versions in step.outputs.items()}
-    return found
-
-
-def _earlier_outputs(place: Place, config: RunConfig, first: str) -> dict[str, str]:
-    """What a run that starts at `first` takes from the last run of its experiment that has it all.
-
-    Weights are fetched again where the held-out scores are others: what is in the store already costs nothing.
-    """
-    needed = list(needed_before(first))
-    if not needed:
-        return {}
-    for record in load_runs(place):
-        outputs = record.given | outputs_of(record)
-        if same_origin(record, config, needed) and set(needed) <= set(outputs):
-            anew = {"weights"} if record.config.evaluation.scores != config.evaluation.scores else set()
-            return {name: outputs[name] for name in needed if name not in anew}
-    raise ConfigError(
-        f"--from {first} needs the results of the steps before it, and no run of experiment {config.name!r} in "
-        f"{place.runs} made them all with these settings ({', '.join(needed)}); run without --from"
-    )
-
-
-def same_origin(then: RunRecord, now: RunConfig, outputs: list[str]) -> bool:
-    """Whether the settings that made these outputs are the same, the content of a words file included.
-
-    A run that starts from the champion goes on with what was trained from an earlier one.
-    """
-    if now.train.start == CHAMPION:
-        now = now.model_copy(update={"train": now.train.model_copy(update={"start": then.config.train.start})})
-    sections = {"name"}.union(*(MADE_WITH[name] for name in outputs))
-    if "preference" in sections and then.words != control_words(now.preference).digest:
-        return False
-    return then.config.model_dump(include=sections) == now.model_dump(include=sections)

@@ -23,7 +23,7 @@ from srpo.errors import ConfigError, OutOfSightError, TrainingStoppedError, Unre
 from srpo.evaluation.schema import Report
 
 if TYPE_CHECKING:
-    from pipelines.execute import Outcome
+    from pipelines.outcome import Outcome
     from srpo.config import RunConfig
     from srpo.tracking import TrackedRun
 

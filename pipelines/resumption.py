@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 
 from zenml.client import Client
 
-from pipelines.execute import outputs_of, refreshed
+from pipelines.execute import refreshed
+from pipelines.outcome import outputs_of
 from pipelines.place import Place
 from pipelines.runs import RunRecord, load_run, needed_before, new_folder
 from pipelines.stacks import activate

@@ -12,8 +12,8 @@ from rich.panel import Panel
 from rich.syntax import Syntax
 from rich.table import Table
 
-from pipelines.execute import Outcome
 from pipelines.notify import page_of
+from pipelines.outcome import Outcome
 from pipelines.place import Place
 from pipelines.stacks import CODE_ROOT
 from srpo.artifacts import Evaluated

@@ -11,7 +11,7 @@ import pytest
 os.environ |= {"HF_HUB_OFFLINE": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WARNING"}
 
 if TYPE_CHECKING:
-    from pipelines.execute import Outcome
+    from pipelines.outcome import Outcome
     from pipelines.place import Place
     from srpo.artifacts import TrainJob
 

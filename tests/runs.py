@@ -2,7 +2,8 @@
 
 import time
 
-from pipelines.execute import Outcome, execute, new_run
+from pipelines.execute import execute, new_run
+from pipelines.outcome import Outcome
 from pipelines.place import Place
 from srpo.config import RunConfig
 from srpo.plan import STEPS, make_plan

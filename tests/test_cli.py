@@ -14,7 +14,7 @@ from PIL import Image
 
 import run_pipeline
 from pipelines.commands import runs
-from pipelines.execute import Outcome
+from pipelines.outcome import Outcome
 from pipelines.place import Place
 from pipelines.runs import load_run
 from srpo.errors import ConfigError

@@ -16,7 +16,7 @@ from moto.server import ThreadedMotoServer
 from PIL import Image
 
 import run_pipeline
-from pipelines.execute import Outcome
+from pipelines.outcome import Outcome
 from pipelines.place import Place
 from srpo.artifacts import TrainJob
 from srpo.config import LoraConfig, ModelConfig, RunConfig

@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
-from pipelines.execute import Outcome
+from pipelines.outcome import Outcome
 from pipelines.place import Place
 from pipelines.runs import load_runs
 from srpo.config import load_config

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from pipelines import fingerprint
-from pipelines.execute import Outcome, new_run, same_origin
+from pipelines.earlier import same_origin
+from pipelines.execute import new_run
 from pipelines.new_data import from_champion, look
+from pipelines.outcome import Outcome
 from pipelines.place import Place
 from srpo.config import RunConfig, parse_config
 from srpo.control_words import words_hash

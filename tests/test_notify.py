@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from pipelines import notify
-from pipelines.execute import Outcome
 from pipelines.notify import Notice, ended, failure_told, tell
+from pipelines.outcome import Outcome
 from pipelines.place import Place
 from srpo.config import NotifyConfig, RunConfig
 from srpo.errors import ConfigError, OutOfSightError

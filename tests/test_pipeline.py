@@ -11,7 +11,9 @@ from zenml.client import Client
 
 import steps.evaluate
 from pipelines import fingerprint
-from pipelines.execute import Outcome, _earlier_outputs, execute
+from pipelines.earlier import earlier_outputs
+from pipelines.execute import execute
+from pipelines.outcome import Outcome
 from pipelines.place import Place
 from pipelines.runs import load_run
 from srpo.artifacts import Evaluated
@@ -224,9 +226,9 @@ def test_other_held_out_scores_are_fetched_for_an_evaluation_anew(finished: Outc
     same = finished.record.config
     score = ScoreConfig(family="hps", source="builtin:shapes", architecture="shapes-vit.json")
     other = same.model_copy(update={"evaluation": same.evaluation.model_copy(update={"scores": {"held": score}})})
-    taken = _earlier_outputs(place, same, "evaluate")
+    taken = earlier_outputs(place, same, "evaluate")
     assert taken.keys() == {"weights", "prompts", "trained"}
-    assert _earlier_outputs(place, other, "evaluate") == {name: taken[name] for name in ("prompts", "trained")}
+    assert earlier_outputs(place, other, "evaluate") == {name: taken[name] for name in ("prompts", "trained")}
 
 
 def test_results_of_other_settings_are_not_taken_for_ones_own(finished: Outcome, place: Place) -> None:

@@ -6,7 +6,7 @@ import pytest
 from mlflow import MlflowClient
 
 import run_pipeline
-from pipelines.execute import Outcome
+from pipelines.outcome import Outcome
 from pipelines.place import Place
 from pipelines.resumption import to_resume, trained_by
 from pipelines.runs import RunRecord, load_run, load_runs, new_folder

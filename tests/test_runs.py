@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from pipelines import execute
-from pipelines.execute import refreshed, same_origin, submit
+from pipelines.earlier import same_origin
+from pipelines.execute import refreshed, submit
 from pipelines.place import Place
 from pipelines.runs import FILE, RunRecord, load_runs, unreadable_runs
 from pipelines.stacks import activate_local_stack

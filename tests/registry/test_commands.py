@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 from rich.console import Console
 
-from pipelines.execute import Outcome
+from pipelines.outcome import Outcome
 from pipelines.place import Place
 from pipelines.status import age, show_status
 from srpo.registry.history import Move

@@ -7,7 +7,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from pipelines.execute import Outcome
+from pipelines.outcome import Outcome
 from pipelines.place import Place
 from srpo.artifacts import Registered, Weights
 from srpo.config import RunConfig
