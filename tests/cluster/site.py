@@ -17,6 +17,7 @@ from pipelines.stack_files import STACKS
 from tests.cluster.api_server import CONTEXT, Cluster, running_cluster
 from tests.cluster.servers import BUCKET, s3_client, s3_server, tracking_server, zenml_server
 from tests.infra.loopback import serving
+from tests.infra.manifests import image_environment
 from tests.processes import heed_ctrl_c
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +34,8 @@ if not client.list_secrets(name="srpo-mlflow").total:
     client.create_secret("srpo-zenml", {"api_key": os.environ["ZENML_STORE_API_KEY"]})
 register(client, fill(parse_stack(sys.stdin.read(), sys.argv[1])))
 """
-IMAGE = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "ZENML_ANALYTICS_OPT_IN": "false"}
+HERE = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+IMAGE = {key: value for key, value in image_environment().items() if key not in ("PATH", "HOME")} | HERE
 """What the image brings: the code, and its environment."""
 
 

@@ -101,3 +101,9 @@ def role_problems(role: Manifest) -> list[str]:
         if role["kind"] == "ClusterRole" and not set(rule["verbs"]) <= {"get", "list"}:
             problems.append(f"changes the cluster: {rule}")
     return problems
+
+
+def image_environment() -> dict[str, str]:
+    """The variables that the image sets."""
+    text = (INFRA / "docker/Dockerfile").read_text()
+    return dict(re.findall(r"^(?:ENV)? +(\w+)=(\S+)", text, flags=re.MULTILINE))

@@ -3,7 +3,8 @@
 import re
 import tomllib
 
-from tests.infra.manifests import INFRA, ROOT, image_problem, run_tool
+from pipelines.place import Place
+from tests.infra.manifests import INFRA, ROOT, image_environment, image_problem, run_tool
 
 DOCKERFILE = INFRA / "docker/Dockerfile"
 TEXT = re.sub(r"^#.*\n", "", DOCKERFILE.read_text(), flags=re.MULTILINE).replace("\\\n", " ")
@@ -44,6 +45,14 @@ def test_everything_copied_exists_and_is_in_the_context() -> None:
     copied = [rest.split()[:-1] for name, rest in LINES if name == "COPY" and "--from" not in rest]
     for path in [path for paths in copied for path in paths]:
         assert (ROOT / path).exists() and f"!{path}" in wanted
+
+
+def test_nothing_is_sent_anywhere() -> None:
+    """As by the command line."""
+    quiet = {
+        key: value for key, value in Place(ROOT).environment().items() if re.search("ANALYTICS|TELEMETRY|TRACK", key)
+    }
+    assert len(quiet) == 4 and quiet.items() <= image_environment().items()
 
 
 def test_dependencies_are_locked() -> None:
