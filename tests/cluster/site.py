@@ -133,7 +133,7 @@ def settings(*overrides: str) -> list[str]:
     return [part for override in overrides for part in ("--set", override)]
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 600) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 1200) -> None:
     """Until something holds; how long a pod may take to come that far."""
     until = time.monotonic() + seconds
     while not condition():
