@@ -70,9 +70,8 @@ def _priced(config: RunConfig, steps: Iterable[str], spot: bool) -> tuple[dict[s
     gpu = config.resources.gpu
     if gpu is None:
         return None, None
-    usd = {
-        step: find_price(gpu, spot and config.resources.of(step).spot) for step in on_gpus
-    }  # before anything is counted
+    # before anything is counted: a price may be missing
+    usd = {step: find_price(gpu, spot and config.resources.of(step).spot) for step in on_gpus}
     planned = planned_gpu_hours(config)
     assert planned is not None
     return {step: planned[step] for step in on_gpus}, sum(planned[step] * usd[step] for step in on_gpus)
