@@ -49,7 +49,7 @@ RULES = [
         ),
         stop_after_damaged=damaged,
     )
-    for spread, damaged in itertools.product((0.6, 0.7, 0.8), (1, 2))
+    for spread, damaged in itertools.product((0.7, 0.8, 0.85, 0.9), (1, 2))
 ]
 """What no truth is needed for: a real model has none."""
 
