@@ -19,9 +19,9 @@ from safetensors.torch import load_file
 from srpo.artifacts import Snapshot
 from srpo.config import LoraConfig, RunConfig
 from srpo.errors import ConfigError
-from srpo.hub import snapshot, verify
+from srpo.hub import snapshot
 from srpo.models.layout import Shapes, compare_shapes, file_shapes, folder_shapes
-from srpo.models.weights import adapter_file, check_adapter
+from srpo.models.weights import ADAPTER, adapter_file, check_adapter
 
 BASE, CHAMPION = "base", "champion"
 VERSION = re.compile(r"models:/[^@/]+/\d+")
@@ -45,6 +45,7 @@ def pinned(config: RunConfig, uri: str) -> RunConfig:
 def find_start(config: RunConfig, uri: str | None, base: Snapshot | None = None) -> Snapshot | None:
     """The files that training starts from; None for the base's own. `uri`: the MLflow store to look in.
 
+    Those of a version are brought to this machine, except that without a `base` a whole transformer is only looked at.
     ConfigError if they are not as they were registered, belong to another base than `base`, or do not go with the run.
     """
     start = config.train.start
@@ -77,8 +78,10 @@ def _registered(reference: str, uri: str | None, base: Snapshot | None) -> Snaps
             f"train.start: {reference} was trained from another base ({manifest.base.source}) than this run's "
             f"({base.source}); set model.source to the same, or train.start to base"
         )
-    verify(manifest.transformer)
-    return manifest.transformer
+    is_adapter = ADAPTER in {file.path for file in manifest.transformer.files}
+    if base is None and manifest.remote and not is_adapter:
+        return manifest.transformer  # only looked at, and too large to be brought for that
+    return manifest.transformer_here()
 
 
 def _check_form(config: RunConfig, start: str, adapter: Path | None) -> None:

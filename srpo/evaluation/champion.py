@@ -1,14 +1,16 @@
 """The registry's champion as a third contender, where it can be: the same base, drawn at the same size and sampling."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from srpo.artifacts import Snapshot, Trained, Weights
 from srpo.config import RunConfig
-from srpo.durable import mirror_of
-from srpo.errors import ConfigError
+from srpo.errors import ConfigError, DiskFullError, UnreachableError
 from srpo.evaluation.contender import Contender
 from srpo.evaluation.schema import CHAMPION, Undrawn
-from srpo.hub import verify
+
+if TYPE_CHECKING:
+    from srpo.registry import Manifest
 
 SAME = ("family", "height", "width", "max_sequence_length")
 """Settings of a model that two images must share to be compared."""
@@ -48,6 +50,7 @@ def find_champion(config: RunConfig, weights: Weights, trained: Trained, uri: st
     ours = config.model.model_dump(include=set(SAME)), config.evaluation.num_steps, config.evaluation.guidance
     sampling = manifest.sampling
     theirs = manifest.model.model_dump(include=set(SAME)), sampling.num_steps, sampling.guidance
+    transformer = None
     if manifest.transformer.sha256 == trained.transformer.sha256:
         problem = "it has the very same weights"
     elif manifest.base.sha256 != weights.model.sha256:
@@ -55,7 +58,7 @@ def find_champion(config: RunConfig, weights: Weights, trained: Trained, uri: st
     elif ours != theirs:
         problem = "it is drawn at another size, or with other steps or guidance"
     else:
-        problem = _missing(config, manifest.transformer)
+        transformer, problem = _files(manifest)
     if problem:
         return Champion(reference, None, problem)
     contender = Contender(
@@ -63,15 +66,16 @@ def find_champion(config: RunConfig, weights: Weights, trained: Trained, uri: st
         reference=reference,
         model=manifest.model,
         base=weights.model,
-        transformer=mirror_of(config.storage).here(manifest.transformer),
+        transformer=transformer,
     )
     return Champion(reference, contender, "")
 
 
-def _missing(config: RunConfig, transformer: Snapshot) -> str:
-    """What is wrong with the champion's files, here or in the durable copy; empty if nothing is."""
+def _files(manifest: "Manifest") -> tuple[Snapshot | None, str]:
+    """The champion's files on this machine, or what is wrong with them. Raises what may pass."""
     try:
-        verify(mirror_of(config.storage).here(transformer))
+        return manifest.transformer_here(), ""
+    except (UnreachableError, DiskFullError):
+        raise
     except (ConfigError, OSError) as error:
-        return f"its files cannot be read ({error})"
-    return ""
+        return None, f"its files cannot be read ({error})"

@@ -40,9 +40,8 @@ class Manifest(Settings):
 
     def files(self, reference: str) -> ModelFiles:
         """The model's files, on this machine from now on; ConfigError if one of them has moved or changed."""
-        base, transformer = self._base_here(), mirror_of(StorageConfig(remote=self.remote)).here(self.transformer)
+        base, transformer = self._base_here(), self.transformer_here()
         verify(base)
-        verify(transformer)
         return ModelFiles(
             reference=reference,
             model=self.model,
@@ -51,6 +50,12 @@ class Manifest(Settings):
             transformer_sha256=transformer.sha256,
             sampling=self.sampling,
         )
+
+    def transformer_here(self) -> Snapshot:
+        """The transformer, or the adapter, on this machine from now on; ConfigError if it has moved or changed."""
+        transformer = mirror_of(StorageConfig(remote=self.remote)).here(self.transformer)
+        verify(transformer)
+        return transformer
 
     def _base_here(self) -> Snapshot:
         """The base on this machine; what comes with the package lies elsewhere in a pod."""
