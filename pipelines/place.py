@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,25 +53,24 @@ class Place:
         """Where MLflow keeps files."""
         return (self.root / "mlartifacts").as_uri()
 
-    def prepare(self, *sources: str) -> None:
+    def prepare(self, *inputs: str) -> None:
         """Point ZenML, MLflow and Hugging Face into the folder; call it before importing any of them.
 
-        `sources`: where weights come from. Only `hf://` opens the hub, with the user's own cache and login.
+        `inputs`: where what is read comes from. Only `hf://` opens the hub, with the user's own cache and login.
         """
-        online = any(source.startswith("hf://") for source in sources)
+        online = any(source.startswith("hf://") for source in inputs)
         os.environ.update(self.environment() | ({} if online else self.offline()))
 
-    def recorded_sources(self, run: str) -> tuple[str, ...]:
-        """Sources of a recorded run, read without importing what `prepare` must come before; none if unreadable."""
+    def recorded_inputs(self, run: str) -> tuple[str, ...]:
+        """The texts in a recorded run's config, all that it reads among them; none if the record is unreadable.
+
+        Read without importing what `prepare` must come before.
+        """
         try:
-            config = json.loads((self.runs / run / "run.json").read_text(encoding="utf-8"))["config"]
-            rewards = [config["reward"], *config.get("rewards", {}).values()]
-            scores = config["evaluation"].get("scores", {}).values()  # runs of older versions have none
-            held_out = (score.get(part) for score in scores for part in ("source", "companion"))
-            found = (config["model"]["source"], *(reward["source"] for reward in rewards), *filter(None, held_out))
-            return tuple(map(str, found))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            record = json.loads((self.runs / run / "run.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
             return ()
+        return tuple(_texts(record.get("config") if isinstance(record, dict) else None))
 
     def offline(self) -> dict[str, str]:
         """Nothing of Hugging Face reaches the network or leaves the folder."""
@@ -99,3 +99,12 @@ class Place:
 def here() -> Place:
     """The working folder of the current directory."""
     return Place(Path.cwd().resolve() / ".srpo")
+
+
+def _texts(value: object) -> Iterator[str]:
+    """All texts in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (list, dict)):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _texts(each)

@@ -35,10 +35,7 @@ def for_pods(config: RunConfig, storage: str) -> RunConfig:
 
     Raises ConfigError for files that lie on this machine alone.
     """
-    words = config.preference.words_file
-    sources = [*config.sources, config.prompts.train, config.prompts.held_out, *filter(None, [words and str(words)])]
-    sources += [config.images.source] if config.images else []
-    if local := sorted({source for source in sources if not _reachable(source)}):
+    if local := sorted({source for source in config.inputs if not _reachable(source)}):
         raise ConfigError(
             f"pods cannot see {', '.join(local)} of this machine; put them into a bucket (s3://...), name a hub "
             "(hf://...) or build them into the image and use what it has (builtin:...)"

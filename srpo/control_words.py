@@ -23,6 +23,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from srpo.config import PreferenceConfig, RunConfig, Settings
 from srpo.errors import ConfigError
+from srpo.hub import local_file
 
 SEPARATOR = "|"
 
@@ -89,7 +90,7 @@ def control_words(preference: PreferenceConfig) -> ControlWords:
     """The words of a run; ConfigError names every line of its words file that is wrong."""
     if preference.words_file is None:
         return ControlWords(preference.positive, preference.negative, {}, (), None)
-    path = Path(preference.words_file).expanduser()
+    path = local_file(preference.words_file, "words")
     try:
         content = path.read_bytes()
         text = content.decode("utf-8-sig")

@@ -11,7 +11,7 @@ from pipelines.execute import refreshed, submit
 from pipelines.place import Place
 from pipelines.runs import FILE, RunRecord, load_runs, unreadable_runs
 from pipelines.stacks import activate_local_stack
-from srpo.config import EvaluationConfig, RunConfig, ScoreConfig
+from srpo.config import EvaluationConfig, PromptsConfig, RunConfig, ScoreConfig
 from srpo.control_words import control_words
 from srpo.errors import OutOfSightError
 from srpo.tracking import TrackedRun
@@ -60,15 +60,18 @@ def test_one_unreadable_record_hides_no_other(tmp_path: Path) -> None:
     assert unreadable_runs(place) == ["old"]
 
 
-def test_a_recorded_run_names_every_source_of_its_weights(tmp_path: Path) -> None:
+def test_a_recorded_run_names_all_that_it_reads(tmp_path: Path) -> None:
     place = Place(tmp_path)
     score = ScoreConfig(family="aesthetic", source="head.pth", companion="hf://google/siglip")
     scored = RunConfig(evaluation=EvaluationConfig(scores={"beauty": score}))
     record(place, "plain")
     record(place, "scored").model_copy(update={"config": scored}).save()
-    assert place.recorded_sources("plain") == ("builtin:shapes", "builtin:shapes")
-    assert place.recorded_sources("scored")[2:] == ("head.pth", "hf://google/siglip")
-    assert place.recorded_sources("none") == ()
+    remote = scored.model_copy(update={"prompts": PromptsConfig(train="hf://us/prompts/train.txt")})
+    record(place, "remote").model_copy(update={"config": remote}).save()
+    assert not any(text.startswith("hf://") for text in place.recorded_inputs("plain"))
+    assert {"builtin:shapes", "head.pth", "hf://google/siglip"} <= set(place.recorded_inputs("scored"))
+    assert set(remote.inputs) <= set(place.recorded_inputs("remote"))
+    assert place.recorded_inputs("none") == ()
 
 
 def test_a_run_that_nobody_can_be_asked_of_is_not_called_failed(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def words(
     model draws the pictures, with the word and without.
     """
     settings = load(config, tuple(set_ or ()))
-    here().prepare(*settings.sources)
+    here().prepare(*settings.inputs)
     chosen = [text.split(",") if text else [] for text in (words_, against)]
     wanted, unwanted = chosen if any(chosen) else (settings.preference.positive, settings.preference.negative)
     names = [word.strip() for word in (*wanted, *unwanted)]

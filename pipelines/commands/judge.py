@@ -36,7 +36,7 @@ def evaluate(
     overrides = [f"{key}={value}" for key, value in given.items() if value is not None]
     settings = load(config, (*(set_ or ()), *overrides))
     place = here()
-    _, *judges = settings.sources  # not the run file's model
+    _, *judges = settings.inputs  # not the run file's model
     place.prepare(*models, *judges, base or "")
     from srpo.evaluation.lineup import evaluate_models
     from srpo.evaluation.progress import terminal_progress

@@ -144,7 +144,7 @@ def job(
 ) -> None:
     """Prepare training without the pipeline: fetch, embed, write job.json, and print the command that trains it."""
     settings, place = load(config, tuple(set_ or ())), here()
-    place.prepare(*settings.sources)
+    place.prepare(*settings.inputs)
     from srpo.launch import prepare_job
     from srpo.plan import make_plan
     from srpo.start import pinned
@@ -173,7 +173,7 @@ def _preset_that_fits(config: list[Path] | None, set_: list[str] | None, gpu: st
 def _run_if_new_data(settings: "RunConfig", stack: str | None) -> None:
     """Look first; a run, which starts from the champion unless the config says otherwise, only if it can learn."""
     place = here()
-    place.prepare(*settings.sources)
+    place.prepare(*settings.inputs)
     from pipelines.elsewhere import at_work
     from pipelines.execute import new_run
     from pipelines.new_data import from_champion, look
@@ -199,7 +199,7 @@ def _run_if_new_data(settings: "RunConfig", stack: str | None) -> None:
 def _resume(name: str, set_: list[str] | None, stack: str | None) -> None:
     """`stack`: where to look for a run that another machine has submitted."""
     place = here()
-    place.prepare(*place.recorded_sources(name), *(["hf://"] if stack else []))  # whose sources are not known yet
+    place.prepare(*place.recorded_inputs(name), *(["hf://"] if stack else []))  # whose sources are not known yet
     from pipelines.resumption import to_resume
 
     if stack:
@@ -248,7 +248,7 @@ def _plan(config: list[Path] | None, set_: list[str] | None, from_: str | None, 
 
 def _check(settings: "RunConfig", steps: tuple[str, ...]) -> "Plan":
     place = here()
-    place.prepare(*settings.sources)
+    place.prepare(*settings.inputs)
     with console.status("checking settings, files and layouts"):
         from pipelines.notify import webhook
         from srpo.plan import make_plan

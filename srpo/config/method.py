@@ -24,7 +24,8 @@ class PreferenceConfig(Settings):
     )
     """Unwanted words, cycled the same way."""
     words_file: str | None = None
-    """CSV or JSON lines with other words for some prompts or updates (`srpo.control_words`); null: the same for all.
+    """CSV or JSON lines with other words for some prompts or updates (`srpo.control_words`), here, at `s3://` or
+    `hf://`; null: the same for all.
 
     Only training reads it: held-out scores and the evaluation are measured with the words above.
     """

@@ -95,6 +95,12 @@ class RunConfig(Settings):
         rewards = (reward.source for reward in self.all_rewards.values())
         return self.model.source, *rewards, *self.evaluation.score_sources
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Where everything lies that a run reads: weights, prompts, words, images."""
+        others = self.preference.words_file, self.images.source if self.images else None
+        return *self.sources, self.prompts.train, self.prompts.held_out, *filter(None, others)
+
     @model_validator(mode="before")
     @classmethod
     def added_rewards_share_the_preference(cls, data: Any) -> Any:

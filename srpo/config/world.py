@@ -44,8 +44,9 @@ class PromptsConfig(Settings):
     """What is drawn, and how its embeddings are made."""
 
     train: str = "builtin:shapes"
-    """Prompts to train on: a file (.txt, .csv, .jsonl; see `srpo.prompts.files`), `builtin:shapes`: the captions of the
-    embedded world, or `builtin:photos`: 640 prompts in ten categories for a real model."""
+    """Prompts to train on: a file (.txt, .csv, .jsonl; see `srpo.prompts.files`), here, at `s3://` or `hf://`;
+    `builtin:shapes`: the captions of the embedded world; or `builtin:photos`: 640 prompts in ten categories for a real
+    model."""
     held_out: str = "builtin:shapes"
     """Prompts that are only measured on, during training and at the end; none may be among the training prompts.
     `builtin:photos` holds 200 of them, in the same categories."""

@@ -20,7 +20,9 @@ from srpo.hub.progress import FetchProgress
 from srpo.hub.store import Store
 from srpo.shapes import WEIGHTS_DIR
 
-Part = Literal["model", "reward", "score", "images"]
+Part = Literal["model", "reward", "score", "images", "prompts", "words"]
+SETTING: dict[Part, str] = {"prompts": "prompts", "words": "preference.words_file"}
+"""What names the source of a part; of others `<part>.source`."""
 BUILTIN: dict[str, dict[Part, Path]] = {
     "builtin:shapes": {
         "model": WEIGHTS_DIR / "flux",
@@ -73,6 +75,14 @@ def fetched(source: str) -> Listing | None:
     store = Store()
     listing = store.manifest(source)
     return listing if listing and not missing(listing) else None
+
+
+def local_file(source: str, part: Part) -> Path:
+    """The place of a small file that is read before any step runs: a remote one is looked up, and fetched, each time.
+
+    While its origin cannot be reached, what was fetched of it before answers for it.
+    """
+    return fetch(source, part).path if is_remote(source) else Path(source).expanduser()
 
 
 def missing(listing: Listing) -> int:
@@ -183,7 +193,7 @@ def _origin(source: str, part: Part) -> Origin:
 
         return S3Origin(source)
     raise ConfigError(
-        f"{part}.source: {source!r} is not a path and begins with none of hf://, s3://; "
+        f"{SETTING.get(part, f'{part}.source')}: {source!r} is not a path and begins with none of hf://, s3://; "
         "fetch it first, then give the path of the folder or file"
     )
 

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 from srpo.config import PromptsConfig
 from srpo.errors import ConfigError
+from srpo.hub import is_remote, local_file
 from srpo.shapes import heldout_captions, seen_captions
 from srpo.tables import TABLES, Record, lines, read_text
 
@@ -44,7 +45,8 @@ def read_prompts(source: str, split: Split, max_characters: int) -> list[Prompt]
     if source.startswith("builtin:") and source not in FILES:
         raise ConfigError(f"prompts.{split}: no {source!r} here; choose from {sorted(CAPTIONS | FILES)}")
     if not path.is_file():
-        raise ConfigError(f"prompts.{split}: no prompt file at {path}; give a file with one prompt per line")
+        at = source if is_remote(source) else path
+        raise ConfigError(f"prompts.{split}: no prompt file at {at}; give a file with one prompt per line")
     prompts, problems = _parse(path, read_text(path, f"prompts.{split}"), max_characters)
     if problems:
         more = f"; and {len(problems) - LINES_SHOWN} more" if len(problems) > LINES_SHOWN else ""
@@ -55,8 +57,8 @@ def read_prompts(source: str, split: Split, max_characters: int) -> list[Prompt]
 
 
 def prompt_file(source: str, split: Split) -> Path:
-    """Where the prompts of a source lie, if they lie in a file."""
-    return FILES[source][split] if source in FILES else Path(source).expanduser()
+    """Where the prompts of a source lie on this machine, if they lie in a file; a remote one is fetched."""
+    return FILES[source][split] if source in FILES else local_file(source, "prompts")
 
 
 def read_both(config: PromptsConfig) -> tuple[list[Prompt], list[Prompt]]:
