@@ -1,4 +1,4 @@
-"""Prompts and control words in a bucket, as pods that share no disk read them: the same as in a file, and always new."""
+"""Prompts and control words in a bucket, as pods that share no disk read them: as in a file, and always new."""
 
 from pathlib import Path
 from typing import Any
