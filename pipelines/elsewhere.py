@@ -10,8 +10,8 @@ from zenml.client import Client
 from zenml.utils.pagination_utils import depaginate
 
 from pipelines.alignment import Request, alignment
-from pipelines.execute import refreshed
 from pipelines.place import Place
+from pipelines.remote import state_of
 from pipelines.runs import ATTEMPT, OUTPUTS, RunRecord, load_runs
 from pipelines.stacks import activate
 from srpo.config import RunConfig
@@ -44,7 +44,13 @@ def at_work(place: Place, stack: str, model_name: str) -> RunRecord | None:
     """The run, of any machine, that a stack is at for a registered model: such as that of a pod which was replaced."""
     adopt(place, stack)
     ours = (each for each in load_runs(place) if (each.stack, each.config.registry.model_name) == (stack, model_name))
-    return next((run for run in (refreshed(place, each) for each in ours) if run.state == "running"), None)
+    return next((run for run in ours if run.state == "running" and _goes_on(run)), None)
+
+
+def _goes_on(run: RunRecord) -> bool:
+    """Whether ZenML's server says so; what it does not know of yet may be being handed over from here."""
+    status = state_of(run.attempts[-1]) if run.attempts else None
+    return run.process_lives if status is None else not status.is_finished
 
 
 def _record(place: Place, name: str, stack: str, attempts: list[str], first: Any) -> RunRecord:

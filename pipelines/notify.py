@@ -118,12 +118,17 @@ def _link(outcome: "Outcome") -> str:
 
 
 def page_of(tracked: "TrackedRun") -> str | None:
-    """A run's page on its MLflow server; None where MLflow is no server."""
+    """A run's page on its MLflow server; None where MLflow is no server, or does not answer."""
     if urlsplit(tracked.uri).scheme not in ("http", "https"):
         return None
+    from mlflow.exceptions import MlflowException
+
     from srpo.registry.lookup import connect
 
-    experiment = connect(tracked.uri).get_run(tracked.run_id).info.experiment_id
+    try:
+        experiment = connect(tracked.uri).get_run(tracked.run_id).info.experiment_id
+    except MlflowException:
+        return None
     return run_page(tracked.uri, experiment, tracked.run_id)
 
 

@@ -1,5 +1,6 @@
 """Runs on a cluster: what they need there, watching them, ending them."""
 
+import logging
 import time
 from contextlib import suppress
 from typing import Any
@@ -10,7 +11,7 @@ from urllib3.exceptions import HTTPError
 from zenml.client import Client
 from zenml.enums import ExecutionStatus
 from zenml.exceptions import IllegalOperationError
-from zenml.utils.run_utils import stop_run
+from zenml.utils.run_utils import refresh_run_status, stop_run
 
 from pipelines.pods import Pods, is_permanent
 from srpo.config import RunConfig
@@ -20,9 +21,11 @@ from srpo.hub import is_remote
 POLL = 2.0
 """Seconds between two looks at a run."""
 PATIENCE = 300.0
-"""Seconds for which ZenML's server or the cluster may fail to answer while a run is watched."""
+"""Seconds for which ZenML's server or the cluster may fail to answer while a run is watched, and after which the
+cluster is asked whether it still goes on."""
 COLOURS = {"completed": "green", "cached": "green", "failed": "red"}
 console = Console()
+log = logging.getLogger(__name__)
 
 
 def on_cluster() -> bool:
@@ -56,10 +59,12 @@ def watch(name: str) -> None:
     OutOfSightError if nobody has answered for `PATIENCE` seconds.
     """
     pods, shown, told = None, dict[str, str](), dict[str, str]()
-    heard = time.monotonic()
+    heard = asked = time.monotonic()
     while True:
         try:
             run = Client().get_pipeline_run(name)
+            if time.monotonic() - asked > PATIENCE:
+                run, asked = _asked(run), time.monotonic()
             pods = pods or Pods(str(run.id))
             _show_pods(pods, told)
             _show_steps(run, shown)
@@ -83,11 +88,25 @@ def cancel(name: str) -> None:
 
 
 def state_of(name: str) -> ExecutionStatus | None:
-    """How ZenML's server says a run stands; None if it knows of none."""
+    """How a run stands; None if ZenML's server knows of none."""
     try:
-        return Client().get_pipeline_run(name).status
+        return _asked(Client().get_pipeline_run(name)).status
     except KeyError:
         return None
+
+
+def _asked(run: Any) -> Any:
+    """A run with what its cluster says of it: of a pod that ended before it began ZenML's server hears nothing.
+
+    Where that cannot be had, as the server knows it.
+    """
+    if run.status.is_finished:
+        return run
+    try:
+        return refresh_run_status(run)
+    except Exception as error:  # an orchestrator that cannot tell, a cluster that cannot be reached
+        log.debug("%s: its cluster was not asked (%s)", run.name, error)
+        return run
 
 
 def _show_steps(run: Any, shown: dict[str, str]) -> None:

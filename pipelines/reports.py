@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipelines.place import Place
 from pipelines.runs import FILE, load_run
+from srpo.durable import mirror_of
 from srpo.errors import ConfigError
 from srpo.evaluation.entries import Entry, load_entry
 from srpo.evaluation.report import REPORT_HTML, REPORT_JSON
@@ -27,10 +28,12 @@ def find_entries(place: Place, references: Sequence[str], scratch: Path, uri: st
 
 
 def log_again(place: Place, reference: str, study: Study, folder: Path) -> None:
-    """Bring MLflow's copy of a run's report up to date, and the study's rates as metrics; nothing for other folders."""
+    """Bring all copies of a run's report up to date, and MLflow's metrics by the study; nothing for other folders."""
     if not (place.runs / reference / FILE).is_file():
         return
-    tracker = Tracker(load_run(place, reference).tracked)
+    record = load_run(place, reference)
+    mirror_of(record.config.storage).push(folder)
+    tracker = Tracker(record.tracked)
     for name in (REPORT_JSON, REPORT_HTML):
         tracker.log_artifact(folder / name, "evaluation")
     shown = ("rate", "lower", "upper")
@@ -44,7 +47,10 @@ def _folder(place: Place, reference: str, scratch: Path, uri: str | None) -> Pat
     if path.name == REPORT_JSON or path.is_dir():
         return path.parent if path.name == REPORT_JSON else path
     if run.is_dir():
-        return run / "evaluation"
+        folder = run / "evaluation"
+        if not (folder / REPORT_JSON).exists():  # a pod has written it
+            mirror_of(load_run(place, reference).config.storage).fetch(folder)
+        return folder
     if uri is None:
         raise ConfigError(f"{reference} is no report, folder or run, and nothing is registered here; see `status`")
     from srpo.registry import load_evaluation, run_evaluation

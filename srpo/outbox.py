@@ -40,7 +40,8 @@ class Outbox:
         self.sent = self.written - unsent(folder)
         self._hurry = self._closed = False
         self._changed = threading.Condition()
-        threading.Thread(target=self._work, daemon=True).start()
+        self.thread = threading.Thread(target=self._work, daemon=True)
+        self.thread.start()
 
     def put(self, entry: dict[str, Any]) -> None:
         """Write an entry through to the file; what an earlier attempt wrote for the same step is there already."""
@@ -71,6 +72,8 @@ class Outbox:
             line = self._rest().split(b"\n", 1)[0] + b"\n"
             try:
                 self.send(json.loads(line))
+                if self._closed:  # meanwhile the file may be another's, whose mark this must not move back
+                    return
                 write_atomic(self.mark, str(self.sent + len(line)))
             except Exception as error:  # whatever a server, its client or a proxy in between may raise
                 if not pause:

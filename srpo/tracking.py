@@ -165,11 +165,11 @@ def open_run(uri: str, artifact_uri: str | None, name: str, config: RunConfig) -
 
 
 def set_status(run: TrackedRun, status: str) -> None:
-    """MLflow's state of a run: RUNNING, FINISHED, FAILED or KILLED."""
+    """MLflow's state of a run: RUNNING, FINISHED, FAILED or KILLED. One that has ended keeps its end."""
     client = _client(run.uri)
     if status == "RUNNING":
         client.update_run(run.run_id, status=status)
-    else:
+    elif client.get_run(run.run_id).info.status == "RUNNING":
         client.set_terminated(run.run_id, status=status)
 
 

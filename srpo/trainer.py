@@ -228,7 +228,7 @@ class Trainer:
         return broadcast_object_list([self._result() if self.accelerator.is_main_process else None])[0]
 
     def _result(self) -> Trained:
-        copied = self.copies.wait(self.config.storage.max_wait_s)
+        copied = self.copies.finish(self.config.storage.max_wait_s)
         best = self.record.best() or self.update
         self.copies.bring(best)
         exported = self.output_dir / "transformer"

@@ -45,6 +45,8 @@ def begin(
     folder: Path, mirror: Mirror, weights: Weights, prompts: PromptSets, tracked: TrackedRun, continues: str | None
 ) -> None:
     """Make a training's folder ready, with what `continues` has left for it, and say in MLflow what it works on."""
+    if not folder.exists():  # first: what MLflow has not taken yet would otherwise give way to what begins here
+        mirror.fetch(folder)
     refuse_busy(folder)
     taken_over = continues is not None and take_over(mirror.local(continues), folder, mirror)
     tracker = Tracker(tracked, folder)

@@ -53,7 +53,6 @@ def hand_over(
     mirror = mirror_of(config.storage)
     folder = mirror.local(output_dir)
     with own_call("train"), tracked.in_environment():
-        mirror.fetch(folder)  # first: what MLflow has not taken yet would otherwise give way to what begins here
         begin(folder, mirror, weights, prompts, tracked, continues)
         job = TrainJob(config=config, weights=weights, prompts=prompts, output_dir=str(folder))
         handed = HandedOver(job=job, tracked=tracked, stack=str(Client().active_stack_model.id))

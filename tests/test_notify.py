@@ -13,13 +13,15 @@ from urllib.parse import urlsplit
 import pytest
 
 from pipelines import notify
-from pipelines.notify import Notice, ended, failure_told, tell
+from pipelines.notify import Notice, ended, failure_told, page_of, tell
 from pipelines.outcome import Outcome
 from pipelines.place import Place
 from srpo.config import NotifyConfig, RunConfig
 from srpo.errors import ConfigError, OutOfSightError
 from srpo.evaluation.schema import Report
+from srpo.tracking import TrackedRun
 from tests.conftest import CONFIG, SHORT
+from tests.infra.loopback import NOBODY
 from tests.test_cli import call
 
 SECRET = "very-secret"
@@ -103,6 +105,11 @@ def test_on_a_server_the_link_leads_there_without_a_password() -> None:
     """The place of the run's page, whoever the tracking URI logs in as."""
     uri = "https://user:secret@mlflow.example/base/"
     assert notify.run_page(uri, "7", "abc") == "https://mlflow.example/base/#/experiments/7/runs/abc/artifacts"
+
+
+def test_a_server_that_is_away_takes_the_link_not_the_notice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    assert page_of(TrackedRun(uri=NOBODY, run_id="1")) is None
 
 
 def test_only_events_that_are_asked_for_are_told(hook: Hook, told: NotifyConfig) -> None:

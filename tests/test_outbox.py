@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,6 +56,18 @@ def test_what_a_server_misses_is_sent_in_order_when_it_is_back(tmp_path: Path) -
     put(box, range(8, 10))
     assert box.close(10) == 0
     assert server.taken == list(range(1, 10))
+
+
+def test_what_is_under_way_when_it_closes_does_not_move_another_s_mark_back(tmp_path: Path) -> None:
+    """The step's own entries hang; the training, which goes on in the same folder, has sent them and more."""
+    answered, mark = threading.Event(), tmp_path / "mlflow.sent"
+    box = Outbox(tmp_path, lambda entry: answered.wait(10))
+    put(box, range(1, 2))
+    assert box.close(0) == 1
+    mark.write_text("1000")
+    answered.set()
+    box.thread.join(10)
+    assert mark.read_text() == "1000"
 
 
 def test_another_process_sends_what_is_left_and_repeats_nothing(tmp_path: Path) -> None:

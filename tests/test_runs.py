@@ -2,10 +2,12 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from zenml.enums import ExecutionStatus
 
-from pipelines import execute
+from pipelines import elsewhere, execute, remote
 from pipelines.earlier import same_origin
 from pipelines.execute import refreshed, submit
 from pipelines.place import Place
@@ -104,3 +106,26 @@ def test_mlflow_away_before_the_submission_leaves_no_running_run(
     with pytest.raises(ConnectionError):
         submit(place, record(Place(tmp_path), "mine"))
     assert load_runs(Place(tmp_path))[0].state == "failed"
+
+
+def test_of_a_run_that_ended_before_it_began_the_cluster_knows(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pod never started, so that ZenML's server takes it for under way; a schedule would wait for it for ever."""
+    monkeypatch.setattr(elsewhere, "adopt", lambda *_: None)
+    first = record(Place(tmp_path), "first").changed(stack="far", attempts=("first",))
+    under_way = SimpleNamespace(name="first", status=ExecutionStatus.PROVISIONING)
+    client = SimpleNamespace(get_pipeline_run=lambda _: under_way)
+    monkeypatch.setattr(remote, "Client", lambda: client)
+    model = first.config.registry.model_name
+
+    def ask(_: object) -> object:
+        raise NotImplementedError
+
+    monkeypatch.setattr(remote, "refresh_run_status", ask)
+    found = elsewhere.at_work(Place(tmp_path), "far", model)
+    assert found and found.name == "first", "the server is believed where the cluster cannot be asked"
+    assert elsewhere.at_work(Place(tmp_path), "far", "another model") is None
+    ended = SimpleNamespace(name="first", status=ExecutionStatus.FAILED)
+    monkeypatch.setattr(remote, "refresh_run_status", lambda _: ended)
+    assert elsewhere.at_work(Place(tmp_path), "far", model) is None

@@ -65,4 +65,7 @@ def test_a_resumed_run_is_running_again(tracked: TrackedRun, client: MlflowClien
     run = client.get_run(tracked.run_id).info
     assert run.status == "RUNNING"
     set_status(tracked, "FINISHED")
+    ended = client.get_run(tracked.run_id).info.end_time
+    set_status(tracked, "FINISHED")  # by a machine that has only now heard of it
+    assert client.get_run(tracked.run_id).info.end_time == ended
     assert client.get_run(tracked.run_id).info.status == "FINISHED"

@@ -180,7 +180,9 @@ def _run_if_new_data(settings: "RunConfig", stack: str | None) -> None:
     from pipelines.notify import Notice, failure_told, tell
     from pipelines.stacks import activate
 
-    if stack and (record := at_work(place, stack, settings.registry.model_name)):
+    with failure_told(settings):
+        record = at_work(place, stack, settings.registry.model_name) if stack else None
+    if record:
         console.print(f"{record.name} is at work on this model already, and is watched instead", soft_wrap=True)
         _execute(record)
         return
@@ -236,9 +238,9 @@ def _execute(record: "RunRecord") -> None:
         if isinstance(error, KeyboardInterrupt):
             raise typer.Exit(INTERRUPTED) from None
         raise
-    show_outcome(console, place, outcome)
     if notice := ended(outcome):
         tell(record.config.notify, notice)
+    show_outcome(console, place, outcome)
 
 
 def _plan(config: list[Path] | None, set_: list[str] | None, from_: str | None, until: str | None) -> "Plan":

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 """Seconds between a failed attempt and the next."""
+SLOWEST = 100e6
+"""Bytes per second that S3 may be expected to take."""
 LEASE_WAIT = 90.0
 """Seconds that a training waits for the lease of one before it, which runs out 30 s after that was killed."""
 
@@ -61,6 +63,7 @@ class CheckpointCopies:
 
                 name = self.mirror.name(self.output_dir / "training")
                 self.held = opened.enter_context(s3_lease(self.storage.remote, name, LEASE_WAIT))
+            self.accelerator.wait_for_everyone()  # until then the training before may add and remove checkpoints
             self.newest = self._agreed()
             with self.accelerator.main_process_first():  # nodes may share a disk
                 if self.accelerator.is_local_main_process:
@@ -99,6 +102,13 @@ class CheckpointCopies:
                 if not self.mirror.fetch(folder, into=staging):
                     raise ConfigError(f"{folder} is neither here nor in {self.storage.remote}; start a new run")
 
+    def finish(self, seconds: float) -> str:
+        """Wait until all that is kept is sent, at most so long beyond what its bytes take over a slow line."""
+        with self._changed:
+            left = [self.store.path(update) for update in set(self.store.updates()) - self.there]
+        size = sum(path.stat().st_size for folder in left for path in folder.iterdir())
+        return self.wait(seconds + size / SLOWEST)
+
     def wait(self, seconds: float) -> str:
         """Until all that is kept is sent, at most so long; what became of it, or an UnreachableError that says it."""
         if not self.writes:
@@ -119,7 +129,7 @@ class CheckpointCopies:
     def _agreed(self) -> int:
         """The newest checkpoint that every node has or can bring. Raises ConfigError where nodes share nothing."""
         if self.storage.remote is not None:
-            self.there = {int(name.removeprefix("update-")) for name in self.mirror.folders(self.store.directory)}
+            self.there = {_update(name) for name in self.mirror.folders(self.store.directory)}
         here: list[set[int]] = gather_object([set(self.store.updates()) | self.there])
         if self.storage.remote is None and any(each != here[0] for each in here):
             raise ConfigError(
@@ -176,8 +186,14 @@ class CheckpointCopies:
         assert self.held
         self.mirror.push(self.output_dir, OWN_COPIES, confirm=self.held.confirm)
         self.mirror.push(self.store.path(update), confirm=self.held.confirm)
+        begun = {_update(name) for name in self.mirror.begun(self.store.directory)}
         with self._changed:
-            surplus = self.store.surplus(sorted(self.there | {update}), self.best)
-        for old in surplus:
+            surplus = set(self.store.surplus(sorted(self.there | {update}), self.best))
+            surplus |= begun - self.there - set(self.store.updates()) - {update}  # half sent, and no longer here
+        for old in sorted(surplus):
             self.mirror.remove(self.store.path(old))
             self.there.discard(old)
+
+
+def _update(folder: str) -> int:
+    return int(folder.removeprefix("update-"))

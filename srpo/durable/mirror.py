@@ -12,7 +12,7 @@ from srpo.durable.manifest import NAME, FolderManifest
 from srpo.errors import ConfigError, UnreachableError
 from srpo.hub import digests
 from srpo.hub.listing import RemoteFile, safe_path
-from srpo.hub.store import Store, bucket_at, checked, continue_download
+from srpo.hub.store import bucket_at, checked, continue_download, lock_below
 
 if TYPE_CHECKING:
     from srpo.hub.s3_object import ConditionalObject
@@ -98,24 +98,28 @@ class Mirror:
     def folders(self, parent: Path) -> list[str]:
         """Names of the folders right below another whose copy is whole, sorted."""
         assert self.bucket
-        prefix, store = f"{self._key(parent)}/", self.bucket
-        names = []
-        with store.explained():
-            pages = store.client.get_paginator("list_objects_v2").paginate(
-                Bucket=store.bucket, Prefix=prefix, Delimiter="/"
-            )
-            below = [entry["Prefix"] for page in pages for entry in page.get("CommonPrefixes", [])]
-        for path in below:
-            if store.head(path + NAME) is not None:
-                names.append(path.removeprefix(prefix).rstrip("/"))
-        return sorted(names)
+        return [name for name in self.begun(parent) if self.bucket.head(self._key(parent / name, NAME)) is not None]
+
+    def begun(self, parent: Path) -> list[str]:
+        """Names of the folders right below another of which something has been sent, sorted."""
+        prefix = f"{self._key(parent)}/"
+        found = self._listed(prefix, "CommonPrefixes", Delimiter="/")
+        return sorted(entry["Prefix"].removeprefix(prefix).rstrip("/") for entry in found)
 
     def remove(self, folder: Path) -> None:
-        """Remove the copy of a folder, what makes it visible first."""
-        found = self.manifest(folder)
+        """Remove the copy of a folder, what makes it visible first; also one that was never whole."""
         self._delete(self._key(folder, NAME))
-        for entry in found.files if found else ():
-            self._delete(self._key(folder / entry.path, entry.sha256))
+        for entry in self._listed(f"{self._key(folder)}/", "Contents"):
+            self._delete(entry["Key"])
+
+    def _listed(self, prefix: str, kind: str, **options: str) -> list[dict[str, Any]]:
+        """What S3 lists below a prefix."""
+        assert self.bucket
+        with self.bucket.explained():
+            pages = self.bucket.client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket.bucket, Prefix=prefix, **options
+            )
+            return [entry for page in pages for entry in page.get(kind, [])]
 
     def _here(self, value: Any) -> Any:
         """Strings that are paths below a working folder become this node's."""
@@ -143,7 +147,7 @@ class Mirror:
         """Bring one file, unless it is here with this content; what is here otherwise is replaced."""
         assert self.bucket
         path = into / safe_path(entry.path, str(folder))
-        with Store().lock(f"{path} {entry.sha256}"):
+        with lock_below(self.root, f"{path} {entry.sha256}"):  # of this node's disk, which is what it fills
             if path.is_file() and path.stat().st_size == entry.size and digests.sha256(path) == entry.sha256:
                 return
             bucket, key = self.bucket, self._key(folder / entry.path, entry.sha256)

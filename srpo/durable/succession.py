@@ -19,7 +19,7 @@ def take_over(earlier: Path, folder: Path, mirror: Mirror) -> bool:
     False if this has been done already. Raises ConfigError if nothing is left of the other.
     """
     target = folder / CHECKPOINTS
-    if target.exists() or mirror.fetch(folder):
+    if target.exists() or (mirror.bucket and mirror.folders(target)):  # journals alone are sent before a checkpoint
         return False
     mirror.fetch(earlier)
     for name in mirror.folders(earlier / CHECKPOINTS) if mirror.bucket else ():

@@ -4,6 +4,7 @@ Credentials, region and endpoint are boto3's own (environment, profile, role).
 """
 
 import base64
+import re
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,7 +26,9 @@ PART = 16 * 2**20
 """Bytes of one range; a resumed file loses less than `AHEAD` of them."""
 AHEAD = 4
 """Ranges of a file on their way at once."""
-TRANSIENT = {"InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown", "500", "502", "503", "504"}
+TRANSIENT = re.compile("Throttl|SlowDown|Timeout|InternalError|Unavailable|OperationAborted|Conflict")
+"""In the codes of what may pass, of S3 and of those who speak its language; or their status says so."""
+TRANSIENT_STATUS = {408, 409, 412, 429, *range(500, 600)}
 
 
 class Bucket:
@@ -50,15 +53,17 @@ class Bucket:
         except (NoCredentialsError, PartialCredentialsError):
             raise ConfigError(f"{self.uri}: no AWS credentials; set a profile, a role or the AWS_ variables") from None
         except ClientError as error:
-            raise self._refusal(error.response["Error"]["Code"]) from None
+            raise self._refusal(error) from None
         except (BotoCoreError, Boto3Error, S3UploadFailedError) as error:
             raise UnreachableError(f"{self.uri} cannot be reached now ({type(error).__name__}); try again") from None
 
-    def _refusal(self, code: str) -> Exception:
-        if code in TRANSIENT:
-            return UnreachableError(f"{self.uri} cannot be read now ({code}); try again later")
+    def _refusal(self, error: ClientError) -> Exception:
+        code = error.response["Error"]["Code"]
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         if code in {"412", "PreconditionFailed"}:
             return UnreachableError(f"{self.uri} changed while it was being read; try again")
+        if status in TRANSIENT_STATUS or TRANSIENT.search(code):
+            return UnreachableError(f"{self.uri} cannot be used now ({code}); try again later")
         return ConfigError(f"{self.uri} cannot be used ({code}); check the bucket's name and your rights to it")
 
     def get(self, key: str) -> bytes | None:

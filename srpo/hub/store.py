@@ -15,7 +15,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -49,13 +49,9 @@ class Store:
         self.root = store_dir()
         self.shared = bucket_at(shared_uri())
 
-    @contextmanager
-    def lock(self, name: str) -> Iterator[None]:
+    def lock(self, name: str) -> AbstractContextManager[None]:
         """One process at a time fetches what has this name; the others wait, then find it fetched."""
-        path = self.root / "locks" / _name(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path):
-            yield
+        return lock_below(self.root, name)
 
     def manifest(self, source: str) -> Listing | None:
         """The listing of a source as it was last fetched, here or by another node."""
@@ -236,6 +232,15 @@ def continue_download(
                     f"{place}: {file.path} stopped at byte {have} of {file.size}; fetch again to go on from there"
                 ) from problem
             time.sleep(PAUSE * failures)
+
+
+@contextmanager
+def lock_below(root: Path, name: str) -> Iterator[None]:
+    """One process at a time, of those that share the folder `root`, does what has this name."""
+    path = root / "locks" / _name(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path):
+        yield
 
 
 def bucket_at(uri: str | None) -> "Bucket | None":

@@ -5,14 +5,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from srpo.artifacts import TrainJob
+from srpo.checkpoint import CheckpointStore
 from srpo.config import StorageConfig
 from srpo.durable import Mirror, checkpoints
 from srpo.errors import EXIT_RETRY, UnreachableError
@@ -21,6 +23,7 @@ from srpo.record import read_journal
 from srpo.registry.lease.s3 import s3_lease
 from tests.durable.conftest import REMOTE
 from tests.durable.faulty_proxy import FaultyProxy
+from tests.hub.conftest import BUCKET
 from tests.jobs import assert_same_weights, place, run
 
 RUN = Path(".srpo/runs/one/train")
@@ -75,13 +78,33 @@ def test_sigterm_saves_and_another_node_with_an_empty_disk_goes_on_bit_for_bit(
     assert_same_weights(whole, tmp_path / "b" / RUN, 6)
 
 
-@pytest.mark.usefixtures("bucket")
-def test_the_copy_keeps_the_last_and_the_best_and_no_more(job: TrainJob, whole: Path, tmp_path: Path) -> None:
+def test_the_copy_keeps_the_last_and_the_best_and_no_more(
+    job: TrainJob, whole: Path, tmp_path: Path, bucket: Any
+) -> None:
+    half = "copy/runs/one/train/checkpoints/update-000003/transformer.safetensors/0123"
+    bucket.put_object(Bucket=BUCKET, Key=half, Body=b"sent by a node that was lost before the rest")
     trained = run(on_node(job, tmp_path, keep_last=1))
     expected = sorted({f"update-{update:06d}" for update in (6, trained.best_update)})
     assert kept(tmp_path) == expected
     assert_same_weights(whole, tmp_path / RUN, 6)
     assert "checkpoint 6 whole" in trained.copied
+    assert "Contents" not in bucket.list_objects_v2(Bucket=BUCKET, Prefix=half)
+
+
+def test_the_end_waits_for_as_long_as_large_checkpoints_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, node: Callable[[str], Mirror]
+) -> None:
+    waits = []
+    store = CheckpointStore(node("a").root / "runs" / "one" / "checkpoints", 2)
+    (store.path(1)).mkdir(parents=True)
+    (store.path(1) / "transformer.safetensors").write_bytes(bytes(3000))
+    monkeypatch.setattr(checkpoints, "SLOWEST", 1000.0)
+    monkeypatch.setattr(checkpoints.CheckpointCopies, "wait", lambda _, seconds: waits.append(seconds))
+    copies = checkpoints.CheckpointCopies(StorageConfig(remote=REMOTE), tmp_path, store, Accelerator(cpu=True))
+    copies.finish(10)
+    copies.there = {1}
+    copies.finish(10)
+    assert waits == [13, 10]
 
 
 @pytest.mark.usefixtures("bucket")

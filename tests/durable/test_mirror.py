@@ -79,8 +79,18 @@ def test_a_removed_folder_leaves_nothing(node: Node, bucket: Any) -> None:
     mirror = node("first")
     folder = write(mirror.root / "runs" / "one", FILES)
     mirror.push(folder)
+    bucket.put_object(Bucket=BUCKET, Key="copy/runs/one/large/0123", Body=b"of an upload that never became whole")
     mirror.remove(folder)
     assert keys(bucket) == []
+
+
+def test_fetching_locks_this_node_alone(node: Node, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nodes that share a store fill disks of their own, all at the same path: none waits for another."""
+    monkeypatch.setenv("SRPO_STORE", str(tmp_path / "shared"))
+    first, second = node("first"), node("second")
+    first.push(write(first.root / "x", FILES))
+    assert second.fetch(second.root / "x")
+    assert not (tmp_path / "shared").exists()
 
 
 def test_hidden_files_and_those_left_out_stay_here(node: Node) -> None:
@@ -122,7 +132,7 @@ def test_content_that_is_not_what_the_manifest_says_is_refused(node: Node, bucke
     bucket.put_object(Bucket=BUCKET, Key=key, Body=b"frist")
     with pytest.raises(UnreachableError, match=r"a\.txt arrived damaged"):
         second.fetch(second.root / "runs" / "one")
-    assert read(second.root) == {}
+    assert read(second.root / "runs") == {}
 
 
 def test_a_folder_outside_a_working_folder_is_refused(node: Node, tmp_path: Path) -> None:

@@ -33,6 +33,21 @@ def test_another_node_goes_on_in_a_folder_of_its_own(
     assert {path: path.read_bytes() for path in before} == before
 
 
+def test_a_node_that_was_lost_before_it_had_sent_a_checkpoint_leaves_no_beginning(
+    job: TrainJob, bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its journals are in the copy, and what it had taken over is not."""
+    first, second = tmp_path / "a", tmp_path / "b"
+    with killed(monkeypatch, 5, "step"):
+        run(on_node(job, first))
+    mirror = Mirror(REMOTE, first / ".srpo")
+    mirror.push(first / RUN, OWN_COPIES)
+    assert take_over(first / RUN, first / NEXT, mirror)
+    mirror.push(first / NEXT, OWN_COPIES)
+    assert take_over(second / RUN, second / NEXT, Mirror(REMOTE, second / ".srpo"))
+    assert (second / NEXT / "checkpoints").is_dir()
+
+
 def test_where_nothing_is_left_it_says_so(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(ConfigError, match="has no checkpoint any more"):

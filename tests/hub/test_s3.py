@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from srpo.errors import ConfigError, UnreachableError
 from srpo.hub import at_hand, fetch, missing, resolve, s3, survey, verify
@@ -125,6 +126,24 @@ def test_what_is_not_there_is_one_sentence(model: Any, source: str, message: str
     with pytest.raises(ConfigError, match=message) as caught:
         survey(source, "model")
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "passes"),
+    [
+        ("SlowDownWrite", 503, True),
+        ("XMinioServerNotInitialized", 503, True),
+        ("ThrottlingException", 400, True),
+        ("RequestTimeout", 400, True),
+        ("503", 503, True),
+        ("AccessDenied", 403, False),
+        ("NoSuchBucket", 404, False),
+    ],
+)
+def test_what_may_pass_is_told_from_what_will_not(model: Any, code: str, status: int, passes: bool) -> None:
+    answer = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    with pytest.raises(UnreachableError if passes else ConfigError, match=code), Bucket(SOURCE).explained():
+        raise ClientError(answer, "PutObject")
 
 
 def test_without_credentials_it_says_so(model: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
