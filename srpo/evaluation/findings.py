@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from srpo.config import RunConfig, StorageConfig
-from srpo.config.judgement import TRAINED_METRICS
 from srpo.durable import mirror_of
 from srpo.evaluation.champion import Champion
 from srpo.evaluation.contender import Contender
@@ -63,7 +62,7 @@ def make_report(
         wanted=settings.wanted,
         confidence=settings.confidence,
         gate_confidence=settings.gate_confidence if judgement.verdict else None,
-        trained_metrics=list(TRAINED_METRICS),
+        trained_metrics=list(config.trained_metrics),
         champion=champion.compared if champion else None,
         undrawn=champion.undrawn if champion else None,
         num_prompts=len(measured.categories),

@@ -230,7 +230,7 @@ class Report(Settings):
     gate_confidence: float | None = None
     """Level of the intervals that the gate looks at: corrected for the number of metrics that it names."""
     trained_metrics: list[str] = Field(default_factory=list)
-    """Metrics of the reward that the model was trained with: they show what training did, and decide nothing alone."""
+    """Metrics of the rewards that the model was trained with: they show what training did, and are no proof alone."""
     champion: str | None = None
     """The champion that the judged model was compared with, as `models:/name/version`; null if with none."""
     undrawn: Undrawn | None = None

@@ -8,8 +8,6 @@ from srpo.evaluation.gate import Evidence, Judgement, check_gate, check_metrics
 from srpo.evaluation.gate import judge as judge_evidence
 from srpo.evaluation.schema import Comparison
 
-pytestmark = pytest.mark.filterwarnings("ignore:evaluation.gate names nothing")
-
 
 def row(change: float, half: float, base: float = 1.0) -> Comparison:
     """A change with a symmetric interval, and the ratio that follows from it."""
@@ -147,11 +145,6 @@ def test_the_doubt_is_shared_out_over_the_metrics_that_the_gates_name() -> None:
     assert EvaluationConfig(gate=gate, champion_gate=()).gate_confidence == pytest.approx(1 - 0.05 / 2)
     assert EvaluationConfig(gate=gate, correction="none").gate_confidence == pytest.approx(0.95)
     assert EvaluationConfig(gate=(), champion_gate=()).gate_confidence == pytest.approx(0.95)
-
-
-def test_a_gate_of_nothing_but_the_trained_reward_warns() -> None:
-    with pytest.warns(UserWarning, match="nothing but the trained reward's own metrics"):
-        EvaluationConfig(gate=(Bound(metric="relative", min_change=0), Bound(metric="reward", min_change=-1)))
 
 
 def test_damage_by_the_estimate_is_collapse_even_if_the_gate_holds() -> None:
