@@ -28,7 +28,7 @@ from srpo.evaluation.statistics import MIN_PROMPTS, measure_levels
 from srpo.hub import snapshot
 from srpo.models import check_guidance, check_model
 from srpo.prompts import Prompt, embed_set, load_prompt_set, read_prompts
-from srpo.reference import find_model, names_files
+from srpo.reference import find_model, is_whole, names_files
 from srpo.weights import fetch_judges
 
 DRAWN_ALIKE = {"height", "width", "max_sequence_length"}
@@ -74,8 +74,7 @@ def evaluate_models(
 
 def find_contender(reference: str, config: RunConfig, uri: str | None = None, base: str | None = None) -> Contender:
     """A model by its reference, known by content and checked; nothing is loaded."""
-    path = Path(reference).expanduser()
-    lone = base is not None and path.exists() and not (path / "transformer").is_dir()
+    lone = base is not None and names_files(reference) and not is_whole(reference)
     files = find_model(reference, config if names_files(reference) else None, uri, base if lone else None)
     model = files.model.model_copy(update=config.model.model_dump(include=DRAWN_ALIKE))
     check_model(model, files.base)
