@@ -43,7 +43,7 @@ class Judgement:
     """One sentence."""
     checks: list[GateCheck] = field(default_factory=list)
     damage: list[str] = field(default_factory=list)
-    """Bounds of the monitor that the estimates break."""
+    """Scores that are not finite, bounds of the monitor that the estimates break."""
 
 
 def check_metrics(config: RunConfig) -> None:
@@ -83,15 +83,20 @@ def check_drift(config: RunConfig) -> None:
             raise ConfigError(f"{key}: a {ratios[0]} of drift never holds, as the base's is 0; give it a max_change")
 
 
-def judge(config: RunConfig, base: Evidence, champion: Evidence | None = None) -> Judgement:
-    """Collapsed, if the estimates break the monitor's bounds; promote, if the gates' limits all hold; else keep."""
+def judge(
+    config: RunConfig, base: Evidence, champion: Evidence | None = None, broken_scores: Sequence[str] = ()
+) -> Judgement:
+    """Collapsed, if the estimates break the monitor's bounds; promote, if the gates' limits all hold; else keep.
+
+    `broken_scores`: what was wrong with the judged model's scores, in words; it has collapsed by that, too.
+    """
     settings, evidence = config.evaluation, {base.against: base}
     checks = check_gate(settings.gate, base.strict, base.against)
     if champion is not None:
         evidence[champion.against] = champion
         beyond_doubt = settings.champion_gate is None
         checks += check_gate(settings.against_champion, champion.strict, champion.against, beyond_doubt)
-    damage = _damage(config, base.shown)
+    damage = [*broken_scores, *_damage(config, base.shown)]
     wanted = describe_change(settings.wanted, base.shown[settings.wanted], settings.confidence)
     broken = [check for check in checks if not check.held]
     if damage:

@@ -17,6 +17,7 @@ from srpo.config import RunConfig
 from srpo.errors import ConfigError
 from srpo.evaluation.contender import Contender
 from srpo.evaluation.findings import contrast, gather, journal_in, make_report, publish
+from srpo.evaluation.finite import leave_out
 from srpo.evaluation.gate import Judgement, check_metrics, describe_change, judge
 from srpo.evaluation.images import ReportProgress, make_design
 from srpo.evaluation.measure import Measured, measure
@@ -58,14 +59,16 @@ def evaluate_models(
     design = make_design(prompts, range(len(prompts)), config.evaluation.seeds_per_prompt, config.seed)
     output_dir.mkdir(parents=True, exist_ok=True)
     with journal_in(scores_dir, config.storage) as journal:
-        measured = measure(contenders, config, weights, embeddings, design, journal, progress)
+        measured, broken = leave_out(
+            measure(contenders, config, weights, embeddings, design, journal, progress), "".join(references[1:2])
+        )
         contrasts = [contrast(config, measured, references[0], other) for other in references[1:]]
         report = make_report(
             config,
             measured,
             contenders,
             contrasts,
-            _judge(config, measured, contrasts),
+            _judge(config, measured, contrasts, broken),
             _provenance(config, weights, prompts),
             time.perf_counter() - started,
         )
@@ -103,12 +106,12 @@ def _check(references: Sequence[str], config: RunConfig) -> list[Prompt]:
     return prompts
 
 
-def _judge(config: RunConfig, measured: Measured, contrasts: Sequence[Contrast]) -> Judgement:
+def _judge(config: RunConfig, measured: Measured, contrasts: Sequence[Contrast], broken: Sequence[str]) -> Judgement:
     """The gate's verdict on the second model; of a single one, what was found."""
     settings = config.evaluation
     if contrasts:
         first, *others = contrasts
-        judgement = judge(config, gather(config, measured, first))
+        judgement = judge(config, gather(config, measured, first), broken_scores=broken)
         moved = [describe_change(settings.wanted, one.metrics[settings.wanted], settings.confidence) for one in others]
         more = "".join(f" {one.candidate}: {change}." for one, change in zip(others, moved, strict=True))
         return replace(judgement, reason=f"{first.candidate} against {first.reference}: {judgement.reason}{more}")

@@ -222,7 +222,7 @@ class Report(Settings):
     reason: str
     """The verdict in one sentence; without one, what was found."""
     damage: list[str]
-    """Bounds of the monitor that the estimates break: the model has collapsed."""
+    """Scores that are not finite, bounds of the monitor that the estimates break: the model has collapsed."""
     wanted: str
     """The metric that the run was meant to raise."""
     confidence: float
