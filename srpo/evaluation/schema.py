@@ -121,7 +121,8 @@ class Curves(Settings):
     updates: list[dict[str, float]] = Field(default_factory=list)
     """One entry per update: its number (`update`) and metrics."""
     held_out: list[dict[str, Any]] = Field(default_factory=list)
-    """One entry per measurement on held-out prompts; `violations` lists the bounds that it broke."""
+    """One entry per measurement on held-out prompts; `violations` lists the bounds that it broke, and what was no
+    finite number is null."""
     best_update: int = 0
     num_updates: int = 0
     seconds: float = 0.0

@@ -174,6 +174,16 @@ def test_what_ended_training_early_stands_above_the_figures(tmp_path: Path) -> N
     assert "Training ended" not in write_synthetic(tmp_path / "b", report).read_text(encoding="utf-8")
 
 
+def test_a_measurement_that_is_not_finite_breaks_no_page(tmp_path: Path) -> None:
+    held_out = [{"update": 0, "relative": 0.1}, {"update": 5, "relative": float("nan"), "violations": ["gone"]}]
+    report = make_report(num_prompts=3)
+    curves = report.curves.model_copy(update={"held_out": held_out, "updates": []})
+    page = write_synthetic(tmp_path, report.model_copy(update={"curves": curves}))
+    before = page.read_text(encoding="utf-8")
+    assert before.count("<polyline") == 1
+    assert write_report(load(page), tmp_path).read_text(encoding="utf-8").count("<polyline") == 1
+
+
 def test_the_page_can_be_made_again_from_its_folder(page: Path) -> None:
     before = page.read_bytes()
     page.unlink()
