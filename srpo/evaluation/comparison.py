@@ -20,6 +20,7 @@ from srpo.evaluation.schema import Contrast, ImageSet, Kept, Published, Report
 from srpo.evaluation.statistics import MIN_PROMPTS, Array, compare, compare_categories
 from srpo.evaluation.thumbnails import NUM_BEST, NUM_WORST, keep_pictures, measured, rank
 from srpo.tracking import flatten
+from srpo.wording import capitalised, signed, span
 
 
 def write_comparison(
@@ -216,5 +217,5 @@ def _published(entries: Sequence[Entry]) -> Published | None:
 def _reason(wanted: str, contrast: Contrast) -> str:
     row = contrast.metrics[wanted]
     relation = "is higher" if row.lower > 0 else "is lower" if row.upper < 0 else "is not clearly different"
-    interval = f"{row.change:+.3f}, interval {row.lower:+.3f} to {row.upper:+.3f}"
-    return f"{wanted.capitalize()} {relation} for {contrast.candidate} than for {contrast.reference} ({interval})."
+    interval = f"{signed(row.change)}, interval {span(row.lower, row.upper)}"
+    return f"{capitalised(wanted)} {relation} for {contrast.candidate} than for {contrast.reference} ({interval})."

@@ -31,6 +31,7 @@ from srpo.models import check_guidance, check_model
 from srpo.prompts import Prompt, embed_set, load_prompt_set, read_prompts
 from srpo.reference import find_model, is_whole, names_files
 from srpo.weights import fetch_judges
+from srpo.wording import capitalised, number
 
 DRAWN_ALIKE = {"height", "width", "max_sequence_length"}
 
@@ -117,8 +118,8 @@ def _judge(config: RunConfig, measured: Measured, contrasts: Sequence[Contrast],
         return replace(judgement, reason=f"{first.candidate} against {first.reference}: {judgement.reason}{more}")
     (label,) = measured.scores
     level = measure_levels(measured.by_prompt(label), settings, config.seed)[settings.wanted]
-    interval = f"{100 * settings.confidence:g} % interval {level.lower:.3f} to {level.upper:.3f}"
-    return Judgement(None, f"{settings.wanted.capitalize()} of {label}: {level.value:.3f} ({interval}).")
+    interval = f"{100 * settings.confidence:g} % interval {number(level.lower)} to {number(level.upper)}"
+    return Judgement(None, f"{capitalised(settings.wanted)} of {label}: {number(level.value)} ({interval}).")
 
 
 def _provenance(config: RunConfig, weights: Weights, prompts: Sequence[Prompt]) -> Provenance:

@@ -99,6 +99,13 @@ class GateCheck(Settings):
     where there is no ratio."""
     held: bool
 
+    @property
+    def demand(self) -> str:
+        """What the limit demands of the value, in words; one that was reached and not kept had to be exceeded."""
+        if self.limit.startswith("max"):
+            return "at most"
+        return "more than" if not self.held and self.value == self.threshold else "at least"
+
 
 class ImageSet(Settings):
     """The same prompt and noise, drawn by every model."""

@@ -79,7 +79,17 @@ def test_keep_says_by_what_it_failed() -> None:
     assert judged.verdict == "keep"
     assert judged.reason == (
         "Relative rose by 0.200 (95 % interval +0.150 to +0.250), "
-        "but the change of content may be as low as -0.070, while at least -0.05 is demanded."
+        "but the change of content may be as low as −0.070, while at least −0.050 is demanded."
+    )
+
+
+def test_a_change_of_a_real_judges_scale_is_no_nought() -> None:
+    """HPSv2.1's scores differ by some ten thousandths."""
+    metrics = {"relative": row(0.0004, 0.0001), "relative/Pick": row(-0.0002, 0.0001)}
+    gate = [Bound(metric="relative/Pick", min_change=-0.0001)]
+    assert judge(config(gate), metrics).reason == (
+        "Relative rose by 0.00040 (95 % interval +0.00030 to +0.00050), "
+        "but the change of relative/Pick may be as low as −0.00030, while at least −0.00010 is demanded."
     )
 
 
@@ -95,7 +105,7 @@ def test_the_gate_looks_at_its_own_intervals_and_the_words_at_those_shown() -> N
     assert judged.verdict == "keep"
     assert judged.reason == (
         "Relative rose by 0.200 (95 % interval +0.150 to +0.250), "
-        "but the change of relative may be as low as -0.100, while at least +0 is demanded."
+        "but the change of relative may be as low as −0.100, while at least 0.000 is demanded."
     )
 
 
@@ -106,7 +116,7 @@ def test_what_is_better_than_the_base_must_be_better_than_the_champion_too() -> 
     assert judged.verdict == "keep"
     assert [(check.against, check.held) for check in judged.checks] == [("base", True), ("champion", False)]
     assert judged.reason.endswith(
-        "but the change of relative against the champion may be as low as -0.010, while at least +0 is demanded."
+        "but the change of relative against the champion may be as low as −0.010, while at least 0.000 is demanded."
     )
     assert judge(named, base, better).verdict == "promote"
     assert judge(named, base, better).reason.endswith("and all 2 limits of the gate hold against base and champion.")
@@ -117,8 +127,9 @@ def test_a_tie_with_the_champion_is_not_better_beyond_doubt() -> None:
     base, tie = {"relative": row(0.2, 0.05)}, {"relative": row(0.0, 0.0)}
     judged = judge(named, base, tie)
     assert judged.verdict == "keep"
+    assert [check.demand for check in judged.checks] == ["at least", "more than"]
     assert judged.reason.endswith(
-        "but the change of relative against the champion may be as low as +0.000, while more than +0 is demanded."
+        "but the change of relative against the champion may be as low as 0.000, while more than 0.000 is demanded."
     )
     written = named.evaluation.model_copy(update={"champion_gate": (Bound(metric="relative", min_change=0),)})
     assert judge(named.model_copy(update={"evaluation": written}), base, tie).verdict == "promote"
@@ -131,7 +142,7 @@ def test_the_champions_gate_can_ask_for_something_else() -> None:
     assert judge(own, {"relative": row(0.2, 0.05)}, {"relative": row(0.0, 0.05)}).verdict == "promote"
     judged = judge(own, {"relative": row(0.2, 0.05)}, {"relative": row(-0.1, 0.05)})
     assert judged.reason.endswith(
-        "but relative may be as low as 0.85 times the champion, while at least 0.9 times the champion is demanded."
+        "but relative may be as low as 0.850 times the champion, while at least 0.9 times the champion is demanded."
     )
 
 
