@@ -73,6 +73,7 @@ def evaluate(
             time.perf_counter() - started,
             champion,
             read_curves(config, trained),
+            config.trained_metrics,
         )
         report, json_path, html_path = publish(report, measured, config.evaluation.num_report_images, output_dir)
     _track(report, json_path, html_path, output_dir / IMAGES)

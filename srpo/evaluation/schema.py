@@ -224,7 +224,7 @@ class Report(Settings):
     created: str
     """UTC, ISO 8601."""
     seconds: float
-    """Wall time of the evaluation."""
+    """Wall time of the evaluation; 0 where nothing was drawn or scored, but reports were compared."""
     verdict: Verdict | None
     """Null where no gate is asked: any models were compared, or one was measured."""
     reason: str
@@ -255,7 +255,7 @@ class Report(Settings):
     images: list[ImageSet]
     provenance: Provenance
     differences: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Setting -> label -> value, where the runs that made the models were set differently; empty for a single run."""
+    """Setting (or `device`) -> label -> value, where the runs that made the models differ; empty for a single run."""
     published: Published | None = None
     """Figures of others on these prompts, if `evaluation.benchmark` says that they are a published list."""
     study: Study | None = None
