@@ -22,6 +22,7 @@ from srpo.evaluation.words import WordReport
 from srpo.gpus import find_gpu
 from srpo.plan import STEPS, Plan
 from srpo.price import Prediction
+from srpo.wording import number, signed, span
 
 WORD_COLOURS = {"known": "green", "weak": "yellow", "unknown": "red"}
 VERDICT_COLOURS = {"promote": "green", "keep": "yellow", "collapsed": "red"}
@@ -63,7 +64,7 @@ def show_outcome(console: Console, place: Place, outcome: Outcome) -> None:
     if outcome.evaluated:
         console.print(_figures(record.config.evaluation.wanted, outcome.evaluated))
         colour = VERDICT_COLOURS.get(outcome.evaluated.verdict, "white")
-        verdict = f"[bold {colour}]{outcome.evaluated.verdict}[/]: {outcome.evaluated.reason}"
+        verdict = f"[bold {colour}]{outcome.evaluated.verdict}[/]: {escape(outcome.evaluated.reason)}"
         console.print(Panel(verdict, title="verdict", expand=False))
     facts = {"run": f"{record.name}, {_best(outcome)}" if outcome.trained else record.name}
     if outcome.trained and outcome.trained.copied:
@@ -98,10 +99,10 @@ def show_words(console: Console, reports: Sequence[WordReport], num_wanted: int)
         colour = WORD_COLOURS[report.verdict]
         table.add_row(
             f"{'+' if index < num_wanted else '-'} {escape(report.word)}",
-            f"{report.shift:+.3f}",
+            signed(report.shift),
             f"{report.separation:.2f}" + ("*" if report.images == "drawn" else ""),
             f"{report.lower:.2f}-{report.upper:.2f}",
-            "-" if report.distance is None else f"{report.distance:.3f}",
+            "-" if report.distance is None else number(report.distance),
             f"[bold {colour}]{report.verdict}[/]",
         )
     console.print(table)
@@ -139,9 +140,9 @@ def _figures(wanted: str, evaluated: Evaluated) -> Table:
     for name in dict.fromkeys((wanted, "content", "relative", "spread", "reward")):
         if name in report.metrics:
             row = report.metrics[name]
-            change, lower, upper = (f"{round(each, 3) + 0.0:+.3f}" for each in (row.change, row.lower, row.upper))
+            change = f"{signed(row.change)}  ({span(row.lower, row.upper)})"
             label = f"[bold]{name}[/]" if name == wanted else name
-            table.add_row(label, f"{row.reference:.3f}", f"{row.candidate:.3f}", f"{change}  ({lower} to {upper})")
+            table.add_row(label, number(row.reference), number(row.candidate), change)
     return table
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from srpo.config import Bound, MonitorConfig
+from srpo.wording import number, signed
 
 Limit = Literal["min_change", "max_change", "min_ratio", "max_ratio"]
 LIMITS: tuple[Limit, ...] = ("min_change", "max_change", "min_ratio", "max_ratio")
@@ -50,10 +51,10 @@ def _what_happened(limit: Limit, threshold: float, value: float | None, now: flo
         return f"has no ratio to a base of {before:.3g}, though its bound is {threshold:g} times the base"
     if math.isnan(value):
         return "is not a number"
-    way = f"(from {before:.3f} to {now:.3f})"
+    way = f"(from {number(before)} to {number(now)})"
     if limit.endswith("ratio"):
-        return f"is {value:.2f} times the base {way}, past its bound of {threshold:g}"
-    return f"changed by {value:+.3f} {way}, past its bound of {threshold:+g}"
+        return f"is {number(value)} times the base {way}, past its bound of {threshold:g}"
+    return f"changed by {signed(value)} {way}, past its bound of {signed(threshold)}"
 
 
 def best_update(measurements: Sequence[Mapping[str, Any]], watch: str) -> int | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from srpo.config import EvaluationConfig, ModelConfig, RunConfig
 from srpo.errors import ConfigError
 from srpo.generate import ModelFiles, Sampling
-from srpo.hub import fetch, is_remote, resolve, snapshot
+from srpo.hub import fetch, is_remote, resolve, snapshot, survey
 from srpo.models import family_of
 from srpo.models.layout import compare_shapes, file_shapes, folder_shapes
 from srpo.models.weights import adapter_file, check_adapter
@@ -28,9 +28,9 @@ def find_model(
     if base is not None:
         return _transformer_with_base(reference, base, config)
     if names_files(reference):
-        folder = _local(reference)
-        if folder.is_file() or not (folder / "transformer").is_dir():
+        if not is_whole(reference):
             raise ConfigError(f"--model {reference} is no whole diffusers folder; if it is a part of one, give --base")
+        folder = _local(reference)
         model, sampling = _how(reference, folder, config)
         return ModelFiles(
             reference=reference,
@@ -51,6 +51,14 @@ def find_model(
 def names_files(reference: str) -> bool:
     """Whether a reference names files, and not a registered model."""
     return is_remote(reference) or reference.startswith("builtin:") or Path(reference).expanduser().exists()
+
+
+def is_whole(reference: str) -> bool:
+    """Whether a source holds a whole model, and not a part of one; of a remote one nothing is fetched."""
+    if is_remote(reference):
+        listing = survey(reference, "model")
+        return not listing.single and any(file.path.startswith("transformer/") for file in listing.files)
+    return (resolve(reference, "model") / "transformer").is_dir()
 
 
 def _local(reference: str) -> Path:

@@ -14,6 +14,7 @@ from PIL import Image
 
 import run_pipeline
 from pipelines.commands import runs
+from pipelines.commands.app import load
 from pipelines.outcome import Outcome
 from pipelines.place import Place
 from pipelines.runs import load_run
@@ -30,6 +31,15 @@ def call(*arguments: str) -> int:
     with pytest.raises(SystemExit) as ended:
         run_pipeline.main(list(arguments))
     return int(ended.value.code or 0)
+
+
+def test_what_a_run_file_warns_of_is_no_part_of_the_output(capsys: pytest.CaptureFixture[str]) -> None:
+    load([ROOT / "configs" / "flux_hpsv2.yaml"], ())
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("warning: evaluation.wanted (against a champion): nothing decides but what is trained")
+    load(None, ())
+    assert capsys.readouterr().err == ""
 
 
 def test_help_names_every_command_and_loads_nothing_heavy(capsys: pytest.CaptureFixture[str]) -> None:

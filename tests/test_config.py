@@ -7,6 +7,8 @@ import pytest
 from srpo.config import RunConfig, load_config, parse_config
 from srpo.errors import ConfigError
 
+CONFIGS = Path(__file__).parent.parent / "configs"
+
 
 def test_defaults_are_the_reference_recipe() -> None:
     config = RunConfig()
@@ -86,14 +88,49 @@ def test_wrong_files(tmp_path: Path, text: str | None, message: str) -> None:
         load_config(path)
 
 
-@pytest.mark.parametrize(
-    "path", sorted((Path(__file__).parent.parent / "configs").glob("*.yaml")), ids=lambda p: p.name
-)
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.name)
 def test_shipped_configs_are_valid_and_every_field_is_documented(path: Path) -> None:
     load_config(path)
     for section in RunConfig.model_fields.values():
         for name, field in getattr(section.annotation, "model_fields", {}).items():
             assert field.description, f"{section.annotation}.{name} has no description"
+
+
+ANOTHER = "evaluation: {wanted: luminance, gate: [{metric: luminance, min_change: 0}]}\n"
+ADDED = "rewards: {pick: {family: clip, source: there}}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "warning"),
+    [
+        ("name: plain\n", r"^evaluation\.wanted \(against a champion\): nothing decides but .*\(reward, relative\)"),
+        ("evaluation: {gate: [{metric: reward, min_change: 0}], wanted: luminance}\n", r"^evaluation\.gate: nothing"),
+        (
+            ADDED + "evaluation: {gate: [{metric: relative, min_change: 0}, {metric: relative/pick, min_change: 0}]}\n",
+            r"^evaluation\.gate and evaluation\.wanted .*\(reward, relative, reward/pick, relative/pick\)",
+        ),
+        (
+            ADDED + "evaluation: {champion_gate: [{metric: reward/pick, min_change: 0}]}\n",
+            r"^evaluation\.champion_gate \(against a champion\): nothing",
+        ),
+    ],
+)
+def test_gates_of_nothing_but_trained_rewards_are_warned_of(text: str, warning: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.warns(UserWarning, match=warning) as caught:
+        load_config(path)
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize("text", [ANOTHER, ADDED + ANOTHER, "evaluation: {gate: [], champion_gate: []}\n", None])
+def test_other_gates_and_the_demo_are_not(text: str | None, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    path = CONFIGS / "shapes.yaml"
+    if text is not None:
+        path = tmp_path / "run.yaml"
+        path.write_text(text)
+    load_config(path)
+    assert not recwarn.list
 
 
 def test_only_bounded_scores_are_watched_in_training() -> None:

@@ -39,8 +39,8 @@ def test_the_base_model_itself_violates_no_default_bound() -> None:
 def test_a_violation_says_what_happened_and_what_is_allowed() -> None:
     sentences = violations(BASE | {"spread": 0.04}, BASE, [Bound(metric="spread", min_ratio=0.6, min_change=-0.1)])
     assert sentences == [
-        "spread changed by -0.120 (from 0.160 to 0.040), past its bound of -0.1",
-        "spread is 0.25 times the base (from 0.160 to 0.040), past its bound of 0.6",
+        "spread changed by −0.120 (from 0.160 to 0.040), past its bound of −0.100",
+        "spread is 0.250 times the base (from 0.160 to 0.040), past its bound of 0.6",
     ]
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 import yaml
 from rich.console import Console
+from rich.markup import escape
 
 if TYPE_CHECKING:
     from pipelines.place import Place
@@ -69,8 +70,9 @@ def load(config: list[Path] | None, overrides: tuple[str, ...]) -> "RunConfig":
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         settings = load_config(config or [DEFAULT_CONFIG], overrides)
-    for warning in caught:
-        console.print(f"[yellow]warning:[/] {warning.message}")
+    for warning in caught:  # on stderr: what is printed may be JSON
+        text = f"[yellow]warning:[/] {escape(str(warning.message))}"
+        Console(stderr=True).print(text, soft_wrap=True, highlight=False)
     return settings
 
 

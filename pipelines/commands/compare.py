@@ -12,6 +12,7 @@ import typer
 from pipelines.commands.app import RegistryOption, console, registry_uri
 from pipelines.place import here
 from srpo.errors import ConfigError
+from srpo.wording import number, signed, span
 
 if TYPE_CHECKING:
     from srpo.evaluation.schema import Report
@@ -74,7 +75,7 @@ def _show(report: "Report") -> None:
         models = [Column(escape(name), overflow="fold") for name in (contrast.reference, contrast.candidate)]
         table = Table("metric", *models, "change", "interval", box=None)
         for name, row in contrast.metrics.items():
-            interval = f"{row.lower:+.3f} to {row.upper:+.3f}"
-            table.add_row(name, f"{row.reference:.3f}", f"{row.candidate:.3f}", f"{row.change:+.3f}", interval)
+            levels = number(row.reference), number(row.candidate)
+            table.add_row(name, *levels, signed(row.change), span(row.lower, row.upper))
         console.print(table)
     console.print(escape(report.reason), soft_wrap=True, highlight=False)

@@ -7,6 +7,7 @@ import typer
 
 from pipelines.commands.app import BaseOption, ConfigOption, RegistryOption, SetOption, console, load, registry_uri
 from pipelines.place import here
+from srpo.wording import number, signed, span
 
 if TYPE_CHECKING:
     from srpo.evaluation.schema import Report
@@ -58,8 +59,8 @@ def _show(report: "Report") -> None:
     for name in report.models[0].metrics:
         for model in report.models:
             level, row = model.metrics[name], changes.get(model.label, {}).get(name)
-            moved = (f"{row.change:+.3f}", f"{row.lower:+.3f} to {row.upper:+.3f}") if row else ()
-            cells = f"{level.value:.3f}", f"{level.lower:.3f} to {level.upper:.3f}", *moved
+            moved = (signed(row.change), span(row.lower, row.upper)) if row else ()
+            cells = number(level.value), f"{number(level.lower)} to {number(level.upper)}", *moved
             table.add_row("" if row else name, escape(model.label), *cells)
     console.print(table)
     console.print(escape(report.reason), soft_wrap=True, highlight=False)

@@ -1,7 +1,6 @@
 """What is measured, and what it takes to pass."""
 
 import re
-import warnings
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
@@ -100,10 +99,6 @@ class ScoreConfig(Settings):
         return (self.source,) if self.companion is None else (self.source, self.companion)
 
 
-TRAINED_METRICS = ("reward", "relative")
-"""Metrics of the reward that a model is trained with."""
-
-
 class EvaluationConfig(Settings):
     """Base, trained and champion on held-out prompts with the same seeds."""
 
@@ -163,18 +158,6 @@ class EvaluationConfig(Settings):
         named = [{bound.metric for bound in bounds} for bounds in (self.gate, self.against_champion)]
         count = sum(map(len, named)) if self.correction == "bonferroni" else 1
         return 1 - (1 - self.confidence) / max(1, count)
-
-    @model_validator(mode="after")
-    def something_else_decides(self) -> Self:
-        """The trained reward rises in a model that cheats it as well."""
-        if self.gate and all(bound.metric in TRAINED_METRICS for bound in self.gate):
-            warnings.warn(
-                "evaluation.gate names nothing but the trained reward's own metrics "
-                f"({', '.join(TRAINED_METRICS)}), which also rise where it is cheated; "
-                "add bounds on what it is not trained on",
-                stacklevel=2,
-            )
-        return self
 
 
 class RegistryConfig(Settings):

@@ -1,5 +1,6 @@
 """Run files and overrides become a `RunConfig`, or one clear error."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from srpo.errors import ConfigError
 def load_config(paths: Path | Sequence[Path], overrides: tuple[str, ...] = ()) -> RunConfig:
     """Read a YAML run file, and others that change it in the order given, apply `a.b=value` overrides, and check all.
 
-    ConfigError names each wrong key.
+    ConfigError names each wrong key. Warns of gates that trained rewards alone decide.
     """
     files = [paths] if isinstance(paths, Path) else list(paths)
     data: dict[str, Any] = {}
@@ -22,7 +23,14 @@ def load_config(paths: Path | Sequence[Path], overrides: tuple[str, ...] = ()) -
         data = _merged(data, _read(path))
     for override in overrides:
         _set(data, override)
-    return parse_config(data, " + ".join(map(str, files)))
+    config = parse_config(data, " + ".join(map(str, files)))
+    if gates := config.gates_of_trained_metrics:
+        warnings.warn(
+            f"{' and '.join(gates)}: nothing decides but what is trained on ({', '.join(config.trained_metrics)}), "
+            "which also rises where it is cheated; name another metric there",
+            stacklevel=2,
+        )
+    return config
 
 
 def with_overrides(config: RunConfig, overrides: tuple[str, ...], origin: str) -> RunConfig:

@@ -78,6 +78,21 @@ class RunConfig(Settings):
         return {"reward": self.reward} | {f"rewards.{name}": added for name, added in self.rewards.items()}
 
     @property
+    def trained_metrics(self) -> tuple[str, ...]:
+        """Metrics of the rewards that are trained on."""
+        ends = ("", *(f"/{name}" for name in self.rewards))
+        return tuple(f"{kind}{end}" for end in ends for kind in ("reward", "relative"))
+
+    @property
+    def gates_of_trained_metrics(self) -> list[str]:
+        """The settings of gates that name nothing but trained metrics, which also rise where a reward is cheated."""
+        settings = self.evaluation
+        other = "evaluation.champion_gate" if settings.champion_gate is not None else "evaluation.wanted"
+        gates = {"evaluation.gate": settings.gate, f"{other} (against a champion)": settings.against_champion}
+        named = {key: {bound.metric for bound in bounds} for key, bounds in gates.items() if bounds}
+        return [key for key, metrics in named.items() if metrics <= set(self.trained_metrics)]
+
+    @property
     def watched_scores(self) -> dict[str, ScoreConfig]:
         """The held-out scores that the monitor names: only those are loaded beside a model in training."""
         named = (self.monitor.watch, *(bound.metric for bound in self.monitor.bounds))

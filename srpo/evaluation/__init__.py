@@ -1,6 +1,6 @@
 """Base, candidate and champion: same held-out prompts and noise, many metrics with their uncertainty, a verdict.
 
-contenders -> images -> scores -> paired statistics -> gate -> report. The trained reward alone decides nothing.
+contenders -> images -> scores -> paired statistics -> gate -> report. The trained rewards should decide nothing alone.
 """
 
 import time
@@ -13,6 +13,7 @@ from srpo.errors import ConfigError
 from srpo.evaluation.champion import Champion, find_champion
 from srpo.evaluation.contender import Contender
 from srpo.evaluation.findings import contrast, gather, journal_in, make_report, publish
+from srpo.evaluation.finite import leave_out
 from srpo.evaluation.gate import Judgement, check_metrics, judge
 from srpo.evaluation.images import Cell, ReportProgress, make_design
 from srpo.evaluation.measure import Measured, measure
@@ -46,7 +47,8 @@ def evaluate(
 
     Scores and thumbnails are kept in `scores_dir`: an interrupted evaluation goes on there, and later ones find what
     they share; None keeps nothing. The champion is looked up in the MLflow store `registry_uri`; None knows of none.
-    ConfigError if the config names a metric that is not measured, or there are too few prompts to compare.
+    ConfigError if the config names a metric that is not measured, if there are too few prompts to compare, or if a
+    score of another model than the trained one is not finite.
     """
     started = time.perf_counter()
     check_metrics(config)
@@ -58,7 +60,7 @@ def evaluate(
     output_dir.mkdir(parents=True, exist_ok=True)
     with journal_in(scores_dir, config.storage) as journal:
         stored = {contender.label: embeddings for contender in contenders}
-        measured = measure(contenders, config, weights, stored, design, journal, progress)
+        measured, broken = leave_out(measure(contenders, config, weights, stored, design, journal, progress), CANDIDATE)
         others = [contender.label for contender in contenders if contender.label != CANDIDATE]
         contrasts = [contrast(config, measured, other, CANDIDATE) for other in others]
         report = make_report(
@@ -66,11 +68,12 @@ def evaluate(
             measured,
             contenders,
             contrasts,
-            _judge(config, measured, contrasts, champion),
+            _judge(config, measured, contrasts, champion, broken),
             _provenance(config, weights, prompts, trained),
             time.perf_counter() - started,
             champion,
             read_curves(config, trained),
+            config.trained_metrics,
         )
         report, json_path, html_path = publish(report, measured, config.evaluation.num_report_images, output_dir)
     _track(report, json_path, html_path, output_dir / IMAGES)
@@ -107,10 +110,12 @@ def _contenders(config: RunConfig, weights: Weights, trained: Trained, champion:
     return [base, candidate, *([champion.contender] if champion and champion.contender else [])]
 
 
-def _judge(config: RunConfig, measured: Measured, contrasts: list[Contrast], champion: Champion | None) -> Judgement:
+def _judge(
+    config: RunConfig, measured: Measured, contrasts: list[Contrast], champion: Champion | None, broken: list[str]
+) -> Judgement:
     """The gate's verdict on the candidate; where a champion was not drawn, the reason says why."""
     evidence = {shown.reference: gather(config, measured, shown) for shown in contrasts}
-    judgement = judge(config, evidence[BASE], evidence.get(CHAMPION))
+    judgement = judge(config, evidence[BASE], evidence.get(CHAMPION), broken)
     if champion is None or champion.contender:
         return judgement
     note = f"The champion {champion.reference} was not drawn: {champion.problem}."

@@ -60,8 +60,16 @@ class IntervalBar:
     limits: list[Tick]
 
 
-def line_chart(title: str, entries: Sequence[Mapping[str, Any]], key: str, best_update: int, marks: bool) -> LineChart:
-    """`key` of the entries over their `update`; `marks` draws each entry as a point."""
+def line_chart(
+    title: str, entries: Sequence[Mapping[str, Any]], key: str, best_update: int, marks: bool
+) -> LineChart | None:
+    """`key` of the entries over their `update`; `marks` draws each entry as a point.
+
+    What is missing or no finite number is passed over; None where nothing else is left.
+    """
+    entries = [entry for entry in entries if _is_finite(entry.get(key))]
+    if not entries:
+        return None
     updates, values = [float(entry["update"]) for entry in entries], [float(entry[key]) for entry in entries]
     first, last = min(*updates, best_update), max(*updates, best_update)
     x_scale = _Scale(first, max(last, first + 1), LEFT, WIDTH - RIGHT)
@@ -115,6 +123,11 @@ class _Scale:
 
     def __call__(self, value: float) -> float:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+
+
+def _is_finite(value: object) -> bool:
+    """Whether a value is a finite number; a report in JSON has null for another."""
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _padded(low: float, high: float) -> tuple[float, float]:

@@ -19,7 +19,7 @@ from srpo.evaluation.report import write_report
 from srpo.evaluation.schema import Contrast, ImageSet, Kept, Published, Report
 from srpo.evaluation.statistics import MIN_PROMPTS, Array, compare, compare_categories
 from srpo.evaluation.thumbnails import NUM_BEST, NUM_WORST, keep_pictures, measured, rank
-from srpo.tracking import flatten
+from srpo.wording import capitalised, signed, span
 
 
 def write_comparison(
@@ -166,6 +166,7 @@ def _make_report(entries: Sequence[Entry], keys: Sequence[Key], left_out: Collec
         damage=[],
         wanted=wanted,
         confidence=first.report.confidence,
+        trained_metrics=[name for name in judged.trained_metrics if name in metrics],
         num_prompts=num_prompts,
         seeds_per_prompt=len(keys) // num_prompts,
         models=[entry.model.model_copy(update={"label": entry.name}) for entry in entries],
@@ -200,8 +201,8 @@ def _images(entries: Sequence[Entry], keys: Sequence[Key], metrics: Sequence[str
 
 
 def _differences(entries: Sequence[Entry]) -> dict[str, Mapping[str, Any]]:
-    """Setting -> name -> value, where the configs of the runs are not the same."""
-    configs = {entry.name: flatten(entry.report.provenance.config) for entry in entries}
+    """Setting -> name -> value, where the configs of the runs, or the devices that drew, are not the same."""
+    configs = {entry.name: {"device": entry.report.provenance.device} | entry.settings for entry in entries}
     names = dict.fromkeys(name for config in configs.values() for name in config)
     rows = {name: {entry: config.get(name) for entry, config in configs.items()} for name in names}
     return {name: row for name, row in rows.items() if len({repr(value) for value in row.values()}) > 1}
@@ -216,5 +217,5 @@ def _published(entries: Sequence[Entry]) -> Published | None:
 def _reason(wanted: str, contrast: Contrast) -> str:
     row = contrast.metrics[wanted]
     relation = "is higher" if row.lower > 0 else "is lower" if row.upper < 0 else "is not clearly different"
-    interval = f"{row.change:+.3f}, interval {row.lower:+.3f} to {row.upper:+.3f}"
-    return f"{wanted.capitalize()} {relation} for {contrast.candidate} than for {contrast.reference} ({interval})."
+    interval = f"{signed(row.change)}, interval {span(row.lower, row.upper)}"
+    return f"{capitalised(wanted)} {relation} for {contrast.candidate} than for {contrast.reference} ({interval})."

@@ -2,14 +2,17 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
 import srpo
 from srpo.artifacts import Snapshot, Weights
-from srpo.config import ModelConfig, RunConfig, Settings
+from srpo.config import ModelConfig, RewardConfig, RunConfig, ScoreConfig, Settings
 from srpo.evaluation.schema import Level, Subject
+from srpo.hub import digests
+from srpo.rewards import hps
 
 PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "numpy", "scipy")
 """What decides the numbers besides this package."""
@@ -60,7 +63,20 @@ def score_key(config: RunConfig, weights: Weights) -> str:
     words = config.preference.model_dump(mode="json", include={"positive", "negative"})
     reads = {name: reward.model_dump(mode="json", exclude={"source"}) for name, reward in config.all_rewards.items()}
     judges = {name: files.sha256 for name, files in weights.snapshots.items() if name != "model"}
-    return _hash([judges, reads, words, settings, code_digest()])
+    return _hash([judges, list(_architectures(config, weights)), reads, words, settings, code_digest()])
+
+
+def _architectures(config: RunConfig, weights: Weights) -> Iterator[str]:
+    """Hashes of the files that say how a judge is built; they need not lie in its snapshot."""
+    scores = config.evaluation.scores
+    judges: list[tuple[RewardConfig | ScoreConfig, Snapshot]] = [
+        (config.reward, weights.reward),
+        *((reward, weights.rewards[name]) for name, reward in config.rewards.items()),
+        *((scores[name], files.checkpoint) for name, files in weights.scores.items() if name in scores),
+    ]
+    for judge, files in judges:
+        if judge.family == "hps":
+            yield from map(digests.sha256, hps.architecture_files(files.path, judge.architecture))
 
 
 @cache

@@ -23,6 +23,7 @@ DRAWN: dict[str, tuple[str, ...]] = {
     "model.max_sequence_length": (),
     "evaluation.num_steps": (),
     "evaluation.guidance": (),
+    "prompts.dtype": (),
 }
 """What decides a picture besides the model, in the form of `settings_of`."""
 WEIGHTS = {"rewards.": "reward_", "evaluation.scores.": "score_"}
@@ -55,6 +56,12 @@ class Entry:
     def model(self) -> Subject:
         """The model itself."""
         return next(model for model in self.report.models if model.label == self.label)
+
+    @property
+    def trained_metrics(self) -> list[str]:
+        """Metrics of the rewards that it was trained with, which its report knows of the model that it judged."""
+        judged = self.report.models[:2][-1].label
+        return self.report.trained_metrics if self.label == judged else []
 
     @cached_property
     def settings(self) -> dict[str, Any]:

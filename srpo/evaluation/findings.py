@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from srpo.config import RunConfig, StorageConfig
-from srpo.config.judgement import TRAINED_METRICS
 from srpo.durable import mirror_of
 from srpo.evaluation.champion import Champion
 from srpo.evaluation.contender import Contender
@@ -50,8 +49,12 @@ def make_report(
     seconds: float,
     champion: Champion | None = None,
     curves: Curves | None = None,
+    trained_metrics: Sequence[str] = (),
 ) -> Report:
-    """Everything that was found; a judgement whose verdict is None comes from no gate."""
+    """Everything that was found; a judgement whose verdict is None comes from no gate.
+
+    `trained_metrics`: those of the rewards that the judged model was trained with, where that is known.
+    """
     settings = config.evaluation
     return Report(
         name=config.name,
@@ -63,7 +66,7 @@ def make_report(
         wanted=settings.wanted,
         confidence=settings.confidence,
         gate_confidence=settings.gate_confidence if judgement.verdict else None,
-        trained_metrics=list(TRAINED_METRICS),
+        trained_metrics=list(trained_metrics),
         champion=champion.compared if champion else None,
         undrawn=champion.undrawn if champion else None,
         num_prompts=len(measured.categories),

@@ -17,6 +17,7 @@ from srpo.evaluation.schema import BASE, CHAMPION, Comparison, GateCheck, Verdic
 from srpo.evaluation.scores import metric_names
 from srpo.meters import SHORTEST_GRID, SHORTEST_PERIOD
 from srpo.monitor import Limit, holds, limits, violations
+from srpo.wording import capitalised, number, signed, span
 
 Metrics = Mapping[str, Comparison]
 
@@ -43,7 +44,7 @@ class Judgement:
     """One sentence."""
     checks: list[GateCheck] = field(default_factory=list)
     damage: list[str] = field(default_factory=list)
-    """Bounds of the monitor that the estimates break."""
+    """Scores that are not finite, bounds of the monitor that the estimates break."""
 
 
 def check_metrics(config: RunConfig) -> None:
@@ -83,15 +84,20 @@ def check_drift(config: RunConfig) -> None:
             raise ConfigError(f"{key}: a {ratios[0]} of drift never holds, as the base's is 0; give it a max_change")
 
 
-def judge(config: RunConfig, base: Evidence, champion: Evidence | None = None) -> Judgement:
-    """Collapsed, if the estimates break the monitor's bounds; promote, if the gates' limits all hold; else keep."""
+def judge(
+    config: RunConfig, base: Evidence, champion: Evidence | None = None, broken_scores: Sequence[str] = ()
+) -> Judgement:
+    """Collapsed, if the estimates break the monitor's bounds; promote, if the gates' limits all hold; else keep.
+
+    `broken_scores`: what was wrong with the judged model's scores, in words; it has collapsed by that, too.
+    """
     settings, evidence = config.evaluation, {base.against: base}
     checks = check_gate(settings.gate, base.strict, base.against)
     if champion is not None:
         evidence[champion.against] = champion
         beyond_doubt = settings.champion_gate is None
         checks += check_gate(settings.against_champion, champion.strict, champion.against, beyond_doubt)
-    damage = _damage(config, base.shown)
+    damage = [*broken_scores, *_damage(config, base.shown)]
     wanted = describe_change(settings.wanted, base.shown[settings.wanted], settings.confidence)
     broken = [check for check in checks if not check.held]
     if damage:
@@ -141,32 +147,25 @@ def _end(limit: Limit, row: Comparison) -> float | None:
 def _explain(check: GateCheck, evidence: Mapping[str, Evidence]) -> str:
     """Why a limit does not hold, in words."""
     other = f"the {check.against}" if check.against in (BASE, CHAMPION) else check.against
-    demanded = f"{check.threshold:+g}" if check.limit.endswith("change") else f"{check.threshold:g} times {other}"
+    of_change = check.limit.endswith("change")
+    demanded = f"{check.demand} {signed(check.threshold) if of_change else f'{check.threshold:g} times {other}'}"
     if check.value is None:
         level = evidence[check.against].shown[check.metric].reference
-        reached = f"{check.metric} has no ratio to {other}, which has {level:.3g}"
-        return f"{reached}, while {_side(check)} {demanded} is demanded"
+        return f"{check.metric} has no ratio to {other}, which has {number(level)}, while {demanded} is demanded"
     end = "low" if check.limit.startswith("min") else "high"
-    if check.limit.endswith("change"):
+    if of_change:
         against = f" against {other}" if check.against == CHAMPION else ""
-        reached = f"the change of {check.metric}{against} may be as {end} as {check.value:+.3f}"
+        reached = f"the change of {check.metric}{against} may be as {end} as {signed(check.value)}"
     else:
-        reached = f"{check.metric} may be as {end} as {check.value:.2f} times {other}"
-    return f"{reached}, while {_side(check)} {demanded} is demanded"
-
-
-def _side(check: GateCheck) -> str:
-    """What a broken limit demands; one that was reached had to be exceeded."""
-    if check.limit.startswith("max"):
-        return "at most"
-    return "more than" if check.value == check.threshold else "at least"
+        reached = f"{check.metric} may be as {end} as {number(check.value)} times {other}"
+    return f"{reached}, while {demanded} is demanded"
 
 
 def describe_change(name: str, row: Comparison, confidence: float) -> str:
     """What happened to the wanted metric."""
     moved = "rose" if row.lower > 0 else "fell" if row.upper < 0 else "did not clearly move"
-    by = f" by {abs(row.change):.3f}" if moved != "did not clearly move" else ""
-    return f"{name.capitalize()} {moved}{by} ({100 * confidence:g} % interval {row.lower:+.3f} to {row.upper:+.3f})"
+    by = f" by {number(abs(row.change))}" if moved != "did not clearly move" else ""
+    return f"{capitalised(name)} {moved}{by} ({100 * confidence:g} % interval {span(row.lower, row.upper)})"
 
 
 def _more(count: int) -> str:

@@ -17,6 +17,7 @@ from srpo.config import RunConfig
 from srpo.errors import ConfigError
 from srpo.evaluation.contender import Contender
 from srpo.evaluation.findings import contrast, gather, journal_in, make_report, publish
+from srpo.evaluation.finite import leave_out
 from srpo.evaluation.gate import Judgement, check_metrics, describe_change, judge
 from srpo.evaluation.images import ReportProgress, make_design
 from srpo.evaluation.measure import Measured, measure
@@ -28,8 +29,9 @@ from srpo.evaluation.statistics import MIN_PROMPTS, measure_levels
 from srpo.hub import snapshot
 from srpo.models import check_guidance, check_model
 from srpo.prompts import Prompt, embed_set, load_prompt_set, read_prompts
-from srpo.reference import find_model, names_files
+from srpo.reference import find_model, is_whole, names_files
 from srpo.weights import fetch_judges
+from srpo.wording import capitalised, number
 
 DRAWN_ALIKE = {"height", "width", "max_sequence_length"}
 
@@ -58,14 +60,16 @@ def evaluate_models(
     design = make_design(prompts, range(len(prompts)), config.evaluation.seeds_per_prompt, config.seed)
     output_dir.mkdir(parents=True, exist_ok=True)
     with journal_in(scores_dir, config.storage) as journal:
-        measured = measure(contenders, config, weights, embeddings, design, journal, progress)
+        measured, broken = leave_out(
+            measure(contenders, config, weights, embeddings, design, journal, progress), "".join(references[1:2])
+        )
         contrasts = [contrast(config, measured, references[0], other) for other in references[1:]]
         report = make_report(
             config,
             measured,
             contenders,
             contrasts,
-            _judge(config, measured, contrasts),
+            _judge(config, measured, contrasts, broken),
             _provenance(config, weights, prompts),
             time.perf_counter() - started,
         )
@@ -74,8 +78,7 @@ def evaluate_models(
 
 def find_contender(reference: str, config: RunConfig, uri: str | None = None, base: str | None = None) -> Contender:
     """A model by its reference, known by content and checked; nothing is loaded."""
-    path = Path(reference).expanduser()
-    lone = base is not None and path.exists() and not (path / "transformer").is_dir()
+    lone = base is not None and names_files(reference) and not is_whole(reference)
     files = find_model(reference, config if names_files(reference) else None, uri, base if lone else None)
     model = files.model.model_copy(update=config.model.model_dump(include=DRAWN_ALIKE))
     check_model(model, files.base)
@@ -104,19 +107,19 @@ def _check(references: Sequence[str], config: RunConfig) -> list[Prompt]:
     return prompts
 
 
-def _judge(config: RunConfig, measured: Measured, contrasts: Sequence[Contrast]) -> Judgement:
+def _judge(config: RunConfig, measured: Measured, contrasts: Sequence[Contrast], broken: Sequence[str]) -> Judgement:
     """The gate's verdict on the second model; of a single one, what was found."""
     settings = config.evaluation
     if contrasts:
         first, *others = contrasts
-        judgement = judge(config, gather(config, measured, first))
+        judgement = judge(config, gather(config, measured, first), broken_scores=broken)
         moved = [describe_change(settings.wanted, one.metrics[settings.wanted], settings.confidence) for one in others]
         more = "".join(f" {one.candidate}: {change}." for one, change in zip(others, moved, strict=True))
         return replace(judgement, reason=f"{first.candidate} against {first.reference}: {judgement.reason}{more}")
     (label,) = measured.scores
     level = measure_levels(measured.by_prompt(label), settings, config.seed)[settings.wanted]
-    interval = f"{100 * settings.confidence:g} % interval {level.lower:.3f} to {level.upper:.3f}"
-    return Judgement(None, f"{settings.wanted.capitalize()} of {label}: {level.value:.3f} ({interval}).")
+    interval = f"{100 * settings.confidence:g} % interval {number(level.lower)} to {number(level.upper)}"
+    return Judgement(None, f"{capitalised(settings.wanted)} of {label}: {number(level.value)} ({interval}).")
 
 
 def _provenance(config: RunConfig, weights: Weights, prompts: Sequence[Prompt]) -> Provenance:

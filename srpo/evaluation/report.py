@@ -25,13 +25,13 @@ from srpo.evaluation.schema import ImageSet, Report
 from srpo.evaluation.tables import draw_curves, make_tables, order_metrics
 from srpo.evaluation.thumbnails import IMAGES, encode, gain, measured, picture_path, rank, ranking, spaced
 from srpo.tracking import flatten
+from srpo.wording import number, percent, signed
 
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
 NUM_TILES = 4
 NUM_STRIP = 8
 NUM_CARD_METRICS = 3
 STRIP_LONGEST, STRIP_BYTES = 160, 8_000  # pixels and bytes of a picture in the strip at the top
-ROUNDING = 1e-12  # of sums of scores, which are about 1
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Card:
         """Metric -> label -> score, as JSON for the page's script."""
         metrics = next(iter(self.record.scores.values()))
         return json.dumps(
-            {name: {label: round(row[name], 4) for label, row in self.record.scores.items()} for name in metrics}
+            {name: {label: float(f"{row[name]:.6g}") for label, row in self.record.scores.items()} for name in metrics}
         )
 
 
@@ -69,22 +69,6 @@ def write_report(report: Report, folder: Path) -> Path:
     template.stream(_view(report, folder / IMAGES)).dump(str(staging), encoding="utf-8")
     staging.replace(page)
     return page
-
-
-def number(value: float) -> str:
-    """Three decimals, or two digits of a very small number; what rounding has left of 0 is 0."""
-    text = f"{value:.1e}" if ROUNDING < abs(value) < 0.0005 else f"{value:.3f}"
-    return text.replace("-0.000", "0.000").replace("-", "\N{MINUS SIGN}")
-
-
-def signed(value: float) -> str:
-    """A number with its sign, which 0 has none of."""
-    return f"+{number(value)}" if value > ROUNDING else number(value)
-
-
-def percent(value: float) -> str:
-    """A share as a whole percentage."""
-    return f"{100 * value:.0f}\N{NO-BREAK SPACE}%"
 
 
 def _environment() -> Environment:

@@ -99,6 +99,13 @@ class GateCheck(Settings):
     where there is no ratio."""
     held: bool
 
+    @property
+    def demand(self) -> str:
+        """What the limit demands of the value, in words; one that was reached and not kept had to be exceeded."""
+        if self.limit.startswith("max"):
+            return "at most"
+        return "more than" if not self.held and self.value == self.threshold else "at least"
+
 
 class ImageSet(Settings):
     """The same prompt and noise, drawn by every model."""
@@ -121,7 +128,8 @@ class Curves(Settings):
     updates: list[dict[str, float]] = Field(default_factory=list)
     """One entry per update: its number (`update`) and metrics."""
     held_out: list[dict[str, Any]] = Field(default_factory=list)
-    """One entry per measurement on held-out prompts; `violations` lists the bounds that it broke."""
+    """One entry per measurement on held-out prompts; `violations` lists the bounds that it broke, and what was no
+    finite number is null."""
     best_update: int = 0
     num_updates: int = 0
     seconds: float = 0.0
@@ -216,13 +224,13 @@ class Report(Settings):
     created: str
     """UTC, ISO 8601."""
     seconds: float
-    """Wall time of the evaluation."""
+    """Wall time of the evaluation; 0 where nothing was drawn or scored, but reports were compared."""
     verdict: Verdict | None
     """Null where no gate is asked: any models were compared, or one was measured."""
     reason: str
     """The verdict in one sentence; without one, what was found."""
     damage: list[str]
-    """Bounds of the monitor that the estimates break: the model has collapsed."""
+    """Scores that are not finite, bounds of the monitor that the estimates break: the model has collapsed."""
     wanted: str
     """The metric that the run was meant to raise."""
     confidence: float
@@ -230,7 +238,7 @@ class Report(Settings):
     gate_confidence: float | None = None
     """Level of the intervals that the gate looks at: corrected for the number of metrics that it names."""
     trained_metrics: list[str] = Field(default_factory=list)
-    """Metrics of the reward that the model was trained with: they show what training did, and decide nothing alone."""
+    """Metrics of the rewards that the model was trained with: they show what training did, and are no proof alone."""
     champion: str | None = None
     """The champion that the judged model was compared with, as `models:/name/version`; null if with none."""
     undrawn: Undrawn | None = None
@@ -247,7 +255,7 @@ class Report(Settings):
     images: list[ImageSet]
     provenance: Provenance
     differences: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Setting -> label -> value, where the runs that made the models were set differently; empty for a single run."""
+    """Setting (or `device`) -> label -> value, where the runs that made the models differ; empty for a single run."""
     published: Published | None = None
     """Figures of others on these prompts, if `evaluation.benchmark` says that they are a published list."""
     study: Study | None = None

@@ -87,16 +87,14 @@ def flat_table(report: Report) -> dict[str, list[Any]]:
 
 
 def draw_curves(report: Report) -> Iterator[LineChart]:
-    """Held-out metrics at every measurement, then loss and gradient norm of every update."""
+    """Held-out metrics at every measurement, then loss and gradient norm of every update, where there are any."""
     held_out, updates, best = report.curves.held_out, report.curves.updates, report.curves.best_update
-    if held_out:
-        for name in leading(report):
-            if name in held_out[0]:
-                yield line_chart(name, held_out, name, best, marks=True)
-    if updates:
-        for name, title in (("loss", "loss (training)"), ("grad_norm", "gradient norm (training)")):
-            if name in updates[0]:
-                yield line_chart(title, updates, name, best, marks=False)
+    lines = [
+        *(line_chart(name, held_out, name, best, marks=True) for name in leading(report)),
+        line_chart("loss (training)", updates, "loss", best, marks=False),
+        line_chart("gradient norm (training)", updates, "grad_norm", best, marks=False),
+    ]
+    yield from (line for line in lines if line)
 
 
 def _rows(report: Report, against: str, metrics: Mapping[str, Comparison]) -> list[MetricRow]:

@@ -8,6 +8,7 @@ the entry and the alias leaves an entry that says of itself that it did not happ
 
 import getpass
 import os
+import re
 import socket
 import uuid
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 Kind = Literal["gate", "promote", "rollback"]
 CHAMPION, CHALLENGER = "champion", "challenger"
 PREFIX = "champion."
+KEY = re.compile(r"champion\.\d{6,}\.\w+")
+"""Form of a move's tag; others may have tags that begin alike."""
 LONGEST_REASON = 1000
 """Characters; databases behind MLflow keep 5,000 of a tag."""
 
@@ -58,7 +61,7 @@ class Move(Settings):
 
 def read_moves(tags: Mapping[str, str]) -> list[Move]:
     """All moves among the tags of a registered model, in order, those that did not happen too."""
-    moves = [Move.model_validate_json(value) for key, value in tags.items() if key.startswith(PREFIX)]
+    moves = [Move.model_validate_json(value) for key, value in tags.items() if KEY.fullmatch(key)]
     return sorted(moves, key=lambda move: (move.number, move.time))
 
 

@@ -131,7 +131,9 @@ def history(uri: str) -> dict[str, tuple[list[Move], str | None]]:
 
 
 def _version(entry: Any, aliases: tuple[str, ...]) -> Version:
+    """A version of MLflow's; of one that is not ours, which may have tags of the same names, no more than its text."""
     tags: dict[str, str] = entry.tags
+    ours = HASH_TAG in tags
     return Version(
         name=entry.name,
         version=str(entry.version),
@@ -141,10 +143,12 @@ def _version(entry: Any, aliases: tuple[str, ...]) -> Version:
         run_id=entry.run_id or "",
         verdict=tags.get("verdict", ""),
         reason=tags.get("reason", ""),
-        gate=tuple(GateResult.model_validate(result) for result in json.loads(tags.get(GATE_TAG, "[]"))),
+        gate=tuple(
+            GateResult.model_validate(result) for result in json.loads(tags.get(GATE_TAG, "[]") if ours else "[]")
+        ),
         licences={key.removeprefix(LICENCE_TAG): text for key, text in tags.items() if key.startswith(LICENCE_TAG)},
         size=int(tags.get(SIZE_TAG, "0")),
         data_hash=tags.get(DATA_TAG, ""),
         words_hash=tags.get(WORDS_TAG, ""),
-        ours=HASH_TAG in tags,
+        ours=ours,
     )

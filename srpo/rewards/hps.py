@@ -60,6 +60,15 @@ def check(path: Path, architecture: str) -> None:
     compare_shapes(str(path), expected, state_dict_shapes(path))
 
 
+def architecture_files(path: Path, architecture: str) -> list[Path]:
+    """What decides the scores besides the checkpoint: the architecture's JSON, if it has one, and its vocabulary."""
+    if not architecture.endswith(".json"):
+        return []
+    checkpoint = _checkpoint(path)
+    vocabulary = _settings(checkpoint, architecture)["text_cfg"].get("tokenizer_kwargs", {}).get("bpe_path")
+    return [checkpoint.parent / architecture, *([Path(vocabulary)] if vocabulary else [])]
+
+
 def _checkpoint(path: Path) -> Path:
     """The file to load."""
     if not path.exists():

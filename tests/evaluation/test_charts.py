@@ -22,6 +22,7 @@ def test_ticks_are_round_numbers_inside_the_range(low: float, high: float, ticks
 def test_a_line_runs_over_the_whole_width_and_marks_damage_and_the_best() -> None:
     entries = [{"update": 0, "m": 1.0}, {"update": 5, "m": 3.0}, {"update": 10, "m": 2.0, "violations": ["m is bad"]}]
     chart = line_chart("m", entries, "m", best_update=5, marks=True)
+    assert chart is not None
     xs, ys = [point.x for point in chart.points], [point.y for point in chart.points]
     assert xs[0] < xs[1] == chart.best == pytest.approx((xs[0] + xs[2]) / 2)
     assert min(ys) == ys[1]  # the largest value is drawn highest
@@ -33,6 +34,7 @@ def test_a_line_runs_over_the_whole_width_and_marks_damage_and_the_best() -> Non
 
 def test_a_single_measurement_that_does_not_vary_can_be_drawn() -> None:
     chart = line_chart("m", [{"update": 3, "m": 0.0}], "m", best_update=3, marks=False)
+    assert chart is not None
     assert chart.y_ticks
     assert not chart.points
 
@@ -55,3 +57,13 @@ def test_a_bar_is_symmetric_around_zero_and_reaches_every_limit() -> None:
 def test_a_metric_that_did_not_change_is_drawn_at_zero() -> None:
     bar = interval_bar(row(0.0, 0.0), [])
     assert (bar.low, bar.estimate, bar.high) == (50, 50, 50)
+
+
+def test_what_is_missing_or_not_finite_is_passed_over() -> None:
+    values = [1.0, float("nan"), None, float("inf"), 2.0]
+    entries = [*({"update": update, "m": value} for update, value in enumerate(values)), {"update": 9}]
+    chart = line_chart("m", entries, "m", best_update=0, marks=True)
+    assert chart is not None
+    assert [point.note for point in chart.points] == ["update 0: 1", "update 4: 2"]
+    assert "nan" not in chart.path
+    assert line_chart("m", entries[1:4], "m", best_update=0, marks=True) is None

@@ -69,6 +69,22 @@ def test_it_finds_what_one_evaluation_of_both_would_have_found(parts: list[Repor
     assert Report.model_validate_json((tmp_path / "out" / "report.json").read_text()) == report
 
 
+def test_it_marks_what_the_judged_model_was_trained_with_and_claims_no_time(
+    parts: list[Report], tmp_path: Path
+) -> None:
+    one, two = parts
+    planned = two.curves.model_copy(update={"planned_gpu_hours": 1.0})
+    two = two.model_copy(update={"trained_metrics": ["relative", "relative/other"], "curves": planned})
+    report = write_comparison([entry(tmp_path, "a", one), entry(tmp_path, "b", two)], tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert report.trained_metrics == ["relative"]
+    of_base = [entry(tmp_path, "a", one), replace(entry(tmp_path, "b", two), label="base")]
+    assert write_comparison(of_base, tmp_path / "base").trained_metrics == []
+    assert page.count("what the model was trained with") == 1
+    assert "0.0 s" not in page and "GPU-hours" not in page
+    assert f"Compared {report.created}." in page
+
+
 def test_a_model_does_not_differ_from_itself(parts: list[Report], tmp_path: Path) -> None:
     entries = [entry(tmp_path, name, parts[0]) for name in ("a", "b")]
     metrics = write_comparison(entries, tmp_path / "out").metrics
@@ -200,6 +216,20 @@ def test_texts_cut_at_another_length_are_refused(parts: list[Report], tmp_path: 
     changed = with_setting(parts[1], "model", "max_sequence_length", 77)
     with pytest.raises(ConfigError, match=r"model\.max_sequence_length is 512 for a, 77 for b"):
         write_comparison([entry(tmp_path, "a", parts[0]), entry(tmp_path, "b", changed)], tmp_path / "out")
+
+
+def test_prompts_embedded_in_another_precision_are_refused_and_another_device_is_named(
+    parts: list[Report], tmp_path: Path
+) -> None:
+    changed = with_setting(parts[1], "prompts", "dtype", "bf16")
+    elsewhere = parts[1].provenance.model_copy(update={"device": "NVIDIA H200"})
+    first, other = entry(tmp_path, "a", parts[0]), entry(tmp_path, "b", changed)
+    with pytest.raises(ConfigError, match=r"prompts\.dtype is fp32 for a, bf16 for b"):
+        write_comparison([first, other], tmp_path / "out")
+    moved = entry(tmp_path, "c", parts[1].model_copy(update={"provenance": elsewhere}))
+    assert write_comparison([first, moved], tmp_path / "out").differences == {
+        "device": {"a": "CPU", "c": "NVIDIA H200"}
+    }
 
 
 def test_drift_is_compared_only_where_all_drifted_from_the_first_model(parts: list[Report], tmp_path: Path) -> None:

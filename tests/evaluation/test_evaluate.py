@@ -9,10 +9,12 @@ import pytest
 import torch
 from diffusers import FluxTransformer2DModel
 
+from srpo import evaluation
 from srpo.artifacts import Evaluated, PromptSets, Snapshot, Trained, Weights
 from srpo.config import RunConfig, ScoreConfig, parse_config
 from srpo.errors import ConfigError
 from srpo.evaluation import evaluate
+from srpo.evaluation.measure import Measured
 from srpo.evaluation.schema import Report
 from srpo.hub import snapshot
 from srpo.prompts import embed_prompts
@@ -198,6 +200,24 @@ def test_an_interrupted_evaluation_goes_on_in_more_processes_with_the_same_resul
     found = Report.model_validate_json((tmp_path / "on" / "report.json").read_text(encoding="utf-8"))
     same = {"created", "seconds", "provenance"}
     assert found.model_dump(exclude=same) == load(evaluated).model_dump(exclude=same)
+
+
+def test_scores_that_are_not_finite_are_a_collapse_with_a_report(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = evaluation.measure
+
+    def overflow(*arguments: Any) -> Measured:
+        measured = measure(*arguments)
+        measured.scores["candidate"]["relative"][2] = float("nan")
+        return measured
+
+    monkeypatch.setattr(evaluation, "measure", overflow)
+    report = load(evaluate(*inputs, tmp_path))
+    assert report.verdict == "collapsed"
+    assert report.reason.startswith("The model is damaged: 1 of 8 images of candidate have scores that are not finite")
+    assert (report.num_prompts, len(report.images)) == (3, 6)
+    assert JUDGED[1] in report.reason and JUDGED[1] not in {image.prompt for image in report.images}
 
 
 def test_progress_is_reported_for_both_models(inputs: Inputs, tmp_path: Path) -> None:

@@ -8,8 +8,6 @@ from srpo.evaluation.gate import Evidence, Judgement, check_gate, check_metrics
 from srpo.evaluation.gate import judge as judge_evidence
 from srpo.evaluation.schema import Comparison
 
-pytestmark = pytest.mark.filterwarnings("ignore:evaluation.gate names nothing")
-
 
 def row(change: float, half: float, base: float = 1.0) -> Comparison:
     """A change with a symmetric interval, and the ratio that follows from it."""
@@ -81,7 +79,17 @@ def test_keep_says_by_what_it_failed() -> None:
     assert judged.verdict == "keep"
     assert judged.reason == (
         "Relative rose by 0.200 (95 % interval +0.150 to +0.250), "
-        "but the change of content may be as low as -0.070, while at least -0.05 is demanded."
+        "but the change of content may be as low as −0.070, while at least −0.050 is demanded."
+    )
+
+
+def test_a_change_of_a_real_judges_scale_is_no_nought() -> None:
+    """HPSv2.1's scores differ by some ten thousandths."""
+    metrics = {"relative": row(0.0004, 0.0001), "relative/Pick": row(-0.0002, 0.0001)}
+    gate = [Bound(metric="relative/Pick", min_change=-0.0001)]
+    assert judge(config(gate), metrics).reason == (
+        "Relative rose by 0.00040 (95 % interval +0.00030 to +0.00050), "
+        "but the change of relative/Pick may be as low as −0.00030, while at least −0.00010 is demanded."
     )
 
 
@@ -97,7 +105,7 @@ def test_the_gate_looks_at_its_own_intervals_and_the_words_at_those_shown() -> N
     assert judged.verdict == "keep"
     assert judged.reason == (
         "Relative rose by 0.200 (95 % interval +0.150 to +0.250), "
-        "but the change of relative may be as low as -0.100, while at least +0 is demanded."
+        "but the change of relative may be as low as −0.100, while at least 0.000 is demanded."
     )
 
 
@@ -108,7 +116,7 @@ def test_what_is_better_than_the_base_must_be_better_than_the_champion_too() -> 
     assert judged.verdict == "keep"
     assert [(check.against, check.held) for check in judged.checks] == [("base", True), ("champion", False)]
     assert judged.reason.endswith(
-        "but the change of relative against the champion may be as low as -0.010, while at least +0 is demanded."
+        "but the change of relative against the champion may be as low as −0.010, while at least 0.000 is demanded."
     )
     assert judge(named, base, better).verdict == "promote"
     assert judge(named, base, better).reason.endswith("and all 2 limits of the gate hold against base and champion.")
@@ -119,8 +127,9 @@ def test_a_tie_with_the_champion_is_not_better_beyond_doubt() -> None:
     base, tie = {"relative": row(0.2, 0.05)}, {"relative": row(0.0, 0.0)}
     judged = judge(named, base, tie)
     assert judged.verdict == "keep"
+    assert [check.demand for check in judged.checks] == ["at least", "more than"]
     assert judged.reason.endswith(
-        "but the change of relative against the champion may be as low as +0.000, while more than +0 is demanded."
+        "but the change of relative against the champion may be as low as 0.000, while more than 0.000 is demanded."
     )
     written = named.evaluation.model_copy(update={"champion_gate": (Bound(metric="relative", min_change=0),)})
     assert judge(named.model_copy(update={"evaluation": written}), base, tie).verdict == "promote"
@@ -133,7 +142,7 @@ def test_the_champions_gate_can_ask_for_something_else() -> None:
     assert judge(own, {"relative": row(0.2, 0.05)}, {"relative": row(0.0, 0.05)}).verdict == "promote"
     judged = judge(own, {"relative": row(0.2, 0.05)}, {"relative": row(-0.1, 0.05)})
     assert judged.reason.endswith(
-        "but relative may be as low as 0.85 times the champion, while at least 0.9 times the champion is demanded."
+        "but relative may be as low as 0.850 times the champion, while at least 0.9 times the champion is demanded."
     )
 
 
@@ -147,11 +156,6 @@ def test_the_doubt_is_shared_out_over_the_metrics_that_the_gates_name() -> None:
     assert EvaluationConfig(gate=gate, champion_gate=()).gate_confidence == pytest.approx(1 - 0.05 / 2)
     assert EvaluationConfig(gate=gate, correction="none").gate_confidence == pytest.approx(0.95)
     assert EvaluationConfig(gate=(), champion_gate=()).gate_confidence == pytest.approx(0.95)
-
-
-def test_a_gate_of_nothing_but_the_trained_reward_warns() -> None:
-    with pytest.warns(UserWarning, match="nothing but the trained reward's own metrics"):
-        EvaluationConfig(gate=(Bound(metric="relative", min_change=0), Bound(metric="reward", min_change=-1)))
 
 
 def test_damage_by_the_estimate_is_collapse_even_if_the_gate_holds() -> None:

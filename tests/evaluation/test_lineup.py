@@ -55,6 +55,7 @@ def test_the_others_stand_against_the_first(three: tuple[Report, Path], models: 
     ]
     assert report.verdict in ("promote", "keep", "collapsed")
     assert {check.against for check in report.checks} == {models[0]}
+    assert report.trained_metrics == [], "nobody says what these models were trained with"
     assert Report.model_validate_json((folder / "three" / "report.json").read_text(encoding="utf-8")) == report
     assert (folder / "three" / "report.html").stat().st_size > 1000
 

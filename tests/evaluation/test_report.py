@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from srpo.evaluation.report import number, signed, write_report
+from srpo.evaluation.report import write_report
 from srpo.evaluation.schema import Report
 from srpo.evaluation.thumbnails import rank
 from tests.browser import Browser, browser, needs_chromium
@@ -150,6 +150,13 @@ def test_one_model_alone_has_a_page_without_contrasts(tmp_path: Path) -> None:
     assert page.count('<figure class="pair card"') == 6
 
 
+def test_a_limit_that_was_reached_and_not_kept_had_to_be_exceeded(tmp_path: Path) -> None:
+    report = make_report(num_prompts=3)
+    tie = report.checks[0].model_copy(update={"value": 0.0, "held": False})
+    page = write_synthetic(tmp_path, report.model_copy(update={"checks": [tie]})).read_text(encoding="utf-8")
+    assert "<b>relative</b> change more than 0.000" in page
+
+
 PLANNED = {"planned_gpu_hours": 1.25, "planned_evaluation_gpu_hours": 0.2}
 
 
@@ -172,6 +179,16 @@ def test_what_ended_training_early_stands_above_the_figures(tmp_path: Path) -> N
     page = write_synthetic(tmp_path / "a", report.model_copy(update={"curves": curves})).read_text(encoding="utf-8")
     assert page.index(f"Training ended after update 7: {reason}.") < page.index("<main>")
     assert "Training ended" not in write_synthetic(tmp_path / "b", report).read_text(encoding="utf-8")
+
+
+def test_a_measurement_that_is_not_finite_breaks_no_page(tmp_path: Path) -> None:
+    held_out = [{"update": 0, "relative": 0.1}, {"update": 5, "relative": float("nan"), "violations": ["gone"]}]
+    report = make_report(num_prompts=3)
+    curves = report.curves.model_copy(update={"held_out": held_out, "updates": []})
+    page = write_synthetic(tmp_path, report.model_copy(update={"curves": curves}))
+    before = page.read_text(encoding="utf-8")
+    assert before.count("<polyline") == 1
+    assert write_report(load(page), tmp_path).read_text(encoding="utf-8").count("<polyline") == 1
 
 
 def test_the_page_can_be_made_again_from_its_folder(page: Path) -> None:
@@ -198,17 +215,3 @@ def test_six_hundred_large_pictures_make_a_page_that_is_small_and_quick(tmp_path
     tab.click(".more")
     assert len(indices(tab)) == 200
     assert tab.problems == []
-
-
-@pytest.mark.parametrize(
-    ("value", "plain", "with_sign"),
-    [
-        (0.1234, "0.123", "+0.123"),
-        (-0.1234, "−0.123", "−0.123"),
-        (2e-5, "2.0e−05", "+2.0e−05"),
-        (-1.1e-16, "0.000", "0.000"),
-        (0.0, "0.000", "0.000"),
-    ],
-)
-def test_numbers_are_short_and_rounding_noise_is_nought(value: float, plain: str, with_sign: str) -> None:
-    assert (number(value), signed(value)) == (plain, with_sign)

@@ -14,6 +14,7 @@ from pipelines import fingerprint
 from pipelines.place import Place
 from srpo.config import load_config
 from srpo.errors import ConfigError
+from srpo.evaluation.lineup import find_contender
 from srpo.hub import bring, fetch, fetched
 from srpo.plan import make_plan
 from srpo.price import price
@@ -68,6 +69,19 @@ def test_a_plan_refuses_a_gated_model(shapes: HubServer, tmp_path: Path) -> None
     shapes.gated.add("shapes/flux")
     with pytest.raises(ConfigError, match="hf://shapes/flux is gated: accept its licence"):
         make_plan(load_config(CONFIG, SETTINGS), tmp_path)
+
+
+def test_a_remote_transformer_is_told_from_a_whole_model_before_it_is_fetched(shapes: HubServer) -> None:
+    transformer = "transformer/diffusion_pytorch_model.safetensors"
+    shapes.repos["shapes/other"] = {transformer: shapes.repos["shapes/flux"][transformer]}
+    lone, config = f"hf://shapes/other/{transformer}", load_config(CONFIG, SHORT)
+    with pytest.raises(ConfigError, match="is no whole diffusers folder; if it is a part of one, give --base"):
+        find_contender(lone, config)
+    assert not shapes.sent
+    whole, part = (find_contender(reference, config, base=MODEL) for reference in (MODEL, lone))
+    assert (whole.transformer, whole.base) == (None, part.base)
+    assert part.transformer is not None
+    assert part.transformer.source == lone
 
 
 def test_the_fingerprint_of_a_remote_source_follows_it(shapes: HubServer) -> None:

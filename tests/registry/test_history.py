@@ -30,6 +30,7 @@ def test_a_move_that_a_crash_cut_short_did_not_happen() -> None:
 def test_of_two_writers_with_one_number_both_entries_stay() -> None:
     first, second = move(2, "1", "2"), move(2, "1", "3").model_copy(update={"time": NOON + timedelta(hours=1)})
     tags = {"champion.000002.b": second.model_dump_json(), "champion.000002.a": first.model_dump_json(), "lease": ""}
+    tags["champion.since"] = "2024-05-01"  # somebody else's
     moves = read_moves(tags)
     assert [entry.after for entry in moves] == ["2", "3"]
     assert [entry.after for entry in that_happened(moves, "3")] == ["3"]

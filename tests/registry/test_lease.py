@@ -133,6 +133,9 @@ def test_a_bucket_that_ignores_conditions_is_refused(careless_bucket: str) -> No
     [
         ("sqlite:////work/.srpo/mlflow.db", None, "/work/.srpo/leases"),
         ("sqlite:////work/.srpo/mlflow.db", "/shared/leases", "/shared/leases"),
+        ("file:/data/ml%20runs", None, "/data/ml runs/.leases"),
+        ("file:///data/mlruns", None, "/data/mlruns/.leases"),
+        ("/data/mlruns", None, "/data/mlruns/.leases"),
         ("https://mlflow.example", "file:///shared/leases", "/shared/leases"),
         ("https://mlflow.example", "s3://bucket/prefix", "s3://bucket/prefix"),
         ("postgresql://srpo@db.example/mlflow", None, "postgresql://srpo@db.example/mlflow"),

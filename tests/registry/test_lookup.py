@@ -36,6 +36,15 @@ def test_a_model_is_found_however_many_others_there_are(crowded: str) -> None:
     assert rollback(crowded, "zebra", "too sharp").after == "1"
 
 
+def test_tags_of_other_peoples_models_are_not_read_as_ours(own_place: Place) -> None:
+    client = connect(own_place.mlflow_uri)
+    client.create_registered_model("theirs", tags={"champion.since": "2024-05-01"})
+    client.create_model_version("theirs", "s3://elsewhere/model", tags={"gate": "passed"})
+    (version,) = versions(own_place.mlflow_uri)
+    assert (version.reference, version.gate, version.ours) == ("theirs/1", (), False)
+    assert history(own_place.mlflow_uri) == {"theirs": ([], None)}
+
+
 def test_a_name_with_an_apostrophe_is_a_name(own_place: Place) -> None:
     uri, name = own_place.mlflow_uri, "it's"
     with pytest.raises(ConfigError, match="it's/2 is no folder and names no registered model; registered: none yet"):

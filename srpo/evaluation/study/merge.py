@@ -13,11 +13,16 @@ from srpo.evaluation.study.pairs import Side
 def add_to_report(study: Study, key: StudyKey, folder: Path) -> tuple[Study, Path]:
     """Write the study into the report in `folder`, under its labels, and the page anew; both as they are now there.
 
-    ConfigError if the report is of other models.
+    ConfigError if the report is of other models, or holds a study of another pair of them.
     """
     report = load_entry(str(folder), folder).report
     labels = {"reference": _label(report, key.reference), "candidate": _label(report, key.candidate)}
-    named = study.model_copy(update=labels)
+    named, there = study.model_copy(update=labels), report.study
+    if there and (there.reference, there.candidate) != (named.reference, named.candidate):
+        raise ConfigError(
+            f"{folder} holds the study of {there.candidate} against {there.reference}, and this one is of "
+            f"{named.candidate} against {named.reference}; a report has room for one, so `compare` these two in another"
+        )
     return named, write_report(report.model_copy(update={"study": named}), folder)
 
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from filelock import FileLock, Timeout
 
@@ -51,7 +53,8 @@ def place_of(store: str, place: str | None) -> str:
     if store.startswith("postgresql"):
         return store
     if "://" not in store or store.startswith("file:"):
-        return str(Path(store.removeprefix("file://")) / ".leases")
+        folder = url2pathname(urlsplit(store).path) if store.startswith("file:") else store
+        return str(Path(folder) / ".leases")
     raise ConfigError(
         f"the MLflow store {_kind(store)} offers no lock, so two runs could move the champion at once; set "
         "registry.lease to s3://bucket/prefix or postgresql://user@host/database, the same for all who write to it, "

@@ -192,6 +192,10 @@ def test_the_result_enters_the_report_of_the_same_models(report: Path, tmp_path:
     assert (study.reference, study.candidate) == ("base", "candidate")
     assert "What people said" in page.read_text()
     assert Report.model_validate_json((report / "report.json").read_text()).study == study
+    assert add_to_report(study, key, report)[0] == study
+    turned = key.model_copy(update={"reference": key.candidate, "candidate": key.reference})
+    with pytest.raises(ConfigError, match="holds the study of candidate against base, and this one is of base against"):
+        add_to_report(study, turned, report)
     other = key.model_copy(update={"candidate": key.candidate.model_copy(update={"transformer_sha256": 64 * "f"})})
     with pytest.raises(ConfigError, match="about the-new, whose weights no model of the report has"):
         add_to_report(study, other, report)

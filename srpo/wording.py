@@ -1,0 +1,33 @@
+"""Numbers as sentences, tables and pages show them; scores may be about 1 or, like HPSv2.1's changes, about 0.0004."""
+
+MINUS = "\N{MINUS SIGN}"
+ROUNDING = 1e-12  # of sums of scores, which are about 1
+SMALL = 0.01  # below it, three decimals would leave one digit or none
+
+
+def number(value: float) -> str:
+    """Three decimals, or two digits of a small number; what rounding has left of 0 is 0."""
+    if abs(value) <= ROUNDING:
+        return "0.000"
+    text = f"{value:#.2g}" if abs(value) < SMALL else f"{value:.3f}"
+    return text.replace("-", MINUS)
+
+
+def signed(value: float) -> str:
+    """A number with its sign, which 0 has none of."""
+    return f"+{number(value)}" if value > ROUNDING else number(value)
+
+
+def span(lower: float, upper: float) -> str:
+    """Both ends of the interval of a change."""
+    return f"{signed(lower)} to {signed(upper)}"
+
+
+def percent(value: float) -> str:
+    """A share as a whole percentage."""
+    return f"{100 * value:.0f}\N{NO-BREAK SPACE}%"
+
+
+def capitalised(name: str) -> str:
+    """A name at the start of a sentence; the rest of it stays as it is written."""
+    return name[:1].upper() + name[1:]

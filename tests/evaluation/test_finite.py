@@ -1,0 +1,63 @@
+"""Scores that are not finite: their prompts are left out and said of the judged model; of another they are refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from srpo.errors import ConfigError
+from srpo.evaluation.finite import leave_out
+from srpo.evaluation.images import Cell, Gallery
+from srpo.evaluation.measure import Measured
+
+
+def measured(num_prompts: int = 4) -> Measured:
+    """Two images of each prompt by two models, in two metrics."""
+    design = [
+        Cell(place, f"prompt {place}", "", number, 10 * place + number)
+        for place in range(num_prompts)
+        for number in range(2)
+    ]
+    scores = {
+        label: {name: np.arange(2.0 * num_prompts) for name in ("relative", "luminance")}
+        for label in ("base", "candidate")
+    }
+    return Measured(design, {label: Gallery(Path(label)) for label in scores}, scores)
+
+
+def test_finite_scores_stay_as_they_are() -> None:
+    whole = measured()
+    assert leave_out(whole, "candidate") == (whole, [])
+
+
+def test_the_judged_models_broken_prompts_are_left_out_for_all_and_named() -> None:
+    whole = measured()
+    whole.scores["candidate"]["relative"][3] = np.nan
+    whole.scores["candidate"]["luminance"][2] = np.inf
+    left, damage = leave_out(whole, "candidate")
+    assert damage == [
+        "2 of 8 images of candidate have scores that are not finite "
+        "(relative, luminance; the first: 'prompt 1', seed 10); their prompts are left out here"
+    ]
+    assert [cell.prompt_index for cell in left.design] == [0, 0, 2, 2, 3, 3]
+    assert (
+        left.scores["base"]["relative"].tolist() == left.scores["candidate"]["relative"].tolist() == [0, 1, 4, 5, 6, 7]
+    )
+    assert len(left.categories) == 3
+
+
+@pytest.mark.parametrize("judged", ["candidate", ""])
+def test_of_another_model_they_are_refused(judged: str) -> None:
+    whole = measured()
+    whole.scores["base"]["relative"][5] = -np.inf
+    with pytest.raises(
+        ConfigError, match=r"1 of 8 images of base have .* \(relative; the first: 'prompt 2', seed 21\)"
+    ):
+        leave_out(whole, judged)
+
+
+def test_a_model_of_which_nothing_is_left_has_collapsed() -> None:
+    whole = measured()
+    whole.scores["candidate"]["relative"][:6] = np.nan
+    with pytest.raises(ConfigError, match="leaves no 2 prompts to compare on; the model has collapsed"):
+        leave_out(whole, "candidate")

@@ -1,0 +1,26 @@
+"""Numbers as they are shown."""
+
+import pytest
+
+from srpo.wording import capitalised, number, signed
+
+
+@pytest.mark.parametrize(
+    ("value", "plain", "with_sign"),
+    [
+        (0.1234, "0.123", "+0.123"),
+        (-0.1234, "−0.123", "−0.123"),
+        (0.0123, "0.012", "+0.012"),
+        (0.0056, "0.0056", "+0.0056"),
+        (-0.0004, "−0.00040", "−0.00040"),
+        (2e-5, "2.0e−05", "+2.0e−05"),
+        (-1.1e-16, "0.000", "0.000"),
+        (0.0, "0.000", "0.000"),
+    ],
+)
+def test_numbers_are_short_and_rounding_noise_is_nought(value: float, plain: str, with_sign: str) -> None:
+    assert (number(value), signed(value)) == (plain, with_sign)
+
+
+def test_only_the_first_letter_of_a_name_is_raised() -> None:
+    assert capitalised("relative/PickScore") == "Relative/PickScore"
