@@ -5,6 +5,7 @@ nothing is noted in between. A run's record, metrics, report and MLflow run stay
 """
 
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,15 @@ from pipelines.place import Place
 from pipelines.runs import RunRecord, load_runs, unreadable_runs
 from srpo.artifacts import PromptSets, Trained, Weights
 from srpo.errors import ConfigError
+from srpo.evaluation.journal import DATABASE, THUMBNAILS, ScoreJournal
 from srpo.registry import Version, delete, load_manifest, surplus, versions
 from srpo.tracking import known_runs
 
 LARGE = ("checkpoints", "transformer")
 """Folders of a run's training that are worth freeing."""
 REMOVED = ".removed"
+UNUSED = 30 * 86400
+"""Seconds after which pictures and scores that no evaluation has used go: they only spare drawing a model again."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,8 @@ def collect(place: Place, keep: int) -> Surplus:
     folders = unreferenced(place, [])  # asked again: a run may have started meanwhile
     for folder in folders:
         remove(folder.path)
+    if (place.scores / DATABASE).exists():
+        ScoreJournal(place.scores).forget()
     return Surplus(found.versions, folders)
 
 
@@ -116,11 +122,16 @@ def _released(place: Place, left: Sequence[Version]) -> list[RunRecord]:
 
 
 def _candidates(place: Place, released: Sequence[RunRecord]) -> Iterator[Path]:
-    """The large folders of released runs, all stores of embeddings, and what an interrupted removal left."""
+    """The large folders of released runs, all stores of embeddings, thumbnails that have not been used for long, and
+    what an interrupted removal left.
+    """
     for record in released:
         yield from (path for name in LARGE if (path := record.path / "train" / name).is_dir())
     yield from sorted(path for path in place.embeddings.glob("[!.]*") if path.is_dir())
-    yield from sorted([*place.runs.glob(f"*/train/.*{REMOVED}"), *place.embeddings.glob(f".*{REMOVED}")])
+    galleries = (path for path in (place.scores / THUMBNAILS).glob("[!.]*") if path.is_dir())
+    yield from sorted(path for path in galleries if time.time() - path.stat().st_mtime > UNUSED)
+    left = (place.runs, "*/train/"), (place.embeddings, ""), (place.scores / THUMBNAILS, "")
+    yield from sorted(path for folder, below in left for path in folder.glob(f"{below}.*{REMOVED}"))
 
 
 def _started_from(place: Place) -> dict[str, str]:

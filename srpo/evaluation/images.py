@@ -76,6 +76,11 @@ class Gallery:
         picture.save(staging, "PNG" if small else "JPEG", quality=JPEG_QUALITY)
         staging.replace(path)
 
+    def use(self) -> None:
+        """Note that an evaluation looks here: `gc` removes what none has used for long."""
+        if self.folder.exists():
+            os.utime(self.folder)
+
     def has(self, cell: Cell) -> bool:
         """Whether the image is here."""
         return self.find(cell).exists()

@@ -58,6 +58,7 @@ class ScoreJournal:
             )
             known = {(prompt, seed): scores for prompt, seed, scores in rows}
         gallery = self.gallery(image_key)
+        gallery.use()
         found = [cell for cell in design if (cell.prompt, cell.seed) in known and gallery.has(cell)]
         return {cell: json.loads(known[cell.prompt, cell.seed]) for cell in found}
 
@@ -66,6 +67,13 @@ class ScoreJournal:
         self.insert(
             image_key, [Row(score_key, cell.prompt, cell.seed, json.dumps(row)) for cell, row in scores.items()]
         )
+
+    def forget(self) -> None:
+        """Drop the scores of models whose thumbnails were removed: nobody takes a score without its picture."""
+        with self._open() as connection:
+            for (key,) in connection.execute("select distinct image_key from scores").fetchall():
+                if not self.gallery(key).folder.exists():
+                    connection.execute("delete from scores where image_key = ?", (key,))
 
     def complete(self, image_key: str) -> None:
         """A model is through: nothing is left to do here."""

@@ -1,10 +1,12 @@
 """What `gc` and `delete` remove, and above all what they leave."""
 
+import os
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import torch
 from zenml import save_artifact
 
 from pipelines import collect
@@ -15,7 +17,10 @@ from pipelines.stacks import activate_local_stack
 from srpo.artifacts import PromptSet, PromptSets, Snapshot, Trained, Weights
 from srpo.config import RunConfig
 from srpo.errors import ConfigError
+from srpo.evaluation.images import make_design
+from srpo.evaluation.journal import ScoreJournal
 from srpo.hub import snapshot
+from srpo.prompts import Prompt
 from srpo.registry import find_version, promote, register, versions
 from srpo.tracking import TrackedRun, open_run
 from tests.registry.test_two_writers import write_report
@@ -202,3 +207,17 @@ def test_what_an_unfinished_run_starts_from_stays(filled: Place) -> None:
         delete_version(filled, find_version(filled.mlflow_uri, "srpo/1"))
     starting.changed(state="done")
     assert {version.version for version in find_surplus(filled, KEEP).versions} == {"1", "3"}
+
+
+def test_pictures_and_scores_that_no_evaluation_has_used_for_long_go(filled: Place) -> None:
+    journal, cells = ScoreJournal(filled.scores), make_design([Prompt("a dog")], [0], 2, seed=0)
+    for model in ("old", "used"):
+        for cell in cells:
+            journal.gallery(model).add(cell, torch.zeros(3, 8, 8))
+        journal.add(model, "reward", {key: {"reward": 1.0} for key in cells})
+        os.utime(journal.gallery(model).folder, (0, 0))
+    assert len(journal.find("used", "reward", cells)) == 2
+    found = [folder.path for folder in collect.collect(filled, KEEP).folders if filled.scores in folder.path.parents]
+    assert found == [journal.gallery("old").folder]
+    assert not found[0].exists()
+    assert (len(journal.rows("old")), len(journal.rows("used"))) == (0, 2)
