@@ -56,13 +56,16 @@ class Plan(Settings):
     checks: tuple[Check, ...]
     disk_needed: int
     """Bytes that downloads, checkpoints, the aligned transformer and embeddings will take at most."""
-    disk_free: int
-    """Bytes free where they are written."""
+    disk_free: int | None
+    """Bytes free where they are written; None where that is not on this machine."""
 
 
-def make_plan(config: RunConfig, output_dir: Path, steps: tuple[str, ...] = tuple(STEPS), written: int = 0) -> Plan:
+def make_plan(
+    config: RunConfig, output_dir: Path | None, steps: tuple[str, ...] = tuple(STEPS), written: int = 0
+) -> Plan:
     """Check the run; ConfigError holds one line for each thing that is wrong.
 
+    `output_dir`: None for a run in pods, which writes nothing on this machine, whose disk then says nothing.
     `written`: bytes that an earlier attempt has left, which going on with it need not write again.
     """
     checks: list[Check] = []
@@ -87,10 +90,16 @@ def make_plan(config: RunConfig, output_dir: Path, steps: tuple[str, ...] = tupl
         look("images", lambda: describe_images(config))
     look("words", lambda: _words(config))
     look("metrics", lambda: _metrics(config))
-    look("output", lambda: _writable(output_dir))
+    if output_dir:
+        look("output", lambda: _writable(output_dir))
     if problems:
         raise ConfigError("\n".join(problems))
-    needed = max(0, disk_needed(config, steps) - written) + _space_for_downloads(config, output_dir)
+    needed = max(0, disk_needed(config, steps) - written)
+    if output_dir is None:
+        needed += _to_fetch(config)
+        checks.append(Check(subject="disk", finding=f"at most {gibibytes(needed)} needed, none of it here"))
+        return Plan(config=config, steps=steps, checks=tuple(checks), disk_needed=needed, disk_free=None)
+    needed += _space_for_downloads(config, output_dir)
     free = shutil.disk_usage(output_dir).free
     if needed > free:
         raise ConfigError(

@@ -98,6 +98,16 @@ def test_too_little_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         make_plan(load_config(CONFIG, SHORT), tmp_path)
 
 
+def test_pods_need_nothing_of_this_machine_s_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config(CONFIG, SHORT)
+    here = make_plan(config, tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    plan = make_plan(config, None)
+    assert (plan.disk_needed, plan.disk_free) == (here.disk_needed, None)
+    assert "output" not in {check.subject for check in plan.checks}
+    assert plan.checks[-1].finding.endswith("GiB needed, none of it here")
+
+
 def test_disk_needed_grows_by_a_checkpoint_of_weights_and_two_moments() -> None:
     from srpo.models.layout import folder_shapes
 
