@@ -19,6 +19,7 @@ from pipelines.resources import (
     step_options,
 )
 from pipelines.stacks import activate_local_stack
+from srpo import plan
 from srpo.config import RunConfig
 from srpo.errors import ConfigError
 from srpo.plan import STEPS
@@ -26,6 +27,12 @@ from tests.infra.manifests import INFRA
 
 FLUX = {"model": {"source": "hf://owner/flux"}}
 STACK = yaml.safe_load((INFRA / "stacks/kubernetes.yaml").read_text())["orchestrator"]["configuration"]["pod_settings"]
+
+
+@pytest.fixture(autouse=True)
+def sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is asked how large the model is: of 2**30 values, one of them in a prompt's embeddings."""
+    monkeypatch.setattr(plan, "_sizes", lambda _: (2**30, 1))
 
 
 def config_with(**resources: Any) -> RunConfig:
@@ -51,7 +58,7 @@ def test_gpus_go_to_steps_that_run_a_real_model() -> None:
 def test_a_step_with_a_gpu_goes_where_they_are() -> None:
     pod = pod_settings(config_with(train={"cpu": 2.5, "memory": 100, "node_pool": {"pool": "a"}}), "train", STACK)
     asked = {"cpu": "2.5", "memory": "100Gi", "nvidia.com/gpu": "1"}
-    assert pod["resources"] == {"requests": asked, "limits": asked}
+    assert pod["resources"] == {"requests": asked | pod["resources"]["requests"], "limits": asked}
     assert pod["node_selectors"] == {"nvidia.com/gpu.present": "true", "pool": "a"}
     assert pod["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists"}]
     own = {"key": "team", "operator": "Exists"}
@@ -71,6 +78,16 @@ def test_shared_memory_is_half_of_the_memory_and_mounted_once() -> None:
             {"medium": "Memory", "sizeLimit": "15Gi"}
         ]
         assert [it["mountPath"] for it in pod["volume_mounts"]].count("/dev/shm") == 1
+
+
+def test_a_pod_asks_the_node_for_the_disk_that_its_files_take() -> None:
+    """Unless the stack has another place for them than the node's disk."""
+    asked = {step: pod_settings(config_with(), step, STACK)["resources"]["requests"] for step in STEPS}
+    disk = {step: requests["ephemeral-storage"] for step, requests in asked.items() if "ephemeral-storage" in requests}
+    values = 3 * (RunConfig().train.keep_last + 2) + 1
+    assert disk == {"embed": "1Gi", "train": f"{4 * values + 1}Gi"}
+    claimed = {"volumes": [{"name": "app", "ephemeral": {}}]}
+    assert "ephemeral-storage" not in pod_settings(config_with(), "train", claimed)["resources"]["requests"]
 
 
 def test_spot_nodes_are_wanted_and_borne() -> None:
