@@ -28,6 +28,8 @@ PREEMPTIONS = 20
 """How often a step on spot nodes may lose its pod besides its retries: ZenML's server takes that for a failure."""
 STARTER = "starter"
 """Service account (infra/kubernetes) of the pod that starts several others."""
+STAYS = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false", "karpenter.sh/do-not-disrupt": "true"}
+"""Annotations of a pod that autoscalers leave alone: another in its place starts all pods of the nodes once more."""
 SHARED_MEMORY = "shared-memory"
 """Volume at /dev/shm, through which NCCL and data loaders talk; the default of 64 MiB is too little."""
 SCRATCH = "app"
@@ -90,6 +92,7 @@ def starter_settings(config: RunConfig, stack: Pod) -> dict[str, Any]:
     """The pod that starts the pods of the nodes, and again if one fails; it alone talks to the cluster."""
     own = pod_settings(config, "download", stack)
     own["additional_pod_spec_args"] = {"automount_service_account_token": True}
+    own["annotations"] = STAYS
     return {"step_pod_service_account_name": STARTER, "pod_settings": own, **_margin(config, "train")}
 
 

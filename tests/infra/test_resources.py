@@ -11,6 +11,7 @@ from zenml.config.retry_config import StepRetryConfig
 from pipelines.place import Place
 from pipelines.resources import (
     PREEMPTIONS,
+    STAYS,
     docker_settings,
     kubeflow_settings,
     num_gpus,
@@ -201,11 +202,15 @@ def test_over_nodes_one_pod_starts_the_others_and_none_but_theirs_has_gpus(
     assert {name for name, gpus in asked.items() if gpus} == {"embed", "evaluate"}
     accounts = {name: settings.step_pod_service_account_name for name, settings in read.items()}
     assert {name for name, account in accounts.items() if account == "starter"} == {"train_nodes"}
+    stays = {name for name, settings in read.items() if settings.pod_settings.annotations == STAYS}
+    assert stays == {"train_nodes"}
+    assert remote.active_stack.orchestrator.config.orchestrator_pod_settings.annotations == STAYS
     starter = read["train_nodes"].pod_settings.additional_pod_spec_args
     assert starter["automount_service_account_token"] and starter["security_context"]["runAsNonRoot"]
     nodes = remote.active_stack.step_operator.get_settings(steps["train_nodes"])
     assert (nodes.pod_count, nodes.service_account_name) == (2, "step")
     assert nodes.pod_settings.resources["limits"]["nvidia.com/gpu"] == "4"
+    assert not nodes.pod_settings.annotations, "pods on spot nodes may go"
     assert not nodes.pod_settings.additional_pod_spec_args["automount_service_account_token"]
     assert steps["train_nodes"].config.command[:3] == ["python", "-m", "steps.train_nodes"]
 
