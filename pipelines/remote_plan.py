@@ -8,7 +8,7 @@ from rich.markup import escape
 from pipelines.jobs import Job, check_jobs, render_jobs
 from pipelines.prices import find_price
 from pipelines.remote import for_pods
-from pipelines.resources import docker_settings, max_retries, num_gpus, refuse_nodes
+from pipelines.resources import DISK, docker_settings, max_retries, num_gpus, refuse_nodes
 from pipelines.stack_files import StackFile
 from pipelines.stacks import storage_in
 from pipelines.summary import show_facts, table_of
@@ -94,8 +94,17 @@ def show_remote_plan(console: Console, plan: RemotePlan) -> None:
             str(asked.timeout or "any"),
         )
     console.print(table)
-    facts = {"image": plan.image, "artifacts": plan.artifacts, "Jobs": plan.checked, "GPU-hours": _hours(plan)}
+    facts = {"image": plan.image, "artifacts": plan.artifacts, "Jobs": plan.checked, "disk": _disk(plan)}
+    facts["GPU-hours"] = _hours(plan)
     show_facts(console, f"on stack {plan.stack}", facts)
+
+
+def _disk(plan: RemotePlan) -> str:
+    """What the pods ask of their nodes' disks."""
+    pods = {step: job["spec"]["template"]["spec"]["containers"][0] for step, job in plan.jobs.items()}
+    asked = {step: pod["resources"]["requests"].get(DISK) for step, pod in pods.items()}
+    found = ", ".join(f"{step} {size}" for step, size in asked.items() if size)
+    return f"{found} of the node ({DISK})" if found else "none is asked of the nodes"
 
 
 def _hours(plan: RemotePlan) -> str:

@@ -17,17 +17,25 @@ from zenml.enums import StackComponentType
 
 from srpo.config import RunConfig
 from srpo.errors import ConfigError
+from srpo.plan import disk_needed
 
 IMAGE = "SRPO_IMAGE"
 GPU = "nvidia.com/gpu"
+DISK = "ephemeral-storage"
 RETRY_DELAY = 30
 """Seconds before a failed step is tried again."""
 PREEMPTIONS = 20
 """How often a step on spot nodes may lose its pod besides its retries: ZenML's server takes that for a failure."""
 STARTER = "starter"
 """Service account (infra/kubernetes) of the pod that starts several others."""
+STAYS = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false", "karpenter.sh/do-not-disrupt": "true"}
+"""Annotations of a pod that autoscalers leave alone: another in its place starts all pods of the nodes once more."""
 SHARED_MEMORY = "shared-memory"
 """Volume at /dev/shm, through which NCCL and data loaders talk; the default of 64 MiB is too little."""
+SCRATCH = "app"
+"""Volume of the stack (infra/stacks) in which steps write."""
+WRITTEN = {"embed": ("embed",), "train": ("embed", "train")}
+"""Step -> steps whose files lie on the disk of its pod, where they may be many."""
 Pod = dict[str, Any]
 
 
@@ -84,6 +92,7 @@ def starter_settings(config: RunConfig, stack: Pod) -> dict[str, Any]:
     """The pod that starts the pods of the nodes, and again if one fails; it alone talks to the cluster."""
     own = pod_settings(config, "download", stack)
     own["additional_pod_spec_args"] = {"automount_service_account_token": True}
+    own["annotations"] = STAYS
     return {"step_pod_service_account_name": STARTER, "pod_settings": own, **_margin(config, "train")}
 
 
@@ -151,12 +160,20 @@ def pod_settings(config: RunConfig, step: str, stack: Pod) -> Pod:
         "emptyDir": {"medium": "Memory", "sizeLimit": f"{max(1, resources.memory // 2)}Gi"},
     }
     return {
-        "resources": {"requests": asked, "limits": asked},
+        "resources": {"requests": asked | disk_asked(config, step, stack), "limits": asked},
         "node_selectors": labels | resources.node_pool,
         "tolerations": [*stack.get("tolerations", ()), *({"key": key, "operator": "Exists"} for key in taints)],
         "volumes": [*_others(stack, "volumes"), memory],
         "volume_mounts": [*_others(stack, "volume_mounts"), {"name": SHARED_MEMORY, "mountPath": "/dev/shm"}],
     }
+
+
+def disk_asked(config: RunConfig, step: str, stack: Pod) -> dict[str, str]:
+    """The request for disk of a step whose files may be many; none where the stack gives it a volume for them."""
+    on_the_node = any("emptyDir" in volume for volume in stack.get("volumes", ()) if volume["name"] == SCRATCH)
+    if not on_the_node or step not in WRITTEN:
+        return {}
+    return {DISK: f"{math.ceil(disk_needed(config, WRITTEN[step]) / 2**30)}Gi"}
 
 
 def _grace(config: RunConfig) -> int:

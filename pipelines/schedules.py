@@ -13,6 +13,7 @@ from zenml.client import Client
 from zenml.config.retry_config import StepRetryConfig
 from zenml.config.schedule import Schedule
 from zenml.models import ScheduleResponse
+from zenml.utils.pagination_utils import depaginate
 
 from pipelines.remote import for_pods
 from pipelines.resources import RETRY_DELAY, docker_settings
@@ -58,7 +59,7 @@ def create(client: Client, name: str, cron: str, config: RunConfig, stack: str) 
 def schedules(client: Client) -> list[ScheduleResponse]:
     """All schedules of the retraining pipeline, by name."""
     pipelines = client.list_pipelines(name=retraining.name).items
-    found = [entry for one in pipelines for entry in client.list_schedules(pipeline_id=one.id, hydrate=True).items]
+    found = [it for one in pipelines for it in depaginate(client.list_schedules, pipeline_id=one.id, hydrate=True)]
     return sorted(found, key=lambda schedule: schedule.name)
 
 

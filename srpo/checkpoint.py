@@ -113,17 +113,19 @@ def _fsync(path: Path) -> None:
 
 
 def save_weights(folder: Path | None, transformer: nn.Module, optimizer: Optimizer) -> None:
-    """Trained weights and optimizer state, whole.
+    """Trained weights and optimizer state, whole; one of the two at a time lies on the CPU.
 
     Where they are sharded every process must call; one without a folder only helps to gather.
     """
-    for name, tensors in (
-        (WEIGHTS, trained_parameters(transformer)),
-        (OPTIMIZER, _optimizer_tensors(transformer, optimizer)),
-    ):
-        gathered = {key: _on_cpu(tensor, folder is not None) for key, tensor in tensors.items()}
-        if folder:
-            save_file({key: tensor for key, tensor in gathered.items() if tensor is not None}, folder / name)
+    _save(folder and folder / WEIGHTS, trained_parameters(transformer))
+    _save(folder and folder / OPTIMIZER, _optimizer_tensors(transformer, optimizer))
+
+
+def _save(path: Path | None, tensors: Mapping[str, Tensor]) -> None:
+    """Gather tensors and write them; what was gathered is gone when this returns."""
+    gathered = {key: _on_cpu(tensor, path is not None) for key, tensor in tensors.items()}
+    if path:
+        save_file({key: tensor for key, tensor in gathered.items() if tensor is not None}, path)
 
 
 def save_own(folder: Path | None, accelerator: Accelerator, own: Mapping[str, bytes]) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from srpo.config import RunConfig, Settings, WeightsFormat
+from srpo.config import RunConfig, Settings, TrainConfig, WeightsFormat
 from srpo.control_words import control_words
 from srpo.criteria import Criterion, criteria_of
 from srpo.flow import num_evaluations
@@ -99,7 +99,8 @@ def count(
     method = make_method(config, model, criteria, partial(_autocast, config))
     embed = embedding(config, text)
     with _without_storage(method):
-        weights, optimizer = _weights(method), _moments(trainable(model.transformer), config)
+        num_trained = sum(prod(parameter.shape) for parameter in trainable(model.transformer))
+        weights, optimizer = _weights(method), moment_bytes(num_trained, config.train)
         if max(embed, weights, (weights + optimizer) * (1 - _elsewhere(config))) > room:
             return None
         memory = _memory(method, embed, weights, optimizer)
@@ -259,8 +260,12 @@ def _weights(method: Method) -> int:
     return int(transformer) + sum(value.numel() * value.element_size() for value in others)
 
 
-def _moments(parameters: list[nn.Parameter], config: RunConfig) -> int:
-    """Bytes of AdamW's two moments, which are kept like the weights they belong to, or in 8 bits."""
-    plain = 2 if config.train.rounding == "stochastic" else 4
-    each = EIGHT_BIT if config.train.optimizer == "adamw_8bit" else plain
-    return int(sum(prod(parameter.shape) for parameter in parameters) * MOMENTS * each)
+def moment_bytes(num_values: int, train: TrainConfig) -> int:
+    """Bytes of AdamW's two moments of so many values, which are kept like the weights they belong to, or in 8 bits."""
+    each = EIGHT_BIT if train.optimizer == "adamw_8bit" else weight_bytes(train)
+    return int(num_values * MOMENTS * each)
+
+
+def weight_bytes(train: TrainConfig) -> int:
+    """Bytes of a weight that is trained: float32, or bf16 where that is rounded stochastically."""
+    return 2 if train.rounding == "stochastic" else 4

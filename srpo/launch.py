@@ -89,12 +89,14 @@ def launch_node(job: TrainJob, nodes: Nodes) -> None:
     if nodes.rank == 0:
         error_path.unlink(missing_ok=True)  # an earlier attempt's
     job_path = write_job(job)
-    code = _run(launch_command(job.config.train, job_path, nodes), launch_environment(job.config.train, nodes))
+    code, told = _run(launch_command(job.config.train, job_path, nodes), launch_environment(job.config.train, nodes))
     if code != 0:
         _refuse_busy(output_dir, nodes)
     if code != 0 and error_path.exists():
         error = json.loads(error_path.read_text(encoding="utf-8"))
         raise ERRORS[error["kind"]](error["message"])
+    if code != 0 and told:  # too early to say so itself, or the training of another node than 0, which says it
+        raise PreemptedError("training was told to stop, and has; resume it: it goes on from its last checkpoint")
     if code != 0:
         raise RuntimeError(f"training ended with exit code {code}; resume it: it goes on from its last checkpoint")
 
@@ -139,12 +141,12 @@ def launch_environment(config: TrainConfig, nodes: Nodes = ALONE) -> dict[str, s
     return os.environ | {"OMP_NUM_THREADS": str(_threads(config, nodes))} | device
 
 
-def _run(command: list[str], environment: dict[str, str]) -> int:
-    """Run to the end; whatever interrupts this process stops the training too."""
+def _run(command: list[str], environment: dict[str, str]) -> tuple[int, bool]:
+    """Run to the end: exit code, and whether SIGTERM came. Whatever interrupts this process stops the training too."""
     process = subprocess.Popen(command, env=environment, start_new_session=True)
     try:
-        with passing_on(process.pid):
-            return process.wait()
+        with passing_on(process.pid) as told:
+            return process.wait(), told.is_set()
     except BaseException:
         os.killpg(process.pid, signal.SIGINT)  # the launcher does not pass signals on to its own processes
         try:
@@ -155,23 +157,38 @@ def _run(command: list[str], environment: dict[str, str]) -> int:
 
 
 @contextmanager
-def passing_on(launcher: int) -> Iterator[None]:
+def passing_on(launcher: int) -> Iterator[threading.Event]:
     """SIGTERM goes to the training processes below a launcher, which itself would end before they have saved.
 
-    Only the main thread may handle signals; elsewhere it acts as before.
+    Before there are any, there is nothing to save, and the launcher ends, with its group. The event is set once SIGTERM
+    has come. Only the main thread may handle signals; elsewhere it acts as before.
     """
+    told = threading.Event()
 
     def pass_on(*_: object) -> None:
-        for child in psutil.Process(launcher).children(recursive=True):
-            with suppress(psutil.NoSuchProcess):
-                if "srpo.train" in child.cmdline() and "accelerate.commands.accelerate_cli" not in child.cmdline():
+        told.set()
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):
+            training = [child for child in psutil.Process(launcher).children(recursive=True) if _trains(child)]
+            for child in training:
+                with suppress(psutil.NoSuchProcess):
                     child.terminate()
+            if not training:
+                os.killpg(launcher, signal.SIGTERM)
 
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield told
         return
     before = signal.signal(signal.SIGTERM, pass_on)
     try:
-        yield
+        yield told
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _trains(process: psutil.Process) -> bool:
+    """Whether it is a training process, and no launcher of one."""
+    try:
+        command = process.cmdline()
+    except psutil.NoSuchProcess:
+        return False
+    return "srpo.train" in command and "accelerate.commands.accelerate_cli" not in command

@@ -5,12 +5,13 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from functools import partial
-from math import prod
+from math import ceil, prod
 from pathlib import Path, PurePosixPath
 
 from srpo import models, rewards
 from srpo.config import LoraConfig, RewardConfig, RunConfig, ScoreConfig, Settings
 from srpo.control_words import check_prompts, control_words
+from srpo.cost import moment_bytes, weight_bytes
 from srpo.errors import ConfigError
 from srpo.evaluation.gate import check_metrics
 from srpo.evaluation.published import check_benchmark
@@ -36,6 +37,7 @@ BYTES_PER_VALUE = 4
 BYTES_PER_ENTRY = 200  # a hash in a shard's header, the numbers of shard and row, quotes, a share of names
 COPIES_PER_CHECKPOINT = 3  # fp32 master weights and AdamW's two moments
 BYTES_STORED = 2  # published transformers are bf16 or wider
+MEMORY_MARGIN = 1.25  # over a file of a checkpoint: what else the processes hold meanwhile
 ADAPTER_SHARE = 20  # an adapter is less than this part of the transformer
 T5_WIDTH = 4096  # of T5-XXL, FLUX's long text encoder
 
@@ -56,13 +58,16 @@ class Plan(Settings):
     checks: tuple[Check, ...]
     disk_needed: int
     """Bytes that downloads, checkpoints, the aligned transformer and embeddings will take at most."""
-    disk_free: int
-    """Bytes free where they are written."""
+    disk_free: int | None
+    """Bytes free where they are written; None where that is not on this machine."""
 
 
-def make_plan(config: RunConfig, output_dir: Path, steps: tuple[str, ...] = tuple(STEPS), written: int = 0) -> Plan:
+def make_plan(
+    config: RunConfig, output_dir: Path | None, steps: tuple[str, ...] = tuple(STEPS), written: int = 0
+) -> Plan:
     """Check the run; ConfigError holds one line for each thing that is wrong.
 
+    `output_dir`: None for a run in pods, which writes nothing on this machine, whose disk then says nothing.
     `written`: bytes that an earlier attempt has left, which going on with it need not write again.
     """
     checks: list[Check] = []
@@ -87,10 +92,18 @@ def make_plan(config: RunConfig, output_dir: Path, steps: tuple[str, ...] = tupl
         look("images", lambda: describe_images(config))
     look("words", lambda: _words(config))
     look("metrics", lambda: _metrics(config))
-    look("output", lambda: _writable(output_dir))
+    if output_dir:
+        look("output", lambda: _writable(output_dir))
+    elif "train" in steps:
+        look("memory", lambda: _memory(config))
     if problems:
         raise ConfigError("\n".join(problems))
-    needed = max(0, disk_needed(config, steps) - written) + _space_for_downloads(config, output_dir)
+    needed = max(0, disk_needed(config, steps) - written)
+    if output_dir is None:
+        needed += _to_fetch(config)
+        checks.append(Check(subject="disk", finding=f"at most {gibibytes(needed)} needed, none of it here"))
+        return Plan(config=config, steps=steps, checks=tuple(checks), disk_needed=needed, disk_free=None)
+    needed += _space_for_downloads(config, output_dir)
     free = shutil.disk_usage(output_dir).free
     if needed > free:
         raise ConfigError(
@@ -111,6 +124,12 @@ def disk_needed(config: RunConfig, steps: tuple[str, ...] = tuple(STEPS)) -> int
     if "train" in steps:
         values = trained * (COPIES_PER_CHECKPOINT * (config.train.keep_last + 2) + 1)
     return size + BYTES_PER_VALUE * values
+
+
+def memory_to_save(config: RunConfig) -> int:
+    """Bytes of the host's memory that saving takes at most: the larger file of a checkpoint, whole, and a margin."""
+    trained, _ = _sizes(config)
+    return round(max(trained * weight_bytes(config.train), moment_bytes(trained, config.train)) * MEMORY_MARGIN)
 
 
 def _listed(prompt: Prompt) -> int:
@@ -256,6 +275,16 @@ def _words(config: RunConfig) -> str:
 def _metrics(config: RunConfig) -> str:
     check_metrics(config)
     return "everything that monitor.bounds and evaluation.gate name is measured"
+
+
+def _memory(config: RunConfig) -> str:
+    given, needed = config.resources.train.memory, memory_to_save(config)
+    if given * 2**30 < needed:
+        raise ConfigError(
+            f"resources.train.memory is {given} GiB, but saving a checkpoint may take {gibibytes(needed)} of a pod; "
+            f"set it to {ceil(needed / 2**30)} or more, or train an adapter (train.lora)"
+        )
+    return f"at most {gibibytes(needed)} to save a checkpoint, of {given} GiB that a pod of the training has"
 
 
 def _writable(folder: Path) -> str:

@@ -2,12 +2,17 @@
 
 Only commands run in several pods at once in ZenML, and those have no inputs or outputs; so what they work with lies in
 the run's folder in S3 (`storage.remote`), and what they made too. Each pod runs `python -m steps.train_nodes`.
+
+ZenML starts all pods again, whatever the exit code of one says. So where that cannot help, they leave the cause in S3
+and end well, and the step that takes the result ends with it, as other steps do.
 """
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 from zenml import step
@@ -18,8 +23,8 @@ from zenml.utils.pipeline_docker_image_builder import DOCKER_IMAGE_WORKDIR
 from srpo.artifacts import PromptSets, Trained, TrainJob, Weights
 from srpo.checkpoint import write_atomic
 from srpo.config import RunConfig, Settings, StorageConfig
-from srpo.durable import OWN_COPIES, mirror_of
-from srpo.errors import EXIT_PERMANENT, EXIT_RETRY, BusyError, ConfigError, TrainingStoppedError
+from srpo.durable import OWN_COPIES, Mirror, mirror_of
+from srpo.errors import EXIT_PERMANENT, EXIT_RETRY, BusyError, ConfigError, PreemptedError, TrainingStoppedError
 from srpo.hub import bring
 from srpo.launch import KINDS, Nodes, launch_node
 from srpo.start import find_start
@@ -29,6 +34,10 @@ from steps.own_call import ERROR, own_call
 from steps.train import begin
 
 HANDED_OVER = "handed-over.json"
+GIVEN_UP, CAUSE = "given-up", "error.txt"
+"""The folder beside the training's that says why trying again would not help, and the file in it."""
+SECONDS_TO_SAY = 20.0
+"""How long a node that failed waits for another to say that it has given up."""
 
 
 class HandedOver(Settings):
@@ -53,6 +62,7 @@ def hand_over(
     mirror = mirror_of(config.storage)
     folder = mirror.local(output_dir)
     with own_call("train"), tracked.in_environment():
+        mirror.remove(folder.with_name(GIVEN_UP))
         begin(folder, mirror, weights, prompts, tracked, continues)
         job = TrainJob(config=config, weights=weights, prompts=prompts, output_dir=str(folder))
         handed = HandedOver(job=job, tracked=tracked, stack=str(Client().active_stack_model.id))
@@ -71,29 +81,65 @@ def train_on_nodes(config: RunConfig, output_dir: str) -> CommandStep:
 
 @step(name="train", enable_cache=False)
 def collect(config: RunConfig, output_dir: str) -> Annotated[Trained, "trained"]:
-    """What the nodes have made."""
+    """What the nodes have made, or the error for which they have given up."""
     mirror = mirror_of(config.storage)
     folder = mirror.local(output_dir)
     with own_call("train"):
+        if cause := given_up(mirror, folder):
+            raise TrainingStoppedError(cause)
         mirror.fetch(folder)
         return Trained.model_validate_json((folder / RESULT).read_text(encoding="utf-8"))
 
 
 def main(storage: StorageConfig, output_dir: str) -> None:
-    """One node's part, in the place that ZenML's operator has given it; from the last whole checkpoint in S3."""
+    """One node's part, in the place that ZenML's operator has given it; from the last whole checkpoint in S3.
+
+    Nothing at all where the nodes have given up in an earlier try.
+    """
     mirror, nodes = mirror_of(storage), nodes_here()
     folder = mirror.local(output_dir)
-    if not mirror.fetch(folder):
-        raise ConfigError(f"nothing has been handed over in {storage.remote} for {output_dir}")
-    handed = HandedOver.model_validate_json((folder / HANDED_OVER).read_text(encoding="utf-8"))
-    _log_in(handed.stack)
-    with handed.tracked.in_environment():
-        weights = bring(mirror.here(handed.job.weights))
-        start = find_start(handed.job.config, handed.tracked.uri, weights.model)
-        update = {"weights": weights, "prompts": mirror.here(handed.job.prompts), "start": start}
-        launch_node(handed.job.model_copy(update={**update, "output_dir": str(folder)}), nodes)
-    if nodes.rank == 0:
-        mirror.push(folder, OWN_COPIES)
+    if given_up(mirror, folder):
+        return
+    with giving_up(mirror, folder):
+        if not mirror.fetch(folder):
+            raise ConfigError(f"nothing has been handed over in {storage.remote} for {output_dir}")
+        handed = HandedOver.model_validate_json((folder / HANDED_OVER).read_text(encoding="utf-8"))
+        _log_in(handed.stack)
+        with handed.tracked.in_environment():
+            weights = bring(mirror.here(handed.job.weights))
+            start = find_start(handed.job.config, handed.tracked.uri, weights.model)
+            update = {"weights": weights, "prompts": mirror.here(handed.job.prompts), "start": start}
+            launch_node(handed.job.model_copy(update={**update, "output_dir": str(folder)}), nodes)
+        if nodes.rank == 0:
+            mirror.push(folder, OWN_COPIES)
+
+
+@contextmanager
+def giving_up(mirror: Mirror, folder: Path) -> Iterator[None]:
+    """Leave what trying again cannot mend for the step `train`; a node that this took down ends well too."""
+    try:
+        yield
+    except (ConfigError, TrainingStoppedError) as error:
+        print(f"{ERROR}{error}", flush=True)  # noqa: T201 as in `exit_codes`
+        said = folder.with_name(GIVEN_UP)
+        said.mkdir(parents=True, exist_ok=True)
+        write_atomic(said / CAUSE, str(error))
+        mirror.push(said)
+    except (PreemptedError, BusyError):
+        raise
+    except RuntimeError:
+        if not given_up(mirror, folder, SECONDS_TO_SAY):
+            raise
+
+
+def given_up(mirror: Mirror, folder: Path, patience: float = 0.0) -> str | None:
+    """Why the nodes have given up; None if none has said so, nor does in so many seconds."""
+    said, until = folder.with_name(GIVEN_UP), time.monotonic() + patience
+    while not mirror.fetch(said):
+        if time.monotonic() >= until:
+            return None
+        time.sleep(1.0)
+    return (said / CAUSE).read_text(encoding="utf-8")
 
 
 def nodes_here() -> Nodes:

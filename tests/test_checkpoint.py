@@ -1,12 +1,14 @@
 """Checkpoints: whole or absent, and complete."""
 
 import json
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from srpo import checkpoint
 from srpo.checkpoint import (
     CheckpointStore,
     atomic_folder,
@@ -44,6 +46,22 @@ def test_weights_and_optimizer_continue_bit_for_bit(tmp_path: Path) -> None:
         descend(other, other_optimizer, torch.full((5, 4), 0.3))
     for parameter, same in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.equal(parameter, same)
+
+
+def test_one_file_at_a_time_lies_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights that were gathered are gone before the moments, twice their size, are gathered."""
+    gathered: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+
+    def copied(tensor: torch.Tensor) -> torch.Tensor:
+        copy = tensor.clone()
+        gathered.append(weakref.ref(copy))
+        alive.append(sum(each() is not None for each in gathered))
+        return copy
+
+    monkeypatch.setattr(checkpoint, "whole", copied)
+    save_weights(tmp_path, *trained(0))
+    assert alive == [*range(1, 5), *range(1, 13)], "four weights, then two moments and a counter of each"
 
 
 def test_a_killed_write_leaves_the_old_state(tmp_path: Path) -> None:

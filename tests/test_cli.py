@@ -19,6 +19,7 @@ from pipelines.outcome import Outcome
 from pipelines.place import Place
 from pipelines.runs import load_run
 from srpo.errors import ConfigError
+from srpo.plan import Plan
 from tests.conftest import CONFIG, SHORT
 from tests.processes import heed_ctrl_c
 
@@ -68,6 +69,29 @@ def test_plan_and_dry_run_show_the_same_and_start_nothing(place: Place, capsys: 
     assert "seed: 7" in shown[0]
     assert "embeddings of all prompts" not in shown[0]
     assert set(place.runs.glob("*")) == before
+
+
+@pytest.mark.parametrize("storage", ["s3://bucket/srpo", None])
+@pytest.mark.parametrize("options", [(), ("--if-new-data",)])
+def test_a_run_in_pods_asks_for_no_disk_here(
+    place: Place, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], storage: str | None
+) -> None:
+    """`storage`: the stack's, which says whether its steps run in pods; the stack `local` runs them here."""
+    from pipelines import elsewhere, execute, new_data, stacks
+
+    planned: list[bool] = []
+
+    def new_run(_: Place, plan: Plan, stack: str | None) -> None:
+        planned.append(plan.disk_free is None)
+
+    monkeypatch.setattr(stacks, "activate", lambda *_: stacks.ActiveStack("", None, storage))
+    monkeypatch.setattr(elsewhere, "at_work", lambda *_: None)
+    monkeypatch.setattr(new_data, "look", lambda *_: new_data.Look(champion=None, changed=()))
+    monkeypatch.setattr(execute, "new_run", new_run)
+    monkeypatch.setattr(runs, "_execute", lambda _: None)
+    monkeypatch.setattr("pipelines.notify.tell", lambda *_: None)
+    assert call("run", *options, "--stack", "some", "--config", str(CONFIG)) == 0
+    assert planned == [storage is not None]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import torch
 
 from srpo import launch
 from srpo.artifacts import TrainJob
-from srpo.errors import EXIT_PERMANENT, ConfigError
+from srpo.errors import EXIT_PERMANENT, ConfigError, PreemptedError
 from srpo.launch import launch_command, launch_environment, launch_training
 from srpo.record import read_journal
 from tests.jobs import assert_same_weights, place, weights_of
@@ -89,6 +90,29 @@ def test_the_error_of_an_earlier_attempt_decides_nothing(
     (tmp_path / "error.json").write_text(json.dumps({"kind": "ConfigError", "message": "mended since"}))
     monkeypatch.setattr(launch, "launch_command", lambda *_: [sys.executable, "-c", "raise SystemExit(1)"])
     with pytest.raises(RuntimeError, match="training ended with exit code 1; resume it"):
+        launch_training(place(job, tmp_path))
+
+
+@pytest.fixture
+def bears_sigterm() -> Iterator[None]:
+    """SIGTERM does not end the tests where it comes before what they test handles it."""
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("bears_sigterm")
+@pytest.mark.parametrize("beginning", ["", "srpo.train"])
+def test_told_to_stop_before_it_can_say_so_it_was_preempted(
+    job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beginning: str
+) -> None:
+    """While the launcher imports, or a training that does not handle SIGTERM yet, which its launcher tells of by 1."""
+    code = "import os, time\nwhile True: os.kill(int(os.environ['TOLD']), 15); time.sleep(0.1)"
+    command = [sys.executable, "-c", code, beginning]
+    above = [sys.executable, "-c", f"import subprocess; exit(subprocess.call({command!r}) != 0)"]
+    monkeypatch.setenv("TOLD", str(os.getpid()))
+    monkeypatch.setattr(launch, "launch_command", lambda *_: above if beginning else command)
+    with pytest.raises(PreemptedError, match="told to stop"):
         launch_training(place(job, tmp_path))
 
 

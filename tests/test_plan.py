@@ -7,10 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from srpo import plan
 from srpo.config import load_config
 from srpo.errors import ConfigError
 from srpo.hub import resolve
-from srpo.plan import BYTES_PER_VALUE, disk_needed, make_plan
+from srpo.plan import BYTES_PER_VALUE, disk_needed, make_plan, memory_to_save
 from tests.conftest import CONFIG, SHORT
 from tests.rewards.test_head import make
 
@@ -96,6 +97,40 @@ def test_too_little_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(ConfigError, match=r"0\.00 GiB free.*keep_last"):
         make_plan(load_config(CONFIG, SHORT), tmp_path)
+
+
+def test_pods_need_nothing_of_this_machine_s_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config(CONFIG, SHORT)
+    here = make_plan(config, tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    plan = make_plan(config, None)
+    assert (plan.disk_needed, plan.disk_free) == (here.disk_needed, None)
+    assert "output" not in {check.subject for check in plan.checks}
+    assert plan.checks[-1].finding.endswith("GiB needed, none of it here")
+
+
+@pytest.mark.parametrize(
+    ("settings", "needed"),
+    [
+        ((), 2 * 4 * 1.25),
+        (("train.optimizer=adamw_8bit",), 4 * 1.25),
+        (("train.optimizer=adamw_8bit", "train.rounding=stochastic", "model.weights=bf16"), 2 * 1.25 * (1 + 4 / 256)),
+    ],
+)
+def test_a_pod_has_the_memory_that_saving_takes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, settings: tuple[str, ...], needed: float
+) -> None:
+    """The larger of a checkpoint's two files lies there whole: moments of `train.optimizer`, or weights."""
+    monkeypatch.setattr(plan, "_sizes", lambda _: (2**30, 1))
+    configs = {given: load_config(CONFIG, (*SHORT, *settings, f"resources.train.memory={given}")) for given in (1, 10)}
+    assert memory_to_save(configs[1]) == needed * 2**30
+    with pytest.raises(ConfigError, match=r"memory is 1 GiB, but .* may take .* GiB of a pod; set it to \d+ or more"):
+        make_plan(configs[1], None)
+    found = {check.subject: check.finding for check in make_plan(configs[10], None).checks}
+    assert f"at most {needed:.2f} GiB to save" in found["memory"]
+    make_plan(configs[1], None, ("embed",))
+    monkeypatch.undo()
+    make_plan(configs[1], tmp_path)
 
 
 def test_disk_needed_grows_by_a_checkpoint_of_weights_and_two_moments() -> None:

@@ -3,6 +3,7 @@
 import shlex
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,17 @@ def test_a_schedule_lives_in_zenml_and_knows_its_run(client: Any, weekly: str, c
     assert client.active_stack_model.name == before != STACK
     with pytest.raises(ConfigError, match="there is a schedule 'weekly' already"):
         create(client, weekly, "0 4 * * *", config, STACK)
+
+
+def test_schedules_are_found_on_every_page(
+    client: Any, weekly: str, config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipelines.schedules import create, delete, schedules
+
+    create(client, "yearly", "0 3 1 1 *", config, STACK)
+    monkeypatch.setattr(client, "list_schedules", partial(client.list_schedules, size=1))
+    assert [schedule.name for schedule in schedules(client)] == [weekly, "yearly"]
+    delete(client, "yearly")
 
 
 def test_pausing_and_resuming_reach_orchestrator_and_record(client: Any, weekly: str) -> None:

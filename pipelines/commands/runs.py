@@ -76,14 +76,16 @@ def run(
             raise ConfigError("--resume goes on with the run's own settings; leave other options than --set out")
         _resume(resume, set_, registered(stack))
         return
-    plan = _plan(config, set_, from_, until)
+    settings, steps = load(config, tuple(set_ or ())), _steps(from_, until)
     if dry_run:
+        plan = _check(settings, steps, elsewhere=bool(stack))
         _show_plan(plan)
         if stack:
             _plan_on(plan, stack, None)
         return
     if detach and not stack:
         raise ConfigError("--detach is for runs on a cluster; name its stack with --stack")
+    plan = _check(settings, steps, elsewhere=bool(stack) and _in_pods(settings, registered(stack)))
     from pipelines.execute import new_run
 
     record = new_run(here(), plan, registered(stack))
@@ -107,7 +109,8 @@ def plan(
     """Check a run and show what it would do, without doing it: settings, files, layouts, reward, prompts, disk."""
     if jobs and not stack:
         raise ConfigError("--jobs writes what --stack renders; give --stack too")
-    checked = _plan(config, [*(set_ or ()), *([f"resources.gpu={gpu}"] if gpu and stack else [])], from_, until)
+    overrides = (*(set_ or ()), *([f"resources.gpu={gpu}"] if gpu and stack else []))
+    checked = _check(load(config, overrides), _steps(from_, until), elsewhere=stack is not None)
     _show_plan(checked)
     if stack is not None:
         _plan_on(checked, stack, jobs)
@@ -187,9 +190,11 @@ def _run_if_new_data(settings: "RunConfig", stack: str | None) -> None:
         _execute(record)
         return
     with failure_told(settings):
-        found = look(settings, activate(place, stack).tracking_uri)
+        active = activate(place, stack)
+        found = look(settings, active.tracking_uri)
         console.print(f"{found}.", soft_wrap=True, highlight=False)
-        plan = _check(from_champion(settings), STEP_NAMES) if found.anything else None
+        elsewhere = active.storage is not None
+        plan = _check(from_champion(settings), STEP_NAMES, elsewhere) if found.anything else None
         record = new_run(place, plan, stack) if plan else None
     if record:
         _execute(record)
@@ -243,12 +248,17 @@ def _execute(record: "RunRecord") -> None:
     show_outcome(console, place, outcome)
 
 
-def _plan(config: list[Path] | None, set_: list[str] | None, from_: str | None, until: str | None) -> "Plan":
-    """Read and check everything; nothing expensive happens."""
-    return _check(load(config, tuple(set_ or ())), _steps(from_, until))
+def _in_pods(settings: "RunConfig", stack: str | None) -> bool:
+    """Whether a registered stack runs steps in pods, as ZenML knows it."""
+    place = here()
+    place.prepare(*settings.inputs)
+    from pipelines.stacks import activate
+
+    return activate(place, stack).storage is not None
 
 
-def _check(settings: "RunConfig", steps: tuple[str, ...]) -> "Plan":
+def _check(settings: "RunConfig", steps: tuple[str, ...], elsewhere: bool) -> "Plan":
+    """Check everything; nothing expensive happens. `elsewhere`: it will run in pods, not on this machine's disk."""
     place = here()
     place.prepare(*settings.inputs)
     with console.status("checking settings, files and layouts"):
@@ -256,7 +266,7 @@ def _check(settings: "RunConfig", steps: tuple[str, ...]) -> "Plan":
         from srpo.plan import make_plan
 
         webhook(settings.notify)
-        return make_plan(settings, place.root, steps)
+        return make_plan(settings, None if elsewhere else place.root, steps)
 
 
 def _steps(from_: str | None, until: str | None) -> tuple[str, ...]:

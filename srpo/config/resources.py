@@ -23,7 +23,7 @@ class StepResources(Settings):
     """How often a step that failed is tried again; one that says that it would not help is not. With `spot` 20 times
     more, because ZenML counts a node that was taken away as a failure."""
     timeout: int | None = Field(default=None, gt=0)
-    """Minutes after which the step is stopped, all tries together; null: never."""
+    """Minutes after which the step is stopped, all tries together, of several nodes each try; null: never."""
 
 
 class GpuStepResources(StepResources):

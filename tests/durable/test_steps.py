@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from pipelines.place import Place
 from srpo.artifacts import TrainJob
 from srpo.config import StorageConfig
 from srpo.durable import OWN_COPIES, Mirror
-from srpo.errors import EXIT_RETRY
+from srpo.errors import EXIT_RETRY, TrainingStoppedError
+from srpo.launch import ALONE
 from srpo.outbox import FILE
 from srpo.record import read_journal
 from srpo.tracking import TrackedRun
@@ -51,7 +53,7 @@ def test_handing_over_on_an_empty_disk_keeps_what_mlflow_has_not_taken(job: Trai
     from zenml import pipeline
 
     from pipelines.stacks import activate_local_stack
-    from steps.train_nodes import hand_over
+    from steps.train_nodes import CAUSE, GIVEN_UP, given_up, hand_over
 
     folder, mirror = place.runs / "over-nodes" / "train", Mirror(REMOTE, place.root)
     folder.mkdir(parents=True)
@@ -59,12 +61,51 @@ def test_handing_over_on_an_empty_disk_keeps_what_mlflow_has_not_taken(job: Trai
     (folder / FILE).write_text(waiting)
     mirror.push(folder, OWN_COPIES)
     shutil.rmtree(folder)
+    (said := folder.with_name(GIVEN_UP)).mkdir()
+    (said / CAUSE).write_text("an earlier attempt's")
+    mirror.push(said)
     config = job.config.model_copy(update={"storage": StorageConfig(remote=REMOTE)})
     activate_local_stack(place)
     pipeline(lambda: hand_over(config, job.weights, job.prompts, str(folder), TrackedRun(uri=NOBODY, run_id="1")))()
     shutil.rmtree(folder)
     assert mirror.fetch(folder)
     assert (folder / FILE).read_text().startswith(waiting)
+    assert given_up(mirror, folder) is None
+    shutil.rmtree(folder.parent)  # which is no run
+
+
+@pytest.mark.usefixtures("bucket")
+def test_nodes_that_give_up_end_well_and_the_step_after_them_ends_with_the_cause(
+    job: TrainJob, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ZenML would start them again otherwise; what might go better another time still ends badly."""
+    from steps import train_nodes
+
+    folder, mirror = place.runs / "given-up" / "train", Mirror(REMOTE, place.root)
+    folder.mkdir(parents=True)
+    handed = train_nodes.HandedOver(job=job, tracked=TrackedRun(uri=NOBODY, run_id="1"), stack="")
+    (folder / train_nodes.HANDED_OVER).write_text(handed.model_dump_json())
+    mirror.push(folder)
+    ends = iter([RuntimeError("killed"), TrainingStoppedError("loss not finite"), RuntimeError("the others are gone")])
+
+    def launch_node(*_: object) -> None:
+        raise next(ends)
+
+    monkeypatch.setattr(train_nodes, "launch_node", launch_node)
+    monkeypatch.setattr(train_nodes, "nodes_here", lambda: ALONE)
+    monkeypatch.setattr(train_nodes, "_log_in", lambda _: None)
+    monkeypatch.setattr(train_nodes, "own_call", lambda _: nullcontext())
+    monkeypatch.setattr(train_nodes, "SECONDS_TO_SAY", 0.0)
+    storage = StorageConfig(remote=REMOTE)
+    with pytest.raises(RuntimeError, match="killed"):
+        train_nodes.main(storage, str(folder))
+    train_nodes.main(storage, str(folder))
+    with train_nodes.giving_up(mirror, folder):
+        launch_node()
+    train_nodes.main(storage, str(folder))  # starts nothing: there is no fourth end
+    config = job.config.model_copy(update={"storage": storage})
+    with pytest.raises(TrainingStoppedError, match="loss not finite"):
+        train_nodes.collect.entrypoint(config, str(folder))
     shutil.rmtree(folder.parent)  # which is no run
 
 

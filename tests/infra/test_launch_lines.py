@@ -117,6 +117,17 @@ def test_two_nodes_train_as_one_process(job: TrainJob, whole: Path, tmp_path: Pa
     assert_close_weights(whole, tmp_path, 6, 1e-5)
 
 
+def test_all_hosts_start_at_once(tmp_path: Path) -> None:
+    """pdsh's own limit is 32, and no node goes on before the last one is there."""
+    (pdsh := tmp_path / "pdsh").write_text('#!/bin/sh\necho "$@"\n')
+    pdsh.chmod(0o755)
+    hosts = ",".join(f"host{number}" for number in range(40))
+    environment = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    command = [str(INFRA / "launch/ssh.sh"), "FOLDER", hosts]
+    shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert shown.startswith("-f 40 ") and f"-w {hosts} ssh" in shown and "NODES=40 NODE_RANK=%n" in shown
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_are_sound(script: Path) -> None:
     """Plain sh, executable, and stopping with a word about usage where the folder is missing."""

@@ -155,6 +155,7 @@ def test_the_command_shows_the_plan_and_writes_the_jobs(
     assert call("plan", "--stack", "kubernetes", "--gpu", "H100", "--jobs", str(path), "--until", "train", *sets) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "3 Jobs, valid for Kubernetes 1.33" in shown and "s3://somewhere/zenml" in shown
+    assert "GiB needed, none of it here" in shown and "embed 1Gi, train 1Gi of the node" in shown
     assert re.search(r"GPU-hours train \S+ of H100 \(predicted\); \S+ USD by infra/prices.yaml", shown)
     assert "training stops at resources.max_gpu_hours 1e-09" in shown
     names = [job["metadata"]["name"] for job in yaml.safe_load_all(path.read_text())]

@@ -11,6 +11,7 @@ from zenml.config.retry_config import StepRetryConfig
 from pipelines.place import Place
 from pipelines.resources import (
     PREEMPTIONS,
+    STAYS,
     docker_settings,
     kubeflow_settings,
     num_gpus,
@@ -19,6 +20,7 @@ from pipelines.resources import (
     step_options,
 )
 from pipelines.stacks import activate_local_stack
+from srpo import plan
 from srpo.config import RunConfig
 from srpo.errors import ConfigError
 from srpo.plan import STEPS
@@ -26,6 +28,12 @@ from tests.infra.manifests import INFRA
 
 FLUX = {"model": {"source": "hf://owner/flux"}}
 STACK = yaml.safe_load((INFRA / "stacks/kubernetes.yaml").read_text())["orchestrator"]["configuration"]["pod_settings"]
+
+
+@pytest.fixture(autouse=True)
+def sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is asked how large the model is: of 2**30 values, one of them in a prompt's embeddings."""
+    monkeypatch.setattr(plan, "_sizes", lambda _: (2**30, 1))
 
 
 def config_with(**resources: Any) -> RunConfig:
@@ -51,7 +59,7 @@ def test_gpus_go_to_steps_that_run_a_real_model() -> None:
 def test_a_step_with_a_gpu_goes_where_they_are() -> None:
     pod = pod_settings(config_with(train={"cpu": 2.5, "memory": 100, "node_pool": {"pool": "a"}}), "train", STACK)
     asked = {"cpu": "2.5", "memory": "100Gi", "nvidia.com/gpu": "1"}
-    assert pod["resources"] == {"requests": asked, "limits": asked}
+    assert pod["resources"] == {"requests": asked | pod["resources"]["requests"], "limits": asked}
     assert pod["node_selectors"] == {"nvidia.com/gpu.present": "true", "pool": "a"}
     assert pod["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists"}]
     own = {"key": "team", "operator": "Exists"}
@@ -71,6 +79,16 @@ def test_shared_memory_is_half_of_the_memory_and_mounted_once() -> None:
             {"medium": "Memory", "sizeLimit": "15Gi"}
         ]
         assert [it["mountPath"] for it in pod["volume_mounts"]].count("/dev/shm") == 1
+
+
+def test_a_pod_asks_the_node_for_the_disk_that_its_files_take() -> None:
+    """Unless the stack has another place for them than the node's disk."""
+    asked = {step: pod_settings(config_with(), step, STACK)["resources"]["requests"] for step in STEPS}
+    disk = {step: requests["ephemeral-storage"] for step, requests in asked.items() if "ephemeral-storage" in requests}
+    values = 3 * (RunConfig().train.keep_last + 2) + 1
+    assert disk == {"embed": "1Gi", "train": f"{4 * values + 1}Gi"}
+    claimed = {"volumes": [{"name": "app", "ephemeral": {}}]}
+    assert "ephemeral-storage" not in pod_settings(config_with(), "train", claimed)["resources"]["requests"]
 
 
 def test_spot_nodes_are_wanted_and_borne() -> None:
@@ -184,11 +202,15 @@ def test_over_nodes_one_pod_starts_the_others_and_none_but_theirs_has_gpus(
     assert {name for name, gpus in asked.items() if gpus} == {"embed", "evaluate"}
     accounts = {name: settings.step_pod_service_account_name for name, settings in read.items()}
     assert {name for name, account in accounts.items() if account == "starter"} == {"train_nodes"}
+    stays = {name for name, settings in read.items() if settings.pod_settings.annotations == STAYS}
+    assert stays == {"train_nodes"}
+    assert remote.active_stack.orchestrator.config.orchestrator_pod_settings.annotations == STAYS
     starter = read["train_nodes"].pod_settings.additional_pod_spec_args
     assert starter["automount_service_account_token"] and starter["security_context"]["runAsNonRoot"]
     nodes = remote.active_stack.step_operator.get_settings(steps["train_nodes"])
     assert (nodes.pod_count, nodes.service_account_name) == (2, "step")
     assert nodes.pod_settings.resources["limits"]["nvidia.com/gpu"] == "4"
+    assert not nodes.pod_settings.annotations, "pods on spot nodes may go"
     assert not nodes.pod_settings.additional_pod_spec_args["automount_service_account_token"]
     assert steps["train_nodes"].config.command[:3] == ["python", "-m", "steps.train_nodes"]
 
