@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from srpo.config import ModelConfig, PromptsConfig, Settings
+from srpo.config import ModelConfig, PromptsConfig, Settings, WeightsFormat
 from srpo.errors import ConfigError
 from srpo.models import Embeddings, TextToImage, check_model, load_model, load_text_encoder
 from srpo.preference import with_word
 from srpo.prompts import read_prompts
-from srpo.rollout import sample, seeded_noise
+from srpo.rollout import sample, seeded_noise, tf32
 
 CPU = torch.device("cpu")
 AT_ONCE = 128
@@ -93,7 +93,8 @@ class Generator:
         height, width = self.config.height, self.config.width
         noise = seeded_noise(model.latent_shape(height, width), [seed]).to(self.device)
         sigmas = model.sampling_sigmas(sampling.num_steps, height, width)
-        return model.decode(sample(model, embeddings, noise, sigmas, sampling.guidance))[0]
+        with tf32():
+            return model.decode(sample(model, embeddings, noise, sigmas, sampling.guidance))[0]
 
     def _loaded(self) -> TextToImage:
         """The model on the device."""
@@ -119,9 +120,9 @@ class ModelFiles(Settings):
         """Load it."""
         return Generator(self.model, self.base, self.transformer, device)
 
-    def resized(self, height: int | None, width: int | None) -> "ModelFiles":
-        """The same model for pictures of another size."""
-        given = {"height": height, "width": width}
+    def drawn(self, height: int | None, width: int | None, weights: WeightsFormat | None) -> "ModelFiles":
+        """The same model for pictures of another size, or with its weights kept otherwise."""
+        given = {"height": height, "width": width, "weights": weights}
         given = {key: value for key, value in given.items() if value is not None}
         return self.model_copy(update={"model": self.model.model_copy(update=given)})
 

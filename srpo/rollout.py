@@ -3,8 +3,8 @@
 In offline training (`srpo.images`) they are those of real images, and the noise is fresh.
 """
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -48,6 +48,21 @@ def sample(
 ) -> Tensor:
     """Latents x0 (batch, channels, h, w) from `noise` along descending `sigmas`, without gradient."""
     return integrate(lambda x, sigma: model.velocity(x, sigma, embeddings, guidance), noise, sigmas, solver)
+
+
+@contextmanager
+def tf32() -> Iterator[None]:
+    """Products of float32 matrices in TF32 on a GPU: eight times as fast, with three bits more than bf16.
+
+    For pictures that are looked at or measured. Training and rewards, which have to be exact, do without.
+    """
+    products = torch.backends.cuda.matmul
+    before = products.fp32_precision
+    products.fp32_precision = "tf32"
+    try:
+        yield
+    finally:
+        products.fp32_precision = before
 
 
 def roll_out(

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -244,17 +245,20 @@ def test_evaluate_may_go_online_for_all_that_judges(monkeypatch: pytest.MonkeyPa
     assert {source for source in seen if source.startswith("hf://")} == {"hf://a/reward", "hf://a/score"}
 
 
-def test_a_prefix_draws_what_the_prompt_with_the_word_draws(place: Place, tmp_path: Path) -> None:
+def test_pictures_are_drawn_with_a_prefix_and_with_weights_kept_otherwise(place: Place, tmp_path: Path) -> None:
     caption = "a red ring on a blue background"
     for name, options in {
         "prefix": [caption, "--prefix", "Dark"],
         "typed": [f"Dark. {caption}"],
         "plain": [caption],
+        "bf16": [caption, "--weights", "bf16"],
     }.items():
         assert call("generate", "--model", "builtin:shapes", "--out", str(tmp_path / name), "--prompts", *options) == 0
     prefixed, typed, plain = (Image.open(tmp_path / name / "0000.png") for name in ("prefix", "typed", "plain"))
     assert prefixed.tobytes() == typed.tobytes() != plain.tobytes()
     assert (prefixed.text["prompt"], prefixed.text["prefix"]) == (caption, "Dark")
+    rounded, whole = (np.asarray(Image.open(tmp_path / name / "0000.png"), float) for name in ("bf16", "plain"))
+    assert 0 < abs(rounded - whole).mean() < 3  # of 255
 
 
 def test_ctrl_c_leaves_a_run_that_goes_on_where_it_was_and_nothing_in_the_home(tmp_path: Path) -> None:

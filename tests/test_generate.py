@@ -1,15 +1,19 @@
 """Drawing: encoder and transformer take turns on the device, and that changes no pixel."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from srpo import generate
-from srpo.config import ModelConfig
+from srpo import generate, rollout
+from srpo.config import EvaluationConfig, ModelConfig
+from srpo.evaluation import images
 from srpo.generate import Generator, Sampling
+from srpo.models import load_model, load_text_encoder
 from srpo.models.flux import Flux, FluxText
+from srpo.prompts import Prompt
 
 PROMPTS = ["a red circle", "a green ring on a blue background", "a blue square"]
 SAMPLING = Sampling(seed=5, num_steps=2)
@@ -56,3 +60,24 @@ def test_encoder_and_model_take_turns(flux_folder: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(generate, "load_model", load_model)
     assert len(list(generator(flux_folder, "cpu:0").tensors(PROMPTS, SAMPLING))) == 3
     assert moves == ["FluxText gpu", "Flux gpu", "Flux cpu", "FluxText gpu", "Flux gpu"]
+
+
+def test_pictures_are_drawn_in_tf32_and_nothing_else_is(flux_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU takes eight times as long for whole float32 products; rewards and training stay exact."""
+    products, seen, sample = torch.backends.cuda.matmul, [], rollout.sample
+    before = products.fp32_precision
+
+    def spy(*arguments: Any) -> Any:
+        seen.append(products.fp32_precision)
+        return sample(*arguments)
+
+    for module in (generate, images):
+        monkeypatch.setattr(module, "sample", spy)
+    (picture,) = generator(flux_folder).draw([(PROMPTS[0], 5)], SAMPLING)
+    (cell,) = images.make_design([Prompt(PROMPTS[0])], [0], 1, seed=0)
+    model = load_model(ModelConfig(source=str(flux_folder)), flux_folder)
+    embeddings = load_text_encoder(ModelConfig(), flux_folder).encode_prompts([PROMPTS[0]], 12)
+    settings = EvaluationConfig(num_steps=2, guidance=SAMPLING.guidance)
+    drawn = images.draw(model, (32, 32), settings, embeddings, [replace(cell, seed=5)], torch.device("cpu"))
+    assert (seen, products.fp32_precision) == (["tf32", "tf32"], before)
+    assert torch.equal(drawn[0], picture), "an evaluation and the version that it judged draw the same"

@@ -4,7 +4,7 @@ import contextlib
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -39,6 +39,10 @@ def generate(
     height: Annotated[int | None, typer.Option(min=1, help="Pixels.")] = None,
     width: Annotated[int | None, typer.Option(min=1, help="Pixels.")] = None,
     prefix: Annotated[str | None, typer.Option(help="Control word in front of each prompt; '' for none.")] = None,
+    weights: Annotated[
+        Literal["fp32", "bf16", "int8", "nf4"] | None,
+        typer.Option(help="How weights are kept, if not as the model says: bf16 takes half of the memory of fp32."),
+    ] = None,
     num_processes: Annotated[int | None, typer.Option(min=1, help="Processes; one per GPU if not given.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Draw again what is there already.")] = False,
     stack: RegistryOption = None,
@@ -57,7 +61,7 @@ def generate(
 
     texts = read_texts(prompts)
     with console.status("finding the model"):
-        files = find_model(model, settings, registry_uri(place, stack), base).resized(height, width)
+        files = find_model(model, settings, registry_uri(place, stack), base).drawn(height, width, weights)
     for licence in find_licences(files, None):
         typer.echo(licence, err=True)
     given = {"seed": seed, "num_steps": num_steps, "guidance": guidance, "prefix": prefix}

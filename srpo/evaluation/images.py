@@ -18,7 +18,7 @@ from srpo.config import EvaluationConfig
 from srpo.generate import to_picture
 from srpo.models import Embeddings, TextToImage
 from srpo.prompts import Prompt, select
-from srpo.rollout import sample, seeded_noise
+from srpo.rollout import sample, seeded_noise, tf32
 from srpo.shards import StoredRows
 
 THUMBNAIL = 512  # pixels of the longer side
@@ -104,9 +104,10 @@ def draw(
     cells: Sequence[Cell],
     device: torch.device,
 ) -> Tensor:
-    """One image per cell (cells, 3, height, width) in [0, 1], in float32 like `srpo.generate`; size: height, width."""
+    """One image per cell (cells, 3, height, width) in [0, 1], as `srpo.generate` draws them; size: height, width."""
     chosen = select(embeddings, [cell.prompt_index for cell in cells])
     here = {name: tensor.to(device) for name, tensor in chosen.items()}
     noise = seeded_noise(model.latent_shape(*size), [cell.seed for cell in cells]).to(device)
     sigmas = model.sampling_sigmas(settings.num_steps, *size)
-    return model.decode(sample(model, here, noise, sigmas, settings.guidance))
+    with tf32():
+        return model.decode(sample(model, here, noise, sigmas, settings.guidance))
