@@ -1,5 +1,7 @@
 """What of the transformer is trained, by which optimizer, and what is kept for the backward pass."""
 
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -15,15 +17,22 @@ from srpo.config import LoraConfig, TrainConfig
 from srpo.errors import ConfigError
 
 KEPT = {
-    torch.ops.aten.mm.default,
-    torch.ops.aten.addmm.default,
-    torch.ops.aten.bmm.default,
-    torch.ops.aten._scaled_dot_product_flash_attention.default,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
-    torch.ops.aten._scaled_dot_product_efficient_attention.default,
-    torch.ops.aten._scaled_dot_product_cudnn_attention.default,
+    "aten.mm.default",
+    "aten.addmm.default",
+    "aten.bmm.default",
+    "aten._scaled_dot_product_flash_attention.default",
+    "aten._scaled_dot_product_flash_attention_for_cpu.default",
+    "aten._scaled_dot_product_efficient_attention.default",
+    "aten._scaled_dot_product_cudnn_attention.default",
+    "bitsandbytes.gemm_4bit.default",  # a layer of nf4 weights
+    "flash_attn._flash_attn_forward.default",  # of the packages flash-attn 2 and 3, and diffusers' own for the latter
+    "flash_attn_3.fwd.default",
+    "_diffusers_flash_attn_3._flash_attn_forward.default",
 }
-"""Operations whose results `selective` checkpointing keeps: nearly all of the time, a fraction of the memory."""
+"""Operations whose results `selective` checkpointing keeps: nearly all of the time, a fraction of the memory.
+
+By name, because a package defines its own when it is imported.
+"""
 
 
 def trainable(transformer: nn.Module) -> list[nn.Parameter]:
@@ -85,7 +94,7 @@ def _selectively(module: nn.Module, *arguments: Any) -> Any:
 
 
 def _policy(context: Any, operation: Any, *arguments: Any, **named: Any) -> CheckpointPolicy:
-    return CheckpointPolicy.MUST_SAVE if operation in KEPT else CheckpointPolicy.PREFER_RECOMPUTE
+    return CheckpointPolicy.MUST_SAVE if str(operation) in KEPT else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def speed_up(transformer: ModelMixin, config: TrainConfig) -> None:
