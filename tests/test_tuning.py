@@ -15,7 +15,17 @@ from srpo.config import LoraConfig, ModelConfig, RunConfig, TrainConfig
 from srpo.errors import ConfigError
 from srpo.models import load_model
 from srpo.models.flux import Flux
-from srpo.tuning import add_lora, make_optimizer, merged, save_memory, speed_up, stepping, trainable
+from srpo.tuning import (
+    add_lora,
+    check_compiler,
+    find_compiler,
+    make_optimizer,
+    merged,
+    save_memory,
+    speed_up,
+    stepping,
+    trainable,
+)
 from tests.jobs import assert_same_weights, place, run, weights_of
 
 Gradients = dict[str, torch.Tensor]
@@ -178,6 +188,33 @@ def test_an_attention_kernel_that_is_not_there_is_refused_and_one_that_is_change
         torch.testing.assert_close(model.velocity(*inputs()), model_of(flux_folder).velocity(*inputs()))
 
 
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ({"compile": True}, "train.compile"),
+        ({"optimizer": "adamw_8bit"}, "train.optimizer 'adamw_8bit'"),
+        ({"rounding": "stochastic"}, "train.rounding 'stochastic'"),
+    ],
+)
+def test_what_a_gpu_runs_compiled_is_refused_without_a_compiler(
+    setting: dict[str, object], named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    config = TrainConfig.model_validate(setting)
+    with pytest.raises(ConfigError, match=f"^{named}: on a GPU Triton compiles this, and there is no C compiler here"):
+        check_compiler(config, on_gpu=True)
+    check_compiler(config, on_gpu=False)
+    check_compiler(TrainConfig(), on_gpu=True)
+    clang = tmp_path / "clang"
+    clang.touch(mode=0o755)
+    check_compiler(config, on_gpu=True)
+    monkeypatch.setenv("CC", "nowhere")
+    assert find_compiler() is None, "Triton takes CC at its word"
+    monkeypatch.setenv("CC", str(clang))
+    assert find_compiler() == str(clang)
+
+
 @pytest.mark.slow
 def test_compiled_blocks_give_the_same_gradient_to_rounding(flux_folder: Path) -> None:
     plain, compiled = model_of(flux_folder), model_of(flux_folder)
@@ -192,6 +229,8 @@ def test_compiled_blocks_give_the_same_gradient_to_rounding(flux_folder: Path) -
 def test_an_adapter_for_a_layer_that_is_not_there_is_refused(flux_folder: Path) -> None:
     with pytest.raises(ConfigError, match="no layer named to_z"):
         add_lora(model_of(flux_folder).transformer, LoraConfig(target_modules=("to_q", "to_z")))
+    with pytest.raises(ConfigError, match=r"train\.lora\.target_modules: .*RMSNorm.* is not supported"):
+        add_lora(model_of(flux_folder).transformer, LoraConfig(target_modules=("norm_q",)))
 
 
 def with_settings(job: TrainJob, model: dict[str, object], **train: object) -> TrainJob:
