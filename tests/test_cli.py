@@ -129,7 +129,8 @@ def test_doctor_reports_machine_packages_and_stores_in_one_block(
 ) -> None:
     assert call("doctor") == 0
     facts = dict(line.strip().split(": ", 1) for line in capsys.readouterr().out.splitlines())
-    assert {"torch", "cuda", "disk", "memory", "cores", "port", "mlflow", "zenml"} <= set(facts)
+    assert {"torch", "cuda", "disk", "memory", "cores", "port", "mlflow", "zenml", "C compiler"} <= set(facts)
+    assert {"peft", "bitsandbytes", "torchao", "triton"} <= set(facts)
     assert facts["MLflow store"].startswith("ok")
     assert facts["ZenML store"].startswith("ok")
 
