@@ -220,7 +220,8 @@ def _guidance(config: RunConfig) -> str:
 
 def _reward(config: RunConfig, reward: RewardConfig) -> str:
     if found := _remote(reward.source, "reward"):
-        rewards.find_family(reward.family)
+        names = [file.path for file in survey(reward.source, "reward").files]
+        rewards.find_family(reward.family).check_architecture(reward.architecture, names)
         return found
     path = resolve(reward.source, "reward")
     rewards.check_reward(reward, path)
