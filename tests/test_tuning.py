@@ -1,6 +1,7 @@
 """What is trained, and how: adapters, quantised bases, 8-bit moments, stochastic rounding, recomputation."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from srpo.config import LoraConfig, ModelConfig, RunConfig, TrainConfig
 from srpo.errors import ConfigError
 from srpo.models import load_model
 from srpo.models.flux import Flux
+from srpo.trained_model import trained_model
 from srpo.tuning import (
     add_lora,
     check_compiler,
@@ -204,6 +206,10 @@ def test_what_a_gpu_runs_compiled_is_refused_without_a_compiler(
     config = TrainConfig.model_validate(setting)
     with pytest.raises(ConfigError, match=f"^{named}: on a GPU Triton compiles this, and there is no C compiler here"):
         check_compiler(config, on_gpu=True)
+    on_gpu: Any = SimpleNamespace(device=torch.device("cuda"))
+    model = ModelConfig(weights="bf16" if "rounding" in setting else "fp32")
+    with pytest.raises(ConfigError, match=named):  # before anything is loaded
+        trained_model(RunConfig(model=model, train=config), tmp_path / "nowhere", None, on_gpu)
     check_compiler(config, on_gpu=False)
     check_compiler(TrainConfig(), on_gpu=True)
     clang = tmp_path / "clang"
