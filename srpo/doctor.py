@@ -12,7 +12,7 @@ from pathlib import Path
 Fact = tuple[str, str]
 PACKAGES = (
     "srpo", "torch", "torchvision", "diffusers", "transformers", "accelerate", "open_clip_torch", "safetensors",
-    "zenml", "mlflow", "pydantic", "numpy", "huggingface_hub", "boto3",
+    "peft", "bitsandbytes", "torchao", "triton", "zenml", "mlflow", "pydantic", "numpy", "huggingface_hub", "boto3",
 )  # fmt: skip
 MLFLOW_PORT = 5000
 
@@ -45,6 +45,9 @@ def _torch() -> Iterator[Fact]:
     import torch
 
     yield "torch", f"{torch.__version__}, {torch.get_num_threads()} threads"
+    from srpo.tuning import find_compiler
+
+    yield "C compiler", find_compiler() or "none: a GPU cannot run what it has to compile"
     if not torch.cuda.is_available():
         yield "cuda", f"not available (torch built for CUDA {torch.version.cuda})"
         return

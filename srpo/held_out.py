@@ -61,7 +61,7 @@ class HeldOut:
         """
         mine, size = self._share(), self.config.evaluation.batch_size
         parts = [self._batch(model, mine[start : start + size]) for start in range(0, len(mine), size)]
-        images = torch.cat([images for images, _ in parts]).float().cpu()
+        images = torch.cat([images for images, _ in parts])
         num_shown = sum(index < self.config.monitor.strip_images for index in mine)
         shown: list[Tensor] = gather_object(list(images[:num_shown]))
         small: list[Tensor] = gather_object(list(_small(images)))
@@ -88,7 +88,7 @@ class HeldOut:
         return list(range(count * rank // world, count * (rank + 1) // world))
 
     def _batch(self, model: TextToImage, indices: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Images of some members of the set, and their scores on the CPU."""
+        """Images of some members of the set, and their scores, in float32 on the CPU."""
         settings, size = self.config.evaluation, (self.config.model.height, self.config.model.width)
         chosen = [self.places[index % len(self.places)] for index in indices]
         seeds = [
@@ -101,8 +101,9 @@ class HeldOut:
         with self.accelerator.autocast():
             sigmas = model.sampling_sigmas(settings.num_steps, *size)
             images = model.decode(sample(model, embeddings, noise.to(device), sigmas, settings.guidance))
-        scores = self.scorer(images.float(), [self.prompts[index] for index in chosen])
-        return images, {name: values.cpu() for name, values in scores.items()}
+        images = images.float()
+        scores = self.scorer(images, [self.prompts[index] for index in chosen])
+        return images.cpu(), {name: values.cpu() for name, values in scores.items()}
 
 
 def _small(images: Tensor) -> Tensor:

@@ -8,15 +8,17 @@ from functools import partial
 from math import ceil, prod
 from pathlib import Path, PurePosixPath
 
+import torch
+
 from srpo import models, rewards
-from srpo.config import LoraConfig, RewardConfig, RunConfig, ScoreConfig, Settings
+from srpo.config import LoraConfig, RewardConfig, RunConfig, ScoreConfig, Settings, TrainConfig
 from srpo.control_words import check_prompts, control_words
 from srpo.cost import moment_bytes, weight_bytes
 from srpo.errors import ConfigError
 from srpo.evaluation.gate import check_metrics
 from srpo.evaluation.published import check_benchmark
 from srpo.evaluation.scores import check_captions
-from srpo.hub import Part, fetched, is_remote, missing, resolve, survey
+from srpo.hub import Part, fetched, is_remote, missing, resolve, survey, without_weights
 from srpo.hub.place import store_dir
 from srpo.images.survey import describe_images, latent_bytes, texts_at_hand
 from srpo.models.layout import Shapes, folder_shapes, read_json
@@ -25,6 +27,7 @@ from srpo.prompts.encode import DTYPES
 from srpo.prompts.split import split_held_out
 from srpo.rewards.measured import check_score, find_score
 from srpo.rollout import describe
+from srpo.tuning import adapted, add_lora, check_attention, check_compiler
 
 STEPS = {
     "download": "fetch or find model and reward, hash every file",
@@ -87,6 +90,10 @@ def make_plan(
     for name, score in config.evaluation.scores.items():
         look("score", partial(_score, name, score))
     look("rollout", lambda: describe(config))
+    if config.train.lora is not None:
+        look("adapter", partial(_adapter, config, config.train.lora))
+    if "train" in steps:
+        look("update", lambda: _update(config.train))
     look("prompts", lambda: _prompts(config))
     if config.images:
         look("images", lambda: describe_images(config))
@@ -232,7 +239,8 @@ def _guidance(config: RunConfig) -> str:
 
 def _reward(config: RunConfig, reward: RewardConfig) -> str:
     if found := _remote(reward.source, "reward"):
-        rewards.find_family(reward.family)
+        names = [file.path for file in survey(reward.source, "reward").files]
+        rewards.find_family(reward.family).check_architecture(reward.architecture, names)
         return found
     path = resolve(reward.source, "reward")
     rewards.check_reward(reward, path)
@@ -248,6 +256,22 @@ def _score(name: str, score: ScoreConfig) -> str:
     places = [resolve(source, "score") for source in score.sources]
     check_score(name, score, places[0], places[1] if score.companion else None)
     return f"{name}: {score.source}: a whole {score.family} checkpoint"
+
+
+def _adapter(config: RunConfig, lora: LoraConfig) -> str:
+    """Tried on the transformer without its weights; of a model that is not here only small files are fetched."""
+    transformer = models.model_skeleton(config.model, without_weights(config.model.source, "model")).transformer
+    add_lora(transformer, lora)
+    return f"rank {lora.rank} on {len(adapted(transformer))} layers"
+
+
+def _update(train: TrainConfig) -> str:
+    """A machine with a GPU is taken for the one that trains."""
+    on_gpu = torch.cuda.is_available()
+    check_attention(train, on_gpu)
+    check_compiler(train, on_gpu)
+    parts = {"batch_size": train.batch_size, "accumulation": train.accumulation, "num_processes": train.num_processes}
+    return f"{train.images_per_update} images ({' x '.join(f'{name} {count}' for name, count in parts.items())})"
 
 
 def _prompts(config: RunConfig) -> str:

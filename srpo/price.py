@@ -5,9 +5,12 @@ from math import ceil
 from srpo import models, rewards
 from srpo.config import RunConfig, Settings
 from srpo.cost import Cost, count
+from srpo.errors import ConfigError
 from srpo.gpus import ALLOCATOR, EXPECTED, REACHABLE, find_gpu
 from srpo.hub import without_weights
 from srpo.models.shared import TextSkeleton
+from srpo.prompts import read_prompts
+from srpo.prompts.split import split_held_out
 from srpo.rewards.measured import score_bytes
 
 NUM_MODELS = 2
@@ -44,7 +47,6 @@ def predict(config: RunConfig, cost: Cost, gpu: str) -> Prediction:
     work = (cost.rollout + cost.gradient) / (device.peak * 1e12)
     image_hours = cost.held_out / (device.peak * 1e12 * EXPECTED * 3600)
     measurements = 1 + ceil(config.train.num_updates / config.monitor.every)
-    evaluation = config.evaluation
     return Prediction(
         gpu=gpu,
         memory=memory,
@@ -54,9 +56,19 @@ def predict(config: RunConfig, cost: Cost, gpu: str) -> Prediction:
         floor_per_update=work / REACHABLE,
         hours=work / EXPECTED * config.train.num_updates / 3600,
         measuring_hours=image_hours * config.monitor.num_images * measurements,
-        evaluation_hours=image_hours * evaluation.num_prompts * evaluation.seeds_per_prompt * NUM_MODELS,
+        evaluation_hours=image_hours * num_drawn(config) * config.evaluation.seeds_per_prompt * NUM_MODELS,
         forward_equivalents=cost.forward_equivalents / (config.train.batch_size * config.train.accumulation),
     )
+
+
+def num_drawn(config: RunConfig) -> int:
+    """Held-out prompts that an evaluation draws: of those that the monitor leaves, `evaluation.num_prompts` at most."""
+    try:
+        held_out = read_prompts(config.prompts.held_out, "held_out", config.prompts.max_characters)
+    except ConfigError:  # a step on another machine, which has the embeddings alone
+        return config.evaluation.num_prompts
+    _, verdict = split_held_out([prompt.category for prompt in held_out], config.monitor.share)
+    return min(len(verdict), config.evaluation.num_prompts)
 
 
 def price(config: RunConfig, gpu: str) -> Prediction:

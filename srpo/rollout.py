@@ -97,7 +97,7 @@ def describe(config: RunConfig) -> str:
     lossy = {
         f"num_steps {settings.num_steps} for {recipe.num_steps}": settings.num_steps < recipe.num_steps,
         f"solver {settings.solver} for {recipe.solver}": settings.solver != recipe.solver,
-        "precision bf16 for fp32": settings.precision == "bf16" and config.train.precision == "fp32",
+        "precision bf16 for fp32": settings.precision == "bf16",
         "merge_lora into bf16": settings.merge_lora and not into_fp32,
         f"reuse for {settings.reuse} updates": settings.reuse > 1,
     }

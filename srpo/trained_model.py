@@ -12,7 +12,7 @@ from srpo.models import TextToImage, find_family, load_model, load_without_trans
 from srpo.models.weights import adapter_file
 from srpo.sharding import shard
 from srpo.start import continue_adapter, merge_adapter
-from srpo.tuning import add_lora, save_memory, speed_up, trainable
+from srpo.tuning import add_lora, check_compiler, save_memory, speed_up, trainable
 
 
 def trained_model(
@@ -21,7 +21,9 @@ def trained_model(
     """The model on the device, and the parameters of its transformer that are trained.
 
     `base`: folder of the pipeline; `start`: what training starts from instead of its transformer, an adapter of it too.
+    ConfigError for settings that this machine cannot run.
     """
+    check_compiler(config.train, accelerator.device.type == "cuda")
     model = _load(config, base, start, accelerator.device)
     transformer, train, weights = model.transformer, config.train, start or base / "transformer"
     if train.lora is not None:

@@ -1,5 +1,7 @@
 """What of the transformer is trained, by which optimizer, and what is kept for the backward pass."""
 
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -15,15 +17,22 @@ from srpo.config import LoraConfig, TrainConfig
 from srpo.errors import ConfigError
 
 KEPT = {
-    torch.ops.aten.mm.default,
-    torch.ops.aten.addmm.default,
-    torch.ops.aten.bmm.default,
-    torch.ops.aten._scaled_dot_product_flash_attention.default,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
-    torch.ops.aten._scaled_dot_product_efficient_attention.default,
-    torch.ops.aten._scaled_dot_product_cudnn_attention.default,
+    "aten.mm.default",
+    "aten.addmm.default",
+    "aten.bmm.default",
+    "aten._scaled_dot_product_flash_attention.default",
+    "aten._scaled_dot_product_flash_attention_for_cpu.default",
+    "aten._scaled_dot_product_efficient_attention.default",
+    "aten._scaled_dot_product_cudnn_attention.default",
+    "bitsandbytes.gemm_4bit.default",  # a layer of nf4 weights
+    "flash_attn._flash_attn_forward.default",  # of the packages flash-attn 2 and 3, and diffusers' own for the latter
+    "flash_attn_3.fwd.default",
+    "_diffusers_flash_attn_3._flash_attn_forward.default",
 }
-"""Operations whose results `selective` checkpointing keeps: nearly all of the time, a fraction of the memory."""
+"""Operations whose results `selective` checkpointing keeps: nearly all of the time, a fraction of the memory.
+
+By name, because a package defines its own when it is imported.
+"""
 
 
 def trainable(transformer: nn.Module) -> list[nn.Parameter]:
@@ -39,9 +48,12 @@ def add_lora(transformer: nn.Module, lora: LoraConfig) -> None:
     if unknown := [part for part in lora.target_modules if not any(f".{name}".endswith(f".{part}") for name in names)]:
         raise ConfigError(f"train.lora.target_modules: the transformer has no layer named {', '.join(unknown)}")
     transformer.requires_grad_(False)
-    transformer.add_adapter(  # type: ignore[operator]
-        PeftConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.target_modules))
-    )
+    try:
+        transformer.add_adapter(  # type: ignore[operator]
+            PeftConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.target_modules))
+        )
+    except ValueError as error:  # a layer of another kind
+        raise ConfigError(f"train.lora.target_modules: {error}") from None
     for parameter in transformer.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -85,7 +97,7 @@ def _selectively(module: nn.Module, *arguments: Any) -> Any:
 
 
 def _policy(context: Any, operation: Any, *arguments: Any, **named: Any) -> CheckpointPolicy:
-    return CheckpointPolicy.MUST_SAVE if operation in KEPT else CheckpointPolicy.PREFER_RECOMPUTE
+    return CheckpointPolicy.MUST_SAVE if str(operation) in KEPT else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 def speed_up(transformer: ModelMixin, config: TrainConfig) -> None:
@@ -97,6 +109,42 @@ def speed_up(transformer: ModelMixin, config: TrainConfig) -> None:
             raise ConfigError(f"train.attention: {config.attention!r} cannot be used here: {error}") from None
     if config.compile:
         transformer.compile_repeated_blocks()
+
+
+def check_attention(config: TrainConfig, on_gpu: bool) -> None:
+    """ConfigError for a kernel of a name that diffusers does not know or, at the GPU, whose package is not there."""
+    from diffusers.models.attention_dispatch import AttentionBackendName, _check_attention_backend_requirements
+
+    if config.attention is None:
+        return
+    known = sorted(each.value for each in AttentionBackendName)
+    if config.attention.lower() not in known:
+        raise ConfigError(f"train.attention: no kernel named {config.attention!r}; choose from {', '.join(known)}")
+    if on_gpu:
+        try:
+            _check_attention_backend_requirements(AttentionBackendName(config.attention.lower()))
+        except RuntimeError as error:
+            raise ConfigError(f"train.attention: {config.attention!r} cannot be used here: {error}") from None
+
+
+def find_compiler() -> str | None:
+    """The C compiler that Triton builds with: CC, or else gcc or clang."""
+    named = os.environ.get("CC")
+    return shutil.which(named) if named is not None else shutil.which("gcc") or shutil.which("clang")
+
+
+def check_compiler(config: TrainConfig, on_gpu: bool) -> None:
+    """ConfigError for settings that a GPU runs compiled, torchao's optimizers among them, where nothing compiles."""
+    needs = {
+        "train.compile": config.compile,
+        "train.optimizer 'adamw_8bit'": config.optimizer == "adamw_8bit",
+        "train.rounding 'stochastic'": config.rounding == "stochastic",
+    }
+    if on_gpu and (named := [setting for setting, used in needs.items() if used]) and find_compiler() is None:
+        raise ConfigError(
+            f"{', '.join(named)}: on a GPU Triton compiles this, and there is no C compiler here (CC, gcc or clang); "
+            "install one, or do without"
+        )
 
 
 def make_optimizer(parameters: list[nn.Parameter], config: TrainConfig) -> Optimizer:

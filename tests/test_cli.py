@@ -25,6 +25,7 @@ from tests.conftest import CONFIG, SHORT
 from tests.processes import heed_ctrl_c
 
 ROOT = Path(__file__).parent.parent
+HARDWARE = CONFIG.parent / "hardware"
 SETTINGS = [argument for override in SHORT for argument in ("--set", override)]
 
 
@@ -163,7 +164,8 @@ def test_doctor_reports_machine_packages_and_stores_in_one_block(
 ) -> None:
     assert call("doctor") == 0
     facts = dict(line.strip().split(": ", 1) for line in capsys.readouterr().out.splitlines())
-    assert {"torch", "cuda", "disk", "memory", "cores", "port", "mlflow", "zenml"} <= set(facts)
+    assert {"torch", "cuda", "disk", "memory", "cores", "port", "mlflow", "zenml", "C compiler"} <= set(facts)
+    assert {"peft", "bitsandbytes", "torchao", "triton"} <= set(facts)
     assert facts["MLflow store"].startswith("ok")
     assert facts["ZenML store"].startswith("ok")
 
@@ -324,14 +326,20 @@ def test_a_plan_on_a_gpu_says_what_it_takes(place: Place, capsys: pytest.Capture
     assert "fits" in shown
 
 
+@pytest.mark.parametrize("preset", [[], ["--config", str(HARDWARE / "80gb.yaml"), "--set", "train.lora={rank: 64}"]])
 def test_a_preset_that_fits_is_named_where_the_run_does_not(
-    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    preset: list[str], place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a card of 30 MiB, too small for fp32 weights and moments of the Shapes model."""
+    """On a card of 30 MiB, too small for fp32 weights and moments of the Shapes model.
+
+    A preset that does not fit gives way to another; one that does not go with a setting (141gb, with an adapter) is
+    passed over.
+    """
     from srpo import gpus
 
     monkeypatch.setitem(gpus.GPUS, "tiny", gpus.Gpu(30 / 1024, 1.0))
-    assert call("plan", "--config", str(CONFIG), *SETTINGS, "--set", "train.batch_size=1", "--gpu", "tiny") == 0
+    settings = [*SETTINGS, "--set", "train.batch_size=1"]
+    assert call("plan", "--config", str(CONFIG), *preset, *settings, "--gpu", "tiny") == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "does not fit" in shown
     assert "hardware/48gb.yaml takes" in shown  # the largest that fits: an adapter, nothing kept for backward

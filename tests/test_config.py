@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from srpo.config import RunConfig, load_config, parse_config
 from srpo.errors import ConfigError
@@ -138,3 +139,9 @@ def test_only_bounded_scores_are_watched_in_training() -> None:
     bounds = [{"metric": "relative/first", "min_change": 0}, {"metric": "clipped", "max_change": 0.1}]
     data = {"monitor": {"bounds": bounds}, "evaluation": {"scores": {"first": score, "second": score}}}
     assert list(RunConfig.model_validate(data).watched_scores) == ["first"]
+
+
+def test_rollouts_in_the_precision_of_training_anyway_are_refused() -> None:
+    with pytest.raises(ValidationError, match=r"rollout\.precision 'bf16' does nothing, because train\.precision is"):
+        RunConfig.model_validate({"rollout": {"precision": "bf16"}})
+    RunConfig.model_validate({"rollout": {"precision": "bf16"}, "train": {"precision": "fp32"}})

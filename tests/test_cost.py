@@ -15,7 +15,7 @@ from srpo.gpus import ALLOCATOR
 from srpo.hub import resolve
 from srpo.models import load_model, load_text_encoder, model_skeleton, text_skeleton
 from srpo.models.weights import in_blocks
-from srpo.price import predict, price
+from srpo.price import num_drawn, predict, price
 from srpo.prompts.encode import BATCH
 from srpo.rewards import load_reward, reward_skeleton
 from srpo.rewards.measured import score_bytes
@@ -199,6 +199,17 @@ def test_held_out_scores_lie_beside_the_run(hps_folder: Path) -> None:
     ):
         predicted = price(config_of(*size, *settings), "4090").memory
         assert predicted / ALLOCATOR * 2**30 == pytest.approx(needed)
+
+
+def test_an_evaluation_is_predicted_for_the_prompts_that_it_draws() -> None:
+    """The world holds out 30, half of them for the monitor here; a file that lies elsewhere is taken to hold enough."""
+    config = config_of("evaluation.num_prompts=200", "monitor.share=0.5")
+    few, many = (config_of(f"evaluation.num_prompts={count}", "monitor.share=0.5") for count in (10, 15))
+    absent = config_of("evaluation.num_prompts=200", "prompts.held_out=/nowhere.txt")
+    assert [num_drawn(each) for each in (few, many, config, absent)] == [10, 15, 15, 200]
+    cost = cost_of()
+    hours = [predict(each, cost, "4090").evaluation_hours for each in (few, many, config)]
+    assert hours[2] == hours[1] == pytest.approx(1.5 * hours[0])
 
 
 def test_a_gpu_is_predicted_to_hold_the_run_or_not() -> None:

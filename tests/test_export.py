@@ -2,9 +2,11 @@
 
 import json
 import shutil
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import boto3
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 from diffusers import FluxPipeline
 from mlflow import MlflowClient
 from moto.server import ThreadedMotoServer
+from peft import LoraConfig as PeftConfig
 from PIL import Image
 
 import run_pipeline
@@ -151,6 +154,52 @@ def test_a_version_whose_run_has_no_report_is_exported_without_one(
         run_pipeline.main(["export", f"models:/{made.name}/{version}", "--to", str(out)])
     assert not ended.value.code
     assert "held-out prompts" not in (out / "README.md").read_text()
+
+
+def test_pictures_that_cannot_be_drawn_take_no_weights_with_them(
+    files: ModelFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> Iterator[Path]:
+        (tmp_path / "started").touch()
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr("srpo.export.write_pictures", fail)
+    with pytest.warns(UserWarning, match="the weights are exported without pictures, whose drawing failed: no room"):
+        export(files, str(tmp_path / "out"), "transformer", [], prompts=[PROMPT])
+    assert (tmp_path / "started").exists()
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"README.md", "config.json", "diffusion_pytorch_model.safetensors", "workflow.json"}
+    assert "pictures" not in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_an_empty_prompt_asks_for_no_pictures(finished: Outcome, place: Place, tmp_path: Path) -> None:
+    assert finished.registered
+    version = f"models:/{finished.registered.name}/{finished.registered.version}"
+    with pytest.raises(SystemExit) as ended:
+        run_pipeline.main(["export", version, "--to", str(tmp_path / "out"), "--prompts", ""])
+    assert not ended.value.code
+    assert not (tmp_path / "out" / "pictures").exists()
+
+
+def test_a_merged_transformer_is_gone_before_the_next_model_is_loaded(
+    files: ModelFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merged = []
+
+    def load(*arguments: Any) -> Any:
+        model = load_model(*arguments)
+        model.transformer.add_adapter(PeftConfig(target_modules=["to_q"]))
+        merged.append(weakref.ref(model.transformer))
+        return model
+
+    def write(*_: object) -> None:
+        assert merged and merged[0]() is None
+
+    monkeypatch.setattr("srpo.export.load_model", load)
+    monkeypatch.setattr("srpo.export.adapter_file", lambda _: Path("adapter"))
+    monkeypatch.setattr("srpo.export.write_bf16", write)
+    export(files, str(tmp_path / "out"), "transformer", [])
+    assert merged
 
 
 def test_a_disk_that_is_too_small_is_told_before_the_work(

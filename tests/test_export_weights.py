@@ -9,7 +9,7 @@ from diffusers.loaders.single_file_utils import convert_flux_transformer_checkpo
 from safetensors.torch import load_file
 
 from srpo.export.names import original_tensors
-from srpo.export.weights import FP8, MARKER, dequantise, quantise, read_transformer, write_bf16, write_fp8
+from srpo.export.weights import FP8, MARKER, StoredTensors, dequantise, quantise, write_bf16, write_fp8
 
 
 def test_diffusers_own_conversion_undoes_the_renaming() -> None:
@@ -58,7 +58,7 @@ def test_scaled_fp8_holds_matrices_with_scales_and_the_rest_in_bf16(flux_folder:
     tensors = load_file(tmp_path / "fp8.safetensors")
     marker = tensors.pop(MARKER)
     assert (marker.dtype, marker.numel()) == (FP8, 0)
-    originals = dict(original_tensors(read_transformer(flux_folder / "transformer")))
+    originals = dict(original_tensors(StoredTensors(flux_folder / "transformer")))
     difference = norm = 0.0
     for name, original in originals.items():
         if original.ndim == 2:

@@ -37,6 +37,8 @@ def test_a_good_run_lists_what_was_checked(tmp_path: Path) -> None:
         ("rewards={second: {source: 'builtin:shapes', architecture: ViT-Z}}", "no model named 'ViT-Z'"),
         ("evaluation.wanted=relative/second", "evaluation.wanted: no metric named 'relative/second'"),
         ("prompts.train=/nowhere.txt", "/nowhere.txt"),
+        ("train.lora={target_modules: [to_q, to_z]}", r"train\.lora\.target_modules: .* no layer named to_z"),
+        ("train.attention=flush", r"train\.attention: no kernel named 'flush'; choose from .*native"),
         ("rollout.guidance=null", "rollout.guidance: the model in .* takes a guidance"),
         ("evaluation.wanted=beauty", "evaluation.wanted: no metric named 'beauty'"),
         ("monitor.bounds=[{metric: truth, min_change: 0}]", "monitor.bounds: no metric named 'truth'"),
@@ -51,6 +53,32 @@ def test_a_good_run_lists_what_was_checked(tmp_path: Path) -> None:
 def test_bad_input_is_refused_by_name(override: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         make_plan(load_config(CONFIG, (*SHORT, override)), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("train.compile=true", r"train\.compile: on a GPU Triton compiles this, and there is no C compiler here"),
+        ("train.attention=flash", r"train\.attention: 'flash' cannot be used here: .*missing package"),
+    ],
+)
+def test_where_the_gpu_is_what_training_lacks_there_is_known(
+    setting: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(CONFIG, (*SHORT, setting))
+    make_plan(config, tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setenv("CC", "nowhere")
+    make_plan(config, tmp_path, ("evaluate",))
+    with pytest.raises(ConfigError, match=message):
+        make_plan(config, tmp_path)
+
+
+def test_an_update_and_an_adapter_are_spelt_out(tmp_path: Path) -> None:
+    settings = ("train.batch_size=2", "train.accumulation=3", "train.lora={rank: 4}")
+    found = {check.subject: check.finding for check in make_plan(load_config(CONFIG, settings), tmp_path).checks}
+    assert found["update"] == "6 images (batch_size 2 x accumulation 3 x num_processes 1)"
+    assert found["adapter"] == "rank 4 on 28 layers"
 
 
 def test_every_reward_is_checked_and_measured(tmp_path: Path) -> None:

@@ -127,7 +127,6 @@ def test_the_solver_is_the_configs(job: TrainJob, tmp_path: Path, collect: Colle
             {"rollout": {"merge_lora": True}, "model": {"weights": "bf16"}, "train": {"lora": {}}},
             "25 evaluations per image and update; lossy: merge_lora into bf16",
         ),
-        ({"rollout": {"precision": "bf16"}}, "25 evaluations per image and update"),
     ],
 )
 def test_a_plan_says_what_is_exact_and_what_is_lossy(settings: dict[str, Any], finding: str) -> None:

@@ -1,11 +1,14 @@
 """What is trained, and how: adapters, quantised bases, 8-bit moments, stochastic rounding, recomputation."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from diffusers import FluxPipeline
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from srpo.artifacts import TrainJob
@@ -13,7 +16,18 @@ from srpo.config import LoraConfig, ModelConfig, RunConfig, TrainConfig
 from srpo.errors import ConfigError
 from srpo.models import load_model
 from srpo.models.flux import Flux
-from srpo.tuning import add_lora, make_optimizer, merged, save_memory, speed_up, stepping, trainable
+from srpo.trained_model import trained_model
+from srpo.tuning import (
+    add_lora,
+    check_compiler,
+    find_compiler,
+    make_optimizer,
+    merged,
+    save_memory,
+    speed_up,
+    stepping,
+    trainable,
+)
 from tests.jobs import assert_same_weights, place, run, weights_of
 
 Gradients = dict[str, torch.Tensor]
@@ -141,14 +155,29 @@ def test_recomputation_changes_no_gradient(flux_folder: Path, kept: str) -> None
     assert all(torch.equal(expected[name], got[name]) for name in expected)
 
 
-def test_selective_recomputation_runs_no_matmul_twice(flux_folder: Path) -> None:
+class Products(TorchDispatchMode):
+    """Counts matrix products, those with 4-bit weights too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+        self.count += str(operation).partition(".")[2] in ("mm.default", "addmm.default", "gemm_4bit.default")
+        return operation(*arguments, **(named or {}))
+
+
+@pytest.mark.parametrize("weights", ["fp32", "nf4"])
+def test_selective_recomputation_runs_no_matmul_twice(flux_folder: Path, weights: str) -> None:
     work = {}
     for kept in ("none", "selective", "full"):
-        model = model_of(flux_folder)
+        model = model_of(flux_folder, weights=weights)
+        if weights == "nf4":
+            add_lora(model.transformer, LORA)
         save_memory(model.transformer, model.vae, TrainConfig(gradient_checkpointing=kept))
-        with FlopCounterMode(display=False) as counter:
+        with Products() as products:
             gradients(model)
-        work[kept] = counter.get_total_flops()
+        work[kept] = products.count
     assert work["none"] == work["selective"] < work["full"]
 
 
@@ -159,6 +188,37 @@ def test_an_attention_kernel_that_is_not_there_is_refused_and_one_that_is_change
     speed_up(model.transformer, TrainConfig(attention="_native_math"))
     with torch.no_grad():
         torch.testing.assert_close(model.velocity(*inputs()), model_of(flux_folder).velocity(*inputs()))
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ({"compile": True}, "train.compile"),
+        ({"optimizer": "adamw_8bit"}, "train.optimizer 'adamw_8bit'"),
+        ({"rounding": "stochastic"}, "train.rounding 'stochastic'"),
+    ],
+)
+def test_what_a_gpu_runs_compiled_is_refused_without_a_compiler(
+    setting: dict[str, object], named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    config = TrainConfig.model_validate(setting)
+    with pytest.raises(ConfigError, match=f"^{named}: on a GPU Triton compiles this, and there is no C compiler here"):
+        check_compiler(config, on_gpu=True)
+    on_gpu: Any = SimpleNamespace(device=torch.device("cuda"))
+    model = ModelConfig(weights="bf16" if "rounding" in setting else "fp32")
+    with pytest.raises(ConfigError, match=named):  # before anything is loaded
+        trained_model(RunConfig(model=model, train=config), tmp_path / "nowhere", None, on_gpu)
+    check_compiler(config, on_gpu=False)
+    check_compiler(TrainConfig(), on_gpu=True)
+    clang = tmp_path / "clang"
+    clang.touch(mode=0o755)
+    check_compiler(config, on_gpu=True)
+    monkeypatch.setenv("CC", "nowhere")
+    assert find_compiler() is None, "Triton takes CC at its word"
+    monkeypatch.setenv("CC", str(clang))
+    assert find_compiler() == str(clang)
 
 
 @pytest.mark.slow
@@ -175,6 +235,8 @@ def test_compiled_blocks_give_the_same_gradient_to_rounding(flux_folder: Path) -
 def test_an_adapter_for_a_layer_that_is_not_there_is_refused(flux_folder: Path) -> None:
     with pytest.raises(ConfigError, match="no layer named to_z"):
         add_lora(model_of(flux_folder).transformer, LoraConfig(target_modules=("to_q", "to_z")))
+    with pytest.raises(ConfigError, match=r"train\.lora\.target_modules: .*RMSNorm.* is not supported"):
+        add_lora(model_of(flux_folder).transformer, LoraConfig(target_modules=("norm_q",)))
 
 
 def with_settings(job: TrainJob, model: dict[str, object], **train: object) -> TrainJob:
@@ -254,6 +316,7 @@ def test_an_adapter_is_merged_only_where_it_can_be(
         ({}, {"gather": "each_update"}, "gather 'each_update' acts on slices"),
         ({}, {"reduce": "each_update"}, "reduce 'each_update' acts on slices"),
         ({}, {"sharding": "fsdp2", "num_processes": 2, "lora": {}}, "fit without it"),
+        ({}, {"compile": True, "gradient_checkpointing": "selective"}, "keeps nothing of compiled blocks"),
     ],
 )
 def test_what_cannot_learn_is_refused(model: dict[str, object], train: dict[str, object], message: str) -> None:

@@ -39,7 +39,8 @@ def export(
     prompts: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE_OR_TEXT", help="Pictures of the card; two held-out prompts of the run if not given."
+            metavar="FILE_OR_TEXT",
+            help="Pictures of the card; '' for none, two held-out prompts of the run if not given.",
         ),
     ] = None,
     stack: RegistryOption = None,
@@ -61,8 +62,11 @@ def export(
     licences = find_licences(files, report)
     for licence in licences:
         console.print(str(licence), soft_wrap=True)
-    drawn = [image.prompt for image in report.images] if report else []
-    texts = read_texts(prompts) if prompts else list(dict.fromkeys(drawn))[:2]
+    if prompts is None:
+        drawn = [image.prompt for image in report.images] if report else []
+        texts = list(dict.fromkeys(drawn))[:2]
+    else:
+        texts = read_texts(prompts) if prompts else []
     with console.status("exporting"):
         export_model(files, to, form, licences, report, texts)  # type: ignore[arg-type]
     typer.echo(to)

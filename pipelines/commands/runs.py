@@ -162,12 +162,16 @@ def job(
 
 
 def _preset_that_fits(config: list[Path] | None, set_: list[str] | None, gpu: str) -> "tuple[Path, Prediction] | None":
-    """The largest hardware preset that lets the run fit, with what it would then take."""
+    """The largest hardware preset that lets the run fit, instead of one that it has, with what it would then take."""
     from srpo.price import price_if_it_fits
 
     sizes = {int(path.stem.removesuffix("gb")): path for path in HARDWARE.glob("*gb.yaml") if "x" not in path.stem}
+    own = [path for path in config or [DEFAULT_CONFIG] if not path.resolve().is_relative_to(HARDWARE)]
     for _, preset in sorted(sizes.items(), reverse=True):
-        settings = load([*(config or [DEFAULT_CONFIG]), preset], tuple(set_ or ()))
+        try:
+            settings = load([*(own or [DEFAULT_CONFIG]), preset], tuple(set_ or ()))
+        except ConfigError:  # it does not go with what --set or another file says
+            continue
         if prediction := price_if_it_fits(settings, gpu):
             return preset, prediction
     return None

@@ -195,6 +195,16 @@ class RunConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def rollouts_are_rounded_once(self) -> Self:
+        """Training in bf16 rolls out in bf16 anyway."""
+        if self.rollout.precision == self.train.precision:
+            raise ValueError(
+                f"rollout.precision {self.rollout.precision!r} does nothing, because train.precision is the same; "
+                "leave it out, or set train.precision to 'fp32'"
+            )
+        return self
+
+    @model_validator(mode="after")
     def an_adapter_can_be_merged(self) -> Self:
         """There is one, and weights that a small change can be added to."""
         if not self.rollout.merge_lora:

@@ -105,6 +105,16 @@ class TrainConfig(Settings):
         return self
 
     @model_validator(mode="after")
+    def what_is_kept_is_seen(self) -> Self:
+        """Selective checkpointing sees a compiled block's products under names that it does not keep."""
+        if self.compile and self.gradient_checkpointing == "selective":
+            raise ValueError(
+                "gradient_checkpointing 'selective' keeps nothing of compiled blocks, so that it computes all of them "
+                "again; set compile to false, or gradient_checkpointing to 'full' or 'none'"
+            )
+        return self
+
+    @model_validator(mode="after")
     def warmup_is_read(self) -> Self:
         """A warm-up under a schedule that has none would be ignored."""
         if self.schedule == "constant" and self.num_warmup_updates:

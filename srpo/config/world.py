@@ -37,7 +37,8 @@ class RewardConfig(Settings):
     """Where the checkpoint lies: a file, a folder, hf://owner/name[@revision][/file], s3://...; `builtin:shapes`, or
     `builtin:shapes-biased`, which likes saturated pictures whatever the text says."""
     architecture: str = "ViT-H-14"
-    """For `hps`: an open_clip model name, or the path of an open_clip model JSON."""
+    """For `hps`: an open_clip model name, or the path of an open_clip model JSON: beside the checkpoint, or else in the
+    folder where the run is started."""
 
 
 class PromptsConfig(Settings):

@@ -3,10 +3,12 @@
 Beside the weights: `README.md` (the card), `workflow.json` and `workflow.png` for ComfyUI, pictures of both models.
 """
 
+import gc
 import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
@@ -31,6 +33,7 @@ from srpo.models.weights import ADAPTER, adapter_file
 from srpo.pictures import facts_of, save_png, write_pictures
 
 Form = Literal["transformer", "lora", "fp8", "folder"]
+PICTURES = "pictures"
 BYTES_PER_VALUE: dict[Form, int] = {"transformer": 2, "fp8": 1, "folder": 0, "lora": 0}
 """Of the transformer, that are written anew; the others are linked."""
 
@@ -46,7 +49,8 @@ def export(
     """Write the model to a folder, `s3://bucket/prefix` or `hf://owner/name`; it appears there whole, or its card last.
 
     `report`: the evaluation of the run, for the card. `prompts`: what base and model draw for it; they are loaded only
-    if there are any. ConfigError, before any work, if the model is not whole or the target cannot take it.
+    if there are any, and left out with a warning if that fails. ConfigError, before any work, if the model is not whole
+    or the target cannot take it.
     """
     check_model(files.model, files.base)
     adapter = adapter_file(files.transformer)
@@ -75,8 +79,10 @@ def _fill(
     error = _write_weights(files, form, folder)
     name = WEIGHTS if form != "fp8" else f"{name_of(files)}-fp8.safetensors"
     drawn_by_comfy = form != "lora" and files.model.family == "flux"
-    _write_pictures(files, prompts, name if drawn_by_comfy else None, folder)
-    card = render_card(files, form, licences, report, prompts, error)
+    drawn = _draw(files, prompts, folder / PICTURES)
+    if drawn_by_comfy:
+        _write_workflow(files, drawn, name, folder)
+    card = render_card(files, form, licences, report, drawn, error)
     write_atomic(folder / "README.md", card)
 
 
@@ -104,12 +110,17 @@ def _merged(files: ModelFiles, merge: bool, scratch: Path) -> Iterator[ModelFile
         yield files
         return
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        exact = files.model.model_copy(update={"weights": "fp32"})
-        transformer = load_model(exact, files.base, files.transformer).transformer
-        transformer.fuse_lora()
-        transformer.unload_lora()
-        transformer.save_pretrained(folder)
+        _merge(files, Path(folder))
+        gc.collect()  # a model's parts know each other, and what comes next needs its memory
         yield files.model_copy(update={"transformer": Path(folder)})
+
+
+def _merge(files: ModelFiles, folder: Path) -> None:
+    exact = files.model.model_copy(update={"weights": "fp32"})
+    transformer = load_model(exact, files.base, files.transformer).transformer
+    transformer.fuse_lora()
+    transformer.unload_lora()
+    transformer.save_pretrained(folder)
 
 
 def _write_weights(files: ModelFiles, form: Form, folder: Path) -> Fp8Error | None:
@@ -147,23 +158,31 @@ def _link(source: Path, target: Path) -> None:
             shutil.copyfile(source, target)
 
 
-def _write_pictures(files: ModelFiles, prompts: Sequence[str], weights_name: str | None, folder: Path) -> None:
-    """Before and after, and the graph that draws the first one in ComfyUI from the weights of that name, if any."""
-    pictures = folder / "pictures"
-    if prompts:
+def _draw(files: ModelFiles, prompts: Sequence[str], pictures: Path) -> Sequence[str]:
+    """Before and after; the prompts, or none of them where that fails: the weights are there, and are worth more."""
+    if not prompts:
+        return prompts
+    try:
         base = snapshot(files.base / "transformer", str(files.base))
         before = files.model_copy(
             update={"transformer": None, "reference": str(files.base), "transformer_sha256": base.sha256}
         )
         list(write_pictures(before, prompts, pictures / "before"))
         list(write_pictures(files, prompts, pictures / "after"))
-    if weights_name is None:
-        return
+    except Exception as error:
+        shutil.rmtree(pictures, ignore_errors=True)
+        warnings.warn(f"the weights are exported without pictures, whose drawing failed: {error}", stacklevel=2)
+        return ()
+    return prompts
+
+
+def _write_workflow(files: ModelFiles, prompts: Sequence[str], weights_name: str, folder: Path) -> None:
+    """The graph that draws the first picture in ComfyUI from the weights of that name, and in that picture's file."""
     seed = files.sampling.seed
     graph = text_to_image(files, prompts[0] if prompts else "a photograph", seed, weights_name)
     workflow = json.dumps(as_workflow(graph))
     write_atomic(folder / "workflow.json", workflow)
     if prompts:
-        with Image.open(pictures / "after" / "0000.png") as picture:
+        with Image.open(folder / PICTURES / "after" / "0000.png") as picture:
             facts = facts_of(files, prompts[0], seed) | {"prompt": json.dumps(graph), "workflow": workflow}
             save_png(picture, facts, folder / "workflow.png")

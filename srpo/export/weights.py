@@ -5,6 +5,7 @@ smallest normal number, 2^-6. The scale puts a matrix's largest entry at the for
 """
 
 import shutil
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from srpo.export.names import original_tensors
-from srpo.models.layout import weight_files
+from srpo.models.layout import file_shapes, weight_files
 
 FP8 = torch.float8_e4m3fn
 FP8_MAX = torch.finfo(FP8).max
@@ -33,19 +34,32 @@ class Fp8Error:
     worst_name: str
 
 
-def read_transformer(path: Path) -> dict[str, Tensor]:
-    """All tensors of a transformer: one file, or a folder with one or several."""
-    tensors: dict[str, Tensor] = {}
-    for file in [path] if path.is_file() else weight_files(path):
-        with safe_open(file, framework="pt") as opened:
-            tensors |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    return tensors
+class StoredTensors(Mapping[str, Tensor]):
+    """The tensors of a transformer, one file or a folder with one or several; each is read when it is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        files = [path] if path.is_file() else weight_files(path)
+        self._files = {name: file for file in files for name in file_shapes(file)}
+
+    def __getitem__(self, name: str) -> Tensor:
+        with safe_open(self._files[name], framework="pt") as opened:
+            tensor: Tensor = opened.get_tensor(name)
+        return tensor
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._files
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
 
 
 def write_bf16(transformer: Path, config: Path, folder: Path) -> None:
     """One bf16 file and its config.json: a transformer for FluxPipeline, and for ComfyUI's `diffusion_models/`."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.to(torch.bfloat16) for name, tensor in read_transformer(transformer).items()}
+    tensors = {name: tensor.to(torch.bfloat16) for name, tensor in StoredTensors(transformer).items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     shutil.copyfile(config, folder / CONFIG)
 
@@ -54,7 +68,7 @@ def write_fp8(transformer: Path, file: Path) -> Fp8Error:
     """ComfyUI's scaled fp8: matrices in float8 with `<layer>.scale_weight`, the rest in bf16, and the marker."""
     tensors: dict[str, Tensor] = {MARKER: torch.empty(0, dtype=FP8)}
     errors: dict[str, tuple[float, float]] = {}
-    for name, tensor in original_tensors(read_transformer(transformer)):
+    for name, tensor in original_tensors(StoredTensors(transformer)):
         if tensor.ndim != 2:
             tensors[name] = tensor.to(torch.bfloat16)
             continue

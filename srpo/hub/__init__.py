@@ -49,7 +49,10 @@ def resolve(source: str, part: Part) -> Path:
     if is_remote(source):
         _origin(source, part)
         if (listing := fetched(source)) is None:
-            raise ConfigError(f"{part}.source: {source} is not in the store yet; `run --until download` fetches it")
+            raise ConfigError(
+                f"{part}.source: {source} is not in the store yet; fetch it with `run --config FILE --until download`, "
+                "FILE being the run file that names it"
+            )
         return Store().tree(listing).path
     path = Path(source).expanduser().resolve()
     if not path.exists():

@@ -40,5 +40,5 @@ class DirectAlign(Plain):
             weight = discount(self.settings.discount_shift, levels.index, self.grid.num_levels)
             with self.autocast():
                 images = recover(self.model, rollout, [step], self.config.align.guidance)
-                injection = self.loss(images, rollout, step, weight, index)
-            yield injection
+                loss, scores = self.loss(images, rollout, step, weight, injection=index)
+            yield loss, scores

@@ -59,6 +59,6 @@ class DraftLv(Plain):
                 x = add_noise(x0, seeded_noise(x.shape[1:], seeds.tolist()).to(x0), sigma)
             with self.autocast():
                 x0_hat = self.finish(x, sigma, rollout)
-                injection = self.loss(self.model.decode(x0_hat), rollout, step, injection=index)
+                loss, scores = self.loss(self.model.decode(x0_hat), rollout, step, injection=index)
             x0 = x0_hat.detach() if x0 is None else x0
-            yield injection
+            yield loss, scores

@@ -60,5 +60,5 @@ class Refl(Plain):
         sigma = self.schedule[positions[0]].to(rollout.x0.device)
         with self.autocast():
             images = self.model.decode(self.finish(rollout.x0, sigma, rollout))
-            injection = self.loss(images, rollout, Step("refl", sigma, torch.zeros_like(sigma)))
-        yield injection
+            loss, scores = self.loss(images, rollout, Step("refl", sigma, torch.zeros_like(sigma)))
+        yield loss, scores

@@ -37,7 +37,7 @@ class Srpo(Method):
                 branches, *own = ([every[i] for i in group] for every in asked)
                 added = [Asked(criterion, theirs) for criterion, theirs in zip(others, own, strict=True)]
                 with self.autocast():
-                    injection = objective(
+                    loss, scores = objective(
                         self.model,
                         first.reward,
                         rollout,
@@ -46,9 +46,9 @@ class Srpo(Method):
                         align.guidance,
                         first.preference,
                         added,
-                        index,
+                        injection=index,
                     )
-                yield injection
+                yield loss, scores
 
     def _branches(
         self, criterion: Criterion, words: ControlWords, row: Tensor, rollout: Rollout, update: int

@@ -107,18 +107,18 @@ class Flux(FluxVae):
         tokens = embeddings["prompt_embeds"]
         if self.guided and guidance is None:
             raise ConfigError("this FLUX takes a guidance (1 to 5, usually 3.5); got null")
-        self._timestep.value = 1000 * sigma.to(x)
         dtype = self.transformer.dtype
-        output = self.transformer(
-            hidden_states=pack(x).to(dtype),
-            timestep=sigma.to(x),
-            guidance=torch.as_tensor(guidance, device=x.device).expand(batch) if self.guided else None,
-            pooled_projections=embeddings["pooled_prompt_embeds"].to(dtype),
-            encoder_hidden_states=tokens.to(dtype),
-            txt_ids=torch.zeros(tokens.shape[1], 3, device=x.device, dtype=x.dtype),
-            img_ids=image_ids(height, width, x),
-            return_dict=False,
-        )[0]
+        with self._timestep.set_to(1000 * sigma.to(x)):
+            output = self.transformer(
+                hidden_states=pack(x).to(dtype),
+                timestep=sigma.to(x),
+                guidance=torch.as_tensor(guidance, device=x.device).expand(batch) if self.guided else None,
+                pooled_projections=embeddings["pooled_prompt_embeds"].to(dtype),
+                encoder_hidden_states=tokens.to(dtype),
+                txt_ids=torch.zeros(tokens.shape[1], 3, device=x.device, dtype=x.dtype),
+                img_ids=image_ids(height, width, x),
+                return_dict=False,
+            )[0]
         return unpack(output.to(x.dtype), height, width)
 
     def blank_embeddings(self, batch: int, max_sequence_length: int) -> dict[str, Tensor]:

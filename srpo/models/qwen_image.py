@@ -138,16 +138,16 @@ class QwenImage(QwenImageVae):
     def _forward(self, x: Tensor, sigma: Tensor, prompts: Tensor, mask: Tensor | None) -> Tensor:
         """The velocity of packed latents (batch, tokens, 4c)."""
         batch, _, height, width = x.shape
-        self._timestep.value = sigma.to(x)
         dtype = self.transformer.dtype
-        output = self.transformer(
-            hidden_states=pack(x).to(dtype),
-            timestep=sigma.to(x),
-            encoder_hidden_states=prompts.to(dtype),
-            encoder_hidden_states_mask=mask,
-            img_shapes=[[(1, height // 2, width // 2)]] * batch,
-            return_dict=False,
-        )[0]
+        with self._timestep.set_to(sigma.to(x)):
+            output = self.transformer(
+                hidden_states=pack(x).to(dtype),
+                timestep=sigma.to(x),
+                encoder_hidden_states=prompts.to(dtype),
+                encoder_hidden_states_mask=mask,
+                img_shapes=[[(1, height // 2, width // 2)]] * batch,
+                return_dict=False,
+            )[0]
         return output.to(x.dtype)
 
     def blank_embeddings(self, batch: int, max_sequence_length: int) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """What FLUX and Qwen-Image have in common: 2x2 patches as tokens, the folder's own schedule, an exact timestep."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,6 +71,15 @@ class ExactTimestep:
     def __init__(self, time_embedding: torch.nn.Module) -> None:
         self.value: Tensor | None = None
         time_embedding.register_forward_pre_hook(self._replace)
+
+    @contextmanager
+    def set_to(self, value: Tensor) -> Iterator[None]:
+        """For a forward inside; outside of it the transformer is any pipeline's."""
+        self.value = value
+        try:
+            yield
+        finally:
+            self.value = None
 
     def _replace(self, module: torch.nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         return None if self.value is None else (self.value, *arguments[1:])

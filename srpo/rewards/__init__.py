@@ -1,6 +1,6 @@
 """Rewards: frozen functions of images and texts, one file per family."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -39,10 +39,12 @@ class Family:
     """(place of the checkpoint, architecture) -> the reward on the meta device."""
     reads_text: Callable[[Path], bool] = lambda path: True
     """checkpoint -> whether its scores depend on the text."""
+    check_architecture: Callable[[str, Collection[str]], None] = lambda architecture, beside: None
+    """(architecture, names of the files that will be there) -> what is wrong, while the checkpoint is elsewhere."""
 
 
 REWARDS: dict[str, Family] = {
-    "hps": Family(hps.load, hps.check, hps.skeleton),
+    "hps": Family(hps.load, hps.check, hps.skeleton, check_architecture=hps.check_architecture),
     "clip": Family(clip.load, clip.check, clip.skeleton),
     "head": Family(head.load, head.check, head.skeleton, head.reads_text),
 }

@@ -5,7 +5,7 @@ work too: by name, or by the path of an open_clip model JSON.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from srpo.errors import ConfigError
 from srpo.models.layout import compare_shapes
 from srpo.rewards.dual_encoder import DualEncoderReward
 from srpo.rewards.state_dict import read_state_dict, state_dict_shapes
+
+NO_FILE = "reward.architecture: no file {file} in {places}; give an open_clip model name, or the path of its JSON"
 
 
 def load(path: Path, architecture: str) -> DualEncoderReward:
@@ -82,18 +84,31 @@ def _checkpoint(path: Path) -> Path:
     return found[0]
 
 
-def _settings(checkpoint: Path, architecture: str) -> dict[str, Any]:
-    """The open_clip model settings by name, or by a JSON file (relative paths: beside the checkpoint)."""
+def check_architecture(architecture: str, beside: Collection[str]) -> None:
+    """What can be said of it while the checkpoint is elsewhere; `beside`: names of what will lie in its folder."""
     if not architecture.endswith(".json"):
-        settings = open_clip.get_model_config(architecture)
-        if settings is None:
-            raise ConfigError(
-                f"reward.architecture: open_clip has no model named {architecture!r}; see its list_models()"
-            )
+        _named(architecture)
+    elif architecture not in beside and not Path(architecture).is_file():
+        raise ConfigError(NO_FILE.format(file=architecture, places=f"{Path.cwd()}, nor beside the checkpoint"))
+
+
+def _named(architecture: str) -> dict[str, Any]:
+    """The settings of one of open_clip's own models."""
+    settings: dict[str, Any] | None = open_clip.get_model_config(architecture)
+    if settings is None:
+        raise ConfigError(f"reward.architecture: open_clip has no model named {architecture!r}; see its list_models()")
+    return settings
+
+
+def _settings(checkpoint: Path, architecture: str) -> dict[str, Any]:
+    """The open_clip model settings by name, or by a JSON file (relative paths: beside the checkpoint, or from here)."""
+    if not architecture.endswith(".json"):
+        settings = _named(architecture)
     else:
-        path = checkpoint.parent / architecture
-        if not path.is_file():
-            raise ConfigError(f"reward.architecture: no file at {path}; give an open_clip model name or its JSON")
+        places = checkpoint.parent / architecture, Path(architecture)
+        path = next((place for place in places if place.is_file()), None)
+        if path is None:
+            raise ConfigError(NO_FILE.format(file=architecture, places=f"{checkpoint.parent}, nor in {Path.cwd()}"))
         settings = json.loads(path.read_text(encoding="utf-8"))
         tokenizer = settings["text_cfg"].get("tokenizer_kwargs", {})
         if "bpe_path" in tokenizer:

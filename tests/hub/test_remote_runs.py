@@ -50,6 +50,22 @@ def test_a_plan_says_what_will_be_fetched_and_fetches_nothing(shapes: HubServer,
     assert plan.disk_needed >= later.disk_needed + size
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("reward.architecture=elsewhere.json", r"reward\.architecture: no file elsewhere\.json in .*, nor beside the"),
+        ("reward.architecture=ViT-Z", "open_clip has no model named 'ViT-Z'"),
+        ("train.lora={target_modules: [to_z]}", "the transformer has no layer named to_z"),
+    ],
+)
+def test_what_small_files_tell_is_refused_before_the_weights_are_fetched(
+    shapes: HubServer, setting: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_plan(load_config(CONFIG, (*SETTINGS, setting)), tmp_path)
+    assert not [path for path in shapes.sent if path.endswith((".safetensors", ".pt"))]
+
+
 def test_a_price_needs_no_weights(shapes: HubServer) -> None:
     remote = price(load_config(CONFIG, SETTINGS), "4090")
     assert not [path for path in shapes.sent if path.endswith((".safetensors", ".pt"))]

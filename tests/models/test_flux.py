@@ -56,6 +56,22 @@ def test_sampler_equals_the_pipeline(flux_folder: Path, tmp_path: Path, num_prom
     assert ours.std() > 0.01, "a constant picture would agree with anything"
 
 
+def test_after_a_velocity_the_transformer_is_any_pipelines(flux_folder: Path) -> None:
+    model = load_model(CONFIG, flux_folder)
+    pipeline = FluxPipeline.from_pretrained(flux_folder, transformer=model.transformer, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    size = {"height": 32, "width": 48, "max_sequence_length": TEXT_TOKENS}
+    latents = seeded_noise(model.latent_shape(32, 48), [0])
+
+    def draw() -> torch.Tensor:
+        return pipeline(PROMPTS[0], num_inference_steps=2, latents=pack(latents), output_type="pt", **size).images
+
+    before = draw()
+    with torch.no_grad():
+        model.velocity(latents, torch.tensor([0.9]), model.blank_embeddings(1, TEXT_TOKENS), 3.5)
+    assert torch.equal(draw(), before)
+
+
 def test_encoding_equals_the_image_to_image_pipeline(flux_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which samples the posterior; its mean is the sample of a generator that draws zeros."""
     pipeline = FluxImg2ImgPipeline.from_pretrained(flux_folder, local_files_only=True)

@@ -1,5 +1,6 @@
 """Rewards: the published layouts load, scores are those of the original libraries, text is encoded once."""
 
+import shutil
 from pathlib import Path
 
 import open_clip
@@ -94,6 +95,22 @@ def test_safetensors_work_as_pt_does(hps_folder: Path, tmp_path: Path, images: t
     check_reward(config, tmp_path)
     same = load_reward(config, tmp_path)(images, TEXTS)[0]
     torch.testing.assert_close(same, load_reward(config, hps_folder)(images, TEXTS)[0])
+
+
+def test_an_architecture_lies_beside_the_checkpoint_or_here(
+    hps_folder: Path, tmp_path: Path, images: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    here = RewardConfig(architecture="mine/here.json")
+    with pytest.raises(ConfigError, match=r"no file mine/here\.json in .*, nor in .*; give an open_clip model name"):
+        check_reward(here, hps_folder)
+    shutil.copytree(hps_folder, tmp_path / "mine")
+    (tmp_path / "mine" / "tiny.json").rename(tmp_path / "mine" / "here.json")
+    check_reward(here, hps_folder)
+    beside = load_reward(RewardConfig(architecture="tiny.json"), hps_folder)(images, TEXTS)[0]
+    torch.testing.assert_close(load_reward(here, hps_folder)(images, TEXTS)[0], beside)
+    (tmp_path / "tiny.json").write_text("{}")  # what lies beside the checkpoint comes first
+    check_reward(RewardConfig(architecture="tiny.json"), hps_folder)
 
 
 def test_bad_checkpoints_are_refused_by_name(hps_folder: Path, clip_folder: Path, tmp_path: Path) -> None:
