@@ -93,7 +93,7 @@ def make_plan(
     if config.train.lora is not None:
         look("adapter", partial(_adapter, config, config.train.lora))
     if "train" in steps:
-        look("update", lambda: _update(config.train))
+        look("update", lambda: _update(config.train, output_dir is not None and torch.cuda.is_available()))
     look("prompts", lambda: _prompts(config))
     if config.images:
         look("images", lambda: describe_images(config))
@@ -265,9 +265,8 @@ def _adapter(config: RunConfig, lora: LoraConfig) -> str:
     return f"rank {lora.rank} on {len(adapted(transformer))} layers"
 
 
-def _update(train: TrainConfig) -> str:
-    """A machine with a GPU is taken for the one that trains."""
-    on_gpu = torch.cuda.is_available()
+def _update(train: TrainConfig, on_gpu: bool) -> str:
+    """`on_gpu`: this machine has one, and is taken for the one that trains."""
     check_attention(train, on_gpu)
     check_compiler(train, on_gpu)
     parts = {"batch_size": train.batch_size, "accumulation": train.accumulation, "num_processes": train.num_processes}

@@ -13,6 +13,8 @@ from srpo.prompts import read_prompts
 from srpo.prompts.split import split_held_out
 from srpo.rewards.measured import score_bytes
 
+TF32 = 2.0
+"""How much longer products in TF32 take than in bf16, on every GPU of the table."""
 NUM_MODELS = 2
 """Base and candidate; whether there will be a champion is not known before."""
 
@@ -46,6 +48,7 @@ def predict(config: RunConfig, cost: Cost, gpu: str) -> Prediction:
     memory = cost.memory / 2**30 * ALLOCATOR
     work = (cost.rollout + cost.gradient) / (device.peak * 1e12)
     image_hours = cost.held_out / (device.peak * 1e12 * EXPECTED * 3600)
+    slower = TF32 if config.model.weights == "fp32" else 1.0  # training and its measurements run under autocast
     measurements = 1 + ceil(config.train.num_updates / config.monitor.every)
     return Prediction(
         gpu=gpu,
@@ -56,7 +59,7 @@ def predict(config: RunConfig, cost: Cost, gpu: str) -> Prediction:
         floor_per_update=work / REACHABLE,
         hours=work / EXPECTED * config.train.num_updates / 3600,
         measuring_hours=image_hours * config.monitor.num_images * measurements,
-        evaluation_hours=image_hours * num_drawn(config) * config.evaluation.seeds_per_prompt * NUM_MODELS,
+        evaluation_hours=image_hours * slower * num_drawn(config) * config.evaluation.seeds_per_prompt * NUM_MODELS,
         forward_equivalents=cost.forward_equivalents / (config.train.batch_size * config.train.accumulation),
     )
 

@@ -210,6 +210,9 @@ def test_an_evaluation_is_predicted_for_the_prompts_that_it_draws() -> None:
     cost = cost_of()
     hours = [predict(each, cost, "4090").evaluation_hours for each in (few, many, config)]
     assert hours[2] == hours[1] == pytest.approx(1.5 * hours[0])
+    rounded = config.model_copy(update={"model": config.model.model_copy(update={"weights": "bf16"})})
+    assert config.model.weights == "fp32"
+    assert hours[2] == 2 * predict(rounded, cost, "4090").evaluation_hours, "whole weights are drawn in TF32"
 
 
 def test_a_gpu_is_predicted_to_hold_the_run_or_not() -> None:
