@@ -24,10 +24,10 @@ def load_config(paths: Path | Sequence[Path], overrides: tuple[str, ...] = ()) -
     for override in overrides:
         _set(data, override)
     config = parse_config(data, " + ".join(map(str, files)))
-    if gates := config.gates_of_trained_metrics:
+    if config.trained_metrics_decide:
         warnings.warn(
-            f"{' and '.join(gates)}: nothing decides but what is trained on ({', '.join(config.trained_metrics)}), "
-            "which also rises where it is cheated; name another metric there",
+            f"evaluation.gate: nothing decides but what is trained on ({', '.join(config.trained_metrics)}), which "
+            "also rises where it is cheated; name another metric there",
             stacklevel=2,
         )
     return config

@@ -84,13 +84,10 @@ class RunConfig(Settings):
         return tuple(f"{kind}{end}" for end in ends for kind in ("reward", "relative"))
 
     @property
-    def gates_of_trained_metrics(self) -> list[str]:
-        """The settings of gates that name nothing but trained metrics, which also rise where a reward is cheated."""
-        settings = self.evaluation
-        other = "evaluation.champion_gate" if settings.champion_gate is not None else "evaluation.wanted"
-        gates = {"evaluation.gate": settings.gate, f"{other} (against a champion)": settings.against_champion}
-        named = {key: {bound.metric for bound in bounds} for key, bounds in gates.items() if bounds}
-        return [key for key, metrics in named.items() if metrics <= set(self.trained_metrics)]
+    def trained_metrics_decide(self) -> bool:
+        """Whether both gates together name nothing but trained metrics, which also rise where a reward is cheated."""
+        named = {bound.metric for bound in (*self.evaluation.gate, *self.evaluation.against_champion)}
+        return bool(named) and named <= set(self.trained_metrics)
 
     @property
     def watched_scores(self) -> dict[str, ScoreConfig]:
