@@ -29,8 +29,9 @@ Task = tuple[str, int, Facts, Path]
 def write_pictures(
     files: ModelFiles, prompts: Sequence[str], folder: Path, num_processes: int | None = None, overwrite: bool = False
 ) -> Iterator[Path]:
-    """One PNG per prompt, named by number, and a contact sheet; yields each path as it is there, several processes theirs together.
+    """One PNG per prompt, named by number, and a contact sheet; yields each path as it is there.
 
+    Each of several processes tells of its own when it has drawn them all.
     What is there already is kept if its fields are those it would get now, else ConfigError before anything is loaded
     (`overwrite` draws all anew). `num_processes`: one per GPU, one on a CPU, if None.
     """

@@ -22,7 +22,3 @@ class FolderManifest(Settings):
         """These files added; those of the same name give way."""
         files = {entry.path: entry for entry in (*self.files, *entries)}
         return self.model_copy(update={"files": tuple(files[path] for path in sorted(files))})
-
-    def replaced_by(self, later: "FolderManifest") -> list[FileEntry]:
-        """Contents that a later manifest no longer names."""
-        return [entry for entry in self.files if entry not in later]

@@ -86,8 +86,7 @@ class Mirror:
         confirm()
         later = self._publish(folder, tuple(entry for entry, _ in sent))
         if not shared:
-            for entry in before.replaced_by(later):
-                self._delete(self._key(folder / entry.path, entry.sha256))
+            self._tidy(folder, later)
         return sum(size for _, size in sent)
 
     def manifest(self, folder: Path) -> FolderManifest | None:
@@ -192,6 +191,15 @@ class Mirror:
             later = FolderManifest.model_validate(content).with_files(entries)
             if (etag and later == FolderManifest.model_validate(content)) or target.write(later.model_dump(), etag):
                 return later
+
+    def _tidy(self, folder: Path, manifest: FolderManifest) -> None:
+        """Remove other contents of a folder's files: those replaced, and those sent by a node that was lost then."""
+        prefix = f"{self._key(folder)}/"
+        named = {file.path: file.sha256 for file in manifest.files}
+        for entry in self._listed(prefix, "Contents"):
+            path, _, sha256 = entry["Key"].removeprefix(prefix).rpartition("/")
+            if named.get(path, sha256) != sha256:
+                self._delete(entry["Key"])
 
     def _object(self, folder: Path) -> "ConditionalObject":
         assert self.bucket

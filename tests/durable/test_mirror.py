@@ -51,6 +51,7 @@ def test_only_what_changed_is_sent_again_and_what_it_replaced_goes(node: Node, b
     assert mirror.push(folder) == 0
     assert keys(bucket) == before
     write(folder, {"a.txt": b"second!"})
+    bucket.put_object(Bucket=BUCKET, Key="copy/runs/one/a.txt/0123", Body=b"of a node that was lost before")
     assert mirror.push(folder) == len(b"second!")
     gone, new = ({f"copy/runs/one/a.txt/{hashlib.sha256(text).hexdigest()}"} for text in (b"first", b"second!"))
     assert set(keys(bucket)) == set(before) - gone | new
