@@ -161,7 +161,7 @@ def test_training_ends_in_time_without_s3_and_sends_the_rest_when_it_is_back(
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints.CheckpointCopies, "saved", saved)
-        with pytest.raises(UnreachableError, match="did not take all checkpoints within 1 s"):
+        with pytest.raises(UnreachableError, match="did not take all checkpoints within [12] s"):
             run(placed)
     proxy.fault = "none"
     assert kept(tmp_path) == []

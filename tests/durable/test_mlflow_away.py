@@ -102,7 +102,7 @@ def train_while_it_goes_away(server: MlflowServer, work: Path) -> tuple[Path, su
     """A whole run whose server is killed after the first update; its folder, and how it ended."""
     chosen = (*SHORT, "train.num_updates=8", "storage.max_wait_s=1", f"registry.lease={work / 'lease'}")
     options = [part for setting in chosen for part in ("--set", setting)]
-    command = [*COMMAND, "run", "--config", str(CONFIG), *options, "--stack", "served"]
+    command = [*COMMAND, "run", "--config", str(CONFIG), *options, "--stack", "srpo-served"]
     process = subprocess.Popen(command, cwd=work, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     while process.poll() is None and not any(map(read_journal, work.glob(".srpo/runs/*/train/metrics.jsonl"))):
         time.sleep(0.05)
