@@ -40,8 +40,15 @@ class GateResult(Settings):
         return self.value - self.threshold if self.limit.startswith("min") else self.threshold - self.value
 
     def __str__(self) -> str:
-        got = "no ratio" if self.margin is None else f"{'spare' if self.held else 'short by'} {abs(self.margin):.3g}"
-        return f"{self.metric} against {self.against}: {self.limit} {self.threshold:g}, {got}"
+        return f"{self.metric} against {self.against}: {self.limit} {self.threshold:g}, {self._reached}"
+
+    @property
+    def _reached(self) -> str:
+        if self.margin is None:
+            return "no ratio"
+        if self.held:
+            return f"spare {self.margin:.3g}"
+        return f"short by {-self.margin:.3g}" if self.margin else "reached, but not exceeded"
 
 
 class Version(Settings):

@@ -145,6 +145,8 @@ def test_a_version_remembers_its_gate_with_margins(finished: Outcome, uri: str) 
     summary = version.model_copy(update={"gate": (broken, kept)}).gate_summary
     assert summary == "1 of 2 held; spread against base: min_ratio 0.6, short by 0.05"
     assert str(kept) == "clipped against base: max_change 0.1, spare 0.12"
+    tie = GateResult(metric="relative", against="champion", limit="min_change", threshold=0, value=0, held=False)
+    assert str(tie) == "relative against champion: min_change 0, reached, but not exceeded"
 
 
 def test_registering_a_run_twice_makes_one_version(finished: Outcome, uri: str, place: Place, tmp_path: Path) -> None:
