@@ -15,6 +15,7 @@ from zenml.client import Client
 from pipelines.outcome import outputs_of
 from pipelines.place import Place
 from pipelines.runs import RunRecord, load_runs, unreadable_runs
+from srpo.alone import is_read
 from srpo.artifacts import PromptSets, Trained, Weights
 from srpo.errors import ConfigError
 from srpo.evaluation.journal import DATABASE, THUMBNAILS, ScoreJournal
@@ -122,12 +123,13 @@ def _released(place: Place, left: Sequence[Version]) -> list[RunRecord]:
 
 
 def _candidates(place: Place, released: Sequence[RunRecord]) -> Iterator[Path]:
-    """The large folders of released runs, all stores of embeddings, thumbnails that have not been used for long, and
-    what an interrupted removal left.
+    """The large folders of released runs, all stores of embeddings (unless an evaluation reads some), thumbnails that
+    have not been used for long, and what an interrupted removal left.
     """
     for record in released:
         yield from (path for name in LARGE if (path := record.path / "train" / name).is_dir())
-    yield from sorted(path for path in place.embeddings.glob("[!.]*") if path.is_dir())
+    if not is_read(place.embeddings):
+        yield from sorted(path for path in place.embeddings.glob("[!.]*") if path.is_dir())
     galleries = (path for path in (place.scores / THUMBNAILS).glob("[!.]*") if path.is_dir())
     yield from sorted(path for path in galleries if time.time() - path.stat().st_mtime > UNUSED)
     left = (place.runs, "*/train/"), (place.embeddings, ""), (place.scores / THUMBNAILS, "")

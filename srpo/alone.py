@@ -1,4 +1,4 @@
-"""One training at a time in a folder: a lock that the system takes back however its holder ends."""
+"""One training at a time in a folder, or several readers: locks that the system takes back however a holder ends."""
 
 import fcntl
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from srpo.errors import BusyError
 
-LOCK = "lock"
+LOCK, READERS = "lock", ".readers"
 ENDING = 3.0
 """Seconds that a killed process may take to let go of its folder."""
 
@@ -38,6 +38,27 @@ def refuse_busy(folder: Path) -> None:
         time.sleep(0.1)
     if holder:
         raise BusyError(f"{holder} is training in {folder}; wait until it ends, or stop it, and run this again")
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Hold a folder, as others may at the same time; who would remove what is in it asks `is_read`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / READERS).open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
+
+
+def is_read(folder: Path) -> bool:
+    """Whether anybody holds a folder so."""
+    try:
+        with (folder / READERS).open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:  # nobody has ever
+        return False
+    return False
 
 
 def trainer_in(folder: Path) -> str | None:

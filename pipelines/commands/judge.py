@@ -39,11 +39,12 @@ def evaluate(
     place = here()
     _, *judges = settings.inputs  # not the run file's model
     place.prepare(*models, *judges, base or "")
+    from srpo.alone import reading
     from srpo.evaluation.lineup import evaluate_models
     from srpo.evaluation.progress import terminal_progress
 
     uri = registry_uri(place, stack)
-    with terminal_progress() as progress:
+    with reading(place.embeddings), terminal_progress() as progress:
         report = evaluate_models(models, settings, out, place.embeddings, place.scores, uri, base, progress)
     _show(report)
     typer.echo(out / "report.html")

@@ -14,6 +14,7 @@ from pipelines.collect import delete_version, find_surplus
 from pipelines.place import Place
 from pipelines.runs import RunRecord, State
 from pipelines.stacks import activate_local_stack
+from srpo.alone import reading
 from srpo.artifacts import PromptSet, PromptSets, Snapshot, Trained, Weights
 from srpo.config import RunConfig
 from srpo.errors import ConfigError
@@ -207,6 +208,13 @@ def test_what_an_unfinished_run_starts_from_stays(filled: Place) -> None:
         delete_version(filled, find_version(filled.mlflow_uri, "srpo/1"))
     starting.changed(state="done")
     assert {version.version for version in find_surplus(filled, KEEP).versions} == {"1", "3"}
+
+
+def test_embeddings_stay_while_an_evaluation_reads_some(filled: Place) -> None:
+    """It may be at those of a store that no run names."""
+    with reading(filled.embeddings), reading(filled.embeddings):
+        assert {found.path for found in find_surplus(filled, KEEP).folders} == folders(filled, "run-1")
+    assert filled.embeddings / "forgotten" in {found.path for found in find_surplus(filled, KEEP).folders}
 
 
 def test_pictures_and_scores_that_no_evaluation_has_used_for_long_go(filled: Place) -> None:
