@@ -17,7 +17,7 @@ from zenml.enums import StackComponentType
 
 from srpo.config import RunConfig
 from srpo.errors import ConfigError
-from srpo.plan import disk_needed
+from srpo.footprint import disk_needed
 
 IMAGE = "SRPO_IMAGE"
 GPU = "nvidia.com/gpu"

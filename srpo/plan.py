@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from functools import partial
-from math import ceil, prod
+from math import ceil
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -13,17 +13,14 @@ import torch
 from srpo import models, rewards
 from srpo.config import LoraConfig, RewardConfig, RunConfig, ScoreConfig, Settings, TrainConfig
 from srpo.control_words import check_prompts, control_words
-from srpo.cost import moment_bytes, weight_bytes
 from srpo.errors import ConfigError
 from srpo.evaluation.gate import check_metrics
 from srpo.evaluation.published import check_benchmark
 from srpo.evaluation.scores import check_captions
+from srpo.footprint import disk_needed, embedding_bytes, gibibytes, memory_to_save, to_fetch
 from srpo.hub import Part, fetched, is_remote, missing, resolve, survey, without_weights
 from srpo.hub.place import store_dir
-from srpo.images.survey import describe_images, latent_bytes, texts_at_hand
-from srpo.models.layout import Shapes, folder_shapes, read_json
-from srpo.prompts import Prompt
-from srpo.prompts.encode import DTYPES
+from srpo.images.survey import describe_images, texts_at_hand
 from srpo.prompts.split import split_held_out
 from srpo.rewards.measured import check_score, find_score
 from srpo.rollout import describe
@@ -36,13 +33,6 @@ STEPS = {
     "evaluate": "base against trained on held-out prompts: report and verdict",
     "register": "a version in the model registry; champion if it passed",
 }
-BYTES_PER_VALUE = 4
-BYTES_PER_ENTRY = 200  # a hash in a shard's header, the numbers of shard and row, quotes, a share of names
-COPIES_PER_CHECKPOINT = 3  # fp32 master weights and AdamW's two moments
-BYTES_STORED = 2  # published transformers are bf16 or wider
-MEMORY_MARGIN = 1.25  # over a file of a checkpoint: what else the processes hold meanwhile
-ADAPTER_SHARE = 20  # an adapter is less than this part of the transformer
-T5_WIDTH = 4096  # of T5-XXL, FLUX's long text encoder
 
 
 class Check(Settings):
@@ -107,7 +97,7 @@ def make_plan(
         raise ConfigError("\n".join(problems))
     needed = max(0, disk_needed(config, steps) - written)
     if output_dir is None:
-        needed += _to_fetch(config)
+        needed += to_fetch(config)
         checks.append(Check(subject="disk", finding=f"at most {gibibytes(needed)} needed, none of it here"))
         return Plan(config=config, steps=steps, checks=tuple(checks), disk_needed=needed, disk_free=None)
     needed += _space_for_downloads(config, output_dir)
@@ -121,71 +111,9 @@ def make_plan(
     return Plan(config=config, steps=steps, checks=tuple(checks), disk_needed=needed, disk_free=free)
 
 
-def disk_needed(config: RunConfig, steps: tuple[str, ...] = tuple(STEPS)) -> int:
-    """Bytes these steps write at most: embeddings, latents, checkpoints (the last K, the best, one more), an export."""
-    trained, width = _sizes(config)
-    size = values = 0
-    if "embed" in steps:
-        each = width * DTYPES[config.prompts.dtype].itemsize
-        size = sum(each + _listed(prompt) for part in texts_at_hand(config) for prompt in part) + latent_bytes(config)
-    if "train" in steps:
-        values = trained * (COPIES_PER_CHECKPOINT * (config.train.keep_last + 2) + 1)
-    return size + BYTES_PER_VALUE * values
-
-
-def memory_to_save(config: RunConfig) -> int:
-    """Bytes of the host's memory that saving takes at most: the larger file of a checkpoint, whole, and a margin."""
-    trained, _ = _sizes(config)
-    return round(max(trained * weight_bytes(config.train), moment_bytes(trained, config.train)) * MEMORY_MARGIN)
-
-
-def _listed(prompt: Prompt) -> int:
-    """Bytes that the list of a prompt set and the header of a shard spend on a prompt."""
-    return len(prompt.text.encode()) + len(prompt.category.encode()) + BYTES_PER_ENTRY
-
-
-def num_trained(shapes: Shapes, lora: LoraConfig | None) -> int:
-    """Values that training changes, of a transformer with tensors of these shapes."""
-    if lora is None:
-        return sum(prod(shape) for shape in shapes.values())
-    targets = tuple(f".{name}.weight" for name in lora.target_modules)
-    return sum(lora.rank * sum(shape) for name, shape in shapes.items() if f".{name}".endswith(targets))
-
-
-def gibibytes(size: int) -> str:
-    """A size for people."""
-    return f"{size / 2**30:.2f} GiB"
-
-
-def _sizes(config: RunConfig) -> tuple[int, int]:
-    """Values that are trained, and numbers in a prompt's embeddings; bounds for what is not here yet."""
-    source, tokens = config.model.source, config.model.max_sequence_length
-    if is_remote(source) and fetched(source) is None:
-        files = survey(source, "model").files
-        weights = sum(file.size for file in files if file.path.startswith("transformer/")) // BYTES_STORED
-        return weights // (ADAPTER_SHARE if config.train.lora else 1), (tokens + 1) * T5_WIDTH
-    folder = resolve(source, "model") / "transformer"
-    shape = read_json(folder / "config.json")
-    width = tokens * shape.get("joint_attention_dim", 0) + shape.get("pooled_projection_dim", 0)
-    return num_trained(folder_shapes(folder), config.train.lora), width
-
-
-def _to_fetch(config: RunConfig) -> int:
-    """Bytes that will be downloaded."""
-    sources = {reward.source for reward in config.all_rewards.values()}
-    trained_on = _left(config.model.source, "model") + sum(_left(source, "reward") for source in sources)
-    scores = sum(_left(source, "score") for source in config.evaluation.score_sources)
-    images = _left(config.images.source, "images") if config.images else 0
-    return trained_on + scores + images
-
-
-def _left(source: str, part: Part) -> int:
-    return missing(survey(source, part)) if is_remote(source) else 0
-
-
 def _space_for_downloads(config: RunConfig, output_dir: Path) -> int:
     """Bytes of downloads that go to the disk of the output folder; ConfigError if another disk cannot take them."""
-    needed = _to_fetch(config)
+    needed = to_fetch(config)
     disk = next(folder for folder in (store_dir(), *store_dir().parents) if folder.exists())
     if not needed or disk.stat().st_dev == output_dir.stat().st_dev:
         return needed
@@ -278,7 +206,7 @@ def _prompts(config: RunConfig) -> str:
     if config.evaluation.world:
         check_captions(config.evaluation.world, [prompt.text for prompt in texts.held_out])
     check_benchmark(config.evaluation, len(texts.held_out))
-    size = _sizes(config)[1] * DTYPES[config.prompts.dtype].itemsize / 2**20
+    size = embedding_bytes(config) / 2**20
     captions = f"{len(texts.captions)} captions of images, " if config.images else ""
     train = f"{len(texts.train)} to {'roll out' if config.images else 'train on'}"
     monitor, verdict = split_held_out([prompt.category for prompt in texts.held_out], config.monitor.share)

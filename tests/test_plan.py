@@ -7,11 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from srpo import plan
+from srpo import footprint
 from srpo.config import load_config
 from srpo.errors import ConfigError
+from srpo.footprint import BYTES_PER_VALUE, disk_needed, memory_to_save
 from srpo.hub import resolve
-from srpo.plan import BYTES_PER_VALUE, disk_needed, make_plan, memory_to_save
+from srpo.plan import make_plan
 from tests.conftest import CONFIG, SHORT
 from tests.rewards.test_head import make
 
@@ -149,7 +150,7 @@ def test_a_pod_has_the_memory_that_saving_takes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, settings: tuple[str, ...], needed: float
 ) -> None:
     """The larger of a checkpoint's two files lies there whole: moments of `train.optimizer`, or weights."""
-    monkeypatch.setattr(plan, "_sizes", lambda _: (2**30, 1))
+    monkeypatch.setattr(footprint, "_sizes", lambda _: (2**30, 1))
     configs = {given: load_config(CONFIG, (*SHORT, *settings, f"resources.train.memory={given}")) for given in (1, 10)}
     assert memory_to_save(configs[1]) == needed * 2**30
     with pytest.raises(ConfigError, match=r"memory is 1 GiB, but .* may take .* GiB of a pod; set it to \d+ or more"):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from srpo import plan
+from srpo import footprint
 from srpo.artifacts import TrainJob, Weights
 from srpo.config import RunConfig, load_config
 from srpo.evaluation.gate import check_metrics
@@ -61,9 +61,9 @@ def test_recipes_and_hardware_compose(recipe: str, hardware: str) -> None:
 @pytest.mark.parametrize("hardware", HARDWARE)
 def test_pods_have_the_memory_to_save_what_a_preset_trains(hardware: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config = load_config((CONFIGS / "flux_hpsv2.yaml", CONFIGS / "hardware" / f"{hardware}.yaml"))
-    values = 12 * 10**9 // (plan.ADAPTER_SHARE if config.train.lora else 1)
-    monkeypatch.setattr(plan, "_sizes", lambda _: (values, 1))
-    assert plan.memory_to_save(config) <= config.resources.train.memory * 2**30
+    values = 12 * 10**9 // (footprint.ADAPTER_SHARE if config.train.lora else 1)
+    monkeypatch.setattr(footprint, "_sizes", lambda _: (values, 1))
+    assert footprint.memory_to_save(config) <= config.resources.train.memory * 2**30
 
 
 def test_a_reward_can_be_added_to_a_recipe() -> None:

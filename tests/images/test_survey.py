@@ -9,11 +9,12 @@ from srpo.artifacts import Weights
 from srpo.config import RunConfig, load_config
 from srpo.cost import count
 from srpo.errors import ConfigError
+from srpo.footprint import disk_needed
 from srpo.hub import fetch, resolve
 from srpo.images import embed
 from srpo.images.survey import latent_bytes
 from srpo.models import model_skeleton, text_skeleton
-from srpo.plan import disk_needed, make_plan
+from srpo.plan import make_plan
 from srpo.rewards import reward_skeleton
 from tests.conftest import CONFIG, SHORT
 from tests.images import scenes

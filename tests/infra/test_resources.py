@@ -20,7 +20,7 @@ from pipelines.resources import (
     step_options,
 )
 from pipelines.stacks import activate_local_stack
-from srpo import plan
+from srpo import footprint
 from srpo.config import RunConfig
 from srpo.errors import ConfigError
 from srpo.plan import STEPS
@@ -33,7 +33,7 @@ STACK = yaml.safe_load((INFRA / "stacks/kubernetes.yaml").read_text())["orchestr
 @pytest.fixture(autouse=True)
 def sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody is asked how large the model is: of 2**30 values, one of them in a prompt's embeddings."""
-    monkeypatch.setattr(plan, "_sizes", lambda _: (2**30, 1))
+    monkeypatch.setattr(footprint, "_sizes", lambda _: (2**30, 1))
 
 
 def config_with(**resources: Any) -> RunConfig:

@@ -12,9 +12,9 @@ import torch
 
 from srpo.artifacts import PromptSet, PromptSets, Weights
 from srpo.config import ModelConfig, PromptsConfig, RunConfig, WeightsFormat
+from srpo.footprint import disk_needed
 from srpo.hub import fetch
 from srpo.models import load_text_encoder
-from srpo.plan import disk_needed
 from srpo.prompts import embed_prompts, load_categories, load_prompt_set, select
 from srpo.shapes import WEIGHTS_DIR
 from tests.prompts import embed_file
