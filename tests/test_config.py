@@ -120,6 +120,16 @@ def test_gates_of_nothing_but_trained_rewards_are_warned_of(text: str, metrics: 
     assert len(caught) == 1
 
 
+def test_diversity_is_seen_by_what_an_evaluation_loads(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    scores = "scores: {pick: {family: pick_score, source: there}}"
+    path.write_text(f"evaluation: {{diversity_by: pick, {scores}}}\n")
+    assert load_config(path).evaluation.diversity_by == "pick"
+    path.write_text(f"evaluation: {{diversity_by: beauty, {scores}}}\n")
+    with pytest.raises(ConfigError, match=r"diversity_by: no score named 'beauty'; choose from reward, pick"):
+        load_config(path)
+
+
 @pytest.mark.parametrize(
     "text", [ANOTHER, ADDED + ANOTHER, "evaluation: {gate: [], champion_gate: []}\n", "name: plain\n", None]
 )

@@ -122,6 +122,8 @@ class EvaluationConfig(Settings):
     scores: dict[ScoreName, ScoreConfig] = Field(default_factory=dict)
     """Held-out scores by name; each becomes a metric, and `relative/<name>` another if it reads the prompt. During
     training only those are measured that `monitor.bounds` names."""
+    diversity_by: str = "reward"
+    """Whose image features say how unlike the images of one prompt are (`diversity`): `reward`, or one of `scores`."""
     benchmark: Literal["hpdv2"] | None = None
     """The published list that `prompts.held_out` is: the report then shows what was published for it beside what is
     measured. Nothing can tell that the prompts are those of the list but you; `hpdv2`: HPDv2's benchmark of 3,200."""
@@ -141,6 +143,15 @@ class EvaluationConfig(Settings):
     name, so that all of their statements hold together at the confidence; `none` gives each the whole of it."""
     num_report_images: int = Field(default=60, gt=0)
     """Prompts and seeds whose images are kept as thumbnails and shown in the report."""
+
+    @model_validator(mode="after")
+    def diversity_is_seen_by_a_judge(self) -> Self:
+        """Only what an evaluation loads can look at its images."""
+        if self.diversity_by not in ("reward", *self.scores):
+            raise ValueError(
+                f"diversity_by: no score named {self.diversity_by!r}; choose from {', '.join(('reward', *self.scores))}"
+            )
+        return self
 
     @property
     def score_sources(self) -> tuple[str, ...]:

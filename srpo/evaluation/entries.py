@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from srpo.errors import ConfigError
+from srpo.evaluation.pairs import DIVERSITY
 from srpo.evaluation.report import REPORT_JSON
 from srpo.evaluation.schema import ImageSet, Report, Subject
 from srpo.evaluation.thumbnails import IMAGES, picture_path
@@ -26,6 +27,7 @@ DRAWN: dict[str, tuple[str, ...]] = {
     "prompts.dtype": (),
 }
 """What decides a picture besides the model, in the form of `settings_of`."""
+DIVERSITY_BY = "evaluation.diversity_by"
 WEIGHTS = {"rewards.": "reward_", "evaluation.scores.": "score_"}
 """Where named judges stand in a config -> where the hashes of their weights stand in a report."""
 
@@ -96,20 +98,28 @@ def settings_of(entries: Sequence[Entry]) -> dict[str, tuple[str, ...]]:
 
     Of added rewards and held-out scores those that all entries have.
     """
-    found = DRAWN | _settings_of_judge("reward", "preference", "reward", "relative")
+    found = DRAWN | {DIVERSITY_BY: (DIVERSITY,)} | _settings_of_judge("reward", "preference", "reward", "relative")
     for name in sorted(set.intersection(*(entry.added_rewards for entry in entries))):
         own = f"rewards.{name}"
         found |= _settings_of_judge(own, f"{own}.preference", f"reward/{name}", f"relative/{name}")
     for name in sorted(set.intersection(*(entry.held_out_scores for entry in entries))):
         own = f"evaluation.scores.{name}"
         found |= _settings_of_judge(own, own, name, f"relative/{name}")
+    for judge in {str(entry.setting(DIVERSITY_BY)) for entry in entries}:
+        own = judge if judge == "reward" else f"evaluation.scores.{judge}"
+        found |= {name: (*found[name], DIVERSITY) for name in _reading(own) if name in found}
     return found
 
 
 def _settings_of_judge(own: str, words: str, plain: str, relative: str) -> dict[str, tuple[str, ...]]:
     """What decides the plain and the relative metric of a judge: its weights, how they are read, and its words."""
-    read = dict.fromkeys((own, f"{own}.family", f"{own}.architecture"), (plain, relative))
+    read = dict.fromkeys(_reading(own), (plain, relative))
     return read | {f"{words}.{side}": (relative,) for side in ("positive", "negative")}
+
+
+def _reading(own: str) -> tuple[str, ...]:
+    """What decides how a judge sees an image: its weights, and how they are read."""
+    return own, f"{own}.family", f"{own}.architecture"
 
 
 def load_entry(name: str, folder: Path, label: str | None = None) -> Entry:

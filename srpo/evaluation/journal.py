@@ -7,10 +7,11 @@ and scored anew. A score is written after its thumbnail, in one transaction per 
 
 import json
 import sqlite3
+from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from srpo.evaluation.images import Cell, Gallery
 
@@ -23,8 +24,24 @@ create table if not exists scores (
 ) without rowid
 """
 
-ImageScores = Mapping[str, float]
-"""Metric -> score of one image."""
+
+class ImageScores(NamedTuple):
+    """What was found of one image."""
+
+    metrics: Mapping[str, float]
+    """Metric -> score."""
+    features: bytes
+    """Its unit features in float16, by which it is told from its siblings."""
+
+    def dump(self) -> str:
+        """As JSON."""
+        return json.dumps({"metrics": self.metrics, "features": b64encode(self.features).decode()})
+
+    @classmethod
+    def load(cls, text: str) -> Self:
+        """From `dump`."""
+        found = json.loads(text)
+        return cls(found["metrics"], b64decode(found["features"]))
 
 
 class Row(NamedTuple):
@@ -34,7 +51,7 @@ class Row(NamedTuple):
     prompt: str
     seed: int
     scores: str
-    """JSON."""
+    """`ImageScores.dump`."""
 
 
 class ScoreJournal:
@@ -60,13 +77,11 @@ class ScoreJournal:
         gallery = self.gallery(image_key)
         gallery.use()
         found = [cell for cell in design if (cell.prompt, cell.seed) in known and gallery.has(cell)]
-        return {cell: json.loads(known[cell.prompt, cell.seed]) for cell in found}
+        return {cell: ImageScores.load(known[cell.prompt, cell.seed]) for cell in found}
 
     def add(self, image_key: str, score_key: str, scores: Mapping[Cell, ImageScores]) -> None:
         """Note the scores of some images."""
-        self.insert(
-            image_key, [Row(score_key, cell.prompt, cell.seed, json.dumps(row)) for cell, row in scores.items()]
-        )
+        self.insert(image_key, [Row(score_key, cell.prompt, cell.seed, row.dump()) for cell, row in scores.items()])
 
     def forget(self) -> None:
         """Drop the scores of models whose thumbnails were removed: nobody takes a score without its picture."""

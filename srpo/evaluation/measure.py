@@ -20,7 +20,7 @@ from srpo.criteria import load_criteria
 from srpo.evaluation.contender import Contender, score_key
 from srpo.evaluation.images import Cell, Gallery, ReportProgress, draw
 from srpo.evaluation.journal import ImageScores, ScoreJournal
-from srpo.evaluation.pairs import measure_pairs
+from srpo.evaluation.pairs import DIVERSITY, DRIFT, diversity, measure_drift
 from srpo.evaluation.provenance import device_name, num_processes
 from srpo.evaluation.schema import ImageSet
 from srpo.evaluation.scores import Scorer, load_scores
@@ -103,9 +103,19 @@ def measure(
         num_threads = max(1, torch.get_num_threads() // num_processes(config))
         work = Work(contender, config, weights, embeddings[contender.label], gallery, num_threads)
         rows = _score(work, key, design, journal, progress)
-        scores[contender.label] = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    pairs = measure_pairs(galleries, contenders[0].label, design)
-    return Measured(design, galleries, {label: found | pairs[label] for label, found in scores.items()})
+        scores[contender.label] = _columns(rows, config.evaluation.seeds_per_prompt)
+    drift = measure_drift(galleries, contenders[0].label, design)
+    return Measured(design, galleries, {label: found | {DRIFT: drift[label]} for label, found in scores.items()})
+
+
+def _columns(rows: Sequence[ImageScores], seeds_per_prompt: int) -> dict[str, Array]:
+    """Metric -> (images,), with what tells the images of a prompt apart if there are several."""
+    found = {name: np.array([row.metrics[name] for row in rows]) for name in rows[0].metrics}
+    if seeds_per_prompt == 1:
+        return found
+    features = [np.frombuffer(row.features, np.float16) for row in rows]
+    prompts = [features[start : start + seeds_per_prompt] for start in range(0, len(rows), seeds_per_prompt)]
+    return found | {DIVERSITY: np.concatenate([diversity(np.stack(images).astype(float)) for images in prompts])}
 
 
 def _score(
@@ -158,16 +168,23 @@ class _Worker:
         settings = config.evaluation
         first, *added = load_criteria(config, work.weights, device)
         scores = load_scores(settings.scores, work.weights, device)
+        by = settings.diversity_by
+        self.judge = scores[by].reward if by in scores else first.reward
         self.scorer = Scorer(first.reward, first.preference, settings.world, scores, settings.grid_periods, added)
 
+    @torch.no_grad()
     def __call__(self, batch: Batch) -> dict[Cell, ImageScores]:
         """Draw, score, keep the thumbnails."""
         images = draw(self.model, self.size, self.work.config.evaluation, self.work.embeddings, batch, self.device)
         scores = self.scorer(images, [cell.prompt for cell in batch])
         columns = {name: values.double().tolist() for name, values in scores.items()}
+        features = self.judge.features(images).half().cpu().numpy()
         for cell, image in zip(batch, images, strict=True):
             self.work.gallery.add(cell, image)
-        return {cell: {name: values[i] for name, values in columns.items()} for i, cell in enumerate(batch)}
+        return {
+            cell: ImageScores({name: values[i] for name, values in columns.items()}, features[i].tobytes())
+            for i, cell in enumerate(batch)
+        }
 
 
 _here: dict[str, Any] = {}

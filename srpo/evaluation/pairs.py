@@ -1,10 +1,11 @@
 """Metrics of an image beside others of the same design: how far from the first model's, how unlike its siblings.
 
     drift      = RMSE(image, the reference model's image of the same prompt and noise)
-    diversity  = mean over the prompt's other images of RMSE(image, other); over a prompt, the mean over its pairs
+    diversity  = mean over the prompt's other images of 1 - cos(features, features of the other)
 
-RMSE is over pixels in [0, 1], of thumbnails of at most 128 pixels: what is seen at a glance, not single pixels. A model
-that forgets what its base could draw is far from it; one that collapses loses diversity first.
+RMSE is over pixels in [0, 1], of thumbnails of at most 128 pixels: what is seen at a glance, not single pixels. The
+features are those of a judge's image tower (`evaluation.diversity_by`); over a prompt the mean is over its pairs. A
+model that forgets what its base could draw is far from it; one that collapses draws one picture per prompt.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,21 +27,15 @@ def pair_metrics(seeds_per_prompt: int) -> list[str]:
     return [DRIFT, DIVERSITY] if seeds_per_prompt > 1 else [DRIFT]
 
 
-def measure_pairs(
-    galleries: Mapping[str, Gallery], reference: str, design: Sequence[Cell]
-) -> dict[str, dict[str, Array]]:
-    """Label -> metric -> (images,) in the design's order; only the images of one prompt are in memory at a time."""
-    parts: dict[str, list[dict[str, Array]]] = {label: [] for label in galleries}
+def measure_drift(galleries: Mapping[str, Gallery], reference: str, design: Sequence[Cell]) -> dict[str, Array]:
+    """Label -> (images,) in the design's order; only the images of one prompt are in memory at a time."""
+    parts: dict[str, list[Array]] = {label: [] for label in galleries}
     for _, group in groupby(design, key=lambda cell: cell.prompt_index):
         cells = list(group)
         images = {label: load_images([gallery.find(cell) for cell in cells]) for label, gallery in galleries.items()}
         for label, mine in images.items():
-            found = {DRIFT: rmse(mine, images[reference])}
-            parts[label].append(found | ({DIVERSITY: diversity(mine)} if len(mine) > 1 else {}))
-    return {
-        label: {name: np.concatenate([found[name] for found in of_model]) for name in of_model[0]}
-        for label, of_model in parts.items()
-    }
+            parts[label].append(rmse(mine, images[reference]))
+    return {label: np.concatenate(of_model) for label, of_model in parts.items()}
 
 
 def load_images(paths: Sequence[Path]) -> Array:
@@ -60,6 +55,15 @@ def rmse(images: Array, others: Array) -> Array:
     return np.sqrt(((images - others) ** 2).mean((-3, -2, -1)))
 
 
-def diversity(images: Array) -> Array:
-    """Mean distance of each image (images, height, width, 3) from the others (images,)."""
-    return np.array([rmse(image, images).sum() for image in images]) / (len(images) - 1)
+def diversity(features: Array) -> Array:
+    """Mean distance (images,) of each image of a prompt from the others, by unit features (images, width).
+
+    NaN for one whose features are not finite; the others are compared without it.
+    """
+    finite = np.isfinite(features).all(-1)
+    known = features[finite]
+    found = np.full(len(features), np.nan)
+    if len(known) > 1:
+        sums = [((known - one) ** 2).sum() / 2 for one in known]  # 1 - cos of unit vectors, exactly 0 for equal ones
+        found[finite] = np.array(sums) / (len(known) - 1)
+    return found

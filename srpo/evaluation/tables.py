@@ -22,7 +22,7 @@ MEANINGS = {
     "clipped": "share of pixel values cut off at black or white",
     "spread": "how much brightness differs between images",
     "drift": "how far from the first model's image of the same noise (RMSE at a glance)",
-    "diversity": "how much the images of one prompt differ (RMSE at a glance)",
+    "diversity": "how much the images of one prompt differ (1 - cosine of image features)",
 }
 LEADING = ("relative", "content", "reward", "luminance", "spread")
 """Metrics in the order a reader asks for them, after the wanted one."""

@@ -23,6 +23,9 @@ class Reward(Protocol):
         texts there are.
         """
 
+    def features(self, images: Tensor) -> Tensor:
+        """What it sees in the images, before any text: unit features (batch, width)."""
+
     def to(self, device: torch.device) -> "Reward":
         """Move the weights."""
 

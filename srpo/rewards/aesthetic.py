@@ -47,9 +47,13 @@ class AestheticScore(nn.Module):
     def forward(self, images: Tensor, *texts: Sequence[str]) -> tuple[Tensor, ...]:
         """The same scores (batch,) for each list of texts; images (batch, 3, h, w) in [0, 1]."""
         with torch.autocast(images.device.type, enabled=False):
-            features = self.encoder(pixel_values=self.preprocess(images.float())).pooler_output
-            scores = self.head(normalize(features, dim=-1))[:, 0]
+            scores = self.head(self.features(images))[:, 0]
         return tuple(scores for _ in texts)
+
+    def features(self, images: Tensor) -> Tensor:
+        """SigLIP's unit features (batch, width)."""
+        with torch.autocast(images.device.type, enabled=False):
+            return normalize(self.encoder(pixel_values=self.preprocess(images.float())).pooler_output, dim=-1)
 
 
 def load(head: Path, encoder: Path) -> AestheticScore:

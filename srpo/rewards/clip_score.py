@@ -25,3 +25,7 @@ class ClipScore(nn.Module):
         """Scores (batch,) for each list of texts; images (batch, 3, h, w) in [0, 1]."""
         cosines = self.cosine(images, *([PREFIX + text for text in group] for group in texts))
         return tuple(WEIGHT * cosine.clamp(min=0) for cosine in cosines)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Unit image features (batch, dim)."""
+        return self.cosine.features(images)

@@ -42,8 +42,13 @@ class DualEncoderReward(nn.Module):
     def forward(self, images: Tensor, *texts: Sequence[str]) -> tuple[Tensor, ...]:
         """Scores (batch,) for each list of texts; images (batch, 3, h, w) in [0, 1]."""
         with torch.autocast(images.device.type, enabled=False):
-            features = normalize(self.encode_images(self.preprocess(images.float())), dim=-1)
+            features = self.features(images)
             return tuple(self.score(features, group) for group in texts)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Unit image features (batch, dim)."""
+        with torch.autocast(images.device.type, enabled=False):
+            return normalize(self.encode_images(self.preprocess(images.float())), dim=-1)
 
     def score(self, features: Tensor, texts: Sequence[str]) -> Tensor:
         """Agreement (batch,) of unit image features (batch, dim) with a text for each."""

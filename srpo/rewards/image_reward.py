@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 from transformers import BertTokenizer, BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
 from srpo.errors import ConfigError
@@ -59,8 +60,17 @@ class ImageReward(nn.Module):
     def forward(self, images: Tensor, *texts: Sequence[str]) -> tuple[Tensor, ...]:
         """Scores (batch,) for each list of texts; images (batch, 3, h, w) in [0, 1]."""
         with torch.autocast(images.device.type, enabled=False):
-            seen = self.vision(pixel_values=self.preprocess(images.float())).last_hidden_state
+            seen = self._see(images)
             return tuple(self._score(seen, list(group)) for group in texts)
+
+    def features(self, images: Tensor) -> Tensor:
+        """BLIP's class token, of unit length (batch, width)."""
+        with torch.autocast(images.device.type, enabled=False):
+            return normalize(self._see(images)[:, 0], dim=-1)
+
+    def _see(self, images: Tensor) -> Tensor:
+        """Images as BLIP sees them (batch, patches + 1, width)."""
+        return self.vision(pixel_values=self.preprocess(images.float())).last_hidden_state
 
     def _score(self, seen: Tensor, texts: list[str]) -> Tensor:
         """Scores (batch,) of images as BLIP sees them, (batch, patches + 1, width)."""

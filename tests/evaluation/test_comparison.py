@@ -212,6 +212,28 @@ def test_a_held_out_score_read_in_another_way_is_another_score(parts: list[Repor
         write_comparison(entries, tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("judge", "key", "value", "differs"),
+    [
+        ("hps", "diversity_by", "reward", "evaluation.diversity_by"),
+        ("hps", "scores", ScoreConfig(family="clip_score", source="x"), "evaluation.scores.hps.family"),
+        ("reward", "scores", ScoreConfig(family="clip_score", source="x"), None),
+    ],
+)
+def test_diversity_is_compared_only_where_the_same_judge_saw_it(
+    parts: list[Report], tmp_path: Path, judge: str, key: str, value: Any, differs: str | None
+) -> None:
+    value = {"hps": value.model_dump()} if key == "scores" else value
+    one, two = (with_metrics(with_judges(report), "diversity") for report in parts)
+    one, two = (with_setting(report, "evaluation", "diversity_by", judge) for report in (one, two))
+    entries = [entry(tmp_path, "a", one), entry(tmp_path, "b", with_setting(two, "evaluation", key, value))]
+    accepted = [differs or "evaluation.scores.hps.family"]
+    with pytest.raises(ConfigError, match=rf"{re.escape(accepted[0])} is hps for a"):
+        write_comparison(entries, tmp_path / "out")
+    report = write_comparison(entries, tmp_path / "out", despite=accepted)
+    assert ("diversity" in report.metrics) == (differs is None)
+
+
 def test_texts_cut_at_another_length_are_refused(parts: list[Report], tmp_path: Path) -> None:
     changed = with_setting(parts[1], "model", "max_sequence_length", 77)
     with pytest.raises(ConfigError, match=r"model\.max_sequence_length is 512 for a, 77 for b"):

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel
+from PIL import Image
+from torchvision.transforms.functional import to_tensor
 
 from srpo import evaluation
 from srpo.artifacts import Evaluated, PromptSets, Snapshot, Trained, Weights
@@ -16,8 +18,11 @@ from srpo.errors import ConfigError
 from srpo.evaluation import evaluate
 from srpo.evaluation.measure import Measured
 from srpo.evaluation.schema import Report
+from srpo.evaluation.thumbnails import IMAGES, picture_path
 from srpo.hub import snapshot
 from srpo.prompts import embed_prompts
+from srpo.rewards import load_reward
+from srpo.rewards.measured import load_score
 from srpo.shapes import heldout_captions
 from srpo.weights import fetch_score
 
@@ -282,6 +287,24 @@ def test_a_held_out_score_is_measured_and_may_decide(flux_folder: Path, hps_fold
     assert not evaluated.passed and [check.metric for check in report.checks] == ["relative/held"]
     assert report.provenance.hashes["score_held"] == weights.scores["held"].checkpoint.sha256
     assert '<th scope="row">relative/held' in page(evaluated)
+
+
+@pytest.mark.parametrize("judge", ["reward", "held"])
+def test_diversity_is_seen_by_the_judge_that_is_named(
+    flux_folder: Path, hps_folder: Path, clip_folder: Path, tmp_path: Path, judge: str
+) -> None:
+    score = ScoreConfig(family="pick_score", source=str(clip_folder))
+    settings = {"scores": {"held": score.model_dump()}, "diversity_by": judge, "seeds_per_prompt": 3}
+    config, weights, *others = make_inputs(tmp_path, flux_folder, hps_folder, HELD_OUT, **settings)
+    weights = weights.model_copy(update={"scores": {"held": fetch_score("held", score)}})
+    report = load(evaluate(config, weights, *others, tmp_path / "evaluation"))
+    eyes = load_reward(config.reward, hps_folder) if judge == "reward" else load_score("held", score, clip_folder, None)
+    for index in range(0, len(report.images), 3):
+        shown = [picture_path(tmp_path / "evaluation" / IMAGES, report, index + i, "base") for i in range(3)]
+        images = torch.stack([to_tensor(Image.open(path).convert("RGB")) for path in shown])
+        cosines = eyes.features(images) @ eyes.features(images).T
+        found = [image.scores["base"]["diversity"] for image in report.images[index : index + 3]]
+        assert found == pytest.approx((3 - cosines.sum(1)) / 2, rel=0.02), "but for pixels of 8 bits and float16"
 
 
 def test_a_single_prompt_is_refused(inputs: Inputs, tmp_path: Path) -> None:

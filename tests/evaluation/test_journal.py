@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 
 from srpo.evaluation.images import Cell, make_design
-from srpo.evaluation.journal import ScoreJournal
+from srpo.evaluation.journal import ImageScores, ScoreJournal
 from srpo.prompts import Prompt
 
 DESIGN = make_design([Prompt("a dog"), Prompt("a cat: \"ünïcode\" 'quoted'")], [0, 1], 2, seed=0)
-SCORES = {"reward": 0.1 + 0.2, "relative": -math.pi}
+SCORES = ImageScores({"reward": 0.1 + 0.2, "relative": -math.pi}, bytes(range(256)))
 
 
 def fill(journal: ScoreJournal, cells: list[Cell], image_key: str = "model", score_key: str = "reward") -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from srpo.evaluation.images import Gallery, make_design
-from srpo.evaluation.pairs import diversity, load_images, measure_pairs, pair_metrics, rmse
+from srpo.evaluation.pairs import diversity, load_images, measure_drift, pair_metrics, rmse
 from srpo.prompts import Prompt
 
 
@@ -19,11 +19,25 @@ def test_rmse_of_plain_images_is_the_difference_of_their_levels() -> None:
     assert rmse(grey(0.25, 0.5), grey(0.25, 0.9)) == pytest.approx([0.0, 0.4])
 
 
+def directions(*degrees: float) -> np.ndarray:
+    """Unit features in a plane."""
+    return np.stack([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))], axis=-1)
+
+
 def test_diversity_is_the_mean_distance_from_the_siblings_and_over_a_prompt_from_all_pairs() -> None:
-    found = diversity(grey(0.0, 0.1, 0.4))
-    assert found == pytest.approx([(0.1 + 0.4) / 2, (0.1 + 0.3) / 2, (0.4 + 0.3) / 2])
-    assert found.mean() == pytest.approx((0.1 + 0.4 + 0.3) / 3)  # of the three pairs
-    assert diversity(grey(0.3, 0.3)) == pytest.approx([0, 0])
+    found = diversity(directions(0, 60, 180))
+    near, far, opposite = 1 - 0.5, 1 + 0.5, 2.0  # 60, 120 and 180 degrees apart
+    assert found == pytest.approx([(near + opposite) / 2, (near + far) / 2, (opposite + far) / 2])
+    assert found.mean() == pytest.approx((near + far + opposite) / 3)  # of the three pairs
+    same = directions(33, 33, 33).astype(np.float16).astype(float)
+    assert diversity(same).tolist() == [0, 0, 0]
+
+
+def test_an_image_without_features_takes_no_other_with_it() -> None:
+    features = directions(0, 60, 180)
+    features[1, 0] = np.nan
+    assert diversity(features) == pytest.approx([2, np.nan, 2], nan_ok=True)
+    assert np.isnan(diversity(features[:2])).all(), "one that is left alone has no siblings"
 
 
 def test_images_of_a_design_are_compared_with_those_of_the_same_noise(tmp_path: Path) -> None:
@@ -33,11 +47,9 @@ def test_images_of_a_design_are_compared_with_those_of_the_same_noise(tmp_path: 
     for label, greys in levels.items():
         for cell, level in zip(design, greys, strict=True):
             galleries[label].add(cell, torch.full((3, 8, 8), level / 255))
-    found = measure_pairs(galleries, "base", design)
-    assert found["base"]["drift"].tolist() == [0, 0, 0, 0]
-    assert found["candidate"]["drift"] == pytest.approx([0.2, 0.0, 0.4, 0.4])
-    assert found["base"]["diversity"] == pytest.approx([0.2, 0.2, 0.0, 0.0])
-    assert found["candidate"]["diversity"] == pytest.approx([0.0, 0.0, 0.8, 0.8])
+    found = measure_drift(galleries, "base", design)
+    assert found["base"].tolist() == [0, 0, 0, 0]
+    assert found["candidate"] == pytest.approx([0.2, 0.0, 0.4, 0.4])
 
 
 def test_large_images_are_compared_at_a_glance(tmp_path: Path) -> None:
@@ -49,8 +61,6 @@ def test_large_images_are_compared_at_a_glance(tmp_path: Path) -> None:
     assert images == pytest.approx(0.5, abs=0.01)
 
 
-def test_a_single_image_has_no_siblings(tmp_path: Path) -> None:
-    design = make_design([Prompt("a")], [0], 1, seed=0)
-    gallery = Gallery(tmp_path)
-    gallery.add(design[0], torch.rand(3, 8, 8))
-    assert list(measure_pairs({"base": gallery}, "base", design)["base"]) == pair_metrics(1) == ["drift"]
+def test_a_single_image_has_no_siblings() -> None:
+    assert pair_metrics(1) == ["drift"]
+    assert pair_metrics(2) == ["drift", "diversity"]

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
-from torch.nn.functional import layer_norm, linear, scaled_dot_product_attention
+from torch.nn.functional import layer_norm, linear, normalize, scaled_dot_product_attention
 from torchvision.transforms import v2
 from torchvision.transforms.functional import to_tensor
 
@@ -87,11 +87,16 @@ def normalised(tensors: dict[str, Tensor], prefix: str, x: Tensor) -> Tensor:
     return layer_norm(x, (HIDDEN,), tensors[f"{prefix}.weight"], tensors[f"{prefix}.bias"], eps=1e-12)
 
 
-def expected_score(tensors: dict[str, Tensor], pixels: Tensor, ids: list[int]) -> Tensor:
-    """One image and the tokens of one text, without any padding."""
+def see(tensors: dict[str, Tensor], pixels: Tensor) -> Tensor:
+    """What timm's tower makes of images (batch, patches + 1, width)."""
     tower = vision_tower()
     tower.load_state_dict({name.removeprefix(V): t for name, t in tensors.items() if name.startswith(V)})
-    seen = tower.forward_features(pixels[None])[0]
+    return tower.forward_features(pixels)
+
+
+def expected_score(tensors: dict[str, Tensor], pixels: Tensor, ids: list[int]) -> Tensor:
+    """One image and the tokens of one text, without any padding."""
+    seen = see(tensors, pixels[None])[0]
     tensors = {name.removeprefix(T): tensor for name, tensor in tensors.items()}
     words = (
         tensors["embeddings.word_embeddings.weight"][ids] + tensors["embeddings.position_embeddings.weight"][: len(ids)]
@@ -121,8 +126,10 @@ def test_scores_are_those_of_the_published_architecture(files: tuple[Path, Path]
         ]
     )
     images = torch.stack([to_tensor(picture), 1 - to_tensor(picture)])
-    forwards, backwards = load(*files)(images, TEXTS, TEXTS[::-1])
+    reward = load(*files)
+    forwards, backwards = reward(images, TEXTS, TEXTS[::-1])
     pixels = preprocess(images)
+    torch.testing.assert_close(reward.features(images), normalize(see(published, pixels)[:, 0]), atol=1e-5, rtol=1e-5)
     expected = torch.stack([torch.stack([expected_score(published, p, ids) for ids in IDS]) for p in pixels])
     torch.testing.assert_close(forwards, expected.diag(), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(backwards, expected.flip(1).diag(), atol=1e-5, rtol=1e-5)

@@ -11,7 +11,8 @@ from transformers import CLIPModel, CLIPTokenizer, SiglipConfig, SiglipModel, Si
 from srpo.config import RewardConfig, ScoreConfig
 from srpo.errors import ConfigError
 from srpo.rewards import Reward, load_reward
-from srpo.rewards.aesthetic import AestheticHead
+from srpo.rewards.aesthetic import AestheticHead, AestheticScore
+from srpo.rewards.dual_encoder import DualEncoderReward
 from srpo.rewards.measured import SCORES, check_score, find_score, load_score, score_bytes
 from tests.layouts.published import read
 
@@ -142,6 +143,22 @@ def test_hps_is_the_rewards_cosine_on_squares_and_sees_the_whole_of_other_pictur
     changed[..., :4] = 0  # the centre crop cuts this off
     assert torch.equal(trained(changed, TEXTS)[0], trained(images, TEXTS)[0])
     assert not torch.equal(measured(changed, TEXTS)[0], measured(images, TEXTS)[0])
+
+
+def test_every_score_shows_what_it_sees_before_any_text(
+    hps_folder: Path, clip_folder: Path, siglip_folder: Path, head_file: Path, images: Tensor
+) -> None:
+    hps, pick = score("hps", hps_folder), score("pick_score", clip_folder)
+    assert isinstance(hps, DualEncoderReward) and isinstance(pick, DualEncoderReward)
+    for dual in (hps, pick):
+        agreement = dual.scale * (dual.features(images) * dual.text_features(TEXTS)).sum(-1)
+        assert torch.equal(agreement, dual(images, TEXTS)[0])
+    assert torch.equal(score("clip_score", clip_folder).features(images), pick.features(images))
+    aesthetic = score("aesthetic", head_file, siglip_folder)
+    assert isinstance(aesthetic, AestheticScore)
+    assert torch.equal(aesthetic.head(aesthetic.features(images))[:, 0], aesthetic(images, TEXTS)[0])
+    for eyes in (hps, pick, aesthetic):
+        torch.testing.assert_close(eyes.features(images).norm(dim=-1), torch.ones(2))
 
 
 def test_a_score_takes_as_many_bytes_as_were_counted_before_it_was_loaded(
