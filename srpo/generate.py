@@ -22,6 +22,7 @@ CPU = torch.device("cpu")
 AT_ONCE = 128
 """Prompts that are encoded before any is drawn: at most 1 GiB of embeddings for T5-XXL at 512 tokens in float32."""
 MAX_PATH = 4096  # longer texts cannot be paths
+PLACES = ("builtin:", "hf://", "s3://")  # of files that are not here
 
 
 class Sampling(Settings):
@@ -138,9 +139,9 @@ def to_picture(image: Tensor) -> Image.Image:
 
 
 def read_texts(prompts: str) -> list[str]:
-    """The lines of a file, or the text itself; ConfigError if there is nothing to draw."""
+    """The prompts of a file, here or elsewhere, or the text itself; ConfigError if there is nothing to draw."""
     path = Path(prompts)
-    if len(prompts) < MAX_PATH and path.is_file():
+    if prompts.startswith(PLACES) or (len(prompts) < MAX_PATH and path.is_file()):
         return [prompt.text for prompt in read_prompts(prompts, "held_out", PromptsConfig().max_characters)]
     if not prompts.strip():
         raise ConfigError("--prompts is empty; give a text, or a file with one prompt per line")

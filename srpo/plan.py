@@ -167,8 +167,7 @@ def _guidance(config: RunConfig) -> str:
 
 def _reward(config: RunConfig, reward: RewardConfig) -> str:
     if found := _remote(reward.source, "reward"):
-        names = [file.path for file in survey(reward.source, "reward").files]
-        rewards.find_family(reward.family).check_architecture(reward.architecture, names)
+        _architecture(reward, "reward")
         return found
     path = resolve(reward.source, "reward")
     rewards.check_reward(reward, path)
@@ -177,9 +176,17 @@ def _reward(config: RunConfig, reward: RewardConfig) -> str:
     return f"{reward.source}: a whole {reward.family} checkpoint"
 
 
+def _architecture(judge: RewardConfig | ScoreConfig, part: Part) -> None:
+    """What can be said of a judge's architecture while its checkpoint is elsewhere."""
+    names = [file.path for file in survey(judge.source, part).files]
+    rewards.find_family(judge.family).check_architecture(judge.architecture, names)
+
+
 def _score(name: str, score: ScoreConfig) -> str:
     find_score(name, score)
     if found := [text for source in score.sources if (text := _remote(source, "score"))]:
+        if score.family in rewards.REWARDS:
+            _architecture(score, "score")
         return f"{name}: {'; '.join(found)}"
     places = [resolve(source, "score") for source in score.sources]
     check_score(name, score, places[0], places[1] if score.companion else None)

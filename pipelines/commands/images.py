@@ -53,7 +53,7 @@ def generate(
     """
     settings = load([config], ()) if config else None
     place = here()
-    place.prepare(model, base or "")
+    place.prepare(model, base or "", prompts)
     from srpo.export.card import find_licences
     from srpo.generate import read_texts
     from srpo.pictures import write_pictures

@@ -49,7 +49,7 @@ def export(
     if form not in EXPORT_FORMS:
         raise ConfigError(f"--format {form}: choose from {', '.join(EXPORT_FORMS)}")
     place = here()
-    place.prepare(model, base or "", to)
+    place.prepare(model, base or "", to, prompts or "")
     from srpo.export import export as export_model
     from srpo.export.card import find_licences
     from srpo.generate import read_texts

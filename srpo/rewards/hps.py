@@ -18,7 +18,7 @@ from srpo.models.layout import compare_shapes
 from srpo.rewards.dual_encoder import DualEncoderReward
 from srpo.rewards.state_dict import read_state_dict, state_dict_shapes
 
-NO_FILE = "reward.architecture: no file {file} in {places}; give an open_clip model name, or the path of its JSON"
+NO_FILE = "architecture: no file {file} in {places}; give an open_clip model name, or the path of its JSON"
 
 
 def load(path: Path, architecture: str) -> DualEncoderReward:
@@ -96,7 +96,7 @@ def _named(architecture: str) -> dict[str, Any]:
     """The settings of one of open_clip's own models."""
     settings: dict[str, Any] | None = open_clip.get_model_config(architecture)
     if settings is None:
-        raise ConfigError(f"reward.architecture: open_clip has no model named {architecture!r}; see its list_models()")
+        raise ConfigError(f"architecture: open_clip has no model named {architecture!r}; see its list_models()")
     return settings
 
 
@@ -115,7 +115,7 @@ def _settings(checkpoint: Path, architecture: str) -> dict[str, Any]:
             tokenizer["bpe_path"] = str(path.parent / tokenizer["bpe_path"])
     if unsupported := sorted({"hf_model_name", "hf_tokenizer_name"} & set(settings["text_cfg"])):
         raise ConfigError(
-            f"reward.architecture: {architecture!r} needs a Hugging Face text tower ({unsupported[0]}); not an HPS"
+            f"architecture: {architecture!r} needs a Hugging Face text tower ({unsupported[0]}); not an HPS"
         )
     settings.pop("custom_text", None)
     return settings

@@ -10,9 +10,10 @@ from pipelines.remote import for_pods
 from srpo.config import PreferenceConfig, load_config
 from srpo.control_words import control_words
 from srpo.errors import ConfigError
+from srpo.generate import read_texts
 from srpo.plan import make_plan
 from srpo.prompts import read_prompts
-from srpo.shapes import seen_captions
+from srpo.shapes import heldout_captions, seen_captions
 from tests.conftest import CONFIG, SHORT
 from tests.hub.conftest import BUCKET
 
@@ -42,6 +43,14 @@ def test_new_prompts_in_the_bucket_are_read_and_known_as_new(prompts: Any) -> No
     put(prompts, TRAIN, ["prompt", *CAPTIONS[:5]])
     assert read() == CAPTIONS[:5]
     assert fingerprint.of_prompts(TRAIN, "train") != before
+
+
+def test_pictures_can_be_made_from_them(prompts: Any) -> None:
+    assert read_texts(TRAIN) == CAPTIONS
+    assert read_texts("builtin:shapes") == list(heldout_captions())
+    assert read_texts("a poster that says s3://bucket") == ["a poster that says s3://bucket"]
+    with pytest.raises(ConfigError, match="nowhere"):
+        read_texts(f"s3://{BUCKET}/nowhere.txt")
 
 
 def test_what_was_read_before_answers_while_the_bucket_does_not(prompts: Any, monkeypatch: pytest.MonkeyPatch) -> None:

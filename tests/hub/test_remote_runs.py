@@ -53,7 +53,7 @@ def test_a_plan_says_what_will_be_fetched_and_fetches_nothing(shapes: HubServer,
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("reward.architecture=elsewhere.json", r"reward\.architecture: no file elsewhere\.json in .*, nor beside the"),
+        ("reward.architecture=elsewhere.json", r"architecture: no file elsewhere\.json in .*, nor beside the"),
         ("reward.architecture=ViT-Z", "open_clip has no model named 'ViT-Z'"),
         ("train.lora={target_modules: [to_z]}", "the transformer has no layer named to_z"),
     ],
@@ -142,6 +142,8 @@ def test_held_out_scores_are_fetched_with_the_rest(shapes: HubServer, tmp_path: 
     config = load_config(CONFIG, (*SHORT, score))
     findings = {check.subject: check.finding for check in make_plan(config, tmp_path).checks}
     assert findings["score"].startswith(f"held: {REWARD}: 0.0")
+    with pytest.raises(ConfigError, match=r"architecture: no file gone\.json"):
+        make_plan(load_config(CONFIG, (*SHORT, score.replace("shapes-vit", "gone"))), tmp_path)
     weights = fetch_weights(config.model, config.reward, config.evaluation.scores)
     held = weights.scores["held"].checkpoint
     assert held.revision and held.sha256 == fetch(REWARD, "reward").sha256
