@@ -12,7 +12,7 @@ from srpo.errors import ConfigError
 from srpo.evaluation.pairs import DIVERSITY
 from srpo.evaluation.report import REPORT_JSON
 from srpo.evaluation.schema import ImageSet, Report, Subject
-from srpo.evaluation.thumbnails import IMAGES, picture_path
+from srpo.evaluation.thumbnails import IMAGES, measured, picture_path
 from srpo.tracking import flatten
 
 Key = tuple[str, int]
@@ -96,18 +96,20 @@ class Entry:
 def settings_of(entries: Sequence[Entry]) -> dict[str, tuple[str, ...]]:
     """What decides a picture or a score besides the model -> the metrics that mean something else where it differs.
 
-    Of added rewards and held-out scores those that all entries have.
+    Of added rewards and held-out scores those that all entries have, and the judge of diversity where all have that.
     """
-    found = DRAWN | {DIVERSITY_BY: (DIVERSITY,)} | _settings_of_judge("reward", "preference", "reward", "relative")
+    found = DRAWN | _settings_of_judge("reward", "preference", "reward", "relative")
     for name in sorted(set.intersection(*(entry.added_rewards for entry in entries))):
         own = f"rewards.{name}"
         found |= _settings_of_judge(own, f"{own}.preference", f"reward/{name}", f"relative/{name}")
     for name in sorted(set.intersection(*(entry.held_out_scores for entry in entries))):
         own = f"evaluation.scores.{name}"
         found |= _settings_of_judge(own, own, name, f"relative/{name}")
-    for judge in {str(entry.setting(DIVERSITY_BY)) for entry in entries}:
-        own = judge if judge == "reward" else f"evaluation.scores.{judge}"
-        found |= {name: (*found[name], DIVERSITY) for name in _reading(own) if name in found}
+    if all(DIVERSITY in measured(entry.report) for entry in entries):
+        found |= {DIVERSITY_BY: (DIVERSITY,)}
+        for judge in {str(entry.setting(DIVERSITY_BY)) for entry in entries}:
+            own = judge if judge == "reward" else f"evaluation.scores.{judge}"
+            found |= {name: (*found[name], DIVERSITY) for name in _reading(own) if name in found}
     return found
 
 

@@ -14,9 +14,12 @@ from torch.nn.functional import normalize
 
 from srpo.rewards.preprocessing import clip_preprocessing
 
+TEXTS_KEPT = 20_000
+"""Texts whose features are kept; 80 MB at a width of 1024, however many prompts there are."""
+
 
 class DualEncoderReward(nn.Module):
-    """`scale * cos(image features, text features)`; text features are computed once per text and kept."""
+    """`scale * cos(image features, text features)`; text features are computed once per text and kept for long."""
 
     def __init__(
         self,
@@ -56,7 +59,7 @@ class DualEncoderReward(nn.Module):
 
     @torch.no_grad()
     def text_features(self, texts: Sequence[str]) -> Tensor:
-        """Unit features (len(texts), dim); only texts never seen before are encoded.
+        """Unit features (len(texts), dim); only texts that are not kept are encoded.
 
         One at a time: in a batch the last bits depend on its size, and a resumed run meets texts in other batches.
         """
@@ -64,7 +67,10 @@ class DualEncoderReward(nn.Module):
             if text not in self.text_cache:
                 tokens = self.tokenize([text]).to(self._device)
                 self.text_cache[text] = normalize(self.encode_texts(tokens), dim=-1)[0]
-        return torch.stack([self.text_cache[text] for text in texts])
+        found = torch.stack([self.text_cache[text] for text in texts])
+        while len(self.text_cache) > TEXTS_KEPT:
+            del self.text_cache[next(iter(self.text_cache))]
+        return found
 
     def to(self, device: torch.device) -> Self:  # type: ignore[override]
         """Move weights and kept features."""

@@ -234,6 +234,11 @@ def test_diversity_is_compared_only_where_the_same_judge_saw_it(
     assert ("diversity" in report.metrics) == (differs is None)
 
 
+def test_nobody_is_asked_who_saw_a_diversity_that_was_not_measured(parts: list[Report], tmp_path: Path) -> None:
+    other = with_setting(parts[1], "evaluation", "diversity_by", "hps")
+    write_comparison([entry(tmp_path, "a", parts[0]), entry(tmp_path, "b", other)], tmp_path / "out")
+
+
 def test_texts_cut_at_another_length_are_refused(parts: list[Report], tmp_path: Path) -> None:
     changed = with_setting(parts[1], "model", "max_sequence_length", 77)
     with pytest.raises(ConfigError, match=r"model\.max_sequence_length is 512 for a, 77 for b"):

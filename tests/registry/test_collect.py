@@ -19,7 +19,7 @@ from srpo.artifacts import PromptSet, PromptSets, Snapshot, Trained, Weights
 from srpo.config import RunConfig
 from srpo.errors import ConfigError
 from srpo.evaluation.images import make_design
-from srpo.evaluation.journal import ScoreJournal
+from srpo.evaluation.journal import ImageScores, ScoreJournal
 from srpo.hub import snapshot
 from srpo.prompts import Prompt
 from srpo.registry import find_version, promote, register, versions
@@ -222,7 +222,7 @@ def test_pictures_and_scores_that_no_evaluation_has_used_for_long_go(filled: Pla
     for model in ("old", "used"):
         for cell in cells:
             journal.gallery(model).add(cell, torch.zeros(3, 8, 8))
-        journal.add(model, "reward", {key: {"reward": 1.0} for key in cells})
+        journal.add(model, "reward", {key: ImageScores({"reward": 1.0}, b"") for key in cells})
         os.utime(journal.gallery(model).folder, (0, 0))
     assert len(journal.find("used", "reward", cells)) == 2
     found = [folder.path for folder in collect.collect(filled, KEEP).folders if filled.scores in folder.path.parents]

@@ -13,7 +13,7 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from srpo.config import RewardConfig
 from srpo.errors import ConfigError
-from srpo.rewards import Reward, check_reward, load_reward
+from srpo.rewards import Reward, check_reward, dual_encoder, load_reward
 from srpo.shapes import models as tiny
 
 TEXTS = ["a red circle on a blue background", "Bright. two cats, asleep"]
@@ -86,6 +86,14 @@ def test_features_of_a_text_do_not_depend_on_its_company(reward: Reward) -> None
     together = reward.text_features(TEXTS)
     reward.text_cache.clear()
     assert torch.equal(reward.text_features(TEXTS[1:])[0], together[1])
+
+
+def test_no_number_of_texts_fills_the_memory(reward: Reward, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dual_encoder, "TEXTS_KEPT", 3)
+    texts = [f"{text} {number}" for text in TEXTS for number in range(3)]
+    together = reward.text_features(texts)
+    assert list(reward.text_cache) == texts[-3:]
+    assert torch.equal(reward.text_features(texts), together)
 
 
 def test_safetensors_work_as_pt_does(hps_folder: Path, tmp_path: Path, images: torch.Tensor) -> None:
