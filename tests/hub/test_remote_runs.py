@@ -112,7 +112,7 @@ def test_the_fingerprint_of_a_remote_source_follows_it(shapes: HubServer) -> Non
     [
         (f"model.source={REWARD}", "no diffusers folder"),
         ("model.family=unet", "no model family named 'unet'"),
-        ("reward.family=vibes", "no reward named 'vibes'"),
+        ("reward.family=vibes", "^no reward family named 'vibes'"),
     ],
 )
 def test_a_plan_refuses_what_no_download_would_mend(
