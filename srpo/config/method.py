@@ -11,7 +11,7 @@ from srpo.presets import PRESETS
 
 
 class PreferenceConfig(Settings):
-    """Semantic relative preference: wanted control words against unwanted (method section 3)."""
+    """Semantic relative preference: wanted control words against unwanted (arXiv:2509.06942, section 3.3)."""
 
     preset: str | None = None
     """Name of words in `srpo.presets`; `positive`, `negative` and `prefix` that are given here come before its own."""
@@ -58,10 +58,8 @@ class PreferenceConfig(Settings):
     def preset_is_used(self) -> Self:
         """A preset beside words that replace all of its own would say nothing."""
         preset = PRESETS[self.preset] if self.preset else None
-        if preset and preset.positive != self.positive and preset.negative != self.negative:
-            warnings.warn(
-                f"preference.preset {self.preset} has no effect: positive and negative are given as well", stacklevel=2
-            )
+        if preset and not any(value and value == getattr(self, name) for name, value in preset._asdict().items()):
+            warnings.warn(f"preference.preset {self.preset} has no effect: other words are given", stacklevel=2)
         return self
 
     @model_validator(mode="after")
@@ -74,7 +72,7 @@ class PreferenceConfig(Settings):
 
 
 class AlignConfig(Settings):
-    """Direct-Align: which noise levels are trained, and how (method sections 2 and 4)."""
+    """Direct-Align: which noise levels are trained, and how (arXiv:2509.06942)."""
 
     branches: tuple[Literal["denoise", "inversion"], ...] = Field(default=("denoise", "inversion"), min_length=1)
     """Branches of an update. `denoise` pulls towards the positive words, `inversion` pushes from the negative ones."""
