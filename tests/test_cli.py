@@ -328,9 +328,9 @@ def _wait_for_updates(place: Place, process: "subprocess.Popen[str]", number: in
 
 def test_a_plan_on_a_gpu_says_what_it_takes(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("plan", "--config", str(CONFIG), *SETTINGS, "--gpu", "4090") == 0
-    shown = capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())
     assert "on one 4090 (predicted, not measured)" in shown
-    assert "fits" in shown
+    assert re.search(r"memory [\d.]+ GiB at the peak, in \w+; 23\.6 there: fits", shown)
 
 
 @pytest.mark.parametrize("preset", [[], ["--config", str(HARDWARE / "80gb.yaml"), "--set", "train.lora={rank: 64}"]])

@@ -145,6 +145,7 @@ class SrpoMethod(Settings):
     """SRPO (arXiv:2509.06942): Direct-Align with the relative preference; `preference` and `align` say how."""
 
     name: Literal["srpo"] = "srpo"
+    """What `method` is set to."""
 
     unread: ClassVar[tuple[str, ...]] = ()
     """Settings of the run that training by this method ignores."""
@@ -195,6 +196,7 @@ class DirectAlignMethod(PlainMethod):
     """
 
     name: Literal["direct_align"] = "direct_align"
+    """What `method` is set to."""
     discount_shift: float | None = Field(default=None, gt=0)
     """The reward is multiplied by a factor that rises from 0 at the clean end of the grid to 1 at the noisy one, bent
     by this shift, so that late steps count less; null: all levels count fully."""
@@ -214,6 +216,7 @@ class ReflMethod(SamplerMethod):
     """ReFL (ImageReward, arXiv:2304.05977): the image predicted at once from a random late step, with gradient."""
 
     name: Literal["refl"] = "refl"
+    """What `method` is set to."""
     window: Range = (0.75, 0.975)
     """Shares of the rollout that the step is drawn between; ReFL's are steps 30 to 39 of 40."""
 
@@ -230,6 +233,7 @@ class DraftLvMethod(SamplerMethod):
     """DRaFT-LV (arXiv:2309.17400): gradient through the last step of the rollout, and of noised copies of its image."""
 
     name: Literal["draft_lv"] = "draft_lv"
+    """What `method` is set to."""
     num_copies: int = Field(default=2, ge=0)
     """Copies noised back to the last level and denoised again, which lowers the gradient's variance; 0 is DRaFT-1."""
 
