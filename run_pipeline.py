@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The command line of SRPO: `python run_pipeline.py --help`.
 
-Exit codes: 0 done; 42 it cannot work as it is asked for (a setting, a file, a folder): trying again will not help; 75
+Exit codes: 0 done; 42 it cannot work as it is asked for (an option, a setting, a file): trying again will not help; 75
 it was told to stop and has saved itself, another process is at work there, or S3 or a hub could not be reached: try
 again; anything else: it may work.
 """
@@ -12,6 +12,7 @@ import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 
@@ -50,6 +51,9 @@ def main(arguments: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         app(arguments)
+    except SystemExit as ended:
+        misused = ended.code == typer.BadParameter.exit_code  # of every UsageError, which has been told
+        sys.exit(EXIT_PERMANENT if misused else ended.code)
     except (ConfigError, TrainingStoppedError) as error:
         problems.print("[bold red]error:[/]", escape(str(error)), highlight=False, soft_wrap=True)
         sys.exit(EXIT_PERMANENT)

@@ -7,10 +7,10 @@ Nothing is loaded: the weights of transformer, VAE and ViT-H/14 are random numbe
 Seconds are medians over updates after a first one, which also compiles and is reported apart. Without a GPU the same
 code runs the Shapes model, its small form, and says so.
 
-It needs torch 2.11 or newer with torchvision and, with what they require (wheels in a folder on PYTHONPATH will do),
-accelerate, diffusers, huggingface_hub, open_clip_torch, peft, pydantic, PyYAML, rich, safetensors, transformers, typer;
-24gb also bitsandbytes, 141gb torchao. A preset whose package is missing, or that does not fit, says so and the others
-go on. 24gb is made from bf16 weights on the device, which needs 26 GB before the measurement begins.
+It needs torch 2.11 or newer with torchvision, and accelerate, diffusers, huggingface_hub, open_clip_torch, peft,
+pydantic, PyYAML, rich, safetensors, transformers and typer; 24gb also bitsandbytes, 141gb torchao. A preset whose
+package is missing, or that does not fit, says so and the others go on. 24gb is made from bf16 weights on the device,
+which needs 26 GB before the measurement begins.
 """
 
 import gc

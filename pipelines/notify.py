@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, Any
-from urllib.error import HTTPError
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
 
+import httpx2
 from pydantic import Field
 
 from srpo.config import NotifyConfig, Settings
@@ -31,6 +30,7 @@ SECONDS, ATTEMPTS = 5.0, 2
 TOLD = (ConfigError, TrainingStoppedError, UnreachableError)
 """Errors whose message is written for people; what others say may hold anything, so that only their name is told."""
 LOG = logging.getLogger(__name__)
+logging.getLogger("httpx2").setLevel(logging.WARNING)  # what it says of each request shows the URL, a secret
 
 
 class Numbers(Settings):
@@ -171,7 +171,7 @@ def _channels(config: NotifyConfig, notice: Notice) -> dict[str, Callable[[], ob
 
     found: dict[str, Callable[[], object]] = {}
     if config.webhook_env is not None:
-        found["webhook"] = lambda: _post(webhook(config), notice.model_dump_json().encode())
+        found["webhook"] = lambda: _post(webhook(config), notice)
     if alerter := Client().active_stack.alerter:
         found["alerter"] = lambda: _said(alerter.post(notice.text))
     return found
@@ -182,17 +182,10 @@ def _said(delivered: bool) -> None:
         raise ConnectionError
 
 
-class _Here(HTTPRedirectHandler):
-    """Goes nowhere else with what was meant for one address."""
-
-    def redirect_request(self, *arguments: Any, **named: Any) -> None:
-        """A redirect is an error."""
-
-
-def _post(url: str | None, body: bytes) -> None:
+def _post(url: str | None, notice: Notice) -> None:
+    """A redirect, which is not followed, is an error."""
     assert url
-    request = Request(url, data=body, headers={"Content-Type": "application/json"}, method="POST")
-    build_opener(_Here).open(request, timeout=SECONDS).close()
+    httpx2.post(url, json=notice.model_dump(mode="json"), timeout=SECONDS).raise_for_status()
 
 
 def _problem(deliver: Callable[[], object]) -> str | None:
@@ -202,8 +195,8 @@ def _problem(deliver: Callable[[], object]) -> str | None:
     def attempt() -> None:
         try:
             deliver()
-        except HTTPError as error:
-            problems.append(f"it answered with status {error.code}")
+        except httpx2.HTTPStatusError as error:
+            problems.append(f"it answered with status {error.response.status_code}")
         except ConfigError as error:
             problems.append(str(error))
         except Exception as error:

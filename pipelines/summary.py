@@ -1,7 +1,7 @@
 """What the command line shows: a plan before a run, its outcome after it, and the state of all runs."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -32,8 +32,8 @@ def show_plan(console: Console, plan: Plan) -> None:
     """The resolved config, the steps and what was checked."""
     text = yaml.safe_dump(plan.config.model_dump(mode="json"), sort_keys=False)
     console.print(Syntax(text, "yaml", background_color="default"))
-    console.print(_pairs("steps", {name: STEPS[name] for name in plan.steps}))
-    console.print(_pairs("checked", {check.subject: check.finding for check in plan.checks}))
+    console.print(_pairs("steps", ((name, STEPS[name]) for name in plan.steps)))
+    console.print(_pairs("checked", ((check.subject, check.finding) for check in plan.checks)))
 
 
 def show_prediction(console: Console, prediction: Prediction, smaller: tuple[Path, Prediction] | None = None) -> None:
@@ -54,7 +54,7 @@ def show_prediction(console: Console, prediction: Prediction, smaller: tuple[Pat
     if smaller:
         preset, needs = smaller
         facts["instead"] = f"--config {from_here(preset)} takes {needs.memory:.1f} GiB"
-    console.print(_pairs(f"on one {prediction.gpu} (predicted, not measured)", facts))
+    console.print(_pairs(f"on one {prediction.gpu} (predicted, not measured)", facts.items()))
 
 
 def show_outcome(console: Console, place: Place, outcome: Outcome) -> None:
@@ -155,11 +155,11 @@ def _times(outcome: Outcome) -> str:
 
 def show_facts(console: Console, title: str, facts: Mapping[str, str]) -> None:
     """Names and values under a title."""
-    console.print(_pairs(title, facts))
+    console.print(_pairs(title, facts.items()))
 
 
-def _pairs(title: str, pairs: Mapping[str, str]) -> Table:
+def _pairs(title: str, pairs: Iterable[tuple[str, str]]) -> Table:
     table = Table(title=title or None, title_justify="left", show_header=False, box=None, padding=(0, 2))
-    for name, value in pairs.items():
+    for name, value in pairs:
         table.add_row(f"[bold]{name}[/]", value, style=None)
     return table

@@ -2,8 +2,6 @@
 
 import logging
 
-__version__ = "0.1.0"
-
 # said once at every import of diffusers where torchao and bitsandbytes are installed; none of it concerns what we use
 for _name in ("torch.utils._pytree", "bitsandbytes.backends.cpu.ops", "diffusers.quantizers.torchao.torchao_quantizer"):
     logging.getLogger(_name).setLevel(logging.ERROR)

@@ -78,7 +78,7 @@ def make_plan(
     for name, reward in config.all_rewards.items():
         look(name, partial(_reward, config, reward))
     for name, score in config.evaluation.scores.items():
-        look("score", partial(_score, name, score))
+        look(f"scores.{name}", partial(_score, name, score))
     look("rollout", lambda: describe(config))
     if config.train.lora is not None:
         look("adapter", partial(_adapter, config, config.train.lora))
@@ -187,10 +187,10 @@ def _score(name: str, score: ScoreConfig) -> str:
     if found := [text for source in score.sources if (text := _remote(source, "score"))]:
         if score.family in rewards.REWARDS:
             _architecture(score, "score")
-        return f"{name}: {'; '.join(found)}"
+        return "; ".join(found)
     places = [resolve(source, "score") for source in score.sources]
     check_score(name, score, places[0], places[1] if score.companion else None)
-    return f"{name}: {score.source}: a whole {score.family} checkpoint"
+    return f"{score.source}: a whole {score.family} checkpoint"
 
 
 def _adapter(config: RunConfig, lora: LoraConfig) -> str:

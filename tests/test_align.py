@@ -1,4 +1,4 @@
-"""Direct-Align and the sigma grid (method sections 2 and 4)."""
+"""Direct-Align and the sigma grid (arXiv:2509.06942)."""
 
 import pytest
 import torch

@@ -108,6 +108,12 @@ def test_a_run_in_pods_asks_for_no_disk_here(
         (["plan", "--set", "preference.words_file=gone.csv"], "gone.csv cannot be read"),
         (["plan", "--config", "nowhere.yaml"], "no config file at nowhere.yaml"),
         (["plan", "--config", "."], "cannot be read as a run file"),
+        (["run", "--nosuch"], "--nosuch"),
+        (["run", "--until"], "--until"),
+        (["nosuch"], "nosuch"),
+        (["generate", "--weights", "fp64"], "fp64"),
+        (["export", "builtin:shapes", "--to", "x", "--format", "gguf"], "gguf"),
+        (["compare", "a", "b", "--on", "all"], "'all'"),
         (["run", "--until", "trian"], "no such step; choose from download"),
         (["run", "--from", "train", "--until", "embed"], "--from train comes after --until embed"),
         (["run", "--resume", "nobody"], "no run named 'nobody'"),
@@ -322,9 +328,9 @@ def _wait_for_updates(place: Place, process: "subprocess.Popen[str]", number: in
 
 def test_a_plan_on_a_gpu_says_what_it_takes(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("plan", "--config", str(CONFIG), *SETTINGS, "--gpu", "4090") == 0
-    shown = capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())
     assert "on one 4090 (predicted, not measured)" in shown
-    assert "fits" in shown
+    assert re.search(r"memory [\d.]+ GiB at the peak, in \w+; 23\.6 there: fits", shown)
 
 
 @pytest.mark.parametrize("preset", [[], ["--config", str(HARDWARE / "80gb.yaml"), "--set", "train.lora={rank: 64}"]])

@@ -87,5 +87,5 @@ def test_a_store_of_an_unknown_kind_is_refused(monkeypatch: pytest.MonkeyPatch) 
     ],
 )
 def test_sources_that_cannot_be_had(source: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=f"model.source: .*{message}"):
+    with pytest.raises(ConfigError, match=f"^model: .*{message}"):
         resolve(source, "model")

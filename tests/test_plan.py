@@ -100,13 +100,13 @@ def test_a_reward_without_text_is_refused_for_srpo_alone(tmp_path: Path, clip_fo
 def test_held_out_scores_are_looked_at_and_may_be_demanded(tmp_path: Path) -> None:
     score = "{family: hps, source: 'builtin:shapes', architecture: shapes-vit.json}"
     overrides = (
-        f"evaluation.scores={{held: {score}}}",
+        f"evaluation.scores={{held: {score}, other: {score}}}",
         "evaluation.gate=[{metric: relative/held, min_change: 0}]",
         "monitor.bounds=[{metric: held, min_change: -1}]",
     )
     plan = make_plan(load_config(CONFIG, (*SHORT, *overrides)), tmp_path)
-    (check,) = (check for check in plan.checks if check.subject == "score")
-    assert check.finding == "held: builtin:shapes: a whole hps checkpoint"
+    found = {check.subject: check.finding for check in plan.checks}
+    assert found["scores.held"] == found["scores.other"] == "builtin:shapes: a whole hps checkpoint"
 
 
 def test_all_problems_are_told_at_once(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Semantic relative preference (method section 3)."""
+"""Semantic relative preference (arXiv:2509.06942, section 3.3)."""
 
 from pathlib import Path
 
@@ -64,8 +64,15 @@ def test_a_preset_gives_the_words_that_are_left_out() -> None:
 def test_a_preset_that_does_not_exist_or_does_nothing_is_named() -> None:
     with pytest.raises(ValueError, match="no preset named 'reality'; choose from"):
         PreferenceConfig(preset="reality")
+    with pytest.warns(UserWarning, match="vivid has no effect"):
+        PreferenceConfig(preset="vivid", positive=("Bright",), negative=("Dark",))
     with pytest.warns(UserWarning, match="comic has no effect"):
-        PreferenceConfig(preset="comic", positive=("Bright",), negative=("Dark",))
+        PreferenceConfig(preset="comic", positive=("Bright",), negative=("Dark",), prefix=None)
+
+
+def test_a_preset_that_gives_the_prefix_alone_is_no_mistake(recwarn: pytest.WarningsRecorder) -> None:
+    assert PreferenceConfig(preset="comic", positive=("Bright",), negative=("Dark",)).prefix == "Comic"
+    assert not recwarn.list
 
 
 def test_words_of_a_file_reach_the_branches_of_their_prompt_and_update(tmp_path: Path) -> None:

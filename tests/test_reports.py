@@ -88,7 +88,6 @@ def test_long_names_make_a_folder_of_their_own(place: Place, tmp_path: Path) -> 
     [
         (["compare", "shapes@challenger"], "one model alone cannot be compared"),
         (["compare", "nope", "nope"], "names no registered model"),
-        (["compare", "a", "b", "--on", "all"], "--on all: only `common` is known"),
         (["compare", ".", "."], "no report.json in"),
         (["study", "new", "nope", "nope"], "names no registered model"),
         (["study", "new", "a", "b", "--out", "study.txt"], "the page is one .html file"),

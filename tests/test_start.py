@@ -92,7 +92,7 @@ def test_what_does_not_go_together_is_told(job: TrainJob, full: Trained, adapter
         (change, {"sharding": "fsdp2", "num_processes": 2}, "sliced training cannot add"),
         ("yesterday's", {}, "nothing to start from; give base, champion"),
         ("models:/srpo/1", {}, "nothing is registered here yet"),
-        (job.weights.reward.path, {}, "Tensor|tensor|holds|safetensors"),
+        (job.weights.reward.path, {}, r"holds no diffusion_pytorch_model\.safetensors or model\.safetensors"),
     ):
         with pytest.raises(ConfigError, match=problem):
             starting_from(job, source, tmp_path / "out", **settings)

@@ -5,13 +5,12 @@ import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from pipelines.commands.app import RegistryOption, console, registry_uri
 from pipelines.place import here
-from srpo.errors import ConfigError
 from srpo.wording import number, signed, span
 
 if TYPE_CHECKING:
@@ -32,8 +31,8 @@ def compare(
     reports: ReportsArgument,
     out: Annotated[Path | None, typer.Option(help="Folder for the report; .srpo/comparisons/... if not given.")] = None,
     on: Annotated[
-        str | None,
-        typer.Option(metavar="common", help="With `common`: compare on the prompts and seeds that all have."),
+        Literal["common"] | None,
+        typer.Option(help="With `common`: compare on the prompts and seeds that all have."),
     ] = None,
     despite: Annotated[
         list[str] | None,
@@ -45,8 +44,6 @@ def compare(
 
     Refused, with what differs, if they were not drawn for the same prompts and seeds with the same settings.
     """
-    if on not in (None, "common"):
-        raise ConfigError(f"--on {on}: only `common` is known")
     place = here()
     place.prepare()
     from pipelines.reports import find_entries

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from pipelines.collect import Surplus
     from srpo.registry import Move, Version
 
-EXPORT_FORMS = ("transformer", "lora", "fp8", "folder")
 ReasonOption = Annotated[str, typer.Option(help="Why; it stays in the history that `status` shows.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
@@ -30,9 +29,9 @@ def export(
         ),
     ],
     form: Annotated[
-        str,
+        Literal["transformer", "lora", "fp8", "folder"],
         typer.Option(
-            "--format", help="transformer (bf16), lora (the adapter), fp8 (for ComfyUI), folder (for diffusers)."
+            "--format", help="transformer: in bf16; lora: the adapter; fp8: for ComfyUI; folder: for diffusers."
         ),
     ] = "transformer",
     base: BaseOption = None,
@@ -46,8 +45,6 @@ def export(
     stack: RegistryOption = None,
 ) -> None:
     """Write a model for diffusers or ComfyUI, with a model card made from its run; licences are shown first."""
-    if form not in EXPORT_FORMS:
-        raise ConfigError(f"--format {form}: choose from {', '.join(EXPORT_FORMS)}")
     place = here()
     place.prepare(model, base or "", to, prompts or "")
     from srpo.export import export as export_model
@@ -68,7 +65,7 @@ def export(
     else:
         texts = read_texts(prompts) if prompts else []
     with console.status("exporting"):
-        export_model(files, to, form, licences, report, texts)  # type: ignore[arg-type]
+        export_model(files, to, form, licences, report, texts)
     typer.echo(to)
 
 

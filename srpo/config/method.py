@@ -11,7 +11,7 @@ from srpo.presets import PRESETS
 
 
 class PreferenceConfig(Settings):
-    """Semantic relative preference: wanted control words against unwanted (method section 3)."""
+    """Semantic relative preference: wanted control words against unwanted (arXiv:2509.06942, section 3.3)."""
 
     preset: str | None = None
     """Name of words in `srpo.presets`; `positive`, `negative` and `prefix` that are given here come before its own."""
@@ -58,10 +58,8 @@ class PreferenceConfig(Settings):
     def preset_is_used(self) -> Self:
         """A preset beside words that replace all of its own would say nothing."""
         preset = PRESETS[self.preset] if self.preset else None
-        if preset and preset.positive != self.positive and preset.negative != self.negative:
-            warnings.warn(
-                f"preference.preset {self.preset} has no effect: positive and negative are given as well", stacklevel=2
-            )
+        if preset and not any(value and value == getattr(self, name) for name, value in preset._asdict().items()):
+            warnings.warn(f"preference.preset {self.preset} has no effect: other words are given", stacklevel=2)
         return self
 
     @model_validator(mode="after")
@@ -74,7 +72,7 @@ class PreferenceConfig(Settings):
 
 
 class AlignConfig(Settings):
-    """Direct-Align: which noise levels are trained, and how (method sections 2 and 4)."""
+    """Direct-Align: which noise levels are trained, and how (arXiv:2509.06942)."""
 
     branches: tuple[Literal["denoise", "inversion"], ...] = Field(default=("denoise", "inversion"), min_length=1)
     """Branches of an update. `denoise` pulls towards the positive words, `inversion` pushes from the negative ones."""
@@ -147,6 +145,7 @@ class SrpoMethod(Settings):
     """SRPO (arXiv:2509.06942): Direct-Align with the relative preference; `preference` and `align` say how."""
 
     name: Literal["srpo"] = "srpo"
+    """What `method` is set to."""
 
     unread: ClassVar[tuple[str, ...]] = ()
     """Settings of the run that training by this method ignores."""
@@ -197,6 +196,7 @@ class DirectAlignMethod(PlainMethod):
     """
 
     name: Literal["direct_align"] = "direct_align"
+    """What `method` is set to."""
     discount_shift: float | None = Field(default=None, gt=0)
     """The reward is multiplied by a factor that rises from 0 at the clean end of the grid to 1 at the noisy one, bent
     by this shift, so that late steps count less; null: all levels count fully."""
@@ -216,6 +216,7 @@ class ReflMethod(SamplerMethod):
     """ReFL (ImageReward, arXiv:2304.05977): the image predicted at once from a random late step, with gradient."""
 
     name: Literal["refl"] = "refl"
+    """What `method` is set to."""
     window: Range = (0.75, 0.975)
     """Shares of the rollout that the step is drawn between; ReFL's are steps 30 to 39 of 40."""
 
@@ -232,6 +233,7 @@ class DraftLvMethod(SamplerMethod):
     """DRaFT-LV (arXiv:2309.17400): gradient through the last step of the rollout, and of noised copies of its image."""
 
     name: Literal["draft_lv"] = "draft_lv"
+    """What `method` is set to."""
     num_copies: int = Field(default=2, ge=0)
     """Copies noised back to the last level and denoised again, which lowers the gradient's variance; 0 is DRaFT-1."""
 

@@ -38,24 +38,37 @@ class RunConfig(Settings):
     seed: int = Field(default=0, ge=0)
     """Seed of everything random."""
     model: ModelConfig = ModelConfig()
+    """The base model, and the size of its images."""
     reward: RewardConfig = RewardConfig()
+    """What says how well pictures agree with texts: trained on, and what the run is judged by."""
     rewards: AddedRewards = Field(default_factory=dict)
     """Further rewards by name, trained on beside `reward`, whose scores stay those that the run is judged by."""
     method: Method = SrpoMethod()
+    """How the reward is raised: the name of a method, or its name with its settings."""
     prompts: PromptsConfig = PromptsConfig()
+    """What is drawn: to train on, and held out to measure on."""
     images: ImagesConfig | None = None
     """Real images to train on; null: rollouts alone."""
     preference: PreferenceConfig = PreferenceConfig()
+    """Wanted and unwanted control words, and how far they count."""
     align: AlignConfig = AlignConfig()
+    """Which noise levels are trained."""
     rollout: RolloutConfig = RolloutConfig()
+    """How clean latents are drawn to train on."""
     train: TrainConfig = TrainConfig()
+    """The updates: how many, of what size, by which optimizer, in how much memory."""
     monitor: MonitorConfig = MonitorConfig()
+    """What is measured in training: it chooses the best checkpoint, and ends a collapse."""
     evaluation: EvaluationConfig = EvaluationConfig()
+    """What is measured in the end, and what it takes to become champion."""
     registry: RegistryConfig = RegistryConfig()
+    """Where the result is registered."""
     resources: ResourcesConfig = ResourcesConfig()
     """What the steps ask of a cluster."""
     storage: StorageConfig = StorageConfig()
+    """Where what the steps write is copied to."""
     notify: NotifyConfig = NotifyConfig()
+    """Who is told how it ended."""
 
     @property
     def num_offline_updates(self) -> int:

@@ -9,7 +9,7 @@ Remote sources are fetched once into the store (`srpo.hub.store`) and found agai
 """
 
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 from srpo.artifacts import FileEntry, ScoreWeights, Snapshot, Weights
@@ -21,8 +21,6 @@ from srpo.hub.store import Store
 from srpo.shapes import WEIGHTS_DIR
 
 Part = Literal["model", "reward", "score", "images", "prompts", "words"]
-SETTING: dict[Part, str] = {"prompts": "prompts", "words": "preference.words_file"}
-"""What names the source of a part; of others `<part>.source`."""
 BUILTIN: dict[str, dict[Part, Path]] = {
     "builtin:shapes": {
         "model": WEIGHTS_DIR / "flux",
@@ -44,19 +42,19 @@ def resolve(source: str, part: Part) -> Path:
     if source.startswith("builtin:"):
         if part not in BUILTIN.get(source, {}):
             known = sorted(name for name, parts in BUILTIN.items() if part in parts)
-            raise ConfigError(f"{part}.source: no embedded world {source!r} with a {part}; choose from {known}")
+            raise ConfigError(f"{part}: no embedded world {source!r}; choose from {known}")
         return BUILTIN[source][part]
     if is_remote(source):
         _origin(source, part)
         if (listing := fetched(source)) is None:
             raise ConfigError(
-                f"{part}.source: {source} is not in the store yet; fetch it with `run --config FILE --until download`, "
+                f"{part}: {source} is not in the store yet; fetch it with `run --config FILE --until download`, "
                 "FILE being the run file that names it"
             )
         return Store().tree(listing).path
     path = Path(source).expanduser().resolve()
     if not path.exists():
-        raise ConfigError(f"{part}.source: nothing at {path}; give a path that exists, or one of {sorted(BUILTIN)}")
+        raise ConfigError(f"{part}: nothing at {path}; give a path that exists, or one of {sorted(BUILTIN)}")
     return path
 
 
@@ -111,16 +109,15 @@ def fetch(source: str, part: Part) -> Snapshot:
 def without_weights(source: str, part: Part) -> Path:
     """The local place of a source, with at least all its files that hold no weights: what a plan needs.
 
-    Of one that is not in the store yet only those are fetched; it does not count as fetched for that.
+    Of one that is not in the store yet only those are fetched; it does not count as fetched for that. Where it has
+    none, as a source of one file, nothing is there.
     """
     if not is_remote(source) or fetched(source):
         return resolve(source, part)
     origin, store = _origin(source, part), Store()
     listing = origin.listing()
-    small = tuple(file for file in listing.files if not holds_weights(file.path))
-    if listing.single or not small:
-        return Path(PurePosixPath(listing.files[0].path).name)
-    listing = listing.model_copy(update={"files": small})
+    small = () if listing.single else tuple(file for file in listing.files if not holds_weights(file.path))
+    listing = listing.model_copy(update={"files": small, "single": False})
     return store.tree(listing.model_copy(update={"files": _obtain_all(store, origin, listing)})).path
 
 
@@ -196,7 +193,7 @@ def _origin(source: str, part: Part) -> Origin:
 
         return S3Origin(source)
     raise ConfigError(
-        f"{SETTING.get(part, f'{part}.source')}: {source!r} is not a path and begins with none of hf://, s3://; "
+        f"{part}: {source!r} is not a path and begins with none of hf://, s3://; "
         "fetch it first, then give the path of the folder or file"
     )
 

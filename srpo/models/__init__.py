@@ -1,4 +1,4 @@
-"""Base models: one file each, with the same five verbs (load, encode prompts, velocity, encode, decode)."""
+"""Base models: one file each, behind the same protocols (`TextEncoder`, `LatentSpace`, `TextToImage`)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -56,7 +56,7 @@ REWARDS: dict[str, Family] = {
 def find_family(name: str) -> Family:
     """A family by its name; ConfigError says which there are."""
     if name not in REWARDS:
-        raise ConfigError(f"reward.family: no reward named {name!r}; choose from {sorted(REWARDS)}")
+        raise ConfigError(f"no reward family named {name!r}; choose from {sorted(REWARDS)}")
     return REWARDS[name]
 
 

@@ -1,6 +1,6 @@
 """A Kubernetes API server on loopback: what Python clients and ZenML ask of one, over TLS, with Jobs that run.
 
-It does not schedule, authorise, admit or pull: see `README.md`, "What was never run".
+It does not schedule, authorise, admit or pull: see `README.md`, "What ran, and what did not".
 """
 
 import json

@@ -9,7 +9,8 @@ import huggingface_hub.constants
 import pytest
 
 from srpo.errors import ConfigError, UnreachableError
-from srpo.hub import fetch, missing, resolve, survey, verify
+from srpo.hub import fetch, missing, resolve, survey, verify, without_weights
+from srpo.hub.place import store_dir
 from tests.hub.conftest import content
 from tests.hub.hub_server import COMMIT, HubServer, blob_id, sha256
 
@@ -61,6 +62,17 @@ def test_a_survey_knows_sizes_and_fetches_no_weights(repo: HubServer) -> None:
     assert set(repo.sent) == {"model_index.json"}
     fetch(SOURCE, "model")
     assert missing(survey(SOURCE, "model")) == 0
+
+
+def test_a_plan_gets_the_files_without_weights_at_a_place_in_the_store(repo: HubServer) -> None:
+    """Of a lone file, or a folder of weights alone, that place is empty; whatever lies in the current folder."""
+    repo.repos["maker/bare"] = {"model.bin": EXTRA["vae/model.bin"]}
+    found = without_weights(SOURCE, "model")
+    assert {path for path in PARTS if (found / path).is_file()} == set(PARTS) - {"vae/model.safetensors"}
+    for source in (f"{SOURCE}/vae/model.bin", "hf://maker/bare"):
+        empty = without_weights(source, "reward")
+        assert empty.is_relative_to(store_dir()) and not empty.exists()
+    assert not [path for path in repo.sent if path.startswith(("vae/model", "model.bin"))]
 
 
 def test_what_is_here_is_not_fetched_again_even_without_the_hub(repo: HubServer) -> None:

@@ -61,7 +61,7 @@ def test_bad_images_are_refused_with_everything_else_that_is_wrong(photos: Path,
     with pytest.raises(ConfigError) as caught:
         make_plan(config_of(photos, "reward.family=vibes"), tmp_path)
     text = str(caught.value)
-    assert "no reward named 'vibes'" in text and text.count("scene-0003.png: no caption") == 1
+    assert "no reward family named 'vibes'" in text and text.count("scene-0003.png: no caption") == 1
 
 
 def test_words_for_a_caption_are_known(photos: Path, tmp_path: Path) -> None:

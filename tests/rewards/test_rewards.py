@@ -137,7 +137,7 @@ def test_bad_checkpoints_are_refused_by_name(hps_folder: Path, clip_folder: Path
         check_reward(config, Path("nowhere"))
     with pytest.raises(ConfigError, match="open_clip has no model named 'ViT-Z'"):
         check_reward(RewardConfig(architecture="ViT-Z"), hps_folder)
-    with pytest.raises(ConfigError, match=r"no reward named 'hpsv9'; choose from \['clip', 'head', 'hps'\]"):
+    with pytest.raises(ConfigError, match=r"^no reward family named 'hpsv9'; choose from \['clip', 'head', 'hps'\]"):
         check_reward(RewardConfig(family="hpsv9"), hps_folder)
     with pytest.raises(ConfigError, match="no reward folder"):
         check_reward(RewardConfig(family="clip"), tmp_path / "damaged.pt")

@@ -84,7 +84,7 @@ def write_study(
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     staging = staging_of(out)
-    template = _environment().get_template("page.html")
+    template = _environment().get_template("page.html.jinja")
     stream = template.stream(
         study=key.study,
         nonce=hashlib.sha256(key.model_dump_json().encode()).hexdigest()[:32],

@@ -1,8 +1,8 @@
 """Builds the weights that ship with the package: `python -m srpo.shapes.build [--output DIR] [--only STAGE ...]`.
 
 About half an hour on two cores. Stages: vae, reward, biased (it needs the reward), transformer (it needs the vae),
-oracle, figures (it needs all).
-Figures are measured on the files as saved, after rounding; each stage adds its seconds to `figures.json`.
+oracle. After them figures of all are measured on the files as saved, after rounding; each stage adds its seconds to
+`figures.json`.
 """
 
 import argparse
