@@ -129,6 +129,17 @@ def test_a_quantised_base_is_near_the_model_and_passes_gradients_to_its_adapter(
     assert any(gradient.norm() > 0 for gradient in found.values())
 
 
+@pytest.mark.parametrize("weights", ["int8", "nf4"])
+def test_a_quantised_layer_gives_bf16_as_any_layer_does_under_autocast(flux_folder: Path, weights: str) -> None:
+    layer = model_of(flux_folder, weights=weights).transformer.transformer_blocks[0].attn.to_q
+    x = torch.randn(2, 5, layer.in_features, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer(x)
+    assert found.dtype == torch.bfloat16
+    found.float().sum().backward()
+    assert x.grad is not None and x.grad.dtype == torch.float32
+
+
 def test_stochastic_rounding_keeps_in_the_mean_what_nearest_drops() -> None:
     """A step of a hundredth of a bf16 unit, repeated: nearest never moves, stochastic moves by its mean."""
     torch.manual_seed(0)

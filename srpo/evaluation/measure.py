@@ -4,6 +4,7 @@ Memory does not grow with the number of prompts: embeddings are read from disk, 
 into the journal. The batches are cut from the design before they are shared out, so that the spread changes nothing.
 """
 
+import gc
 import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -103,6 +104,8 @@ def measure(
         num_threads = max(1, torch.get_num_threads() // num_processes(config))
         work = Work(contender, config, weights, embeddings[contender.label], gallery, num_threads)
         rows = _score(work, key, design, journal, progress)
+        gc.collect()  # layers in int8 know themselves: the next model would come beside this one
+        torch.cuda.empty_cache()
         scores[contender.label] = _columns(rows, config.evaluation.seeds_per_prompt)
     drift = measure_drift(galleries, contenders[0].label, design)
     return Measured(design, galleries, {label: found | {DRIFT: drift[label]} for label, found in scores.items()})

@@ -75,28 +75,41 @@ def check_adapter(path: Path, base: Shapes) -> None:
 
 def _from_file(cls: Any, base: Path, path: Path, dtype: torch.dtype) -> Any:
     """A diffusers-named state dict (the form in which SRPO's own weights are released), by the config of `base`."""
-    with torch.device("meta"):
+    with init_empty_weights(include_buffers=False):  # Qwen's rotary angles are neither: they have to be real
         transformer = cls.from_config(cls.load_config(base, local_files_only=True))
     transformer.load_state_dict({name: tensor.to(dtype) for name, tensor in load_file(path).items()}, assign=True)
     return transformer.eval()
 
 
 def quantise(transformer: nn.Module, weights: WeightsFormat) -> None:
-    """Replace the linear layers of the blocks in place; nothing to do for fp32 and bf16."""
+    """Replace the linear layers of the blocks in place; nothing to do for fp32 and bf16.
+
+    What comes in is brought to bf16 first. Under autocast these layers would keep a float32 input's type otherwise, as
+    no other layer does, and all that follows would be twice as large.
+    """
+    if weights not in ("int8", "nf4"):
+        return
     if weights == "int8":
         from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
         quantize_(transformer, Int8WeightOnlyConfig(), filter_fn=in_blocks)
-    elif weights == "nf4":
+    else:
         for name, module in list(transformer.named_modules()):
             if in_blocks(module, name):
                 parent, _, attribute = name.rpartition(".")
                 setattr(transformer.get_submodule(parent), attribute, _nf4(module))
+    for name, module in transformer.named_modules():
+        if in_blocks(module, name):
+            module.register_forward_pre_hook(_in_bf16)
 
 
 def in_blocks(module: nn.Module, name: str) -> bool:
     """A linear layer of one of the repeated blocks (`transformer_blocks.3.attn.to_q`)."""
     return isinstance(module, nn.Linear) and any(part.isdigit() for part in name.split(".")[:2])
+
+
+def _in_bf16(module: nn.Module, arguments: tuple[torch.Tensor]) -> torch.Tensor:
+    return arguments[0].to(torch.bfloat16)
 
 
 def _nf4(linear: nn.Module) -> nn.Module:

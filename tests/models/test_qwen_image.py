@@ -90,6 +90,16 @@ def test_sampler_equals_the_pipeline(
     assert ours.std() > 0.01, "a constant picture would agree with anything"
 
 
+def test_a_lone_transformer_file_draws_the_same(
+    qwen_folder: Path, model: TextToImage, embeddings: Embeddings, tmp_path: Path
+) -> None:
+    parts = [load_file(path) for path in (qwen_folder / "transformer").glob("*.safetensors")]
+    save_file({name: tensor for part in parts for name, tensor in part.items()}, tmp_path / "lone.safetensors")
+    lone = load_model(CONFIG, qwen_folder, tmp_path / "lone.safetensors")
+    x, sigma = torch.randn(3, 4, 8, 12, generator=torch.Generator().manual_seed(0)), torch.tensor([0.9, 0.5, 0.2])
+    assert torch.equal(lone.velocity(x, sigma, embeddings, 4.0), model.velocity(x, sigma, embeddings, 4.0))
+
+
 def test_the_published_schedule_ends_at_its_terminal(model: TextToImage) -> None:
     sigmas = model.sampling_sigmas(8, 32, 48)
     assert sigmas[0] == 1 and sigmas[-1] == 0
