@@ -14,9 +14,10 @@ from torch import Tensor
 
 from srpo.align import SigmaGrid
 from srpo.config import AlignConfig, PreferenceConfig
+from srpo.criteria import Criterion
 from srpo.flow import shifted_sigmas
 from srpo.models.flux import Flux, pack
-from srpo.objective import Scores, objective, passes
+from srpo.objective import Asked, Scores, objective, passes
 from srpo.preference import Branch, strength
 from srpo.rewards import hps
 from srpo.rewards.dual_encoder import DualEncoderReward
@@ -118,9 +119,8 @@ class Golden:
         scores: list[Scores] = []
         branches = self.branches(cases)
         for group in passes(branches, together):
-            loss, measured = objective(
-                self.model, self.reward, rollout, group, len(branches), self.align.guidance, self.preference
-            )
+            asked = [Asked(Criterion("", self.reward, self.preference), group)]
+            loss, measured = objective(self.model, rollout, asked, len(branches), self.align.guidance)
             loss.backward()
             scores += measured
         return rollout, scores

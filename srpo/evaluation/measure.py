@@ -166,11 +166,11 @@ class _Worker:
         self.size = contender.model.height, contender.model.width
         self.model = load_model(contender.model, contender.base.path, transformer).to(device)
         settings = config.evaluation
-        first, *added = load_criteria(config, work.weights, device)
+        criteria = load_criteria(config, work.weights, device)
         scores = load_scores(settings.scores, work.weights, device)
         by = settings.diversity_by
-        self.judge = scores[by].reward if by in scores else first.reward
-        self.scorer = Scorer(first.reward, first.preference, settings.world, scores, settings.grid_periods, added)
+        self.judge = scores[by].reward if by in scores else criteria[0].reward
+        self.scorer = Scorer(criteria, settings.world, scores, settings.grid_periods)
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> dict[Cell, ImageScores]:
