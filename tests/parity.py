@@ -21,6 +21,7 @@ from srpo.objective import Asked, Scores, objective, passes
 from srpo.preference import Branch, strength
 from srpo.rewards import hps
 from srpo.rewards.dual_encoder import DualEncoderReward
+from srpo.rewards.preprocessing import clip_preprocessing
 from srpo.rollout import Rollout, sample
 
 ABSOLUTE = 1e-5
@@ -62,8 +63,9 @@ class Golden:
         vae.load_state_dict(load_file(folder / "vae.safetensors"))
         clip = open_clip.CLIP(**recorded["reward"])
         clip.visual.load_state_dict(load_file(folder / "reward_visual.safetensors"))
-        reward = hps.build(clip, recorded["reward"], mean=training["reward_mean"], std=training["reward_std"])
-        assert recorded["reward"]["vision_cfg"]["image_size"] == training["reward_image_size"]
+        reward = hps.build(clip, recorded["reward"])
+        assert reward.image_size == training["reward_image_size"]
+        reward.preprocess = clip_preprocessing(reward.image_size, training["reward_mean"], training["reward_std"])
         align = AlignConfig(
             guidance=training["trained_guidance"],
             shift=training["shift"],
