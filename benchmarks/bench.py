@@ -5,19 +5,19 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from srpo.align import SigmaGrid
 from srpo.config import RunConfig, load_config
 from srpo.cost import Cost, count
+from srpo.criteria import criteria_of
+from srpo.methods import make_method
 from srpo.models import Embeddings, TextToImage, model_skeleton, text_skeleton
 from srpo.models.weights import load_dtype, quantise
-from srpo.objective import objective, passes
-from srpo.preference import make_branches
 from srpo.rewards import hps, reward_skeleton
 from srpo.rewards.dual_encoder import DualEncoderReward
 from srpo.rollout import Rollout, roll_out
@@ -139,26 +139,15 @@ def gradients(bench: Bench, online: bool) -> None:
     """The gradient of an update, as the loop makes it."""
     config, batch = bench.config, bench.config.train.batch_size
     noise_shape = batch, *bench.model.latent_shape(config.model.height, config.model.width)
-    grid, prompts = SigmaGrid(config.align), [f"prompt {index}" for index in range(batch)]
+    criteria, prompts = criteria_of(config, [bench.reward]), [f"prompt {index}" for index in range(batch)]
+    method = make_method(config, bench.model, criteria, partial(autocast, bench))
     for _ in range(bench.num_micro_batches):
         noise = torch.randn(noise_shape, device=bench.device)
         with bench.timed("rollout"), autocast(bench):
             x0 = roll_out(bench.model, bench.embeddings, noise, config.rollout) if online else torch.randn_like(noise)
         with bench.timed("gradient"):
-            positions = grid.draw((batch,), torch.Generator().manual_seed(0))
-            branches = make_branches(config.align, config.preference, grid, positions, prompts, 1)
-            rollout = Rollout(x0, noise, bench.embeddings, prompts)
-            for group in passes(branches, config.align.together):
-                with autocast(bench):
-                    loss, _ = objective(
-                        bench.model,
-                        bench.reward,
-                        rollout,
-                        group,
-                        len(branches),
-                        config.align.guidance,
-                        config.preference,
-                    )
+            positions = method.positions.draw((1, batch), torch.Generator().manual_seed(0))
+            for loss, _ in method.losses(Rollout(x0, noise, bench.embeddings, prompts), positions, update=1):
                 (loss / bench.num_micro_batches).backward()
 
 

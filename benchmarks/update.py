@@ -22,10 +22,12 @@ from torch import Tensor
 
 from srpo.align import SigmaGrid, direct_align
 from srpo.config import AlignConfig, PreferenceConfig, load_config
+from srpo.control_words import control_words
+from srpo.criteria import Criterion
 from srpo.flow import shifted_sigmas
 from srpo.hub import resolve
 from srpo.models import Embeddings, TextToImage, load_model, load_text_encoder
-from srpo.objective import objective
+from srpo.objective import Asked, objective
 from srpo.preference import Branch, hinge, make_branches, relative_preference
 from srpo.prompts import select
 from srpo.rewards import load_reward
@@ -136,10 +138,9 @@ class World:
 
     def branches(self, rows: Sequence[int]) -> list[Branch]:
         """Both branches of some prompts."""
-        prompts = [self.prompts[row] for row in rows]
-        return make_branches(
-            self.align, self.preference, SigmaGrid(self.align), self.positions[list(rows)], prompts, update=1
-        )
+        grid, words = SigmaGrid(self.align), control_words(self.preference)
+        positions, prompts = self.positions[list(rows)], [self.prompts[row] for row in rows]
+        return make_branches(self.align, self.preference, words, grid, positions, prompts, update=1)
 
 
 def update(world: World, variant: Variant) -> None:
@@ -171,7 +172,8 @@ def _by_branch(world: World, variant: Variant, rollout: Rollout, group: list[Bra
 
 def _together(world: World, variant: Variant, rollout: Rollout, group: list[Branch]) -> Tensor:
     """The product's own objective."""
-    return objective(world.model, world.reward, rollout, group, len(group), world.align.guidance, world.preference)[0]
+    asked = [Asked(Criterion("", world.reward, world.preference), group)]
+    return objective(world.model, rollout, asked, len(group), world.align.guidance)[0]
 
 
 @dataclass

@@ -8,6 +8,7 @@ from zenml.client import Client
 from zenml.config import ResourceSettings
 
 GPU = "nvidia.com/gpu"
+"""Resource of nodes and pods, and the taint of nodes that have it."""
 
 
 @contextmanager

@@ -15,12 +15,12 @@ from zenml.config import DockerSettings, ResourceSettings
 from zenml.config.retry_config import StepRetryConfig
 from zenml.enums import StackComponentType
 
+from pipelines.kubeflow import GPU
 from srpo.config import RunConfig
 from srpo.errors import ConfigError
 from srpo.footprint import disk_needed
 
 IMAGE = "SRPO_IMAGE"
-GPU = "nvidia.com/gpu"
 DISK = "ephemeral-storage"
 RETRY_DELAY = 30
 """Seconds before a failed step is tried again."""

@@ -12,12 +12,12 @@ from botocore.exceptions import BotoCoreError, ClientError
 from urllib3.exceptions import HTTPError
 from zenml.client import Client
 
+from pipelines.kubeflow import GPU
 from pipelines.stack_files import StackFile, resolve_secrets
 from srpo.errors import ConfigError
 
 SECONDS = 10
 """How long one answer may take."""
-GPU = "nvidia.com/gpu"
 Values = dict[str, Any]
 
 

@@ -34,9 +34,7 @@ def activate(place: Place, name: str | None) -> ActiveStack:
     """Make a registered stack the active one, or the local one if `name` is None. Raises ConfigError."""
     if name is None:
         return ActiveStack(activate_local_stack(place), place.mlflow_artifacts_uri, None)
-    log_to_file(place.logs / "setup.txt")
-    set_custom_source_root(str(CODE_ROOT))
-    client = Client()
+    client = client_of(place)
     if name not in {stack.name for stack in client.list_stacks(name=name)}:
         raise ConfigError(f"ZenML has no stack {name}; `run_pipeline.py stack up` registers those of infra/stacks")
     client.activate_stack(name)
@@ -49,6 +47,16 @@ def activate(place: Place, name: str | None) -> ActiveStack:
     return ActiveStack(str(tracker.config.tracking_uri), None, storage)
 
 
+def client_of(place: Place) -> Client:
+    """ZenML's client: of the server that ZENML_STORE_URL names, else of the folder's own store.
+
+    The source of pipelines is the code of this checkout; what ZenML logs goes to a file.
+    """
+    log_to_file(place.logs / "setup.txt")
+    set_custom_source_root(str(CODE_ROOT))
+    return Client()
+
+
 def storage_in(artifacts: str) -> str:
     """Where the files of steps that share no disk last: in ZenML's artifact store, beside its own."""
     return f"{artifacts.rstrip('/')}/srpo"
@@ -56,9 +64,7 @@ def storage_in(artifacts: str) -> str:
 
 def activate_local_stack(place: Place) -> str:
     """Make the stack if it is not there, make it the active one, and return its MLflow tracking URI."""
-    log_to_file(place.logs / "setup.txt")
-    set_custom_source_root(str(CODE_ROOT))
-    client = Client()
+    client = client_of(place)
     if NAME not in {stack.name for stack in client.list_stacks(name=NAME)}:
         _make_local_stack(client, place)
     client.activate_stack(NAME)

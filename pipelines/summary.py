@@ -14,7 +14,6 @@ from rich.table import Table
 
 from pipelines.notify import page_of
 from pipelines.outcome import Outcome
-from pipelines.place import Place
 from pipelines.stacks import CODE_ROOT
 from srpo.artifacts import Evaluated
 from srpo.evaluation.schema import Report
@@ -57,7 +56,7 @@ def show_prediction(console: Console, prediction: Prediction, smaller: tuple[Pat
     console.print(_pairs(f"on one {prediction.gpu} (predicted, not measured)", facts.items()))
 
 
-def show_outcome(console: Console, place: Place, outcome: Outcome) -> None:
+def show_outcome(console: Console, outcome: Outcome) -> None:
     """Verdict, figures, where to look next, and where the time went."""
     record = outcome.record
     console.print()

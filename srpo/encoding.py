@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, multiprocessing
 
 from srpo.config import ModelConfig
+from srpo.devices import count_processes, device_of
 from srpo.shards import write_shard
 
 Item = TypeVar("Item")
-CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,7 @@ class Encoding(ABC, Generic[Item]):
 
     def run(self) -> None:
         """Encode it all; without anything to encode, no encoder is loaded."""
-        wanted = self.num_processes or max(1, torch.cuda.device_count())
-        world = min(wanted, len(self.shards))
+        world = min(count_processes(self.num_processes), len(self.shards))
         if world == 1 and not torch.cuda.is_available():
             self.share(0, 1)
         elif world:  # on a GPU also one: what an encoder leaves reserved there would be lacking in training
@@ -47,8 +46,7 @@ class Encoding(ABC, Generic[Item]):
 
     def share(self, rank: int, world: int) -> None:
         """Encode one process's shards, one after the other; no more than one is in memory."""
-        device = torch.device("cuda", rank % torch.cuda.device_count()) if torch.cuda.is_available() else CPU
-        encode = self.encoder(device)
+        encode = self.encoder(device_of(rank))
         for items in self.shards[rank::world]:
             write_shard(self.store, [self.key(item) for item in items], encode(items))
 

@@ -14,11 +14,9 @@ import torch
 from torch import Tensor
 
 from srpo.align import Step, direct_align
-from srpo.config import PreferenceConfig
 from srpo.criteria import Criterion
 from srpo.models import TextToImage
 from srpo.preference import Branch, hinge, relative_preference
-from srpo.rewards import Reward
 from srpo.rollout import Rollout
 
 Passed = TypeVar("Passed")
@@ -43,7 +41,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Asked:
-    """An added reward with its own texts and strengths for the branches of a pass."""
+    """A reward with its own texts and strengths for the branches of a pass."""
 
     criterion: Criterion
     branches: Sequence[Branch]
@@ -56,26 +54,26 @@ def passes(branches: Sequence[Passed], together: bool) -> list[list[Passed]]:
 
 def objective(
     model: TextToImage,
-    reward: Reward,
     rollout: Rollout,
-    branches: Sequence[Branch],
+    asked: Sequence[Asked],
     num_branches: int,
     guidance: float | None,
-    preference: PreferenceConfig,
-    added: Sequence[Asked] = (),
     injection: int = 0,
 ) -> tuple[Tensor, list[Scores]]:
-    """The loss of some of an injection's `num_branches` branches in one forward pass, and what each measured."""
-    images = rollout.moved(recover(model, rollout, branches, guidance), injection)
-    first = _ask(Criterion("", reward, preference), images, rollout.prompts, branches)
-    loss, metrics = first.loss, dict[str, Tensor]()
-    for asked in added:
-        answer = _ask(asked.criterion, images, rollout.prompts, asked.branches)
-        loss = loss + asked.criterion.weight * answer.loss
-        metrics[asked.criterion.metric("relative")] = answer.relative
-        metrics[asked.criterion.metric("reward")] = answer.reward
+    """The loss of some of an injection's `num_branches` branches in one forward pass, and what each measured.
+
+    `asked`: the first reward, on whose scale the loss is, then those that are added.
+    """
+    first, *others = asked
+    images = rollout.moved(recover(model, rollout, first.branches, guidance), injection)
+    answer = _ask(first, images, rollout.prompts)
+    loss, added = answer.loss, dict[str, Tensor]()
+    for other in others:
+        its = _ask(other, images, rollout.prompts)
+        loss = loss + other.criterion.weight * its.loss
+        added |= {other.criterion.metric("relative"): its.relative, other.criterion.metric("reward"): its.reward}
     total = loss.sum() / (len(rollout.prompts) * num_branches)
-    return total, _scores(branches, metrics, images, first, loss)
+    return total, _scores(first.branches, added, images, answer, loss)
 
 
 @dataclass(frozen=True)
@@ -87,8 +85,9 @@ class _Answer:
     loss: Tensor
 
 
-def _ask(criterion: Criterion, images: Tensor, prompts: Sequence[str], branches: Sequence[Branch]) -> _Answer:
+def _ask(asked: Asked, images: Tensor, prompts: Sequence[str]) -> _Answer:
     """One reward's relative preference, plain reward and loss of every image."""
+    criterion, branches = asked.criterion, asked.branches
     targets = [text for branch in branches for text in branch.target]
     others = [text for branch in branches for text in branch.other]
     target, other, plain = criterion.reward(images, targets, others, [*prompts] * len(branches))

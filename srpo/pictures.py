@@ -9,11 +9,11 @@ import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from srpo.checkpoint import staging_of
+from srpo.devices import count_processes, device_of
 from srpo.errors import ConfigError
 from srpo.generate import ModelFiles, to_picture
 
@@ -39,7 +39,7 @@ def write_pictures(
     tasks = _tasks(files, prompts, folder)
     missing = [task for task in tasks if overwrite or not _is_there(task)]
     yield from (task[-1] for task in tasks if task not in missing)
-    yield from _draw_all(files, missing, num_processes or max(1, torch.cuda.device_count()))
+    yield from _draw_all(files, missing, count_processes(num_processes))
     _write_sheet([task[-1] for task in tasks], folder / SHEET)
 
 
@@ -91,7 +91,7 @@ def _draw_all(files: ModelFiles, tasks: list[Task], num_processes: int) -> Itera
             yield from _draw(files, share, None)
         return
     with multiprocessing.get_context("spawn").Pool(len(shares)) as pool:
-        arguments = [(files, share, _device(rank)) for rank, share in enumerate(shares)]
+        arguments = [(files, share, str(device_of(rank))) for rank, share in enumerate(shares)]
         for paths in pool.imap_unordered(_draw_share, arguments):
             yield from paths
 
@@ -106,11 +106,6 @@ def _draw(files: ModelFiles, tasks: list[Task], device: str | None) -> Iterator[
     for image, (*_, facts, path) in zip(images, tasks, strict=True):
         save_png(to_picture(image), facts, path)
         yield path
-
-
-def _device(rank: int) -> str:
-    count = torch.cuda.device_count()
-    return f"cuda:{rank % count}" if count else "cpu"
 
 
 def _write_sheet(paths: Sequence[Path], sheet: Path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from srpo.align import SigmaGrid, Step
 from srpo.config import AlignConfig, PreferenceConfig, Range
-from srpo.control_words import ControlWords, control_words
+from srpo.control_words import ControlWords
 from srpo.flow import shift_sigma
 
 
@@ -66,17 +66,17 @@ def hinge(relative: Tensor, margin: float) -> Tensor:
 def make_branches(
     align: AlignConfig,
     preference: PreferenceConfig,
+    words: ControlWords,
     grid: SigmaGrid,
     positions: Tensor,
     prompts: Sequence[str],
     update: int,
-    words: ControlWords | None = None,
 ) -> list[Branch]:
     """The branches of update `update` (from 1) for prompts (batch) at grid positions (batch,).
 
-    `words`: what the preference says, read once; None reads its words file here.
+    `words`: those of the preference, with the exceptions of its words file.
     """
-    positive, negative = _texts(words or control_words(preference), prompts, update)
+    positive, negative = _texts(words, prompts, update)
     roles = {
         "denoise": (positive, negative, preference.k_denoise),
         "inversion": (negative, positive, preference.k_inversion),

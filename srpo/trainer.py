@@ -86,9 +86,8 @@ class Trainer:
     def _held_out(self, job: TrainJob) -> HeldOut:
         """The monitor's share of the held-out prompts, with what scores their images."""
         settings, held_out = self.config.evaluation, job.prompts.held_out
-        first, *added = self.criteria
         scores = load_scores(self.config.watched_scores, job.weights, self.accelerator.device)
-        scorer = Scorer(first.reward, first.preference, settings.world, scores, settings.grid_periods, added)
+        scorer = Scorer(self.criteria, settings.world, scores, settings.grid_periods)
         samples = self.output_dir / "samples"
         texts, embeddings = load_prompt_set(held_out)
         return HeldOut(self.config, texts, embeddings, load_categories(held_out), scorer, self.accelerator, samples)

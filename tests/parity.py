@@ -14,12 +14,14 @@ from torch import Tensor
 
 from srpo.align import SigmaGrid
 from srpo.config import AlignConfig, PreferenceConfig
+from srpo.criteria import Criterion
 from srpo.flow import shifted_sigmas
 from srpo.models.flux import Flux, pack
-from srpo.objective import Scores, objective, passes
+from srpo.objective import Asked, Scores, objective, passes
 from srpo.preference import Branch, strength
 from srpo.rewards import hps
 from srpo.rewards.dual_encoder import DualEncoderReward
+from srpo.rewards.preprocessing import clip_preprocessing
 from srpo.rollout import Rollout, sample
 
 ABSOLUTE = 1e-5
@@ -61,8 +63,9 @@ class Golden:
         vae.load_state_dict(load_file(folder / "vae.safetensors"))
         clip = open_clip.CLIP(**recorded["reward"])
         clip.visual.load_state_dict(load_file(folder / "reward_visual.safetensors"))
-        reward = hps.build(clip, recorded["reward"], mean=training["reward_mean"], std=training["reward_std"])
-        assert recorded["reward"]["vision_cfg"]["image_size"] == training["reward_image_size"]
+        reward = hps.build(clip, recorded["reward"])
+        assert reward.image_size == training["reward_image_size"]
+        reward.preprocess = clip_preprocessing(reward.image_size, training["reward_mean"], training["reward_std"])
         align = AlignConfig(
             guidance=training["trained_guidance"],
             shift=training["shift"],
@@ -118,9 +121,8 @@ class Golden:
         scores: list[Scores] = []
         branches = self.branches(cases)
         for group in passes(branches, together):
-            loss, measured = objective(
-                self.model, self.reward, rollout, group, len(branches), self.align.guidance, self.preference
-            )
+            asked = [Asked(Criterion("", self.reward, self.preference), group)]
+            loss, measured = objective(self.model, rollout, asked, len(branches), self.align.guidance)
             loss.backward()
             scores += measured
         return rollout, scores

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
+from torch.nn.functional import interpolate
 
 from srpo.align import Levels, SigmaGrid
 from srpo.models import flux
 from srpo.models.flux import Flux
-from srpo.rewards.preprocessing import Resize
+from srpo.rewards import preprocessing
 from tests.parity import SHIPPED_SETS, Golden
 
 
@@ -43,9 +43,10 @@ def k_read_at_the_drawn_position(golden: Golden, patch: pytest.MonkeyPatch) -> N
 
 def no_antialiasing(golden: Golden, patch: pytest.MonkeyPatch) -> None:
     # the recorded pictures are enlarged for the reward; there antialiasing shows as another cubic filter
-    _, crop, normalise = golden.reward.preprocess.transforms
-    resize = Resize(crop.size[0], antialias=False)
-    golden.reward.preprocess = v2.Compose([resize, crop, normalise])
+    def resampling(length: int, new_length: int) -> Tensor:
+        return interpolate(torch.eye(length)[None, None], (new_length, length), mode="bicubic")[0, 0]
+
+    patch.setattr(preprocessing, "resampling", resampling)
 
 
 def truncated_timestep(golden: Golden, patch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,11 @@ import torch
 
 from srpo.align import SigmaGrid
 from srpo.config import AlignConfig, ModelConfig, PreferenceConfig, RewardConfig
+from srpo.control_words import control_words
+from srpo.criteria import Criterion
 from srpo.flow import shifted_sigmas
 from srpo.models import TextToImage, load_model, load_text_encoder
-from srpo.objective import Scores, objective, passes
+from srpo.objective import Asked, Scores, objective, passes
 from srpo.preference import make_branches
 from srpo.rewards import Reward, load_reward
 from srpo.rollout import Rollout, sample, seeded_noise
@@ -52,11 +54,13 @@ def gradient(
 ) -> tuple[torch.Tensor, float, list[Scores]]:
     """The whole gradient as one vector, the loss, and the scores."""
     align, settings = AlignConfig(branches=branches), PreferenceConfig(**preference)
-    made = make_branches(align, settings, SigmaGrid(align), positions, rollout.prompts, update=1)
+    words = control_words(settings)
+    made = make_branches(align, settings, words, SigmaGrid(align), positions, rollout.prompts, update=1)
     model.transformer.zero_grad()
     total, scores = 0.0, []
     for group in passes(made, together):
-        loss, measured = objective(model, reward, rollout, group, len(made), align.guidance, settings)
+        asked = [Asked(Criterion("", reward, settings), group)]
+        loss, measured = objective(model, rollout, asked, len(made), align.guidance)
         loss.backward()
         total += loss.item()
         scores += measured

@@ -7,13 +7,15 @@ import torch
 
 from srpo.align import SigmaGrid
 from srpo.config import AlignConfig, PreferenceConfig
-from srpo.preference import hinge, make_branches, relative_preference, strength
+from srpo.control_words import control_words
+from srpo.preference import Branch, hinge, make_branches, relative_preference, strength
 
 ALIGN, PREFERENCE = AlignConfig(), PreferenceConfig()
 
 
-def branches(update: int, align: AlignConfig = ALIGN) -> list:
-    return make_branches(align, PREFERENCE, SigmaGrid(align), torch.tensor([200, 900]), ["a cat", "a dog"], update)
+def branches(update: int, align: AlignConfig = ALIGN, preference: PreferenceConfig = PREFERENCE) -> list[Branch]:
+    words, positions = control_words(preference), torch.tensor([200, 900])
+    return make_branches(align, preference, words, SigmaGrid(align), positions, ["a cat", "a dog"], update)
 
 
 @pytest.mark.parametrize(
@@ -83,8 +85,7 @@ def test_words_of_a_file_reach_the_branches_of_their_prompt_and_update(tmp_path:
     preference = PreferenceConfig(words_file=str(path))
 
     def texts(update: int) -> tuple[list[str], list[str]]:
-        positions = torch.tensor([200, 900])
-        denoise, _ = make_branches(ALIGN, preference, SigmaGrid(ALIGN), positions, ["a cat", "a dog"], update)
+        denoise, _ = branches(update, preference=preference)
         return denoise.target, denoise.other
 
     assert texts(1) == (["Detail. a cat", "Big. a dog"], ["Painting. a cat", "Painting. a dog"])

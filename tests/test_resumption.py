@@ -35,13 +35,13 @@ def ended(place: Place) -> Outcome:
 
 
 def test_a_run_that_its_budget_ended_is_judged_and_registered_and_says_so(
-    ended: Outcome, place: Place, capsys: pytest.CaptureFixture[str]
+    ended: Outcome, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert ended.trained and ended.trained.out_of_budget and ended.trained.num_updates == 1
     assert ended.registered
     from pipelines.commands.app import console
 
-    show_outcome(console, place, ended)
+    show_outcome(console, ended)
     shown = capsys.readouterr().out
     assert "resources.max_gpu_hours is 1e-06" in shown
     assert f"run --resume {ended.record.name} --set resources.max_gpu_hours=2e-06" in shown

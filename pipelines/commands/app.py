@@ -9,8 +9,11 @@ import yaml
 from rich.console import Console
 from rich.markup import escape
 
+from pipelines.place import Place, here
+
 if TYPE_CHECKING:
-    from pipelines.place import Place
+    from zenml.client import Client
+
     from srpo.config import RunConfig
 
 ROOT = Path(__file__).parents[2]
@@ -76,13 +79,22 @@ def load(config: list[Path] | None, overrides: tuple[str, ...]) -> "RunConfig":
     return settings
 
 
+def zenml_client() -> "Client":
+    """ZenML's client in the current folder, which is made ready for it."""
+    place = here()
+    place.prepare()
+    from pipelines.stacks import client_of
+
+    return client_of(place)
+
+
 def registered(stack: str | None) -> str | None:
     """The name in ZenML of a stack of infra/stacks, by its file's or its own; another name stays what it is."""
     path = STACKS / f"{stack}.yaml"
     return str(yaml.safe_load(path.read_text(encoding="utf-8"))["name"]) if stack and path.is_file() else stack
 
 
-def registry_uri(place: "Place", stack: str | None) -> str | None:
+def registry_uri(place: Place, stack: str | None) -> str | None:
     """Where registered models are looked up: a stack's MLflow server, else this folder's store, if there is one.
 
     `place` has been prepared.

@@ -11,6 +11,7 @@ import typer
 from pipelines.commands.app import (
     BaseOption,
     ConfigOption,
+    JsonOption,
     ModelOption,
     RegistryOption,
     SetOption,
@@ -79,7 +80,7 @@ def words(
     ] = None,
     against: Annotated[str | None, typer.Option(metavar="C,D", help="Unwanted words, likewise.")] = None,
     num_prompts: Annotated[int, typer.Option(min=2, help="Held-out prompts to measure on.")] = 30,
-    json_: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Tell how well the reward knows control words: a word that it does not know does nothing in training.
 
@@ -99,7 +100,7 @@ def words(
         from srpo.evaluation.words import measure_words
 
         reports = measure_words(settings, names, num_prompts)
-    if json_:
+    if as_json:
         typer.echo(json.dumps([report.model_dump() for report in reports], indent=1))
     else:
         show_words(console, reports, len(wanted))

@@ -237,11 +237,10 @@ def _execute(record: "RunRecord") -> None:
     from pipelines.notify import ended, failure_told, tell
     from pipelines.summary import command, show_outcome
 
-    place = here()
     watched = record.stack and record.state in ("running", "done") and record.attempts
     try:
         with failure_told(record.config, record.name):
-            outcome = (attach if watched else execute)(place, record, STARTED)
+            outcome = (attach if watched else execute)(here(), record, STARTED)
     except BaseException as error:
         console.print(f"[yellow]stopped.[/] Go on with:  {command(f'run --resume {record.name}')}", soft_wrap=True)
         if isinstance(error, KeyboardInterrupt):
@@ -249,7 +248,7 @@ def _execute(record: "RunRecord") -> None:
         raise
     if notice := ended(outcome):
         tell(record.config.notify, notice)
-    show_outcome(console, place, outcome)
+    show_outcome(console, outcome)
 
 
 def _in_pods(settings: "RunConfig", stack: str | None) -> bool:

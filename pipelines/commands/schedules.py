@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands.app import DEFAULT_CONFIG, ConfigOption, SetOption, console, load, registered
-from pipelines.place import here
+from pipelines.commands.app import DEFAULT_CONFIG, ConfigOption, SetOption, console, load, registered, zenml_client
 from srpo.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ def create(
     from pipelines.cron import checked_cron
 
     cron, settings = checked_cron(cron), load(config, tuple(set_ or ()))
-    name_there, client = registered(stack), _client()
+    name_there, client = registered(stack), zenml_client()
     if name_there is None or not _can_schedule(client, name_there):
         raise ConfigError(_crontab(cron, config, set_, stack))
     from pipelines.new_data import from_champion
@@ -44,7 +43,7 @@ def create(
 @app.command("list")
 def list_() -> None:
     """Show all schedules."""
-    client = _client()
+    client = zenml_client()
     from pipelines.schedules import planned, schedules
 
     for schedule in schedules(client):
@@ -57,7 +56,7 @@ def list_() -> None:
 @app.command()
 def pause(name: NameArgument) -> None:
     """Start no more runs until `resume`; one that is running goes on."""
-    client = _client()
+    client = zenml_client()
     from pipelines.schedules import set_active
 
     set_active(client, name, False)
@@ -66,7 +65,7 @@ def pause(name: NameArgument) -> None:
 @app.command()
 def resume(name: NameArgument) -> None:
     """Start runs again."""
-    client = _client()
+    client = zenml_client()
     from pipelines.schedules import set_active
 
     set_active(client, name, True)
@@ -75,7 +74,7 @@ def resume(name: NameArgument) -> None:
 @app.command()
 def delete(name: NameArgument) -> None:
     """Remove a schedule; its runs and versions stay."""
-    client = _client()
+    client = zenml_client()
     from pipelines.schedules import delete as delete_schedule
 
     delete_schedule(client, name)
@@ -84,24 +83,10 @@ def delete(name: NameArgument) -> None:
 @app.command("run-now")
 def run_now(name: NameArgument) -> None:
     """Do at once what the schedule does at its times."""
-    client = _client()
+    client = zenml_client()
     from pipelines.schedules import run_now as run_schedule_now
 
     run_schedule_now(client, name)
-
-
-def _client() -> "Client":
-    """ZenML's client, with the code of this checkout as the source of the pipeline."""
-    place = here()
-    place.prepare()
-    from zenml.client import Client
-    from zenml.utils.source_utils import set_custom_source_root
-
-    from pipelines.stacks import CODE_ROOT, log_to_file
-
-    log_to_file(place.logs / "setup.txt")
-    set_custom_source_root(str(CODE_ROOT))
-    return Client()
 
 
 def _can_schedule(client: "Client", stack: str) -> bool:

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from pipelines.commands.app import console
-from pipelines.place import here
+from pipelines.commands.app import console, zenml_client
 from srpo.errors import UnreachableError
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A file of inf
 @stack.command("list")
 def list_() -> None:
     """Show the stacks there are files for, and which of them ZenML knows."""
-    client = _client()
+    client = zenml_client()
     from pipelines.stack_files import read_stack, stack_names
 
     for name in stack_names():
@@ -38,7 +37,7 @@ def list_() -> None:
 @stack.command()
 def up(name: NameArgument) -> None:
     """Register a stack, or bring it up to date, and check its components."""
-    client = _client()
+    client = zenml_client()
     from pipelines.stack_files import fill, read_stack, register
 
     file = fill(read_stack(name))
@@ -48,24 +47,12 @@ def up(name: NameArgument) -> None:
 @stack.command()
 def check(name: NameArgument) -> None:
     """Check the components of a stack; nothing is registered or changed."""
-    client = _client()
+    client = zenml_client()
     from pipelines.stack_files import fill, read_stack, validate
 
     file = fill(read_stack(name))
     validate(client, file)
     _report(client, file, {})
-
-
-def _client() -> "Client":
-    """ZenML's client: of the server that ZENML_STORE_URL names, else of this folder's own store."""
-    place = here()
-    place.prepare()
-    from zenml.client import Client
-
-    from pipelines.stacks import log_to_file
-
-    log_to_file(place.logs / "setup.txt")
-    return Client()
 
 
 def _report(client: "Client", file: "StackFile", done: Mapping[str, str]) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands.app import RegistryOption, console, registry_uri
+from pipelines.commands.app import JsonOption, RegistryOption, console, registry_uri
 from pipelines.place import here
 from srpo.errors import ConfigError
 
@@ -53,7 +53,7 @@ def merge(
     report: Annotated[
         str | None, typer.Option(metavar="RUN|FOLDER", help="Put the result into this report and its page.")
     ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Add up votes: how often the second model was preferred to the first, with intervals; every file is accounted for.
 
@@ -75,7 +75,7 @@ def merge(
         study, page = add_to_report(study, opened, entry.folder)
         log_again(place, report, study, entry.folder)
         console.print(f"report: {page}", soft_wrap=True, highlight=False)
-    if json_:
+    if as_json:
         typer.echo(study.model_dump_json(indent=1))
     else:
         _show(study)

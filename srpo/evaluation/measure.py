@@ -18,11 +18,12 @@ import torch
 from srpo.artifacts import Weights
 from srpo.config import RunConfig
 from srpo.criteria import load_criteria
+from srpo.devices import count_processes, device_of
 from srpo.evaluation.contender import Contender, score_key
 from srpo.evaluation.images import Cell, Gallery, ReportProgress, draw
 from srpo.evaluation.journal import ImageScores, ScoreJournal
 from srpo.evaluation.pairs import DIVERSITY, DRIFT, diversity, measure_drift
-from srpo.evaluation.provenance import device_name, num_processes
+from srpo.evaluation.provenance import device_name
 from srpo.evaluation.schema import ImageSet
 from srpo.evaluation.scores import Scorer, load_scores
 from srpo.evaluation.statistics import Array
@@ -101,7 +102,7 @@ def measure(
     for contender in contenders:
         key = contender.image_key(config, device_name())
         galleries[contender.label] = gallery = journal.gallery(key)
-        num_threads = max(1, torch.get_num_threads() // num_processes(config))
+        num_threads = max(1, torch.get_num_threads() // count_processes(config.evaluation.num_processes))
         work = Work(contender, config, weights, embeddings[contender.label], gallery, num_threads)
         rows = _score(work, key, design, journal, progress)
         gc.collect()  # layers in int8 know themselves: the next model would come beside this one
@@ -141,15 +142,15 @@ def _score(
 
 def _spread(work: Work, batches: Sequence[Batch]) -> Iterator[dict[Cell, ImageScores]]:
     """The batches' scores as they are made: here, or by processes that each take the next batch."""
-    count = min(num_processes(work.config), len(batches))
+    count = min(count_processes(work.config.evaluation.num_processes), len(batches))
     if count <= 1:
-        worker = _Worker(work, _device(0)) if batches else None
+        worker = _Worker(work, device_of(0)) if batches else None
         yield from (worker(batch) for batch in batches if worker)
         return
     context = multiprocessing.get_context("spawn")
     devices = context.SimpleQueue()
     for rank in range(count):
-        devices.put(_device(rank))
+        devices.put(device_of(rank))
     with ProcessPoolExecutor(count, context, _start, (work, devices)) as pool:
         tasks = [pool.submit(_work_on, batch) for batch in batches]
         try:
@@ -169,11 +170,11 @@ class _Worker:
         self.size = contender.model.height, contender.model.width
         self.model = load_model(contender.model, contender.base.path, transformer).to(device)
         settings = config.evaluation
-        first, *added = load_criteria(config, work.weights, device)
+        criteria = load_criteria(config, work.weights, device)
         scores = load_scores(settings.scores, work.weights, device)
         by = settings.diversity_by
-        self.judge = scores[by].reward if by in scores else first.reward
-        self.scorer = Scorer(first.reward, first.preference, settings.world, scores, settings.grid_periods, added)
+        self.judge = scores[by].reward if by in scores else criteria[0].reward
+        self.scorer = Scorer(criteria, settings.world, scores, settings.grid_periods)
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> dict[Cell, ImageScores]:
@@ -204,8 +205,3 @@ def _work_on(batch: Batch) -> dict[Cell, ImageScores]:
     if "worker" not in _here:
         _here["worker"] = _Worker(_here["work"], _here["device"])
     return _here["worker"](batch)
-
-
-def _device(rank: int) -> torch.device:
-    count = torch.cuda.device_count()
-    return torch.device("cuda", rank % count) if count else torch.device("cpu")

@@ -8,6 +8,7 @@ from importlib.metadata import version
 import torch
 
 from srpo.config import RunConfig
+from srpo.devices import count_processes
 from srpo.evaluation.contender import PACKAGES
 from srpo.evaluation.schema import Provenance
 from srpo.tracking import code_version
@@ -21,7 +22,7 @@ def trace(
         code={name.removeprefix("code."): value for name, value in code_version().items()},
         packages={"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
         device=device_name(),
-        num_processes=num_processes(config),
+        num_processes=count_processes(config.evaluation.num_processes),
         hashes={**hashes, "config": hashlib.sha256(config.model_dump_json().encode()).hexdigest()},
         sources=dict(sources),
         licences=dict(licences),
@@ -32,8 +33,3 @@ def trace(
 def device_name() -> str:
     """What draws and scores here."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})"
-
-
-def num_processes(config: RunConfig) -> int:
-    """As many as the config says; one per GPU, or one on the CPU, if it does not."""
-    return config.evaluation.num_processes or max(1, torch.cuda.device_count())

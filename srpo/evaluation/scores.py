@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from srpo.artifacts import Weights
-from srpo.config import EvaluationConfig, PreferenceConfig, ScoreConfig
+from srpo.config import EvaluationConfig, ScoreConfig
 from srpo.criteria import Criterion
 from srpo.errors import ConfigError
 from srpo.meters import meters
@@ -92,14 +92,12 @@ class Scorer:
 
     def __init__(
         self,
-        reward: Reward,
-        preference: PreferenceConfig,
+        criteria: Sequence[Criterion],
         world: str | None = None,
         scores: Mapping[str, HeldOutScore] = MappingProxyType({}),
         grid_periods: Sequence[int] = (),
-        added: Sequence[Criterion] = (),
     ) -> None:
-        self.criteria = [Criterion("", reward, preference), *added]
+        self.criteria = criteria
         self.world_meters = WORLDS[world] if world else {}
         self.scores = scores
         self.meters = meters(grid_periods)

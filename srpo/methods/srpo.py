@@ -6,12 +6,12 @@ from torch import Tensor
 
 from srpo.align import SigmaGrid
 from srpo.config import RunConfig
-from srpo.control_words import ControlWords, control_words
+from srpo.control_words import control_words
 from srpo.criteria import Criterion
 from srpo.methods.base import Autocast, Method
 from srpo.models import TextToImage
 from srpo.objective import Asked, Scores, objective, passes
-from srpo.preference import Branch, make_branches
+from srpo.preference import make_branches
 from srpo.rollout import Rollout
 
 
@@ -28,30 +28,17 @@ class Srpo(Method):
 
     def losses(self, rollout: Rollout, positions: Tensor, update: int) -> Iterator[tuple[Tensor, list[Scores]]]:
         """Each injection's branches, together or one by one."""
-        align, (first, *others) = self.config.align, self.criteria
+        align = self.config.align
         for index, row in enumerate(positions):
-            asked = [
-                self._branches(*each, row, rollout, update) for each in zip(self.criteria, self.words, strict=True)
+            made = [
+                make_branches(align, criterion.preference, words, self.grid, row, rollout.prompts, update)
+                for criterion, words in zip(self.criteria, self.words, strict=True)
             ]
             for group in passes(range(len(align.branches)), align.together):
-                branches, *own = ([every[i] for i in group] for every in asked)
-                added = [Asked(criterion, theirs) for criterion, theirs in zip(others, own, strict=True)]
+                asked = [
+                    Asked(criterion, [branches[i] for i in group])
+                    for criterion, branches in zip(self.criteria, made, strict=True)
+                ]
                 with self.autocast():
-                    loss, scores = objective(
-                        self.model,
-                        first.reward,
-                        rollout,
-                        branches,
-                        len(align.branches),
-                        align.guidance,
-                        first.preference,
-                        added,
-                        injection=index,
-                    )
+                    loss, scores = objective(self.model, rollout, asked, len(align.branches), align.guidance, index)
                 yield loss, scores
-
-    def _branches(
-        self, criterion: Criterion, words: ControlWords, row: Tensor, rollout: Rollout, update: int
-    ) -> list[Branch]:
-        """The branches of an injection with a reward's own texts and strengths."""
-        return make_branches(self.config.align, criterion.preference, self.grid, row, rollout.prompts, update, words)

@@ -13,28 +13,15 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeli
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
 
-from srpo.config import WeightsFormat
 from srpo.errors import ConfigError
 from srpo.models.layout import check_component, check_loads, check_tokenizer, read_json, require_folder
-from srpo.models.shared import ExactTimestep, TextSkeleton, check_image_size, folder_sigmas, pack, unpack
-from srpo.models.weights import load_transformer
-
-Guidance = float | Tensor | None
-"""One distilled guidance for all samples, one per sample (batch,), or none for a model without the input."""
+from srpo.models.shared import FolderModel, FolderText, FolderVae, TextSkeleton, check_image_size, pack, unpack
 
 PARTS = ("scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "transformer", "vae")
 
 
-class FluxText:
-    """FLUX's tokenizers and text encoders, in diffusers' own pipeline, which knows how FLUX is prompted."""
-
-    def __init__(self, pipeline: FluxPipeline) -> None:
-        self.pipeline = pipeline
-
-    def to(self, device: torch.device) -> "FluxText":
-        """Move the encoders."""
-        self.pipeline.to(device)
-        return self
+class FluxText(FolderText):
+    """FLUX's tokenizers and text encoders."""
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Tensor]:
@@ -45,21 +32,20 @@ class FluxText:
         return {"prompt_embeds": prompt_embeds, "pooled_prompt_embeds": pooled}
 
 
-class FluxVae:
+class FluxVae(FolderVae):
     """FLUX's VAE, which is all that latents of pictures need; see `srpo.models.LatentSpace`."""
 
-    def __init__(self, vae: AutoencoderKL) -> None:
-        self.vae = vae.requires_grad_(False).eval()
-
-    def to(self, device: torch.device) -> "FluxVae":
-        """Move the VAE."""
-        self.vae.to(device)
-        return self
+    vae_class = AutoencoderKL
 
     @property
     def multiple(self) -> int:
         """The VAE divides by a power of 2, the patches by 2 more."""
         return 2 ** len(self.vae.config.block_out_channels)
+
+    @property
+    def channels(self) -> int:
+        """Of the latents."""
+        return self.vae.config.latent_channels
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -74,45 +60,25 @@ class FluxVae:
         decoded = self.vae.decode(x0 / config.scaling_factor + config.shift_factor, return_dict=False)[0]
         return (decoded / 2 + 0.5).clamp(0, 1)
 
-    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
-        """(channels, h, w) of the latents of an image of height x width pixels."""
-        check_image_size(height, width, self.multiple)
-        return self.vae.config.latent_channels, 2 * height // self.multiple, 2 * width // self.multiple
 
-
-class Flux(FluxVae):
+class Flux(FolderModel, FluxVae):
     """A FLUX model; see `srpo.models.TextToImage` for what each verb promises."""
 
-    def __init__(
-        self,
-        transformer: FluxTransformer2DModel,
-        vae: AutoencoderKL,
-        scheduler: FlowMatchEulerDiscreteScheduler,
-    ) -> None:
-        super().__init__(vae)
-        self.transformer = transformer
-        self.scheduler = scheduler
-        self.guided: bool = transformer.config.guidance_embeds
-        self._timestep = ExactTimestep(transformer.time_text_embed)
+    transformer_class = FluxTransformer2DModel
 
-    def to(self, device: torch.device) -> "Flux":
-        """Move all parts."""
-        super().to(device)
-        self.transformer.to(device)
-        return self
-
-    def velocity(self, x: Tensor, sigma: Tensor, embeddings: dict[str, Tensor], guidance: Guidance) -> Tensor:
+    def velocity(self, x: Tensor, sigma: Tensor, embeddings: dict[str, Tensor], guidance: float | None) -> Tensor:
         """One forward of the transformer; x: (batch, c, h, w), sigma: (batch,)."""
         batch, _, height, width = x.shape
         tokens = embeddings["prompt_embeds"]
-        if self.guided and guidance is None:
+        guided = self.transformer.config.guidance_embeds
+        if guided and guidance is None:
             raise ConfigError("this FLUX takes a guidance (1 to 5, usually 3.5); got null")
         dtype = self.transformer.dtype
         with self._timestep.set_to(1000 * sigma.to(x)):
             output = self.transformer(
                 hidden_states=pack(x).to(dtype),
                 timestep=sigma.to(x),
-                guidance=torch.as_tensor(guidance, device=x.device).expand(batch) if self.guided else None,
+                guidance=torch.as_tensor(guidance, device=x.device).expand(batch) if guided else None,
                 pooled_projections=embeddings["pooled_prompt_embeds"].to(dtype),
                 encoder_hidden_states=tokens.to(dtype),
                 txt_ids=torch.zeros(tokens.shape[1], 3, device=x.device, dtype=x.dtype),
@@ -129,32 +95,6 @@ class Flux(FluxVae):
             "pooled_prompt_embeds": torch.zeros(batch, config.pooled_projection_dim),
         }
 
-    def sampling_sigmas(self, num_steps: int, height: int, width: int) -> Tensor:
-        """The folder's own schedule (static or resolution-dependent shift), as FluxPipeline computes it."""
-        _, rows, columns = self.latent_shape(height, width)
-        return folder_sigmas(self.scheduler, rows * columns // 4, num_steps)
-
-
-def skeleton(folder: Path) -> Flux:
-    """The model on the meta device, from the folder's config files alone."""
-    with torch.device("meta"):
-        transformer = FluxTransformer2DModel.from_config(read_json(folder / "transformer" / "config.json"))
-    settings = read_json(folder / "scheduler" / "scheduler_config.json")
-    return Flux(transformer, vae_skeleton(folder).vae, FlowMatchEulerDiscreteScheduler.from_config(settings))
-
-
-def load_vae(folder: Path) -> FluxVae:
-    """The VAE alone, in float32."""
-    return FluxVae(
-        AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32, local_files_only=True, use_safetensors=True)
-    )
-
-
-def vae_skeleton(folder: Path) -> FluxVae:
-    """The VAE on the meta device, from its config file alone."""
-    with torch.device("meta"):
-        return FluxVae(AutoencoderKL.from_config(read_json(folder / "vae" / "config.json")))
-
 
 def text_skeleton(folder: Path) -> TextSkeleton:
     """The encoders on the meta device, from their config files alone."""
@@ -170,15 +110,6 @@ def image_ids(height: int, width: int, like: Tensor) -> Tensor:
     columns = torch.arange(width // 2, device=like.device, dtype=like.dtype)
     grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).reshape(-1, 2)
     return torch.cat([torch.zeros_like(grid[:, :1]), grid], dim=1)
-
-
-def load(folder: Path, transformer: Path | None = None, weights: WeightsFormat | None = "fp32") -> Flux:
-    """Load from disk, the VAE in float32; `transformer` is an aligned one (folder or file), or its adapter."""
-    return Flux(
-        load_transformer(FluxTransformer2DModel, folder / "transformer", transformer, weights),
-        load_vae(folder).vae,
-        FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
-    )
 
 
 def load_text(folder: Path, dtype: torch.dtype) -> FluxText:
@@ -214,4 +145,4 @@ def check(folder: Path, height: int, width: int) -> None:
     check_loads(folder / "scheduler", FlowMatchEulerDiscreteScheduler)
     check_tokenizer(folder / "tokenizer", CLIPTokenizer)
     check_tokenizer(folder / "tokenizer_2", T5TokenizerFast)
-    check_image_size(height, width, vae_skeleton(folder).multiple)
+    check_image_size(height, width, FluxVae.skeleton(folder).multiple)

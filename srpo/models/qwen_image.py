@@ -21,11 +21,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
-from srpo.config import WeightsFormat
 from srpo.errors import ConfigError
 from srpo.models.layout import check_component, check_loads, check_tokenizer, read_json, require_folder
-from srpo.models.shared import ExactTimestep, TextSkeleton, check_image_size, folder_sigmas, pack, unpack
-from srpo.models.weights import load_transformer
+from srpo.models.shared import FolderModel, FolderText, FolderVae, TextSkeleton, check_image_size, pack, unpack
 
 PARTS = ("scheduler", "text_encoder", "tokenizer", "transformer", "vae")
 NEGATIVE_PROMPT = " "
@@ -38,16 +36,8 @@ OTHER_MODELS = ("use_additional_t_cond", "use_layer3d_rope", "zero_cond_t")
 """Settings of its siblings, which edit pictures or draw them in layers."""
 
 
-class QwenImageText:
+class QwenImageText(FolderText):
     """Qwen-Image's tokenizer and language model, in diffusers' own pipeline, which knows the prompt template."""
-
-    def __init__(self, pipeline: QwenImagePipeline) -> None:
-        self.pipeline = pipeline
-
-    def to(self, device: torch.device) -> "QwenImageText":
-        """Move the encoder."""
-        self.pipeline.to(device)
-        return self
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str], max_sequence_length: int) -> dict[str, Tensor]:
@@ -65,21 +55,20 @@ class QwenImageText:
         }
 
 
-class QwenImageVae:
+class QwenImageVae(FolderVae):
     """Qwen-Image's VAE, which is all that latents of pictures need; see `srpo.models.LatentSpace`."""
 
-    def __init__(self, vae: AutoencoderKLQwenImage) -> None:
-        self.vae = vae.requires_grad_(False).eval()
-
-    def to(self, device: torch.device) -> "QwenImageVae":
-        """Move the VAE."""
-        self.vae.to(device)
-        return self
+    vae_class = AutoencoderKLQwenImage
 
     @property
     def multiple(self) -> int:
         """The VAE divides by a power of 2, the patches by 2 more."""
         return 2 ** (len(self.vae.config.temperal_downsample) + 1)
+
+    @property
+    def channels(self) -> int:
+        """Of the latents."""
+        return self.vae.config.z_dim
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -94,11 +83,6 @@ class QwenImageVae:
         decoded = self.vae.decode((x0 * std + mean).unsqueeze(2), return_dict=False)[0].squeeze(2)
         return (decoded / 2 + 0.5).clamp(0, 1)
 
-    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
-        """(channels, h, w) of the latents of an image of height x width pixels."""
-        check_image_size(height, width, self.multiple)
-        return self.vae.config.z_dim, 2 * height // self.multiple, 2 * width // self.multiple
-
     def _normal(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each channel (c, 1, 1)."""
         config = self.vae.config
@@ -106,25 +90,10 @@ class QwenImageVae:
         return mean[:, None, None], std[:, None, None]
 
 
-class QwenImage(QwenImageVae):
+class QwenImage(FolderModel, QwenImageVae):
     """A Qwen-Image model; see `srpo.models.TextToImage` for what each verb promises."""
 
-    def __init__(
-        self,
-        transformer: QwenImageTransformer2DModel,
-        vae: AutoencoderKLQwenImage,
-        scheduler: FlowMatchEulerDiscreteScheduler,
-    ) -> None:
-        super().__init__(vae)
-        self.transformer = transformer
-        self.scheduler = scheduler
-        self._timestep = ExactTimestep(transformer.time_text_embed)
-
-    def to(self, device: torch.device) -> "QwenImage":
-        """Move all parts."""
-        super().to(device)
-        self.transformer.to(device)
-        return self
+    transformer_class = QwenImageTransformer2DModel
 
     def velocity(self, x: Tensor, sigma: Tensor, embeddings: dict[str, Tensor], guidance: float | None) -> Tensor:
         """One forward of the transformer, two with a guidance; x: (batch, c, h, w), sigma: (batch,)."""
@@ -158,11 +127,6 @@ class QwenImage(QwenImageVae):
             "negative_prompt_embeds": torch.zeros(batch, NEGATIVE_TOKENS, width),
         }
 
-    def sampling_sigmas(self, num_steps: int, height: int, width: int) -> Tensor:
-        """The folder's own schedule (resolution-dependent shift, stretched to its terminal), as the pipeline has it."""
-        _, rows, columns = self.latent_shape(height, width)
-        return folder_sigmas(self.scheduler, rows * columns // 4, num_steps)
-
 
 def without_padding(embeds: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Prompts cut to the longest of the batch; no mask where all are as long, which attention is faster without."""
@@ -177,35 +141,6 @@ def guide(velocity: Tensor, negative: Tensor, guidance: float) -> Tensor:
     """Classifier-free guidance of velocities (batch, tokens, 4c): away from `negative`, tokens as long as before."""
     guided = negative + guidance * (velocity - negative)
     return guided * (velocity.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True))
-
-
-def load(folder: Path, transformer: Path | None = None, weights: WeightsFormat | None = "fp32") -> QwenImage:
-    """Load from disk, the VAE in float32; `transformer` is the folder of an aligned one, or of its adapter."""
-    return QwenImage(
-        load_transformer(QwenImageTransformer2DModel, folder / "transformer", transformer, weights),
-        load_vae(folder).vae,
-        FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
-    )
-
-
-def skeleton(folder: Path) -> QwenImage:
-    """The model on the meta device, from the folder's config files alone."""
-    with torch.device("meta"):
-        transformer = QwenImageTransformer2DModel.from_config(read_json(folder / "transformer" / "config.json"))
-    settings = read_json(folder / "scheduler" / "scheduler_config.json")
-    return QwenImage(transformer, vae_skeleton(folder).vae, FlowMatchEulerDiscreteScheduler.from_config(settings))
-
-
-def load_vae(folder: Path) -> QwenImageVae:
-    """The VAE alone, in float32."""
-    options = {"dtype": torch.float32, "local_files_only": True, "use_safetensors": True}
-    return QwenImageVae(AutoencoderKLQwenImage.from_pretrained(folder / "vae", **options))
-
-
-def vae_skeleton(folder: Path) -> QwenImageVae:
-    """The VAE on the meta device, from its config file alone."""
-    with torch.device("meta"):
-        return QwenImageVae(AutoencoderKLQwenImage.from_config(read_json(folder / "vae" / "config.json")))
 
 
 def text_skeleton(folder: Path) -> TextSkeleton:
@@ -252,4 +187,4 @@ def check(folder: Path, height: int, width: int) -> None:
     check_component(folder / "text_encoder", Qwen2_5_VLForConditionalGeneration)
     check_loads(folder / "scheduler", FlowMatchEulerDiscreteScheduler)
     check_tokenizer(folder / "tokenizer", Qwen2Tokenizer)
-    check_image_size(height, width, vae_skeleton(folder).multiple)
+    check_image_size(height, width, QwenImageVae.skeleton(folder).multiple)

@@ -1,16 +1,125 @@
-"""What FLUX and Qwen-Image have in common: 2x2 patches as tokens, the folder's own schedule, an exact timestep."""
+"""What families have in common: parts of a diffusers folder, 2x2 patches as tokens, its schedule, an exact timestep."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, ModelMixin
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from torch import Tensor, nn
 
+from srpo.config import WeightsFormat
 from srpo.errors import ConfigError
+from srpo.models.layout import read_json
+from srpo.models.weights import load_transformer
+
+
+class FolderText:
+    """Tokenizers and text encoders in diffusers' own pipeline; a family adds how it encodes prompts."""
+
+    def __init__(self, pipeline: DiffusionPipeline) -> None:
+        self.pipeline = pipeline
+
+    def to(self, device: torch.device) -> Self:
+        """Move the encoders."""
+        self.pipeline.to(device)
+        return self
+
+
+class FolderVae(ABC):
+    """A frozen VAE; a family adds what `srpo.models.LatentSpace` has besides."""
+
+    vae_class: ClassVar[type[ModelMixin]]
+
+    def __init__(self, vae: ModelMixin) -> None:
+        self.vae = vae.requires_grad_(False).eval()
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """From disk, in float32."""
+        return cls(load_vae(cls.vae_class, folder))
+
+    @classmethod
+    def skeleton(cls, folder: Path) -> Self:
+        """On the meta device, from the config file alone."""
+        return cls(on_meta(cls.vae_class, folder / "vae"))
+
+    def to(self, device: torch.device) -> Self:
+        """Move the VAE."""
+        self.vae.to(device)
+        return self
+
+    @property
+    @abstractmethod
+    def multiple(self) -> int:
+        """Height and width of an image must be multiples of this many pixels: VAE and patches divide by it."""
+
+    @property
+    @abstractmethod
+    def channels(self) -> int:
+        """Of the latents."""
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """(channels, h, w) of the latents of an image of height x width pixels."""
+        check_image_size(height, width, self.multiple)
+        return self.channels, 2 * height // self.multiple, 2 * width // self.multiple
+
+
+class FolderModel(FolderVae):
+    """A VAE, a transformer and a schedule; a family adds what `srpo.models.TextToImage` has besides."""
+
+    transformer_class: ClassVar[type[ModelMixin]]
+
+    def __init__(self, transformer: ModelMixin, vae: ModelMixin, scheduler: FlowMatchEulerDiscreteScheduler) -> None:
+        super().__init__(vae)
+        self.transformer = transformer
+        self.scheduler = scheduler
+        self._timestep = ExactTimestep(transformer.time_text_embed)
+
+    @classmethod
+    def load(cls, folder: Path, transformer: Path | None = None, weights: WeightsFormat | None = "fp32") -> Self:
+        """From disk, the VAE in float32; `transformer` is an aligned one (folder or file), or its adapter."""
+        return cls(
+            load_transformer(cls.transformer_class, folder / "transformer", transformer, weights),
+            load_vae(cls.vae_class, folder),
+            FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
+        )
+
+    @classmethod
+    def skeleton(cls, folder: Path) -> Self:
+        """On the meta device, from the folder's config files alone."""
+        settings = read_json(folder / "scheduler" / "scheduler_config.json")
+        return cls(
+            on_meta(cls.transformer_class, folder / "transformer"),
+            on_meta(cls.vae_class, folder / "vae"),
+            FlowMatchEulerDiscreteScheduler.from_config(settings),
+        )
+
+    def to(self, device: torch.device) -> Self:
+        """Move all parts."""
+        self.transformer.to(device)
+        return super().to(device)
+
+    def sampling_sigmas(self, num_steps: int, height: int, width: int) -> Tensor:
+        """The folder's own schedule, as diffusers' pipelines compute it."""
+        _, rows, columns = self.latent_shape(height, width)
+        return folder_sigmas(self.scheduler, rows * columns // 4, num_steps)
+
+
+def load_vae(vae_class: type[ModelMixin], folder: Path) -> ModelMixin:
+    """The VAE of a diffusers folder, in float32."""
+    options = {"dtype": torch.float32, "local_files_only": True, "use_safetensors": True}
+    return vae_class.from_pretrained(folder / "vae", **options)
+
+
+def on_meta(part_class: type[ModelMixin], folder: Path) -> ModelMixin:
+    """A part on the meta device, from its config file alone."""
+    with torch.device("meta"):
+        return part_class.from_config(read_json(folder / "config.json"))
 
 
 class TextSkeleton(NamedTuple):

@@ -1,7 +1,7 @@
 """What HPSv2.1, PickScore and CLIP share: the scaled cosine between an image's and a text's features.
 
-Preprocessing is CLIP's, differentiable, with OpenAI's mean and std unless told otherwise. Everything runs in float32
-even under autocast, because the differences a relative preference lives on are smaller than bf16 resolves.
+Preprocessing is CLIP's, differentiable, with OpenAI's mean and std. Everything runs in float32 even under autocast,
+because the differences a relative preference lives on are smaller than bf16 resolves.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,8 +29,6 @@ class DualEncoderReward(nn.Module):
         tokenize: Callable[[list[str]], Tensor],
         image_size: int,
         scale: float = 1.0,
-        mean: Sequence[float] = OPENAI_DATASET_MEAN,
-        std: Sequence[float] = OPENAI_DATASET_STD,
     ) -> None:
         super().__init__()
         self.model = model.requires_grad_(False).eval()
@@ -40,7 +38,7 @@ class DualEncoderReward(nn.Module):
         self.scale = scale
         self.text_cache: dict[str, Tensor] = {}
         self.image_size = image_size
-        self.preprocess = clip_preprocessing(image_size, mean, std)
+        self.preprocess = clip_preprocessing(image_size, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
 
     def forward(self, images: Tensor, *texts: Sequence[str]) -> tuple[Tensor, ...]:
         """Scores (batch,) for each list of texts; images (batch, 3, h, w) in [0, 1]."""

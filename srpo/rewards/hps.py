@@ -5,13 +5,12 @@ work too: by name, or by the path of an open_clip model JSON.
 """
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
-from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
 from srpo.errors import ConfigError
 from srpo.models.layout import compare_shapes
@@ -38,19 +37,14 @@ def skeleton(path: Path, architecture: str, device: torch.device | str = "meta")
     return build(model, settings)
 
 
-def build(
-    model: open_clip.CLIP,
-    settings: dict[str, Any],
-    mean: Sequence[float] = OPENAI_DATASET_MEAN,
-    std: Sequence[float] = OPENAI_DATASET_STD,
-) -> DualEncoderReward:
+def build(model: open_clip.CLIP, settings: dict[str, Any]) -> DualEncoderReward:
     """A reward around an open_clip model made from `settings` (the content of an open_clip model JSON)."""
     text = settings["text_cfg"]
     tokenizer = open_clip.SimpleTokenizer(
         context_length=text.get("context_length", 77), **text.get("tokenizer_kwargs", {})
     )
     image_size = settings["vision_cfg"]["image_size"]
-    return DualEncoderReward(model, model.encode_image, model.encode_text, tokenizer, image_size, mean=mean, std=std)
+    return DualEncoderReward(model, model.encode_image, model.encode_text, tokenizer, image_size)
 
 
 def check(path: Path, architecture: str) -> None:

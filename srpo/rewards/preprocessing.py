@@ -19,16 +19,15 @@ from torchvision.transforms import v2
 class Resize(nn.Module):
     """Images (batch, channels, height, width) whose shorter side becomes `size`, the longer in proportion."""
 
-    def __init__(self, size: int, antialias: bool = True) -> None:
+    def __init__(self, size: int) -> None:
         super().__init__()
         self.size = size
-        self.antialias = antialias
 
     def forward(self, images: Tensor) -> Tensor:
         """The resized images; those of the right size are left as they are."""
         height, width = images.shape[-2:]
         shorter = min(height, width)
-        return resample(images, self.size * height // shorter, self.size * width // shorter, self.antialias)
+        return resample(images, self.size * height // shorter, self.size * width // shorter)
 
 
 class Squash(nn.Module):
@@ -58,20 +57,20 @@ class FitOnBlack(nn.Module):
         return pad(resample(images, height, width), (left, self.size - width - left, above, self.size - height - above))
 
 
-def resample(images: Tensor, height: int, width: int, antialias: bool = True) -> Tensor:
+def resample(images: Tensor, height: int, width: int) -> Tensor:
     """Images of another height and width; those of the right size are left as they are."""
     if images.shape[-2:] == (height, width):
         return images
-    rows = resampling(images.shape[-2], height, antialias).to(images)
-    columns = resampling(images.shape[-1], width, antialias).to(images)
+    rows = resampling(images.shape[-2], height).to(images)
+    columns = resampling(images.shape[-1], width).to(images)
     return rows @ images @ columns.T
 
 
 @cache
-def resampling(length: int, new_length: int, antialias: bool) -> Tensor:
-    """Weights (new_length, length) of bicubic resampling along one axis: what it makes of each unit vector."""
+def resampling(length: int, new_length: int) -> Tensor:
+    """Weights (new_length, length) of the resampling along one axis: what it makes of each unit vector."""
     units = torch.eye(length)[None, None]
-    return interpolate(units, (new_length, length), mode="bicubic", antialias=antialias)[0, 0]
+    return interpolate(units, (new_length, length), mode="bicubic", antialias=True)[0, 0]
 
 
 def clip_preprocessing(size: int, mean: Sequence[float], std: Sequence[float]) -> v2.Compose:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from srpo.config import EvaluationConfig, PreferenceConfig, ScoreConfig
+from srpo.criteria import Criterion
 from srpo.errors import ConfigError
 from srpo.evaluation.scores import HeldOutScore, Scorer, metric_names, summarise
 from srpo.shapes.render import HELD_OUT
@@ -35,7 +36,7 @@ PREFERENCE = PreferenceConfig(positive=("Bright", "Light"), negative=("Dark",))
 
 def test_relative_is_the_mean_over_positive_minus_the_mean_over_negative_words() -> None:
     reward = WordReward()
-    scores = Scorer(reward, PREFERENCE)(IMAGES, ["a cat"] * 4)
+    scores = Scorer([Criterion("", reward, PREFERENCE)])(IMAGES, ["a cat"] * 4)
     torch.testing.assert_close(scores["relative"], torch.full((4,), (3.0 + 1.0) / 2 - 0.5))
     torch.testing.assert_close(scores["reward"], 7 + IMAGES.mean((1, 2, 3)))
     assert [texts[0] for texts in reward.calls[0]] == ["a cat", "Bright. a cat", "Light. a cat", "Dark. a cat"]
@@ -43,7 +44,7 @@ def test_relative_is_the_mean_over_positive_minus_the_mean_over_negative_words()
 
 
 def test_the_names_are_those_that_scores_and_summary_have() -> None:
-    scores = Scorer(WordReward(), PREFERENCE)(IMAGES, ["a cat"] * 4)
+    scores = Scorer([Criterion("", WordReward(), PREFERENCE)])(IMAGES, ["a cat"] * 4)
     assert set(summarise(scores)) == set(metric_names(EvaluationConfig()))
     assert set(metric_names(EvaluationConfig(world="shapes"))) - set(metric_names(EvaluationConfig())) == {
         "content",
@@ -52,7 +53,7 @@ def test_the_names_are_those_that_scores_and_summary_have() -> None:
 
 
 def test_scores_keep_no_gradient() -> None:
-    scores = Scorer(WordReward(), PREFERENCE)(IMAGES.clone().requires_grad_(), ["a cat"] * 4)
+    scores = Scorer([Criterion("", WordReward(), PREFERENCE)])(IMAGES.clone().requires_grad_(), ["a cat"] * 4)
     assert not any(values.requires_grad for values in scores.values())
 
 
@@ -62,28 +63,30 @@ def test_summary_is_the_mean_and_spread_the_deviation_between_images() -> None:
 
 
 def test_equal_images_have_no_spread_whatever_their_contrast() -> None:
-    scores = Scorer(WordReward(), PREFERENCE)(IMAGES[:1].expand(5, -1, -1, -1), ["a cat"] * 5)
+    scores = Scorer([Criterion("", WordReward(), PREFERENCE)])(IMAGES[:1].expand(5, -1, -1, -1), ["a cat"] * 5)
     assert summarise(scores)["spread"] == pytest.approx(0, abs=1e-7)
 
 
 def test_shapes_measures_texture_and_content() -> None:
     prompts = [content.caption for content in HELD_OUT[:4]]
     images = torch.zeros(4, 3, 32, 32)
-    scores = Scorer(WordReward(), PREFERENCE, "shapes")(images, prompts)
+    scores = Scorer([Criterion("", WordReward(), PREFERENCE)], "shapes")(images, prompts)
     assert scores["texture"].abs().max() == 0
     assert scores["content"].tolist() == [0.0] * 4
 
 
 def test_a_held_out_score_has_its_own_name_and_words() -> None:
     score = HeldOutScore(WordReward(), ("Light",), ("Dark",))
-    scores = Scorer(WordReward(), PREFERENCE, scores={"pick": score})(IMAGES, ["a cat"] * 4)
+    scores = Scorer([Criterion("", WordReward(), PREFERENCE)], scores={"pick": score})(IMAGES, ["a cat"] * 4)
     torch.testing.assert_close(scores["relative/pick"], torch.full((4,), 1.0 - 0.5))
     torch.testing.assert_close(scores["pick"], scores["reward"])
     torch.testing.assert_close(scores["relative"], torch.full((4,), 1.5))
 
 
 def test_a_score_that_reads_no_prompt_has_no_relative_one() -> None:
-    scores = Scorer(WordReward(), PREFERENCE, scores={"beauty": HeldOutScore(WordReward(), (), ())})(IMAGES, ["a"] * 4)
+    scores = Scorer([Criterion("", WordReward(), PREFERENCE)], scores={"beauty": HeldOutScore(WordReward(), (), ())})(
+        IMAGES, ["a"] * 4
+    )
     assert "relative/beauty" not in scores and scores["beauty"].shape == (4,)
 
 

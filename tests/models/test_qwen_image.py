@@ -10,7 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from srpo.align import SigmaGrid, direct_align
 from srpo.artifacts import TrainJob, Weights
-from srpo.config import ModelConfig, PreferenceConfig, RewardConfig, TrainConfig, load_config
+from srpo.config import AlignConfig, ModelConfig, PreferenceConfig, RewardConfig, TrainConfig, load_config
+from srpo.control_words import control_words
+from srpo.criteria import Criterion
 from srpo.errors import ConfigError
 from srpo.flow import shifted_sigmas
 from srpo.hub import fetch
@@ -25,8 +27,8 @@ from srpo.models import (
     load_text_encoder,
 )
 from srpo.models.shared import pack
-from srpo.objective import objective
-from srpo.preference import make_branches
+from srpo.objective import Asked, objective
+from srpo.preference import Branch, make_branches
 from srpo.price import price
 from srpo.prompts import embed_prompts, select
 from srpo.reference import find_model
@@ -49,6 +51,11 @@ def model(qwen_folder: Path) -> TextToImage:
 @pytest.fixture(scope="module")
 def embeddings(qwen_folder: Path) -> Embeddings:
     return load_text_encoder(CONFIG, qwen_folder).encode_prompts(PROMPTS, CONFIG.max_sequence_length)
+
+
+def branches_of(align: AlignConfig, preference: PreferenceConfig, positions: list[int]) -> list[Branch]:
+    words = control_words(preference)
+    return make_branches(align, preference, words, SigmaGrid(align), torch.tensor(positions), PROMPTS, update=1)
 
 
 def test_encoding_equals_the_image_to_image_pipeline(qwen_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,11 +159,11 @@ def test_a_finite_gradient_reaches_the_transformer_and_nothing_else(
     reward = load_reward(RewardConfig(family="clip"), clip_folder)
     noise = seeded_noise(model.latent_shape(32, 48), range(3))
     x0 = sample(model, embeddings, noise, shifted_sigmas(3, 1.0), 4.0)
-    grid = SigmaGrid(recipe.align)
-    branches = make_branches(recipe.align, recipe.preference, grid, torch.tensor([20, 50, 90]), PROMPTS, update=1)
+    branches = branches_of(recipe.align, recipe.preference, [20, 50, 90])
     model.transformer.zero_grad()
     rollout = Rollout(x0, noise, embeddings, PROMPTS)
-    loss, _ = objective(model, reward, rollout, branches, len(branches), guidance, recipe.preference)
+    asked = [Asked(Criterion("", reward, recipe.preference), branches)]
+    loss, _ = objective(model, rollout, asked, len(branches), guidance)
     loss.backward()
     gradients = {name: p.grad for name, p in model.transformer.named_parameters() if p.grad is not None}
     assert all(gradient.isfinite().all() for gradient in gradients.values())
@@ -339,7 +346,7 @@ def test_a_vae_that_cannot_be_recomputed_is_left_as_it_is(
 def test_discount_of_the_recipe() -> None:
     """0 at the clean end, 1 at the noisy one, and 3 t / (1 + 2 t) between; nothing without."""
     align, preference = load_config(RECIPE).align, load_config(RECIPE).preference
-    (branch,) = make_branches(align, preference, SigmaGrid(align), torch.tensor([5, 50, 95]), PROMPTS, 1)
+    (branch,) = branches_of(align, preference, [5, 50, 95])
     assert branch.discount.tolist() == pytest.approx([0.15 / 1.1, 0.75, 2.85 / 2.9])
-    (plain,) = make_branches(align, PreferenceConfig(), SigmaGrid(align), torch.tensor([5]), PROMPTS[:1], 1)
+    (plain,) = branches_of(align, PreferenceConfig(), [5, 50, 95])
     assert plain.discount == 1

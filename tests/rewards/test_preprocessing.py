@@ -11,12 +11,11 @@ from srpo.rewards.preprocessing import Resize, clip_preprocessing, hps_preproces
 
 
 @pytest.mark.parametrize(("height", "width"), [(90, 90), (41, 67), (224, 33), (20, 24), (32, 57)])
-@pytest.mark.parametrize("antialias", [True, False])
-def test_values_and_gradients_are_torchvisions(height: int, width: int, antialias: bool) -> None:
+def test_values_and_gradients_are_torchvisions(height: int, width: int) -> None:
     images = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(height), dtype=torch.float64)
-    theirs = v2.Resize(32, interpolation=v2.InterpolationMode.BICUBIC, antialias=antialias)
+    theirs = v2.Resize(32, interpolation=v2.InterpolationMode.BICUBIC, antialias=True)
     results = []
-    for resize in (Resize(32, antialias), theirs):
+    for resize in (Resize(32), theirs):
         leaf = images.float().requires_grad_()
         output = resize(leaf)
         output.square().sum().backward()
