@@ -8,7 +8,7 @@ from mlflow import MlflowClient
 
 from pipelines.outcome import Outcome
 from pipelines.place import Place
-from srpo.evaluation.schema import Report
+from srpo.evaluation.schema import Curves, Report
 from srpo.registry import load_evaluation
 from tests.evaluation.synthetic import make_report, write_synthetic
 from tests.test_cli import call
@@ -63,6 +63,23 @@ def test_a_run_by_name_by_version_by_mlflow_id_and_by_file_is_the_same_model(
     assert any(image.kept for image in report.images)
     assert call("compare", f"{run}#base", run) == 0
     assert (place.root / "comparisons" / f"{run}#base--{run}" / "report.html").is_file()
+
+
+def test_evaluate_writes_over_nothing_but_its_own_reports(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = make_report(num_prompts=3)
+    for name, found in {"evaluate": report.model_copy(update={"curves": Curves()}), "run": report}.items():
+        write_synthetic(tmp_path / name, found, size=16)
+    (tmp_path / "album").mkdir()
+    (tmp_path / "album" / "report.html").write_text("mine")
+    for name, problem in {
+        "album": "holds report.html",
+        "run": "holds a report of `run`",
+        "evaluate": "nobody@champion",
+    }.items():
+        assert call("evaluate", "builtin:shapes", "nobody@champion", "--out", str(tmp_path / name)) == 42
+        assert problem in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_folders_of_the_same_name_are_told_apart(place: Place, tmp_path: Path) -> None:
