@@ -110,7 +110,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "signed": signed, "percent": percent}
+    as_text = partial(json.dumps, ensure_ascii=False)  # Jinja's own `tojson` is for scripts
+    environment.filters |= {"json": as_text, "number": number, "signed": signed, "percent": percent}
     return environment
 
 
