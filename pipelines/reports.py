@@ -18,7 +18,7 @@ MLFLOW_RUN = re.compile(r"[0-9a-f]{32}")
 
 def find_entries(place: Place, references: Sequence[str], scratch: Path, uri: str | None) -> list[Entry]:
     """The models that `REFERENCE` or `REFERENCE#LABEL` name; what the MLflow store `uri` keeps comes into `scratch`."""
-    split = [reference.partition("#") for reference in references]
+    split = [_split(reference) for reference in references]
     folders = [_folder(place, plain, scratch, uri) for plain, _, _ in split]
     homes = [_home(folder) for folder in folders]
     return [
@@ -39,6 +39,13 @@ def log_again(place: Place, reference: str, study: Study, folder: Path) -> None:
     shown = ("rate", "lower", "upper")
     metrics = {f"study/{row.question}/{part}": getattr(row, part) for row in study.preferences for part in shown}
     tracker.log_metrics(metrics, study.num_voters)
+
+
+def _split(reference: str) -> tuple[str, str, str]:
+    """What is named, `#` and the label of one of its models; a path that exists has none."""
+    if "#" not in reference or Path(reference).expanduser().exists():
+        return reference, "", ""
+    return reference.rpartition("#")
 
 
 def _folder(place: Place, reference: str, scratch: Path, uri: str | None) -> Path:

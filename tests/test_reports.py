@@ -8,7 +8,8 @@ from mlflow import MlflowClient
 
 from pipelines.outcome import Outcome
 from pipelines.place import Place
-from srpo.evaluation.schema import Report
+from pipelines.reports import find_entries
+from srpo.evaluation.schema import Curves, Report
 from srpo.registry import load_evaluation
 from tests.evaluation.synthetic import make_report, write_synthetic
 from tests.test_cli import call
@@ -62,7 +63,26 @@ def test_a_run_by_name_by_version_by_mlflow_id_and_by_file_is_the_same_model(
     assert all(contrast.metrics == report.metrics for contrast in report.contrasts)
     assert any(image.kept for image in report.images)
     assert call("compare", f"{run}#base", run) == 0
-    assert (place.root / "comparisons" / f"{run}#base--{run}" / "report.html").is_file()
+    default = place.root / "comparisons" / f"{run}+base--{run}"
+    assert (default / "report.html").is_file()
+    assert call("compare", str(default), run, "--out", str(tmp_path / "again")) == 0
+
+
+def test_evaluate_writes_over_nothing_but_its_own_reports(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = make_report(num_prompts=3)
+    for name, found in {"evaluate": report.model_copy(update={"curves": Curves()}), "run": report}.items():
+        write_synthetic(tmp_path / name, found, size=16)
+    (tmp_path / "album").mkdir()
+    (tmp_path / "album" / "report.html").write_text("mine")
+    for name, problem in {
+        "album": "holds report.html",
+        "run": "holds a report of `run`",
+        "evaluate": "nobody@champion",
+    }.items():
+        assert call("evaluate", "builtin:shapes", "nobody@champion", "--out", str(tmp_path / name)) == 42
+        assert problem in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_folders_of_the_same_name_are_told_apart(place: Place, tmp_path: Path) -> None:
@@ -71,6 +91,15 @@ def test_folders_of_the_same_name_are_told_apart(place: Place, tmp_path: Path) -
         write_synthetic(folder, make_report(num_prompts=3), size=16)
     assert call("compare", *map(str, folders), f"{folders[0]}#base", "--out", str(tmp_path / "all")) == 0
     assert [model.label for model in report_in(tmp_path / "all").models] == ["a/out", "b/out", "c/out", "a/out#base"]
+
+
+def test_a_path_may_hold_the_mark_of_a_label(place: Place, tmp_path: Path) -> None:
+    folder = tmp_path / "take#2"
+    write_synthetic(folder, make_report(num_prompts=3), size=16)
+    names = [f"{folder}#base", str(folder), f"{folder}/report.json"]
+    assert call("compare", *names[:2], "--out", str(tmp_path / "out")) == 0
+    assert [model.label for model in report_in(tmp_path / "out").models] == ["take#2#base", "take#2"]
+    assert [entry.label for entry in find_entries(place, names, tmp_path, None)] == ["base", "candidate", "candidate"]
 
 
 def test_long_names_make_a_folder_of_their_own(place: Place, tmp_path: Path) -> None:

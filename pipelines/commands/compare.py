@@ -58,8 +58,8 @@ def compare(
 
 
 def _folder_name(names: Sequence[str]) -> str:
-    """All names as one that file systems take; where it had to be cut, a hash tells it from others."""
-    name = re.sub(r"[^\w.@#-]+", "-", "--".join(names))
+    """All names as one that file systems take, `+` for `#`; where it had to be cut, a hash tells it from others."""
+    name = re.sub(r"[^\w.@+-]+", "-", "--".join(names).replace("#", "+"))
     start = name.encode()[:LONGEST].decode(errors="ignore")
     return name if start == name else f"{start}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 

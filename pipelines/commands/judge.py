@@ -42,7 +42,9 @@ def evaluate(
     from srpo.alone import reading
     from srpo.evaluation.lineup import evaluate_models
     from srpo.evaluation.progress import terminal_progress
+    from srpo.evaluation.report import check_out
 
+    check_out(out, "evaluate")
     uri = registry_uri(place, stack)
     with reading(place.embeddings), terminal_progress() as progress:
         report = evaluate_models(models, settings, out, place.embeddings, place.scores, uri, base, progress)

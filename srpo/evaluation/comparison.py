@@ -15,7 +15,7 @@ from srpo.config import EvaluationConfig
 from srpo.errors import ConfigError
 from srpo.evaluation.entries import Entry, Key, settings_of
 from srpo.evaluation.pairs import DRIFT
-from srpo.evaluation.report import write_report
+from srpo.evaluation.report import check_out, write_report
 from srpo.evaluation.schema import Contrast, ImageSet, Kept, Published, Report
 from srpo.evaluation.statistics import MIN_PROMPTS, Array, compare, compare_categories
 from srpo.evaluation.thumbnails import NUM_BEST, NUM_WORST, keep_pictures, measured, rank
@@ -27,10 +27,12 @@ def write_comparison(
 ) -> Report:
     """Write the report over the entries, page and thumbnails into `folder`.
 
-    ConfigError if they were not drawn for the same prompts and seeds (`common`: use those that all have), or if a
-    setting differs that is not in `despite`; metrics that it gives another meaning are then left out, and so is the
-    drift where a report measured it from another model than the first one here.
+    ConfigError if `folder` holds an entry, or anything but an earlier comparison; if the entries were not drawn for
+    the same prompts and seeds (`common`: use those that all have), or if a setting differs that is not in `despite`;
+    metrics that it gives another meaning are then left out, and so is the drift where a report measured it from
+    another model than the first one here.
     """
+    check_out(folder, "compare", [entry.folder for entry in entries])
     _check_names(entries)
     different = check_settings(entries, despite)
     keys = _shared_keys(entries, common)

@@ -8,7 +8,7 @@ it: only elements that carry the nonce, a hash of the report, may style or run.
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from PIL import Image
 
 from srpo.checkpoint import staging_of, write_atomic
 from srpo.config import RunConfig
+from srpo.errors import ConfigError
 from srpo.evaluation.charts import HEIGHT, WIDTH
 from srpo.evaluation.schema import ImageSet, Report
 from srpo.evaluation.tables import draw_curves, make_tables, order_metrics
@@ -61,6 +62,36 @@ class Embedded:
     height: int
 
 
+def check_out(out: Path, command: str, inputs: Collection[Path] = ()) -> None:
+    """ConfigError unless `out` is new or empty, or holds a report that `command` wrote and that is none of `inputs`."""
+    if found := _in_the_way(out, command, {path.resolve() for path in inputs}):
+        raise ConfigError(
+            f"--out {out} {found}; `{command}` writes into a new or empty folder, or over a report of its own; "
+            "give another --out"
+        )
+
+
+def _in_the_way(out: Path, command: str, inputs: Collection[Path]) -> str:
+    """What writing a report into `out` would replace; empty if it may."""
+    if not out.is_dir():
+        return "is no folder" if out.exists() else ""
+    if out.resolve() in inputs:
+        return "holds a report that is read here"
+    try:
+        made_by = _made_by(Report.model_validate_json((out / REPORT_JSON).read_bytes()))
+    except (OSError, ValueError):
+        there = sorted(path.name for path in out.iterdir() if not path.name.startswith("."))
+        return f"holds {there[0]}" if there else ""
+    return f"holds a report of `{made_by}`" if made_by != command else ""
+
+
+def _made_by(report: Report) -> str:
+    """The command that wrote a report."""
+    if not report.seconds:
+        return "compare"
+    return "run" if report.curves.num_updates else "evaluate"
+
+
 def write_report(report: Report, folder: Path) -> Path:
     """Write `report.json` and `report.html` into the folder that holds the thumbnails; returns the page's path."""
     write_atomic(folder / REPORT_JSON, report.model_dump_json(indent=1))
@@ -79,7 +110,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "signed": signed, "percent": percent}
+    as_text = partial(json.dumps, ensure_ascii=False)  # Jinja's own `tojson` is for scripts
+    environment.filters |= {"json": as_text, "number": number, "signed": signed, "percent": percent}
     return environment
 
 

@@ -66,7 +66,7 @@ def make_tables(report: Report) -> list[Table]:
 
 def order_metrics(report: Report) -> list[str]:
     """Names of the metrics: the wanted one, those a reader asks for, the rest."""
-    known = list(report.contrasts[0].metrics) if report.contrasts else measured(report)
+    known = list(report.metrics or report.models[0].metrics or measured(report))
     return [name for name in dict.fromkeys((*leading(report), *known)) if name in known]
 
 

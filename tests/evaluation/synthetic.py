@@ -13,7 +13,7 @@ from srpo.evaluation.statistics import compare
 from srpo.evaluation.thumbnails import choose, keep_pictures
 
 METRICS = ("relative", "reward", "luminance", "saturation")
-CATEGORIES = ("people", "animals <&>", "food")
+CATEGORIES = ("people", "animals  <&>", "food")
 SETTINGS = EvaluationConfig(num_resamples=100)
 
 

@@ -12,7 +12,7 @@ from srpo.config import AddedReward, EvaluationConfig, PreferenceConfig, RunConf
 from srpo.errors import ConfigError
 from srpo.evaluation.comparison import write_comparison
 from srpo.evaluation.entries import Entry, load_entry
-from srpo.evaluation.schema import ImageSet, Report
+from srpo.evaluation.schema import Curves, ImageSet, Report
 from srpo.evaluation.statistics import compare
 from tests.evaluation.synthetic import METRICS, make_report, write_synthetic
 
@@ -24,6 +24,10 @@ def entry(folder: Path, name: str, report: Report, **options: Any) -> Entry:
 
 def with_images(report: Report, images: list[ImageSet]) -> Report:
     return report.model_copy(update={"images": images})
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def with_setting(report: Report, section: str, key: str, value: object) -> Report:
@@ -123,6 +127,30 @@ def test_other_prompts_and_seeds_are_refused_by_name_or_left_out(parts: list[Rep
     report = write_comparison(entries, tmp_path / "out", common=True)
     assert (report.num_prompts, report.seeds_per_prompt) == (5, 1)
     assert [image.seed for image in report.images] == [1000, 2000, 3000, 4000, 5000]
+
+
+def test_only_an_earlier_comparison_is_written_over(parts: list[Report], tmp_path: Path) -> None:
+    entries = [entry(tmp_path, name, report) for name, report in zip("ab", parts, strict=True)]
+    out, album, file = tmp_path / "out", tmp_path / "album", tmp_path / "file"
+    write_comparison(entries, out)
+    write_comparison(entries[::-1], out)
+    (album / "images").mkdir(parents=True)
+    (album / "images" / "holiday.jpg").write_bytes(b"kept")
+    file.write_text("kept")
+    measured = write_synthetic(tmp_path / "m", parts[0].model_copy(update={"curves": Curves()}), size=16).parent
+    comparisons = [load_entry("c", out), load_entry("d", out, "a")]
+    before = contents(tmp_path)
+    for read, folder, found in [
+        (entries, album, "holds images"),
+        (entries, file, "is no folder"),
+        (entries, tmp_path / "a" / ".." / "a", "holds a report that is read here"),
+        (comparisons, tmp_path / "a", "holds a report of `run`"),
+        (entries, measured, "holds a report of `evaluate`"),
+        (comparisons, out, "holds a report that is read here"),
+    ]:
+        with pytest.raises(ConfigError, match=rf"^--out {re.escape(str(folder))} {found}; .* give another --out"):
+            write_comparison(read, folder)
+    assert contents(tmp_path) == before
 
 
 def test_wholly_different_seeds_cannot_be_compared_at_all(parts: list[Report], tmp_path: Path) -> None:

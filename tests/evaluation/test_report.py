@@ -1,5 +1,7 @@
 """The page in a real browser: no complaint, no request; the slider slides, the filter filters, keys work."""
 
+import html
+import re
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from srpo.evaluation.report import write_report
-from srpo.evaluation.schema import Report
+from srpo.evaluation.schema import Level, Report
 from srpo.evaluation.thumbnails import rank
 from tests.browser import Browser, browser, needs_chromium
-from tests.evaluation.synthetic import make_report, write_synthetic
+from tests.evaluation.synthetic import METRICS, make_report, write_synthetic
 
 VISIBLE = "[...document.querySelectorAll('.pair:not([hidden])')]"
 
@@ -85,9 +87,9 @@ def test_everything_can_be_reached_with_the_tab_key(tab: Browser, page: Path) ->
 def test_the_filter_shows_one_category_and_sorting_goes_by_the_metric(tab: Browser, page: Path) -> None:
     report = load(page)
     tab.open(page)
-    choose(tab, "category", "animals <&>")
+    choose(tab, "category", "animals  <&>")
     shown = indices(tab)
-    assert {report.images[index].category for index in shown} == {"animals <&>"}
+    assert {report.images[index].category for index in shown} == {"animals  <&>"}
     assert len(shown) == 6
     choose(tab, "category", "")
     choose(tab, "metric", "saturation")
@@ -148,6 +150,25 @@ def test_one_model_alone_has_a_page_without_contrasts(tmp_path: Path) -> None:
     page = write_synthetic(tmp_path, make_report(("alone",), num_prompts=3)).read_text(encoding="utf-8")
     assert "against" not in page
     assert page.count('<figure class="pair card"') == 6
+
+
+def test_metrics_of_the_whole_set_are_on_the_page_of_one_model(tmp_path: Path) -> None:
+    report = make_report(("alone",), num_prompts=3)
+    levels = {name: Level(value=0.5, lower=0.4, upper=0.6) for name in (*METRICS, "spread")}
+    alone = report.models[0].model_copy(update={"metrics": levels})
+    page = write_synthetic(tmp_path, report.model_copy(update={"models": [alone]})).read_text(encoding="utf-8")
+    rows = page.split('<table class="levels">')[1].split("</table>")[0]
+    assert re.findall('scope="row">([a-z]+)<', rows) == ["relative", "reward", "luminance", "spread", "saturation"]
+
+
+def test_settings_are_shown_as_they_were_written(tmp_path: Path) -> None:
+    report = make_report(num_prompts=3)
+    word = "schön </script><b>"
+    config = report.provenance.config | {"preference": {"positive": [word], "negative": []}}
+    provenance = report.provenance.model_copy(update={"config": config})
+    page = write_synthetic(tmp_path, report.model_copy(update={"provenance": provenance})).read_text(encoding="utf-8")
+    assert page.count(f"&#34;{html.escape(word)}&#34;") == 2
+    assert word not in page
 
 
 def test_a_limit_that_was_reached_and_not_kept_had_to_be_exceeded(tmp_path: Path) -> None:

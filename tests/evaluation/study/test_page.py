@@ -14,7 +14,7 @@ from srpo.evaluation.schema import Report
 from srpo.evaluation.study import StudyKey, merge_votes, pairs_of_entries, pairs_of_folders, write_study
 from srpo.evaluation.study.merge import add_to_report
 from srpo.pictures import save_png
-from tests.browser import Browser, browser, needs_chromium
+from tests.browser import KEYS, Browser, browser, needs_chromium
 from tests.evaluation.synthetic import make_picture, make_report, write_synthetic
 
 
@@ -47,6 +47,31 @@ def saved(folder: Path, count: int) -> list[Path]:
     raise AssertionError(f"{len(found)} files were saved, not {count}")
 
 
+def other_tab(tab: Browser, session: str | None = None) -> str:
+    """The driver goes over to the tab of a session, else to a new one; the session that it leaves."""
+    assert tab._session
+    before, tab._session = tab._session, session
+    if session is None:
+        target = tab.call("Target.createTarget", url="about:blank")["targetId"]
+        tab._session = tab.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+    tab.call("Page.bringToFront")
+    return before
+
+
+def hold(tab: Browser, selector: str, key: str) -> None:
+    """Keep a key down on an element for a while."""
+    tab.run(f"document.querySelector({selector!r}).focus()")
+    pressed = {"key": key, "windowsVirtualKeyCode": KEYS[key], "text": {"Enter": "\r"}.get(key, key)}
+    for repeated in (False, True, True, True):
+        tab.call("Input.dispatchKeyEvent", type="keyDown", autoRepeat=repeated, **pressed)
+    tab.call("Input.dispatchKeyEvent", type="keyUp", **pressed)
+
+
+def answered(tab: Browser, count: int) -> None:
+    """The page says so many votes, waited for."""
+    tab.wait(f"document.querySelector('#count').textContent === '{count} of 12'")
+
+
 def shown(tab: Browser) -> list[str]:
     return tab.run("[...document.querySelectorAll('.pictures img')].map(image => image.src)")
 
@@ -64,10 +89,7 @@ def test_votes_by_key_are_resumed_saved_and_merged(report: Path, tmp_path: Path,
             tab.press("s")
             saved(tmp_path, 1)[0].rename(tmp_path / "half.json")
             tab.open(page)
-            until = time.monotonic() + 10  # the page reads its votes when it is loaded
-            while (count := tab.run("document.querySelector('#count').textContent")) != "5 of 12":
-                assert time.monotonic() < until, count
-                time.sleep(0.05)
+            answered(tab, 5)
         left, right = shown(tab)
         assert (left in candidates) != (right in candidates)
         sides.append(left in candidates)
@@ -98,6 +120,79 @@ def test_no_difference_and_going_back(report: Path, tmp_path: Path, tab: Browser
     study = merge_votes(saved(tmp_path, 1), key)
     assert [row.question for row in study.preferences] == ["realism", "aesthetics", "alignment"]
     assert [row.ties for row in study.preferences] == [1, 1, 0]
+    assert tab.problems == []
+
+
+@needs_chromium
+def test_two_tabs_lose_no_vote(report: Path, tmp_path: Path, tab: Browser) -> None:
+    key, page = make(report, tmp_path)
+    tab.open(page)
+    first = other_tab(tab)
+    tab.open(page)
+    second = other_tab(tab, first)
+    for _ in range(3):
+        tab.press("1")
+    other_tab(tab, second)
+    answered(tab, 3)
+    tab.press("0")  # the first question again, later
+    tab.press("s")
+    study = merge_votes(saved(tmp_path, 1), key)
+    assert [row.ties for row in study.preferences] == [1, 0, 0]
+    other_tab(tab, first)
+    tab.wait("document.querySelector('.questions .done') !== null")
+    for _ in range(3):
+        tab.press("Backspace")
+    tab.wait("document.querySelector('#tie').getAttribute('aria-pressed') === 'true'")
+    tab.open(page)
+    answered(tab, 3)
+
+
+@needs_chromium
+@pytest.mark.parametrize("key", ["Enter", " "])
+def test_a_held_key_votes_once(report: Path, tmp_path: Path, tab: Browser, key: str) -> None:
+    _, page = make(report, tmp_path)
+    tab.open(page)
+    for count in (1, 2):
+        hold(tab, "[data-side='0']", key)
+        answered(tab, count)
+    for _ in range(9):
+        tab.press("1")
+    hold(tab, "[data-side='0']", key)  # the button that saves has the focus now
+    answered(tab, 12)
+    time.sleep(0.5)
+    assert not list(tmp_path.glob("votes-*.json"))
+
+
+@needs_chromium
+def test_the_next_voter_begins_anew_once_the_votes_are_saved(report: Path, tmp_path: Path, tab: Browser) -> None:
+    key, page = make(report, tmp_path)
+    tab.open(page)
+    first = other_tab(tab)
+    tab.open(page)
+    second = other_tab(tab, first)
+    for _ in range(12):
+        tab.press("1")
+    closed = "document.querySelector('#next').disabled"
+    assert tab.run(closed)
+    tab.press("s")
+    saved(tmp_path, 1)[0].rename(tmp_path / "early.json")
+    assert not tab.run(closed)
+    tab.press("Backspace")
+    tab.press("2")
+    assert tab.run(closed), "one vote has changed since"
+    tab.click("#save-all")
+    saved(tmp_path, 1)
+    tab.click("#next")
+    answered(tab, 0)
+    assert tab.run("document.querySelector('#done').hidden")
+    tab.press("1")
+    tab.open(page)
+    answered(tab, 1)
+    other_tab(tab, second)  # it has followed
+    answered(tab, 1)
+    tab.press("s")
+    study = merge_votes([tmp_path / "early.json", *saved(tmp_path, 2)], key)
+    assert (study.num_voters, [ballot.num_votes for ballot in study.ballots]) == (2, [12, 12, 1])
     assert tab.problems == []
 
 
