@@ -4,11 +4,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
 
+from srpo import registry
 from srpo.artifacts import Trained
 from srpo.config import RunConfig
 from srpo.evaluation import evaluate
-from srpo.evaluation.champion import find_champion
+from srpo.evaluation.champion import Champion, find_champion
 from srpo.evaluation.schema import Report, Undrawn
 from srpo.registry import register
 from srpo.tracking import open_run
@@ -96,3 +98,36 @@ def test_a_champion_that_cannot_be_compared_says_why(world: tuple[Inputs, str, R
     moved = trained.transformer.path.rename(tmp_path / "moved")
     assert "its files cannot be read" in problem(config)
     shutil.move(moved, trained.transformer.path)
+
+
+def test_a_champion_whose_manifest_is_gone_or_of_another_form_is_not_drawn(
+    world: tuple[Inputs, str, Report], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (config, weights, _, trained), uri, _ = world
+    run_id = registry.find_version(uri, REFERENCE).run_id
+    (manifest,) = Path(uri.removeprefix("sqlite:///")).with_name("artifacts").glob(f"{run_id}/**/manifest.json")
+    content = manifest.read_text(encoding="utf-8")
+
+    def champion() -> Champion | None:
+        return find_champion(config, weights, trained, uri)
+
+    try:
+        manifest.write_text(content.replace('"schema_version": 1', '"schema_version": 2'), encoding="utf-8")
+        of_another_form = champion()
+        manifest.unlink()
+        gone = champion()
+    finally:
+        manifest.write_text(content, encoding="utf-8")
+    for found in (of_another_form, gone):
+        assert found and found.undrawn and found.undrawn.reference == REFERENCE
+        assert found.problem.startswith("its manifest cannot be read (") and "manifest" in found.problem
+
+    def away(*_: object) -> None:
+        try:
+            raise ConnectionRefusedError
+        except OSError:
+            raise MlflowException("no answer")  # noqa: B904
+
+    monkeypatch.setattr(registry, "load_manifest", away)
+    with pytest.raises(MlflowException, match="no answer"):
+        champion()
