@@ -28,7 +28,8 @@ FILES = {
 """Prompt files that come with the package."""
 KINDS = (".txt", *TABLES)
 LINES_SHOWN = 5
-MIN_HELD_OUT = 3
+MIN_HELD_OUT = 7
+"""With the default `monitor.share` two are the monitor's, and the verdict keeps the five that an interval needs."""
 
 
 class Prompt(NamedTuple):
@@ -77,7 +78,7 @@ def read_held_out(config: PromptsConfig, trained_on: Sequence[Prompt]) -> list[P
     if len(held_out) < MIN_HELD_OUT:
         raise ConfigError(
             f"prompts.held_out: {config.held_out} holds {len(held_out)}, but at least {MIN_HELD_OUT} are needed: "
-            "one for the choice of the best checkpoint, two others for the intervals of the verdict"
+            "some for the choice of the best checkpoint, five others for the intervals of the verdict; add more"
         )
     if shared := sorted({prompt.text for prompt in trained_on} & {prompt.text for prompt in held_out}):
         raise ConfigError(

@@ -14,7 +14,7 @@ from srpo.evaluation.champion import Champion, find_champion
 from srpo.evaluation.schema import Report, Undrawn
 from srpo.registry import register
 from srpo.tracking import open_run
-from tests.evaluation.test_evaluate import JUDGED, Inputs, load, make_inputs, make_other
+from tests.evaluation.test_evaluate import HELD_OUT, Inputs, load, make_inputs, make_other
 
 REFERENCE = "models:/srpo/1"
 
@@ -23,7 +23,7 @@ REFERENCE = "models:/srpo/1"
 def world(tmp_path_factory: pytest.TempPathFactory, flux_folder: Path, hps_folder: Path) -> tuple[Inputs, str, Report]:
     """The inputs of a run, the store where its model became champion, and the report before that."""
     folder = tmp_path_factory.mktemp("champion")
-    inputs = make_inputs(folder, flux_folder, hps_folder, JUDGED[:3], seeds_per_prompt=1, num_report_images=1)
+    inputs = make_inputs(folder, flux_folder, hps_folder, HELD_OUT, seeds_per_prompt=1, num_report_images=1)
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     tracked = open_run(uri, (folder / "artifacts").as_uri(), "first", inputs[0])
     evaluated = evaluate(*inputs, folder / "evaluation", scores_dir=folder / "scores", registry_uri=uri)

@@ -113,13 +113,14 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 def test_held_out_prompts_may_not_be_trained_on(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a cat\na dog\n")
-    (tmp_path / "b.csv").write_text("prompt,category\na dog,animals\na fox,animals\na hen,animals\n")
+    (tmp_path / "b.csv").write_text("prompt\na dog\na fox\na hen\na cow\nan owl\ntwo cats\nthree mice\n")
     with pytest.raises(ConfigError, match="1 held-out prompts are also trained on, for instance 'a dog'"):
         read_both(PromptsConfig(train=str(tmp_path / "a.txt"), held_out=str(tmp_path / "b.csv")))
 
 
-def test_one_held_out_prompt_is_too_few(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [1, 6])
+def test_too_few_held_out_prompts_for_a_verdict(tmp_path: Path, count: int) -> None:
     (tmp_path / "a.txt").write_text("a cat\na dog\n")
-    (tmp_path / "b.txt").write_text("a fox\n")
-    with pytest.raises(ConfigError, match="holds [12], but at least 3 are needed"):
+    (tmp_path / "b.txt").write_text("".join(f"{number} foxes\n" for number in range(count)))
+    with pytest.raises(ConfigError, match=f"holds {count}, but at least 7 are needed.* five others .*; add more"):
         read_both(PromptsConfig(train=str(tmp_path / "a.txt"), held_out=str(tmp_path / "b.txt")))
