@@ -1,7 +1,9 @@
-"""CSV and JSON lines as records of texts, by the number of their lines; what is wrong with one takes its place.
+"""Tables as records of texts, each by its place in the file; what is wrong with one takes its place.
 
-    .csv     the first line names the columns; a text with a comma is quoted
+    .csv     the first line names the columns, in capitals or not; a text with a comma is quoted
+    .tsv     the same with tabs, which need no quotes: a quote is part of its text
     .jsonl   one object per line
+    .json    a list of objects, or of texts where one text is all that is asked for
 
 All in UTF-8. Other columns and keys are left alone: files of captions carry many.
 """
@@ -11,12 +13,13 @@ import json
 from collections.abc import Iterator, Sequence
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 from srpo.errors import ConfigError
 
 Fields = dict[str, str]
-Record = tuple[int, Fields | str]
-"""Number of a line, and the fields that stand there, or what is wrong with them."""
+Record = tuple[str, Fields | str]
+"""Where in the file, and the fields that stand there, or what is wrong with them."""
 
 
 def read_text(path: Path, setting: str) -> str:
@@ -40,30 +43,59 @@ def lines(text: str) -> Iterator[tuple[int, str]]:
 
 def csv_records(text: str, required: Sequence[str], optional: Sequence[str] = ()) -> Iterator[Record]:
     """Rows below the header; one that spans several lines has the number of its last one."""
-    reader = csv.DictReader(StringIO(text, newline=""), strict=True)
+    rows = csv.DictReader(StringIO(text, newline=""), strict=True)
+    return _row_records(rows, required, optional, f'put a {required[-1]} with a comma in "quotes"')
+
+
+def tsv_records(text: str, required: Sequence[str], optional: Sequence[str] = ()) -> Iterator[Record]:
+    """Lines below the header."""
+    rows = csv.DictReader(StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
+    return _row_records(rows, required, optional, f"no {required[-1]} may hold a tab")
+
+
+def _row_records(
+    rows: "csv.DictReader[str]", required: Sequence[str], optional: Sequence[str], advice: str
+) -> Iterator[Record]:
+    """`advice`: what to do where a row has more columns than the header."""
     try:
-        if missing := [name for name in required if name not in (reader.fieldnames or ())]:
-            yield 1, f"no column `{missing[0]}`; the first line names the columns"
+        names = rows.fieldnames or ()
+        columns = {name.lower(): name for name in names} | {name: name for name in names}
+        if missing := [name for name in required if name not in columns]:
+            yield "line 1", f"no column `{missing[0]}`; the first line names the columns"
             return
-        for row in reader:
-            fields = {name: (row.get(name) or "").strip() for name in (*required, *optional)}
-            too_many = f'more columns than the header has; put a {required[-1]} with a comma in "quotes"'
-            yield reader.line_num, too_many if None in row else fields
+        for row in rows:
+            fields = {name: (row.get(columns.get(name, "")) or "").strip() for name in (*required, *optional)}
+            too_many = f"more columns than the header has; {advice}"
+            yield f"line {rows.line_num}", too_many if None in row else fields
     except csv.Error as error:
-        yield reader.reader.line_num, f"not CSV ({error})"
+        yield f"line {rows.reader.line_num}", f"not CSV ({error})"
+
+
+def json_line_records(text: str, required: Sequence[str], optional: Sequence[str] = ()) -> Iterator[Record]:
+    """Objects, one per line."""
+    for number, line in lines(text):
+        try:
+            yield f"line {number}", _json_fields(json.loads(line), required, optional)
+        except json.JSONDecodeError as error:
+            yield f"line {number}", f"not JSON ({error.msg})"
 
 
 def json_records(text: str, required: Sequence[str], optional: Sequence[str] = ()) -> Iterator[Record]:
-    """Objects, one per line."""
-    for number, line in lines(text):
-        yield number, _json_fields(line, required, optional)
-
-
-def _json_fields(line: str, required: Sequence[str], optional: Sequence[str]) -> Fields | str:
+    """Entries of a list."""
     try:
-        entry = json.loads(line)
+        entries = json.loads(text)
     except json.JSONDecodeError as error:
-        return f"not JSON ({error.msg})"
+        yield f"line {error.lineno}", f"not JSON ({error.msg})"
+        return
+    if not isinstance(entries, list):
+        yield "line 1", "not a list; one object per line is what a .jsonl file holds"
+        return
+    for number, entry in enumerate(entries, start=1):
+        named = {required[0]: entry} if isinstance(entry, str) and len(required) == 1 else entry
+        yield f"entry {number}", _json_fields(named, required, optional)
+
+
+def _json_fields(entry: Any, required: Sequence[str], optional: Sequence[str]) -> Fields | str:
     if missing := [name for name in required if not isinstance(entry, dict) or name not in entry]:
         return f'no key "{missing[0]}"'
     values = {name: entry[name] for name in required} | {name: entry.get(name) or "" for name in optional}
@@ -72,5 +104,5 @@ def _json_fields(line: str, required: Sequence[str], optional: Sequence[str]) ->
     return {name: value.strip() for name, value in values.items()}
 
 
-TABLES = {".csv": csv_records, ".jsonl": json_records}
+TABLES = {".csv": csv_records, ".jsonl": json_line_records, ".tsv": tsv_records, ".json": json_records}
 """Ending of a file's name -> what reads it."""

@@ -26,7 +26,7 @@ SHORT = (
     "monitor.num_images=4",
     "monitor.strip_images=2",
     "evaluation.num_steps=2",
-    "evaluation.num_prompts=4",
+    "evaluation.num_prompts=5",
     "evaluation.seeds_per_prompt=2",
     "evaluation.num_report_images=2",
     "evaluation.num_resamples=100",
@@ -142,7 +142,7 @@ def job(flux_folder: Path, hps_folder: Path, tmp_path_factory: pytest.TempPathFa
 
     root = tmp_path_factory.mktemp("job")
     (root / "train.txt").write_text("\n".join(CIRCLES))
-    (root / "held_out.txt").write_text("two cats\na dog\na fox")
+    (root / "held_out.txt").write_text("two cats\na dog\na fox\na hen\nthree mice\na cow\nan owl")
     config = RunConfig.model_validate(
         {
             "seed": 7,

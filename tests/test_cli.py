@@ -225,13 +225,13 @@ def test_generate_writes_pictures_that_say_how_they_were_made(
 def test_evaluate_sets_a_registered_model_beside_its_base(
     finished: Outcome, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, options = tmp_path / "out", ["--num-prompts", "3", "--seeds", "2", *SETTINGS]
+    out, options = tmp_path / "out", ["--num-prompts", "5", "--seeds", "2", *SETTINGS]
     assert call("evaluate", "builtin:shapes", "shapes@challenger", "--out", str(out), *options) == 0
     shown = capsys.readouterr().out
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     assert [model["label"] for model in report["models"]] == ["builtin:shapes", "shapes@challenger"]
     assert report["models"][1]["reference"].startswith("models:/shapes/")
-    assert (report["num_prompts"], report["seeds_per_prompt"]) == (3, 2)
+    assert (report["num_prompts"], report["seeds_per_prompt"]) == (5, 2)
     assert all(metric in shown for metric in ("luminance", "content", "diversity"))
     assert shown.strip().endswith("report.html")
 

@@ -113,7 +113,7 @@ QWEN_RUN = (
     "monitor.every=1",
     "monitor.num_images=2",
     "evaluation.num_steps=2",
-    "evaluation.num_prompts=4",
+    "evaluation.num_prompts=5",
     "evaluation.seeds_per_prompt=2",
     "evaluation.num_resamples=100",
     "evaluation.grid_periods=[4, 8]",  # pictures are small
@@ -125,7 +125,7 @@ def test_another_base_model_goes_all_the_way_and_is_drawn_again_from_the_registr
 ) -> None:
     """The recipe of Qwen-Image as it is, but for sizes and counts; prompts of many lengths."""
     (tmp_path / "train.txt").write_text("\n".join(f"photo of {'old ' * i}ships" for i in range(40)))
-    (tmp_path / "held_out.txt").write_text("\n".join(f"portrait of {'very ' * i}old sailors" for i in range(4)))
+    (tmp_path / "held_out.txt").write_text("\n".join(f"portrait of {'very ' * i}old sailors" for i in range(7)))
     sources = {
         "model.source": qwen_folder,
         "reward.source": clip_folder,

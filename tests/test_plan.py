@@ -181,6 +181,6 @@ def test_what_an_earlier_attempt_wrote_is_not_needed_again(tmp_path: Path) -> No
 
 def test_prompts_that_the_world_cannot_read_are_refused(tmp_path: Path) -> None:
     prompts = tmp_path / "held_out.txt"
-    prompts.write_text("two cats\na red cat on a blue sofa\na dog\n")
+    prompts.write_text("two cats\na red cat on a blue sofa\na dog\na fox\na hen\na cow\nan owl\n")
     with pytest.raises(ConfigError, match=r"two cats.*set evaluation\.world to null"):
         make_plan(load_config(CONFIG, (*SHORT, f"prompts.held_out={prompts}")), tmp_path)

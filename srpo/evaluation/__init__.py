@@ -93,7 +93,8 @@ def _design(config: RunConfig, prompts: list[Prompt]) -> list[Cell]:
     places = places[: settings.num_prompts]
     if len(places) < MIN_PROMPTS:
         raise ConfigError(
-            f"{len(places)} held-out prompt cannot show how sure a difference is; give at least {MIN_PROMPTS}"
+            f"monitor.share and evaluation.num_prompts leave {len(places)} of {len(prompts)} held-out prompts for the "
+            f"verdict, but an interval needs at least {MIN_PROMPTS}; give more prompts, or change the settings"
         )
     return make_design(prompts, places, settings.seeds_per_prompt, config.seed)
 

@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from srpo.artifacts import Snapshot, Trained, Weights
 from srpo.config import RunConfig
 from srpo.errors import ConfigError, DiskFullError, UnreachableError
 from srpo.evaluation.contender import Contender
 from srpo.evaluation.schema import CHAMPION, Undrawn
+from srpo.tracking import is_unanswered
 
 if TYPE_CHECKING:
     from srpo.registry import Manifest
@@ -40,13 +43,20 @@ class Champion:
 
 def find_champion(config: RunConfig, weights: Weights, trained: Trained, uri: str) -> Champion | None:
     """The champion of the run's registered model in an MLflow store, if there is one."""
+    from mlflow.exceptions import MlflowException
+
     from srpo.registry import holder, load_manifest  # it reads this package's schema
 
     champion = holder(uri, config.registry.model_name, CHAMPION)
     if champion is None:
         return None
     reference = f"models:/{champion.reference}"
-    manifest = load_manifest(uri, reference)
+    try:
+        manifest = load_manifest(uri, reference)
+    except (MlflowException, ValidationError) as error:
+        if is_unanswered(error):
+            raise
+        return Champion(reference, None, f"its manifest cannot be read ({' '.join(str(error).split())})")
     ours = config.model.model_dump(include=set(SAME)), config.evaluation.num_steps, config.evaluation.guidance
     sampling = manifest.sampling
     theirs = manifest.model.model_dump(include=set(SAME)), sampling.num_steps, sampling.guidance

@@ -111,7 +111,10 @@ def _shared_keys(entries: Sequence[Entry], common: bool) -> list[Key]:
         if key in shared:
             by_prompt.setdefault(key[0], []).append(key)
     if len(by_prompt) < MIN_PROMPTS:
-        raise ConfigError(f"{len(by_prompt)} prompts with the same seeds are in all reports; at least 2 are needed")
+        raise ConfigError(
+            f"{len(by_prompt)} prompts with the same seeds are in all reports, but an interval needs at least "
+            f"{MIN_PROMPTS}; evaluate on more"
+        )
     num_seeds = min(map(len, by_prompt.values()))
     return [key for keys in by_prompt.values() for key in keys[:num_seeds]]
 

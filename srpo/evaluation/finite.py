@@ -24,7 +24,9 @@ def leave_out(measured: Measured, judged: str) -> tuple[Measured, list[str]]:
     lost = {measured.design[place].prompt_index for place in places[judged]}
     kept = [place for place, cell in enumerate(measured.design) if cell.prompt_index not in lost]
     if len({measured.design[place].prompt_index for place in kept}) < MIN_PROMPTS:
-        raise ConfigError(f"{damage}, which leaves no {MIN_PROMPTS} prompts to compare on; the model has collapsed")
+        raise ConfigError(
+            f"{damage}, which leaves fewer than {MIN_PROMPTS} prompts to compare on; the model has collapsed"
+        )
     scores = {label: {name: row[kept] for name, row in rows.items()} for label, rows in measured.scores.items()}
     design = [measured.design[place] for place in kept]
     return replace(measured, design=design, scores=scores), [f"{damage}; their prompts are left out here"]

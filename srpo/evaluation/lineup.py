@@ -101,7 +101,10 @@ def _check(references: Sequence[str], config: RunConfig) -> list[Prompt]:
     check_benchmark(config.evaluation, len(prompts))
     prompts = prompts[: config.evaluation.num_prompts]
     if len(prompts) < MIN_PROMPTS:
-        raise ConfigError(f"{config.prompts.held_out} holds {len(prompts)} prompt; intervals need {MIN_PROMPTS}")
+        raise ConfigError(
+            f"{config.prompts.held_out} and evaluation.num_prompts give {len(prompts)} prompts, but an interval needs "
+            f"at least {MIN_PROMPTS}; give more"
+        )
     if config.evaluation.world:
         check_captions(config.evaluation.world, [prompt.text for prompt in prompts])
     return prompts

@@ -30,9 +30,9 @@ Scores = Mapping[str, Array]
 Statistic = Callable[..., Array]
 """Arrays whose last axis runs over prompts -> one value per row."""
 
-MIN_PROMPTS = 2
-MIN_CATEGORY = 5
-"""Prompts that a category needs for an interval of its own; with fewer it would say nothing."""
+MIN_PROMPTS = 5
+"""Prompts that an interval needs. A resample cannot leave the range of its sample: of 2, 3, 4 and 5 prompts without a
+difference, 51, 74, 87 and 92 % of the 95 % intervals hold it, and a gate promotes 25, 13, 6 and 3 %."""
 POWER = 0.8
 RESAMPLES_AT_ONCE = 500  # bounds the memory, not the result
 SPREAD, SPREAD_OF = "spread", "luminance"
@@ -43,7 +43,7 @@ def compare(
 ) -> dict[str, Comparison]:
     """Every metric of two models, and `spread`; intervals at `confidence`, the config's if None.
 
-    ValueError if the scores do not pair up, are not finite, or come from a single prompt.
+    ValueError if the scores do not pair up, are not finite, or come from fewer than `MIN_PROMPTS` prompts.
     """
     _check_pairs(reference, candidate)
     before, after = _Model(reference), _Model(candidate)
@@ -75,11 +75,11 @@ def compare(
 def compare_categories(
     reference: Scores, candidate: Scores, categories: Sequence[str], config: EvaluationConfig, seed: int
 ) -> dict[str, dict[str, Comparison]]:
-    """The comparison on the prompts of each category that has at least `MIN_CATEGORY` of them."""
+    """The comparison on the prompts of each category that has at least `MIN_PROMPTS` of them."""
     found = {}
     for category in sorted(set(categories) - {""}):
         members = [index for index, name in enumerate(categories) if name == category]
-        if len(members) >= MIN_CATEGORY:
+        if len(members) >= MIN_PROMPTS:
             before, after = (
                 {name: values[members] for name, values in side.items()} for side in (reference, candidate)
             )
@@ -187,7 +187,7 @@ def _check_pairs(reference: Scores, candidate: Scores) -> None:
             raise ValueError(f"{name!r} was not scored on the same prompts and seeds by both models; score both alike")
         if len(reference[name]) < MIN_PROMPTS:
             raise ValueError(
-                f"got {len(reference[name])} prompt, but an interval over prompts needs at least {MIN_PROMPTS}"
+                f"got {len(reference[name])} prompts, but an interval over prompts needs at least {MIN_PROMPTS}"
             )
         if not (np.isfinite(reference[name]).all() and np.isfinite(candidate[name]).all()):
             raise ValueError(f"{name!r} has scores that are not finite, which no mean survives; look at the images")

@@ -115,11 +115,11 @@ def _beside(file: Path, folder: Path) -> Entry:
 
 def _listed(table: Path) -> Iterator[Entry]:
     """The rows of a table."""
-    for number, fields in TABLES[table.suffix.lower()](read_text(table, SETTING), ["path", "caption"]):
+    for place, fields in TABLES[table.suffix.lower()](read_text(table, SETTING), ["path", "caption"]):
         if isinstance(fields, str):
-            yield Entry(f"line {number}", None, "", fields)
+            yield Entry(place, None, "", fields)
         else:
-            yield Entry(f"line {number}, {fields['path']}", table.parent / fields["path"], fields["caption"])
+            yield Entry(f"{place}, {fields['path']}", table.parent / fields["path"], fields["caption"])
 
 
 def _read(entry: Entry, rules: Rules) -> Picture | str:

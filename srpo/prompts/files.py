@@ -1,8 +1,9 @@
-"""Prompt files: text, CSV or JSON lines; a bad line is refused by its number, before any expensive work.
+"""Prompt files: text or a table; a bad line is refused by its number, before any expensive work.
 
-    .csv     columns `prompt` and, if wanted, `category`; a prompt with a comma is quoted
-    .jsonl   one object per line: {"prompt": ..., "category": ...}, the category optional
-    others   one prompt per line; blank lines separate, they are no prompts
+    .txt             one prompt per line; blank lines separate, they are no prompts; the same without an ending
+    .csv, .tsv       columns `prompt` and, if wanted, `category`
+    .jsonl           one object per line: {"prompt": ..., "category": ...}, the category optional
+    .json            a list of such objects, or of prompts
 
 All in UTF-8; see `srpo.tables`.
 """
@@ -25,8 +26,10 @@ FILES = {
     "builtin:photos": {split: Path(__file__).parent / "photos" / f"{split}.csv" for split in ("train", "held_out")},
 }
 """Prompt files that come with the package."""
+KINDS = (".txt", *TABLES)
 LINES_SHOWN = 5
-MIN_HELD_OUT = 3
+MIN_HELD_OUT = 7
+"""With the default `monitor.share` two are the monitor's, and the verdict keeps the five that an interval needs."""
 
 
 class Prompt(NamedTuple):
@@ -47,6 +50,8 @@ def read_prompts(source: str, split: Split, max_characters: int) -> list[Prompt]
     if not path.is_file():
         at = source if is_remote(source) else path
         raise ConfigError(f"prompts.{split}: no prompt file at {at}; give a file with one prompt per line")
+    if path.suffix and path.suffix.lower() not in KINDS:
+        raise ConfigError(f"prompts.{split}: {path} is none of {', '.join(KINDS)}; name it by what it holds")
     prompts, problems = _parse(path, read_text(path, f"prompts.{split}"), max_characters)
     if problems:
         more = f"; and {len(problems) - LINES_SHOWN} more" if len(problems) > LINES_SHOWN else ""
@@ -73,7 +78,7 @@ def read_held_out(config: PromptsConfig, trained_on: Sequence[Prompt]) -> list[P
     if len(held_out) < MIN_HELD_OUT:
         raise ConfigError(
             f"prompts.held_out: {config.held_out} holds {len(held_out)}, but at least {MIN_HELD_OUT} are needed: "
-            "one for the choice of the best checkpoint, two others for the intervals of the verdict"
+            "some for the choice of the best checkpoint, five others for the intervals of the verdict; add more"
         )
     if shared := sorted({prompt.text for prompt in trained_on} & {prompt.text for prompt in held_out}):
         raise ConfigError(
@@ -86,26 +91,26 @@ def _parse(path: Path, text: str, max_characters: int) -> tuple[list[Prompt], li
     """Prompts, and one sentence per bad line."""
     prompts: list[Prompt] = []
     problems: list[str] = []
-    first_line: dict[str, int] = {}
-    for number, record in _records(path, text):
+    first: dict[str, str] = {}
+    for place, record in _records(path, text):
         problem = record if isinstance(record, str) else text_problem(record["prompt"], max_characters)
         if problem:
-            problems.append(f"line {number}: {problem}")
+            problems.append(f"{place}: {problem}")
             continue
         assert not isinstance(record, str)
         prompt = Prompt(record["prompt"], record["category"])
-        if prompt.text in first_line:
-            problems.append(f"line {number}: the same prompt as line {first_line[prompt.text]}")
-        first_line.setdefault(prompt.text, number)
+        if prompt.text in first:
+            problems.append(f"{place}: the same prompt as {first[prompt.text]}")
+        first.setdefault(prompt.text, place)
         prompts.append(prompt)
     return prompts, problems
 
 
 def _records(path: Path, text: str) -> Iterator[Record]:
-    """The records of a table; in any other file each line is a prompt."""
+    """The records of a table; in a text file each line is a prompt."""
     if table := TABLES.get(path.suffix.lower()):
         return table(text, ["prompt"], ["category"])
-    return ((number, {"prompt": line, "category": ""}) for number, line in lines(text))
+    return ((f"line {number}", {"prompt": line, "category": ""}) for number, line in lines(text))
 
 
 def text_problem(text: str, max_characters: int, noun: str = "prompt") -> str:

@@ -1,9 +1,11 @@
 """Every move of the champion, written down before it is made: tags of the registered model, only ever added.
 
     champion.000007.<token>   one move as JSON; the token keeps a writer who lost its lease from replacing another's
+    champion.made.000007.2    that this move to version 2 was made, written after its alias
 
-A move happened if the next one starts where it led to, or, for the last, if the champion is there. So a crash between
-the entry and the alias leaves an entry that says of itself that it did not happen, and nothing has to be mended.
+A move without its second tag (its writer was killed, or knew of none) happened unless the champion afterwards is the
+one it started from. So a crash between the entry and the alias leaves an entry that says of itself that it did not
+happen, nothing has to be mended, and a champion that somebody takes back by other means has been champion.
 """
 
 import getpass
@@ -57,24 +59,45 @@ class Move(Settings):
     gate: str
     """How many limits of the gate it kept."""
     reason: str
+    made: bool = Field(default=False, exclude=True)
+    """Whether its second tag says that it was made."""
 
 
 def read_moves(tags: Mapping[str, str]) -> list[Move]:
     """All moves among the tags of a registered model, in order, those that did not happen too."""
     moves = [Move.model_validate_json(value) for key, value in tags.items() if KEY.fullmatch(key)]
-    return sorted(moves, key=lambda move: (move.number, move.time))
+    noted = [move.model_copy(update={"made": made_tag(move) in tags}) for move in moves]
+    return sorted(noted, key=lambda move: (move.number, move.time))
 
 
 def write_move(client: "MlflowClient", move: Move) -> None:
-    """Add one entry."""
+    """Add one entry, make its move, and note that it was made."""
     key = f"{PREFIX}{move.number:06d}.{uuid.uuid4().hex[:8]}"
     client.set_registered_model_tag(move.model, key, move.model_dump_json())
+    client.set_registered_model_alias(move.model, CHAMPION, move.after)
+    note_made(client, move)
+
+
+def note_made(client: "MlflowClient", move: Move) -> None:
+    """Add the second tag of a move."""
+    client.set_registered_model_tag(move.model, made_tag(move), datetime.now(UTC).isoformat())
+
+
+def settle(client: "MlflowClient", moves: Sequence[Move], champion: str | None) -> None:
+    """Note that the last move was made, where its writer was killed before that."""
+    if moves and not moves[-1].made and moves[-1].after == champion:
+        note_made(client, moves[-1])
+
+
+def made_tag(move: Move) -> str:
+    """Name of the second tag of a move."""
+    return f"{PREFIX}made.{move.number:06d}.{move.after}"
 
 
 def that_happened(moves: Sequence[Move], champion: str | None) -> list[Move]:
-    """The moves that were followed by their alias; `champion`: the version that has it now."""
-    reached = [*(move.before for move in moves[1:]), champion]
-    return [move for move, version in zip(moves, reached, strict=False) if move.after == version]
+    """The moves that were made; `champion`: the version that has the alias now."""
+    afterwards = [*(move.before for move in moves[1:]), champion]
+    return [move for move, version in zip(moves, afterwards, strict=False) if move.made or version != move.before]
 
 
 def reign(moves: Sequence[Move]) -> list[str]:

@@ -8,7 +8,7 @@ from srpo.config import RegistryConfig, RunConfig
 from srpo.control_words import words_hash
 from srpo.evaluation.schema import Report
 from srpo.registry.champion import Standing, make
-from srpo.registry.history import CHALLENGER, CHAMPION
+from srpo.registry.history import CHALLENGER, CHAMPION, settle
 from srpo.registry.lease import Held, lease
 from srpo.registry.lookup import address, all_pages, check_agreed, connect, named, open_model
 from srpo.registry.manifest import FOLDER, Manifest, log_manifest, sampling_of
@@ -63,7 +63,9 @@ def register(
         open_model(client, tracked.uri, name, config.registry.lease)
         version = _version_of_run(client, name, tracked) or _new_version(client, name, tracked, tags)
         _challenge(client, name, version)
-        outcome = _contend(client, held, Standing(client, name), version, evaluated, report, tracked)
+        standing = Standing(client, name)
+        settle(client, standing.moves, standing.champion)
+        outcome = _contend(client, held, standing, version, evaluated, report, tracked)
         aliases = Standing(client, name).versions[version].aliases
     alias = next((alias for alias in (CHAMPION, CHALLENGER) if alias in aliases), "")
     uri = address(name, version)
@@ -93,7 +95,7 @@ def _contend(
     """Move the champion if the gate says so of the reigning one; what became of it, in one sentence.
 
     A version that has been champion before, because its run was interrupted after that, is not promoted again: somebody
-    may have had a reason to take it back.
+    may have had a reason to take it back, with `rollback` or in MLflow's own page.
     """
     champion = standing.champion and address(standing.name, standing.champion)
     if version in standing.champions:

@@ -21,7 +21,6 @@ OWN = ("ZENML_", "DISABLE_CREDENTIALS_DISK_CACHING")
 SHORTEST = (
     *SHORT,
     "train.num_updates=1",
-    "evaluation.num_prompts=2",
     "evaluation.num_report_images=1",
     "resources.train={gpus: 2, spot: true, retries: 4, timeout: 30, node_pool: {pool: large}}",
 )

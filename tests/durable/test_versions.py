@@ -16,7 +16,7 @@ from srpo.registry import register
 from srpo.start import find_start, pinned
 from srpo.tracking import open_run
 from tests.durable.conftest import REMOTE
-from tests.evaluation.test_evaluate import JUDGED, Inputs, make_inputs, make_other
+from tests.evaluation.test_evaluate import HELD_OUT, Inputs, make_inputs, make_other
 
 VERSION = "models:/srpo/1"
 
@@ -29,7 +29,7 @@ def world(
     first = node("first").root / "runs" / "first"
     first.mkdir(parents=True)
     config, weights, prompts, trained = make_inputs(
-        first, flux_folder, hps_folder, JUDGED[:3], seeds_per_prompt=1, num_report_images=1
+        first, flux_folder, hps_folder, HELD_OUT, seeds_per_prompt=1, num_report_images=1
     )
     config = config.model_copy(update={"storage": StorageConfig(remote=REMOTE)})
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"

@@ -4,15 +4,17 @@ import shutil
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
 
+from srpo import registry
 from srpo.artifacts import Trained
 from srpo.config import RunConfig
 from srpo.evaluation import evaluate
-from srpo.evaluation.champion import find_champion
+from srpo.evaluation.champion import Champion, find_champion
 from srpo.evaluation.schema import Report, Undrawn
 from srpo.registry import register
 from srpo.tracking import open_run
-from tests.evaluation.test_evaluate import JUDGED, Inputs, load, make_inputs, make_other
+from tests.evaluation.test_evaluate import HELD_OUT, Inputs, load, make_inputs, make_other
 
 REFERENCE = "models:/srpo/1"
 
@@ -21,7 +23,7 @@ REFERENCE = "models:/srpo/1"
 def world(tmp_path_factory: pytest.TempPathFactory, flux_folder: Path, hps_folder: Path) -> tuple[Inputs, str, Report]:
     """The inputs of a run, the store where its model became champion, and the report before that."""
     folder = tmp_path_factory.mktemp("champion")
-    inputs = make_inputs(folder, flux_folder, hps_folder, JUDGED[:3], seeds_per_prompt=1, num_report_images=1)
+    inputs = make_inputs(folder, flux_folder, hps_folder, HELD_OUT, seeds_per_prompt=1, num_report_images=1)
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     tracked = open_run(uri, (folder / "artifacts").as_uri(), "first", inputs[0])
     evaluated = evaluate(*inputs, folder / "evaluation", scores_dir=folder / "scores", registry_uri=uri)
@@ -96,3 +98,36 @@ def test_a_champion_that_cannot_be_compared_says_why(world: tuple[Inputs, str, R
     moved = trained.transformer.path.rename(tmp_path / "moved")
     assert "its files cannot be read" in problem(config)
     shutil.move(moved, trained.transformer.path)
+
+
+def test_a_champion_whose_manifest_is_gone_or_of_another_form_is_not_drawn(
+    world: tuple[Inputs, str, Report], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (config, weights, _, trained), uri, _ = world
+    run_id = registry.find_version(uri, REFERENCE).run_id
+    (manifest,) = Path(uri.removeprefix("sqlite:///")).with_name("artifacts").glob(f"{run_id}/**/manifest.json")
+    content = manifest.read_text(encoding="utf-8")
+
+    def champion() -> Champion | None:
+        return find_champion(config, weights, trained, uri)
+
+    try:
+        manifest.write_text(content.replace('"schema_version": 1', '"schema_version": 2'), encoding="utf-8")
+        of_another_form = champion()
+        manifest.unlink()
+        gone = champion()
+    finally:
+        manifest.write_text(content, encoding="utf-8")
+    for found in (of_another_form, gone):
+        assert found and found.undrawn and found.undrawn.reference == REFERENCE
+        assert found.problem.startswith("its manifest cannot be read (") and "manifest" in found.problem
+
+    def away(*_: object) -> None:
+        try:
+            raise ConnectionRefusedError
+        except OSError:
+            raise MlflowException("no answer")  # noqa: B904
+
+    monkeypatch.setattr(registry, "load_manifest", away)
+    with pytest.raises(MlflowException, match="no answer"):
+        champion()

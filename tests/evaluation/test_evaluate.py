@@ -27,9 +27,9 @@ from srpo.shapes import heldout_captions
 from srpo.weights import fetch_score
 
 HOSTILE = "a <script>alert('red')</script> & \"circle\""
-JUDGED = ["a red circle", "a blue ring on a red background", HOSTILE, "a green cross"]
-HELD_OUT = [*JUDGED[:2], "a cyan square", *JUDGED[2:]]
-"""The monitor has the third of them."""
+JUDGED = ["a red circle", "a blue ring on a red background", HOSTILE, "a green cross", "a red square", "a cyan ring"]
+HELD_OUT = [*JUDGED[:2], "a cyan square", *JUDGED[2:5], "a blue cross", JUDGED[5]]
+"""The monitor has the third and the seventh of them."""
 Inputs = tuple[RunConfig, Weights, PromptSets, Trained]
 
 
@@ -99,11 +99,11 @@ def page(evaluated: Evaluated) -> str:
 
 def test_the_report_holds_every_pair_and_the_verdict(inputs: Inputs, evaluated: Evaluated) -> None:
     report = load(evaluated)
-    assert len(report.images) == len({(pair.prompt, pair.seed) for pair in report.images}) == 8
+    assert len(report.images) == len({(pair.prompt, pair.seed) for pair in report.images}) == 12
     assert [pair.prompt for pair in report.images[::2]] == JUDGED
     assert (evaluated.verdict, evaluated.reason, evaluated.passed) == (report.verdict, report.reason, report.passed)
     assert report.metrics["relative"].reference == pytest.approx(
-        sum(pair.scores["base"]["relative"] for pair in report.images) / 8
+        sum(pair.scores["base"]["relative"] for pair in report.images) / 12
     )
     assert len(report.checks) == 7
     assert report.gate_confidence == pytest.approx(1 - 0.05 / 6)  # five metrics of the gate, one of the champion's
@@ -166,11 +166,11 @@ def test_what_was_scored_before_is_neither_drawn_nor_scored_again(inputs: Inputs
     again = Report.model_validate_json((tmp_path / "again" / "report.json").read_text(encoding="utf-8"))
     assert again.model_dump(exclude={"created", "seconds"}) == first.model_dump(exclude={"created", "seconds"})
     other = trained.model_copy(update={"transformer": make_other(tmp_path / "other", Path(trained.transformer.uri))})
-    assert count_images((config, weights, prompts, other), tmp_path / "other", scores_dir=scores) == {"candidate": 8}
+    assert count_images((config, weights, prompts, other), tmp_path / "other", scores_dir=scores) == {"candidate": 12}
     longer = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"num_steps": 3})})
-    assert count_images((longer, *inputs[1:]), tmp_path / "longer", scores_dir=scores) == {"base": 8, "candidate": 8}
+    assert count_images((longer, *inputs[1:]), tmp_path / "longer", scores_dir=scores) == {"base": 12, "candidate": 12}
     words = config.model_copy(update={"preference": config.preference.model_copy(update={"positive": ("Red",)})})
-    assert count_images((words, *inputs[1:]), tmp_path / "words", scores_dir=scores) == {"base": 8, "candidate": 8}
+    assert count_images((words, *inputs[1:]), tmp_path / "words", scores_dir=scores) == {"base": 12, "candidate": 12}
 
 
 def make_other(folder: Path, transformer: Path) -> Snapshot:
@@ -200,8 +200,8 @@ def test_an_interrupted_evaluation_goes_on_in_more_processes_with_the_same_resul
     seen: list[tuple[str, int, int]] = []
     two = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"num_processes": 2})})
     evaluate(two, *others, tmp_path / "on", lambda *report: seen.append(report), scores_dir=tmp_path / "scores")
-    assert [activity for activity, *_ in seen] == ["candidate images"] * 2  # the two batches that are left
-    assert seen[-1][1:] == (8, 8)
+    assert [activity for activity, *_ in seen] == ["candidate images"] * 3  # the three batches that are left
+    assert seen[-1][1:] == (12, 12)
     found = Report.model_validate_json((tmp_path / "on" / "report.json").read_text(encoding="utf-8"))
     same = {"created", "seconds", "provenance"}
     assert found.model_dump(exclude=same) == load(evaluated).model_dump(exclude=same)
@@ -220,15 +220,15 @@ def test_scores_that_are_not_finite_are_a_collapse_with_a_report(
     monkeypatch.setattr(evaluation, "measure", overflow)
     report = load(evaluate(*inputs, tmp_path))
     assert report.verdict == "collapsed"
-    assert report.reason.startswith("The model is damaged: 1 of 8 images of candidate have scores that are not finite")
-    assert (report.num_prompts, len(report.images)) == (3, 6)
+    assert report.reason.startswith("The model is damaged: 1 of 12 images of candidate have scores that are not finite")
+    assert (report.num_prompts, len(report.images)) == (5, 10)
     assert JUDGED[1] in report.reason and JUDGED[1] not in {image.prompt for image in report.images}
 
 
 def test_progress_is_reported_for_both_models(inputs: Inputs, tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     evaluate(*inputs, tmp_path, lambda *report: seen.append(report))
-    assert seen == [(f"{name} images", done, 8) for name in ("base", "candidate") for done in (3, 6, 8)]
+    assert seen == [(f"{name} images", done, 12) for name in ("base", "candidate") for done in (3, 6, 9, 12)]
 
 
 def test_the_page_escapes_what_others_wrote(evaluated: Evaluated) -> None:
@@ -252,14 +252,14 @@ def test_the_page_shows_verdict_metrics_curves_and_images(evaluated: Evaluated) 
     assert all(f'<th scope="row">{name.replace("_", " ")}' in text for name in report.metrics)
     assert text.count("<polyline") == 6  # relative, reward, luminance, spread; loss, gradient norm
     assert text.count('class="damaged"') == 4
-    assert text.count('<figure class="pair card"') == 8
+    assert text.count('<figure class="pair card"') == 12
     assert len(text) < 300_000
 
 
 def test_an_embedded_world_adds_what_its_captions_let_us_measure(
     flux_folder: Path, hps_folder: Path, tmp_path: Path
 ) -> None:
-    inputs = make_inputs(tmp_path, flux_folder, hps_folder, heldout_captions()[:3], world="shapes", wanted="luminance")
+    inputs = make_inputs(tmp_path, flux_folder, hps_folder, heldout_captions()[:7], world="shapes", wanted="luminance")
     report = load(evaluate(*inputs, tmp_path / "evaluation"))
     assert {"content", "texture"} < set(report.metrics)
     assert {pair.scores["base"]["content"] for pair in report.images} <= {0.0, 1.0}
@@ -307,11 +307,11 @@ def test_diversity_is_seen_by_the_judge_that_is_named(
         assert found == pytest.approx((3 - cosines.sum(1)) / 2, rel=0.02), "but for pixels of 8 bits and float16"
 
 
-def test_a_single_prompt_is_refused(inputs: Inputs, tmp_path: Path) -> None:
+def test_too_few_prompts_for_an_interval_are_refused(inputs: Inputs, tmp_path: Path) -> None:
     config, *others = inputs
-    single = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"num_prompts": 1})})
-    with pytest.raises(ConfigError, match="1 held-out prompt cannot show"):
-        evaluate(single, *others, tmp_path / "evaluation")
+    few = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"num_prompts": 4})})
+    with pytest.raises(ConfigError, match=r"evaluation\.num_prompts leave 4 of 8 held-out prompts .* at least 5"):
+        evaluate(few, *others, tmp_path / "evaluation")
 
 
 def test_a_metric_that_is_not_measured_is_refused_before_any_work(inputs: Inputs, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from srpo.evaluation.images import Cell, Gallery
 from srpo.evaluation.measure import Measured
 
 
-def measured(num_prompts: int = 4) -> Measured:
+def measured(num_prompts: int = 6) -> Measured:
     """Two images of each prompt by two models, in two metrics."""
     design = [
         Cell(place, f"prompt {place}", "", number, 10 * place + number)
@@ -36,14 +36,13 @@ def test_the_judged_models_broken_prompts_are_left_out_for_all_and_named() -> No
     whole.scores["candidate"]["luminance"][2] = np.inf
     left, damage = leave_out(whole, "candidate")
     assert damage == [
-        "2 of 8 images of candidate have scores that are not finite "
+        "2 of 12 images of candidate have scores that are not finite "
         "(relative, luminance; the first: 'prompt 1', seed 10); their prompts are left out here"
     ]
-    assert [cell.prompt_index for cell in left.design] == [0, 0, 2, 2, 3, 3]
-    assert (
-        left.scores["base"]["relative"].tolist() == left.scores["candidate"]["relative"].tolist() == [0, 1, 4, 5, 6, 7]
-    )
-    assert len(left.categories) == 3
+    assert [cell.prompt_index for cell in left.design] == [0, 0, 2, 2, 3, 3, 4, 4, 5, 5]
+    for label in ("base", "candidate"):
+        assert left.scores[label]["relative"].tolist() == [0, 1, *range(4, 12)]
+    assert len(left.categories) == 5
 
 
 @pytest.mark.parametrize("judged", ["candidate", ""])
@@ -51,13 +50,13 @@ def test_of_another_model_they_are_refused(judged: str) -> None:
     whole = measured()
     whole.scores["base"]["relative"][5] = -np.inf
     with pytest.raises(
-        ConfigError, match=r"1 of 8 images of base have .* \(relative; the first: 'prompt 2', seed 21\)"
+        ConfigError, match=r"1 of 12 images of base have .* \(relative; the first: 'prompt 2', seed 21\)"
     ):
         leave_out(whole, judged)
 
 
-def test_a_model_of_which_nothing_is_left_has_collapsed() -> None:
+def test_a_model_of_which_too_little_is_left_has_collapsed() -> None:
     whole = measured()
-    whole.scores["candidate"]["relative"][:6] = np.nan
-    with pytest.raises(ConfigError, match="leaves no 2 prompts to compare on; the model has collapsed"):
+    whole.scores["candidate"]["relative"][:3] = np.nan
+    with pytest.raises(ConfigError, match="leaves fewer than 5 prompts to compare on; the model has collapsed"):
         leave_out(whole, "candidate")

@@ -107,7 +107,7 @@ def test_one_model_has_levels_no_contrast_and_no_verdict(
         ([0, 0], {}, "is named twice"),
         (["nobody@champion"], {}, "nothing is registered here yet"),
         ([1], {}, "is no whole diffusers folder; if it is a part of one, give --base"),
-        ([0], {"evaluation": {"num_prompts": 1}}, "holds 1 prompt; intervals need 2"),
+        ([0], {"evaluation": {"num_prompts": 4}}, "give 4 prompts, but an interval needs at least 5"),
         ([0], {"evaluation": {"world": "shapes"}}, "or set evaluation.world to null"),
         ([0], {"evaluation": {"wanted": "beauty"}}, "no metric named 'beauty'"),
         ([0], {"model": {"height": 33}}, "33"),

@@ -47,14 +47,14 @@ def test_what_cannot_stand_beside_them_is_refused(change: dict[str, object], num
 
 
 def test_the_page_shows_both(tmp_path: Path) -> None:
-    report = make_report(num_prompts=3)
+    report = make_report(num_prompts=5)
     level = Level(value=21.5, lower=21.25, upper=21.75)
     models = [model.model_copy(update={"metrics": {"pick": level}}) for model in report.models]
     shown = report.model_copy(update={"models": models, "published": find_published(SETTINGS)})
     page = write_synthetic(tmp_path / "a", shown).read_text(encoding="utf-8")
     table = page[page.index("<h2>Published figures</h2>") :]
     assert "Means on the 3200 prompts of the same list, as arXiv:2509.06942 gives them" in table
-    assert "Ours are of 3 of these prompts." in table
+    assert "Ours are of 5 of these prompts." in table
     rows = ['<th scope="row">SRPO</th><td>23.040</td>', "<b>candidate</b>, here</th><td>21.500", "(21.250 to 21.750)"]
     assert all(row in table for row in rows)
     assert "Published figures" not in write_synthetic(tmp_path / "b", report).read_text(encoding="utf-8")

@@ -147,9 +147,9 @@ def test_without_script_the_pictures_lie_side_by_side(tab: Browser, page: Path) 
 
 
 def test_one_model_alone_has_a_page_without_contrasts(tmp_path: Path) -> None:
-    page = write_synthetic(tmp_path, make_report(("alone",), num_prompts=3)).read_text(encoding="utf-8")
+    page = write_synthetic(tmp_path, make_report(("alone",), num_prompts=5)).read_text(encoding="utf-8")
     assert "against" not in page
-    assert page.count('<figure class="pair card"') == 6
+    assert page.count('<figure class="pair card"') == 10
 
 
 def test_metrics_of_the_whole_set_are_on_the_page_of_one_model(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_settings_are_shown_as_they_were_written(tmp_path: Path) -> None:
 
 
 def test_a_limit_that_was_reached_and_not_kept_had_to_be_exceeded(tmp_path: Path) -> None:
-    report = make_report(num_prompts=3)
+    report = make_report(num_prompts=5)
     tie = report.checks[0].model_copy(update={"value": 0.0, "held": False})
     page = write_synthetic(tmp_path, report.model_copy(update={"checks": [tie]})).read_text(encoding="utf-8")
     assert "<b>relative</b> change more than 0.000" in page
@@ -182,7 +182,7 @@ PLANNED = {"planned_gpu_hours": 1.25, "planned_evaluation_gpu_hours": 0.2}
 
 
 def test_gpu_hours_stand_beside_those_that_were_planned(tmp_path: Path) -> None:
-    report = make_report(("alone",), num_prompts=3)
+    report = make_report(("alone",), num_prompts=5)
     curves = report.curves.model_copy(update={"gpu_hours": 2.5, **PLANNED})
     unplanned, planned = (
         write_synthetic(tmp_path / name, each).read_text(encoding="utf-8")
@@ -194,7 +194,7 @@ def test_gpu_hours_stand_beside_those_that_were_planned(tmp_path: Path) -> None:
 
 
 def test_what_ended_training_early_stands_above_the_figures(tmp_path: Path) -> None:
-    report = make_report(("alone",), num_prompts=3)
+    report = make_report(("alone",), num_prompts=5)
     reason = "the run has taken 3 GPU-hours, and resources.max_gpu_hours is 3"
     curves = report.curves.model_copy(update={"stopped": reason, "num_updates": 7})
     page = write_synthetic(tmp_path / "a", report.model_copy(update={"curves": curves})).read_text(encoding="utf-8")
@@ -204,7 +204,7 @@ def test_what_ended_training_early_stands_above_the_figures(tmp_path: Path) -> N
 
 def test_a_measurement_that_is_not_finite_breaks_no_page(tmp_path: Path) -> None:
     held_out = [{"update": 0, "relative": 0.1}, {"update": 5, "relative": float("nan"), "violations": ["gone"]}]
-    report = make_report(num_prompts=3)
+    report = make_report(num_prompts=5)
     curves = report.curves.model_copy(update={"held_out": held_out, "updates": []})
     page = write_synthetic(tmp_path, report.model_copy(update={"curves": curves}))
     before = page.read_text(encoding="utf-8")

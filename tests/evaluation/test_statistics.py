@@ -1,5 +1,7 @@
 """Paired statistics against hand-computed cases, scipy's own functions, and the coverage they promise."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -7,6 +9,7 @@ from scipy import stats
 from srpo.config import Bound, EvaluationConfig, MonitorConfig, RunConfig
 from srpo.evaluation.gate import Evidence, judge
 from srpo.evaluation.statistics import (
+    MIN_PROMPTS,
     Array,
     Bootstrap,
     compare,
@@ -24,13 +27,13 @@ def scores(prompts: int = 40, seeds: int = 3, shift: float = 0.0, seed: int = 0)
 
 
 def test_means_change_ratio_and_win_rate_by_hand() -> None:
-    base = {"luminance": np.array([[0.2, 0.4], [0.5, 0.5], [0.6, 0.8]])}
-    trained = {"luminance": np.array([[0.4, 0.6], [0.5, 0.5], [0.5, 0.7]])}
+    base = {"luminance": np.array([[0.2, 0.4], [0.5, 0.5], [0.6, 0.8], [0.3, 0.3], [0.1, 0.3]])}
+    trained = {"luminance": np.array([[0.4, 0.6], [0.5, 0.5], [0.5, 0.7], [0.4, 0.4], [0.1, 0.3]])}
     row = compare(base, trained, CONFIG, 0)["luminance"]
-    assert (row.reference, row.candidate) == pytest.approx((0.5, 1.6 / 3))
-    assert row.change == pytest.approx(0.1 / 3)
-    assert row.ratio == pytest.approx(1.6 / 1.5)
-    assert row.win_rate == pytest.approx((1 + 0.5 + 0) / 3)  # one rose, one tied, one fell
+    assert (row.reference, row.candidate) == pytest.approx((2.0 / 5, 2.2 / 5))
+    assert row.change == pytest.approx(0.2 / 5)
+    assert row.ratio == pytest.approx(2.2 / 2.0)
+    assert row.win_rate == pytest.approx((2 + 2 * 0.5 + 0) / 5)  # two rose, two tied, one fell
 
 
 def test_the_interval_is_scipys_expanded_percentile_interval_over_prompt_means() -> None:
@@ -76,8 +79,8 @@ def test_spread_is_the_deviation_over_all_images() -> None:
 
 
 def test_equal_changes_give_a_point() -> None:
-    base = {"luminance": np.array([[0.25], [0.5], [0.75]]), "content": np.ones((3, 1))}
-    trained = {"luminance": base["luminance"] + 0.125, "content": np.ones((3, 1))}
+    base = {"luminance": np.array([[0.25], [0.5], [0.75], [0.5], [0.0]]), "content": np.ones((5, 1))}
+    trained = {"luminance": base["luminance"] + 0.125, "content": np.ones((5, 1))}
     rows = compare(base, trained, CONFIG, 0)
     assert (rows["luminance"].lower, rows["luminance"].upper) == pytest.approx((0.125, 0.125), abs=1e-12)
     assert (rows["content"].lower, rows["content"].upper, rows["content"].win_rate) == (0, 0, 0.5)
@@ -105,16 +108,17 @@ def test_a_higher_confidence_widens_the_interval() -> None:
     assert wide.lower < narrow.lower < narrow.upper < wide.upper
 
 
-def test_one_prompt_is_refused() -> None:
-    with pytest.raises(ValueError, match="got 1 prompt, but .* at least 2"):
-        compare(scores(1), scores(1), CONFIG, 0)
+@pytest.mark.parametrize("count", [1, 4])
+def test_too_few_prompts_for_an_interval_are_refused(count: int) -> None:
+    with pytest.raises(ValueError, match=f"got {count} prompts, but .* at least 5"):
+        compare(scores(count), scores(count), CONFIG, 0)
 
 
 def test_scores_of_other_prompts_or_metrics_are_refused() -> None:
     with pytest.raises(ValueError, match="same prompts and seeds"):
-        compare(scores(4), scores(5), CONFIG, 0)
+        compare(scores(5), scores(6), CONFIG, 0)
     with pytest.raises(ValueError, match="'content' was not scored"):
-        compare(scores(4), scores(4) | {"content": np.ones((4, 3))}, CONFIG, 0)
+        compare(scores(5), scores(5) | {"content": np.ones((5, 3))}, CONFIG, 0)
 
 
 def test_scores_that_are_not_finite_are_refused() -> None:
@@ -176,13 +180,18 @@ KINDS = ("normal", "skewed", "binary")
 
 
 def draw_scores(kind: str, shape: tuple[int, int, int], generator: np.random.Generator) -> tuple[Array, Array, float]:
-    """Scores (prompts, seeds, repetitions) of two models on prompts that differ, and the true change."""
+    """Scores (prompts, seeds, repetitions) of two models on prompts that differ, and the true change.
+
+    Of skewed scores the differences are symmetric, as those of any two alike; `skewed differences` are lognormal.
+    """
     of_prompt = generator.normal(0.0, 0.7, (shape[0], 1, shape[2]))
     if kind == "binary":
         right = np.clip(0.8 + 0.2 * of_prompt, 0, 1)
         draws = [(generator.random(shape) < right).astype(float) for _ in range(2)]
         return draws[0], draws[1], 0.0
     base, trained = (of_prompt + generator.normal(0.0, 0.7, shape) for _ in range(2))
+    if kind == "skewed differences":
+        return base, base + generator.lognormal(0.0, 1.0, (shape[0], 1, shape[2])), math.exp(0.5)
     if kind == "skewed":
         base, trained = np.exp(base), np.exp(trained)  # lognormal
     return base, trained + 0.3, 0.3
@@ -204,6 +213,15 @@ def coverage(kind: str, num_prompts: int, repetitions: int) -> float:
 def test_the_interval_covers_the_truth_as_often_as_it_says(kind: str, num_prompts: int) -> None:
     """2,000 repetitions: 95 % intervals cover the truth in 93 to 97 %."""
     assert 0.93 <= coverage(kind, num_prompts, 2000) <= 0.97
+
+
+@pytest.mark.parametrize(("num_prompts", "least"), [(50, 0.87), (200, 0.91)])
+def test_skewed_differences_are_covered_less_often(num_prompts: int, least: float) -> None:
+    assert least <= coverage("skewed differences", num_prompts, 2000) <= 0.97
+
+
+def test_the_fewest_prompts_nearly_give_what_the_interval_says() -> None:
+    assert coverage("normal", MIN_PROMPTS, 2000) >= 0.91
 
 
 GATE = (

@@ -62,7 +62,7 @@ def test_thumbnails_carry_no_metadata(tmp_path: Path) -> None:
 
 
 def test_every_model_of_a_kept_set_has_its_own_picture(tmp_path: Path) -> None:
-    report = make_report(("a/b", "c@champion", "d"), num_prompts=4)
+    report = make_report(("a/b", "c@champion", "d"), num_prompts=5)
 
     def draw(index: int, label: str) -> Path:
         path = tmp_path / "drawn.png"

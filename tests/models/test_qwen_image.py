@@ -284,7 +284,9 @@ def test_an_adapter_is_trained_resumed_and_loaded_again(
 ) -> None:
     """LoRA under selective recomputation, on the layers that Qwen-Image and FLUX have in common."""
     (tmp_path / "train.txt").write_text("\n".join(PROMPTS))
-    (tmp_path / "held_out.txt").write_text("a dog\na very old fox\na small hen")
+    (tmp_path / "held_out.txt").write_text(
+        "a dog\na very old fox\na small hen\na cow\nan owl\na grey mouse\na cat asleep"
+    )
     settings = {
         "model.source": qwen_folder,
         "model.height": 32,

@@ -30,10 +30,10 @@ def lines(count: int) -> list[str]:
 
 
 def write(folder: Path, train: list[str], **settings: object) -> PromptsConfig:
-    """Prompt files of some training prompts and three others."""
+    """Prompt files of some training prompts and seven others."""
     folder.mkdir(exist_ok=True)
     (folder / "train.txt").write_text("\n".join(train))
-    (folder / "held_out.txt").write_text("something else\nand more\nand less")
+    (folder / "held_out.txt").write_text("something else\nand more\nand less\na cat\na dog\na fox\na hen")
     files = {"train": str(folder / "train.txt"), "held_out": str(folder / "held_out.txt")}
     return PromptsConfig.model_validate(files | settings)
 
@@ -64,7 +64,7 @@ def assert_same(first: PromptSet, second: PromptSet) -> None:
 def test_embeddings_are_the_encoders_in_the_order_of_the_file(flux_folder: Path, tmp_path: Path) -> None:
     texts = [f"prompt number {i}, with words the world has never seen" for i in range(200)]
     sets = embed(flux_folder, write(tmp_path, texts), tmp_path / "embeddings")
-    assert (sets.train.num_prompts, sets.held_out.num_prompts) == (200, 3)
+    assert (sets.train.num_prompts, sets.held_out.num_prompts) == (200, 7)
     read, embeddings = load_prompt_set(sets.train)
     assert read == texts
     encoder = load_text_encoder(ModelConfig(), flux_folder)
@@ -118,10 +118,13 @@ def test_bf16_is_half_as_large_and_rounded_to_eight_bits(flux_folder: Path, tmp_
 
 def test_categories_stay_with_their_prompts(flux_folder: Path, tmp_path: Path) -> None:
     prompts = write(tmp_path, lines(2))
-    (tmp_path / "held_out.csv").write_text("category,prompt\nanimals,a cat\n,a door\nanimals,a dog\n")
+    things = ["a cat", "a door", "a dog", "a fox", "a hen", "a cow", "an owl"]
+    kinds = ["animals", "", *["animals"] * 5]
+    rows = "".join(f"{kind},{thing}\n" for kind, thing in zip(kinds, things, strict=True))
+    (tmp_path / "held_out.csv").write_text(f"category,prompt\n{rows}")
     sets = embed(flux_folder, prompts.model_copy(update={"held_out": str(tmp_path / "held_out.csv")}), tmp_path)
-    assert load_prompt_set(sets.held_out)[0] == ["a cat", "a door", "a dog"]
-    assert load_categories(sets.held_out) == ["animals", "", "animals"]
+    assert load_prompt_set(sets.held_out)[0] == things
+    assert load_categories(sets.held_out) == kinds
     assert load_categories(sets.train) == ["", ""]
 
 

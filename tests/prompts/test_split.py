@@ -4,7 +4,10 @@ from collections import Counter
 
 import pytest
 
+from srpo.config import MonitorConfig
+from srpo.evaluation.statistics import MIN_PROMPTS
 from srpo.prompts import read_prompts
+from srpo.prompts.files import MIN_HELD_OUT
 from srpo.prompts.split import split_held_out
 
 
@@ -14,6 +17,11 @@ def test_every_prompt_serves_once_and_both_sides_have_enough(count: int, share: 
     monitor, verdict = split_held_out([""] * count, share)
     assert sorted(monitor + verdict) == list(range(count))
     assert len(monitor) == min(max(1, round(share * count)), count - 2)
+
+
+@pytest.mark.parametrize("count", range(MIN_HELD_OUT, 20))
+def test_the_verdict_has_enough_for_an_interval(count: int) -> None:
+    assert len(split_held_out([""] * count, MonitorConfig().share)[1]) >= MIN_PROMPTS
 
 
 def test_prompts_without_categories_are_divided_evenly() -> None:

@@ -10,6 +10,7 @@ from mlflow.exceptions import MlflowException
 from srpo.errors import ConfigError, UnreachableError
 from srpo.registry import Move, delete, history, promote, rollback, surplus, that_happened, versions
 from srpo.registry.champion import Standing, make
+from srpo.registry.history import settle
 from srpo.registry.lookup import connect, open_model
 
 
@@ -81,10 +82,45 @@ def test_a_crash_between_entry_and_alias_is_told_apart_and_needs_no_mending(
     assert champion(client, name) == "1"
     written, _ = history(store)[name]
     assert [move.reason for move in written] == ["first", "cut short"]
+    settle(client, *history(store)[name])
     assert [move.reason for move in moves_of(store, name)] == ["first"]
     promote(store, f"{name}/2", "once more")
     assert [(move.number, move.reason) for move in moves_of(store, name)] == [(1, "first"), (3, "once more")]
     assert rollback(store, name, "back").after == "1"
+
+
+def test_a_champion_taken_back_in_mlflows_page_was_champion(store: str, name: str) -> None:
+    client = fill(store, name, 2)
+    promote(store, f"{name}/1", "first")
+    promote(store, f"{name}/2", "sharper")
+    client.set_registered_model_alias(name, "champion", "1")
+    assert [move.after for move in moves_of(store, name)] == ["1", "2"]
+    assert Standing(client, name).champions == ["1", "2"]
+
+
+def test_a_crash_between_alias_and_note_leaves_a_move_that_happened(
+    store: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = fill(store, name, 2)
+    promote(store, f"{name}/1", "first")
+    set_tag = MlflowClient.set_registered_model_tag
+
+    def crash(client: MlflowClient, name: str, key: str, value: str) -> None:
+        if ".made." in key:
+            raise MlflowException("the server went away")
+        set_tag(client, name, key, value)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(MlflowClient, "set_registered_model_tag", crash)
+        with pytest.raises(MlflowException):
+            promote(store, f"{name}/2", "not noted")
+    assert champion(client, name) == "2"
+    assert [move.made for move in moves_of(store, name)] == [True, False]
+    settle(client, *history(store)[name])
+    assert [move.made for move in moves_of(store, name)] == [True, True]
+    client.set_registered_model_alias(name, "champion", "1")
+    settle(client, *history(store)[name])
+    assert [move.after for move in moves_of(store, name)] == ["1", "2"]
 
 
 def test_without_the_lease_nothing_is_written(store: str, name: str) -> None:

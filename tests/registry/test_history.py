@@ -27,6 +27,26 @@ def test_a_move_that_a_crash_cut_short_did_not_happen() -> None:
     assert that_happened([], None) == []
 
 
+def test_a_champion_that_was_moved_on_by_other_means_has_been_champion() -> None:
+    """1 -> 2, then the alias was moved in MLflow's own page: elsewhere, or back to 1."""
+    last = move(2, "1", "2")
+    made = last.model_copy(update={"made": True})
+    assert that_happened([last], "3") == [last]
+    assert that_happened([last], "1") == [], "or else it was cut short"
+    for champion in ("1", "2", "3", None):
+        assert that_happened([made], champion) == [made]
+    assert that_happened([made, move(3, "1", "4")], "4")[0] == made
+
+
+def test_what_was_made_is_a_tag_beside_the_entry() -> None:
+    tags = {
+        "champion.000002.a": move(2, "1", "2").model_dump_json(),
+        "champion.000003.b": move(3, "2", "3").model_dump_json(),
+    }
+    assert [entry.made for entry in read_moves(tags)] == [False, False], "entries of before there was such a tag"
+    assert [entry.made for entry in read_moves(tags | {"champion.made.000002.2": ""})] == [True, False]
+
+
 def test_of_two_writers_with_one_number_both_entries_stay() -> None:
     first, second = move(2, "1", "2"), move(2, "1", "3").model_copy(update={"time": NOON + timedelta(hours=1)})
     tags = {"champion.000002.b": second.model_dump_json(), "champion.000002.a": first.model_dump_json(), "lease": ""}

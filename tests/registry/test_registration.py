@@ -26,6 +26,7 @@ from srpo.registry import (
     sampling_of,
     versions,
 )
+from srpo.registry.history import made_tag
 from srpo.tracking import TrackedRun, open_run
 
 PROMPT = "a red circle on a blue background"
@@ -114,15 +115,22 @@ def test_what_cannot_be_compared_with_the_champion_is_not_sent_to_be_evaluated_a
     assert alone.outcome.endswith("was not drawn beside it: its base is another model; `promote` decides by hand")
 
 
+@pytest.mark.parametrize("by", ["rollback", "hand"])
 def test_a_run_that_goes_on_does_not_bring_back_what_was_taken_back(
-    finished: Outcome, uri: str, place: Place, tmp_path: Path
+    finished: Outcome, uri: str, place: Place, tmp_path: Path, by: str
 ) -> None:
+    """By `rollback`, or by hand in MLflow's own page after the run was killed between the alias and its note."""
     config = finished.record.config
     name = config.registry.model_name
     old = again(finished, True, new_run(uri, config, place, "old"), tmp_path, champion_of(uri, name))
     tracked = new_run(uri, config, place, "taken back")
     new = again(finished, True, tracked, tmp_path, champion_of(uri, name))
-    rollback(uri, name, "its greens are off")
+    if by == "rollback":
+        rollback(uri, name, "its greens are off")
+    else:
+        MlflowClient(uri).delete_registered_model_tag(name, made_tag(history(uri)[name][0][-1]))
+        assert again(finished, True, tracked, tmp_path, champion_of(uri, name)).outcome == "champion"
+        MlflowClient(uri).set_registered_model_alias(name, "champion", old.version)
     assert again(finished, True, tracked, tmp_path, champion_of(uri, name)).outcome == "was champion before"
     assert champion_of(uri, name) == f"models:/{name}/{old.version}"
     newest = again(finished, False, new_run(uri, config, place, "newest"), tmp_path)
