@@ -145,6 +145,6 @@ def read_texts(prompts: str) -> list[str]:
         return [prompt.text for prompt in read_prompts(prompts, "held_out", PromptsConfig().max_characters)]
     if not prompts.strip():
         raise ConfigError("--prompts is empty; give a text, or a file with one prompt per line")
-    if path.suffix in {".txt", ".csv", ".jsonl"}:
+    if path.suffix in {".txt", ".csv", ".tsv", ".json", ".jsonl"}:
         raise ConfigError(f"--prompts: no file at {path}")
     return [prompts]

@@ -71,7 +71,7 @@ def test_a_run_by_name_by_version_by_mlflow_id_and_by_file_is_the_same_model(
 def test_evaluate_writes_over_nothing_but_its_own_reports(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report = make_report(num_prompts=3)
+    report = make_report(num_prompts=5)
     for name, found in {"evaluate": report.model_copy(update={"curves": Curves()}), "run": report}.items():
         write_synthetic(tmp_path / name, found, size=16)
     (tmp_path / "album").mkdir()
@@ -88,14 +88,14 @@ def test_evaluate_writes_over_nothing_but_its_own_reports(
 def test_folders_of_the_same_name_are_told_apart(place: Place, tmp_path: Path) -> None:
     folders = [tmp_path / part / "out" for part in ("a", "b", "b/c")]
     for folder in folders:
-        write_synthetic(folder, make_report(num_prompts=3), size=16)
+        write_synthetic(folder, make_report(num_prompts=5), size=16)
     assert call("compare", *map(str, folders), f"{folders[0]}#base", "--out", str(tmp_path / "all")) == 0
     assert [model.label for model in report_in(tmp_path / "all").models] == ["a/out", "b/out", "c/out", "a/out#base"]
 
 
 def test_a_path_may_hold_the_mark_of_a_label(place: Place, tmp_path: Path) -> None:
     folder = tmp_path / "take#2"
-    write_synthetic(folder, make_report(num_prompts=3), size=16)
+    write_synthetic(folder, make_report(num_prompts=5), size=16)
     names = [f"{folder}#base", str(folder), f"{folder}/report.json"]
     assert call("compare", *names[:2], "--out", str(tmp_path / "out")) == 0
     assert [model.label for model in report_in(tmp_path / "out").models] == ["take#2#base", "take#2"]
@@ -105,7 +105,7 @@ def test_a_path_may_hold_the_mark_of_a_label(place: Place, tmp_path: Path) -> No
 def test_long_names_make_a_folder_of_their_own(place: Place, tmp_path: Path) -> None:
     folders = [tmp_path / f"{80 * 'ü'}{part}" for part in "abc"]
     for folder in folders:
-        write_synthetic(folder, make_report(num_prompts=3), size=16)
+        write_synthetic(folder, make_report(num_prompts=5), size=16)
     before = set((place.root / "comparisons").glob("*"))
     for other in folders[1:]:
         assert call("compare", str(folders[0]), str(other)) == 0

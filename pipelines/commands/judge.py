@@ -24,7 +24,7 @@ def evaluate(
     prompts: Annotated[
         str | None, typer.Option(metavar="FILE", help="Prompts instead of the run file's held-out ones.")
     ] = None,
-    num_prompts: Annotated[int | None, typer.Option(min=2, help="Use the first so many of them.")] = None,
+    num_prompts: Annotated[int | None, typer.Option(min=5, help="Use the first so many of them.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Images per prompt.")] = None,
     stack: RegistryOption = None,
 ) -> None:

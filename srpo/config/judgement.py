@@ -106,7 +106,7 @@ class EvaluationConfig(Settings):
     """Sampling steps; the schedule is the model folder's own."""
     guidance: float | None = Field(default=3.5, ge=0)
     """Guidance of the samples; null for none."""
-    num_prompts: int = Field(default=200, gt=1)
+    num_prompts: int = Field(default=200, ge=5)
     """Held-out prompts used, from the first on, without the monitor's; fewer if the file has fewer."""
     seeds_per_prompt: int = Field(default=4, gt=0)
     """Images per prompt; they are averaged within the prompt, which is the unit that is resampled."""

@@ -45,7 +45,7 @@ class PromptsConfig(Settings):
     """What is drawn, and how its embeddings are made."""
 
     train: str = "builtin:shapes"
-    """Prompts to train on: a file (.txt, .csv, .jsonl; see `srpo.prompts.files`), here, at `s3://` or `hf://`;
+    """Prompts to train on: a file (.txt, .csv, .tsv, .json, .jsonl; see `srpo.prompts.files`), here, at `s3://` or `hf://`;
     `builtin:shapes`: the captions of the embedded world; or `builtin:photos`: 640 prompts in ten categories for a real
     model."""
     held_out: str = "builtin:shapes"

@@ -41,7 +41,9 @@ class Standing:
     def previous(self) -> str | None:
         """The champion before the present one, of those that are still registered; None if there is none."""
         line = reign(that_happened(self.moves, self.champion))
-        if line[-1:] != [self.champion]:
+        if self.champion in line:
+            line = line[: len(line) - line[::-1].index(self.champion)]  # taken back by other means
+        else:
             line.append(str(self.champion))  # the alias was moved by other means
         before = [version for version in line[:-1] if version in self.versions and version != self.champion]
         return before[-1] if before else None
@@ -65,7 +67,6 @@ def make(client: "MlflowClient", held: Held, move: Move) -> Move:
     """Write a move down, then make it. UnreachableError, and nothing done, if the lease was lost."""
     held.confirm()
     write_move(client, move)
-    client.set_registered_model_alias(move.model, CHAMPION, move.after)
     return move
 
 

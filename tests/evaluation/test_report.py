@@ -153,7 +153,7 @@ def test_one_model_alone_has_a_page_without_contrasts(tmp_path: Path) -> None:
 
 
 def test_metrics_of_the_whole_set_are_on_the_page_of_one_model(tmp_path: Path) -> None:
-    report = make_report(("alone",), num_prompts=3)
+    report = make_report(("alone",), num_prompts=5)
     levels = {name: Level(value=0.5, lower=0.4, upper=0.6) for name in (*METRICS, "spread")}
     alone = report.models[0].model_copy(update={"metrics": levels})
     page = write_synthetic(tmp_path, report.model_copy(update={"models": [alone]})).read_text(encoding="utf-8")
@@ -162,7 +162,7 @@ def test_metrics_of_the_whole_set_are_on_the_page_of_one_model(tmp_path: Path) -
 
 
 def test_settings_are_shown_as_they_were_written(tmp_path: Path) -> None:
-    report = make_report(num_prompts=3)
+    report = make_report(num_prompts=5)
     word = "schön </script><b>"
     config = report.provenance.config | {"preference": {"positive": [word], "negative": []}}
     provenance = report.provenance.model_copy(update={"config": config})

@@ -96,6 +96,7 @@ def test_a_champion_taken_back_in_mlflows_page_was_champion(store: str, name: st
     client.set_registered_model_alias(name, "champion", "1")
     assert [move.after for move in moves_of(store, name)] == ["1", "2"]
     assert Standing(client, name).champions == ["1", "2"]
+    assert Standing(client, name).previous is None, "a rollback does not bring it back"
 
 
 def test_a_crash_between_alias_and_note_leaves_a_move_that_happened(

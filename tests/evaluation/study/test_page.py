@@ -21,7 +21,7 @@ from tests.evaluation.synthetic import make_picture, make_report, write_syntheti
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    write_synthetic(folder, make_report(num_prompts=3), size=24, count=30)
+    write_synthetic(folder, make_report(num_prompts=5), size=24, count=30)
     return folder
 
 
