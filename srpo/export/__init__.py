@@ -27,6 +27,7 @@ from srpo.export.target import open_target, require_space
 from srpo.export.weights import CONFIG, WEIGHTS, Fp8Error, write_bf16, write_fp8
 from srpo.generate import ModelFiles
 from srpo.hub import local_files, snapshot
+from srpo.hub.listing import CARD
 from srpo.models import check_model, load_model
 from srpo.models.layout import folder_shapes, read_json
 from srpo.models.weights import ADAPTER, adapter_file
@@ -83,7 +84,7 @@ def _fill(
     if drawn_by_comfy:
         _write_workflow(files, drawn, name, folder)
     card = render_card(files, form, licences, report, drawn, error)
-    write_atomic(folder / "README.md", card)
+    write_atomic(folder / CARD, card)
 
 
 def name_of(files: ModelFiles) -> str:
