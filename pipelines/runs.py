@@ -14,6 +14,7 @@ from pipelines.place import Place
 from srpo.alone import trainer_in
 from srpo.config import RunConfig, Settings
 from srpo.errors import ConfigError
+from srpo.files import write_atomic
 from srpo.plan import STEPS
 from srpo.tracking import TrackedRun
 
@@ -85,10 +86,7 @@ class RunRecord(Settings):
 
     def save(self) -> Self:
         """Write the record, whole or not at all."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        draft = self.path / f".{FILE}.new"
-        draft.write_text(self.model_dump_json(indent=2), encoding="utf-8")
-        draft.replace(self.path / FILE)
+        write_atomic(self.path / FILE, self.model_dump_json(indent=2))
         return self
 
     def changed(self, **changes: object) -> Self:

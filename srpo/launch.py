@@ -16,10 +16,10 @@ import torch
 
 from srpo.alone import refuse_busy
 from srpo.artifacts import Trained, TrainJob
-from srpo.checkpoint import write_atomic
 from srpo.config import RunConfig, TrainConfig
 from srpo.durable import mirror_of
 from srpo.errors import ConfigError, DiskFullError, PreemptedError, TrainingStoppedError, UnreachableError
+from srpo.files import write_atomic
 from srpo.images import embed
 from srpo.start import find_start
 from srpo.train import ERROR
@@ -50,7 +50,6 @@ def prepare_job(config: RunConfig, output_dir: Path, uri: str | None = None) -> 
 def write_job(job: TrainJob) -> Path:
     """The job file in the job's output folder."""
     path = Path(job.output_dir) / JOB
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, job.model_dump_json(indent=1))
     return path
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from srpo.checkpoint import atomic_folder
 from srpo.errors import ConfigError
+from srpo.files import atomic_folder
 from srpo.hub.listing import CARD
 
 

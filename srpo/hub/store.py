@@ -23,6 +23,7 @@ from filelock import FileLock
 
 from srpo.artifacts import FileEntry, Snapshot
 from srpo.errors import UnreachableError
+from srpo.files import write_atomic
 from srpo.hub import digests
 from srpo.hub.listing import Listing, Origin, RemoteFile, safe_path
 from srpo.hub.place import shared_uri, store_dir
@@ -69,7 +70,7 @@ class Store:
             for file in listing.files:
                 self._share(file)
             self.shared.put(self.shared.key(key), text.encode())
-        digests.write_whole(self.root / key, text)
+        write_atomic(self.root / key, text)
 
     def whole(self, sha256: str) -> Path | None:
         """The file with this content, if it is here and has not been damaged; a damaged one is removed."""
@@ -97,7 +98,7 @@ class Store:
             else:
                 sha256 = self._adopt(origin, file) or self._download(origin, place, file, progress)
                 progress.done(file.path, file.size)
-            digests.write_whole(self.root / "known" / name, sha256)
+            write_atomic(self.root / "known" / name, sha256)
         return file.model_copy(update={"sha256": sha256})
 
     def take(self, entry: FileEntry) -> bool:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from srpo.artifacts import ImageSet, PromptSet, PromptSets, Snapshot, Weights
-from srpo.checkpoint import write_atomic
 from srpo.config import ImagesConfig, ModelConfig, PromptsConfig
+from srpo.files import write_atomic
 from srpo.hub import digests, fetch, is_remote, resolve, snapshot
 from srpo.images.buckets import Bucket, make_buckets
 from srpo.images.encode import LATENTS, encode_missing, picture_key
