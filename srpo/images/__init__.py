@@ -21,17 +21,7 @@ from srpo.models import latent_space_skeleton
 from srpo.prompts import Prompt, embed_prompts, embed_texts, load_prompt_set, read_held_out, read_prompts
 from srpo.shards import StoredRows, encoded_rows, places, sole_writer
 
-__all__ = [
-    "LATENTS",
-    "Bucket",
-    "Picture",
-    "StoredImages",
-    "Texts",
-    "embed",
-    "load_image_set",
-    "read_images",
-    "read_texts",
-]
+__all__ = ["LATENTS", "Texts", "embed", "load_image_set", "read_images", "read_texts"]
 
 
 def embed(
