@@ -35,7 +35,7 @@ def pinned(config: RunConfig, uri: str) -> RunConfig:
         from srpo.registry import holder
 
         champion = holder(uri, config.registry.model_name, CHAMPION)
-        start = f"models:/{champion.reference}" if champion else BASE
+        start = champion.uri if champion else BASE
         config = config.model_copy(update={"train": config.train.model_copy(update={"start": start})})
     find_start(config, uri)
     return config

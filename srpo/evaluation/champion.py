@@ -45,7 +45,7 @@ def find_champion(config: RunConfig, weights: Weights, trained: Trained, uri: st
     champion = holder(uri, config.registry.model_name, CHAMPION)
     if champion is None:
         return None
-    reference = f"models:/{champion.reference}"
+    reference = champion.uri
     manifest = load_manifest(uri, reference)
     ours = config.model.model_dump(include=set(SAME)), config.evaluation.num_steps, config.evaluation.guidance
     sampling = manifest.sampling

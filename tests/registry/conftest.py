@@ -12,7 +12,7 @@ from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
 from pipelines.place import Place
-from srpo.registry.lookup import connect
+from srpo.tracking import connect
 from tests.s3 import BUCKET, make_bucket
 
 PREFIX = f"s3://{BUCKET}/srpo"
