@@ -22,9 +22,9 @@ from rich.console import Console
 from rich.table import Table
 
 from srpo.artifacts import PromptSets, TrainJob, Weights
-from srpo.checkpoint import write_atomic
 from srpo.config import RunConfig, load_config
 from srpo.cost import count
+from srpo.files import write_atomic
 from srpo.hub import resolve
 from srpo.models import model_skeleton, text_skeleton
 from srpo.prompts import embed_prompts

@@ -42,9 +42,9 @@ def look(config: RunConfig, uri: str) -> Look:
     changed = _changed(now, champion)
     tried = challenger if challenger and challenger != champion and not _changed(now, challenger) else None
     return Look(
-        champion=champion and f"models:/{champion.reference}",
+        champion=champion and champion.uri,
         changed=changed if champion else (),
-        tried=tried and f"models:/{tried.reference}",
+        tried=tried and tried.uri,
     )
 
 

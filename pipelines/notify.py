@@ -123,7 +123,7 @@ def page_of(tracked: "TrackedRun") -> str | None:
         return None
     from mlflow.exceptions import MlflowException
 
-    from srpo.registry.lookup import connect
+    from srpo.tracking import connect
 
     try:
         experiment = connect(tracked.uri).get_run(tracked.run_id).info.experiment_id

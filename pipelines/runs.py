@@ -13,7 +13,8 @@ from pydantic import Field, ValidationError
 from pipelines.place import Place
 from srpo.alone import trainer_in
 from srpo.config import RunConfig, Settings
-from srpo.errors import ConfigError
+from srpo.errors import ConfigError, first_problem
+from srpo.files import write_atomic
 from srpo.plan import STEPS
 from srpo.tracking import TrackedRun
 
@@ -85,10 +86,7 @@ class RunRecord(Settings):
 
     def save(self) -> Self:
         """Write the record, whole or not at all."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        draft = self.path / f".{FILE}.new"
-        draft.write_text(self.model_dump_json(indent=2), encoding="utf-8")
-        draft.replace(self.path / FILE)
+        write_atomic(self.path / FILE, self.model_dump_json(indent=2))
         return self
 
     def changed(self, **changes: object) -> Self:
@@ -122,10 +120,8 @@ def load_run(place: Place, name: str) -> RunRecord:
     try:
         return RunRecord.model_validate_json(path.read_text(encoding="utf-8"))
     except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(map(str, problem["loc"]))
         raise ConfigError(
-            f"{path} was not written by this version of srpo ({key}: {problem['msg']}); start a new run"
+            f"{path} was not written by this version of srpo ({first_problem(error)}); start a new run"
         ) from None
 
 

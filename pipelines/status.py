@@ -11,7 +11,7 @@ from pipelines.place import Place
 from pipelines.runs import RunRecord, load_runs, unreadable_runs
 from pipelines.summary import command, table_of
 from srpo.plan import STEPS
-from srpo.registry import Version, history, that_happened, versions
+from srpo.registry import Version, champion_moves, that_happened, versions
 
 STATE_COLOURS = {"done": "green", "running": "cyan", "failed": "red", "interrupted": "yellow"}
 LATEST = 5
@@ -31,7 +31,7 @@ def show_status(console: Console, place: Place, uri: str | None) -> None:
         return
     models = versions(uri)
     console.print(_versions(models) if models else "no registered models yet")
-    if any(moves for moves, _ in history(uri).values()):
+    if any(moves for moves, _ in champion_moves(uri).values()):
         console.print(_moves(uri))
 
 
@@ -46,7 +46,7 @@ def status_json(place: Place, uri: str | None) -> str:
         found["versions"] = [_version_json(version) for version in versions(uri)]
         found["moves"] = [
             {"happened": move in that_happened(moves, champion), **move.model_dump(mode="json")}
-            for moves, champion in history(uri).values()
+            for moves, champion in champion_moves(uri).values()
             for move in moves
         ]
     return json.dumps(found, indent=1)
@@ -85,7 +85,7 @@ def _versions(found: list[Version]) -> Table:
 def _moves(uri: str) -> Table:
     table = table_of("champion", "from", "to", "by", "at (UTC)", "reason")
     table.columns[-1].no_wrap = False
-    for name, (moves, champion) in history(uri).items():
+    for name, (moves, champion) in champion_moves(uri).items():
         happened = that_happened(moves, champion)
         for move in moves[: -LATEST - 1 : -1]:
             to = move.after if move in happened else f"{move.after} (did not happen)"

@@ -7,7 +7,6 @@ leaves either the old state or the new one.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -22,6 +21,8 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from srpo.errors import ConfigError
+from srpo.files import atomic_folder as atomic_folder
+from srpo.files import write_atomic as write_atomic
 from srpo.sharding import put, whole
 from srpo.tuning import set_learning_rate, stepping
 
@@ -64,52 +65,6 @@ class CheckpointStore:
     def surplus(self, updates: list[int], best: int | None) -> list[int]:
         """Those of some updates, ascending, that are neither the best nor among the last few."""
         return [update for update in updates[: -self.keep_last] if update != best]
-
-
-@contextmanager
-def atomic_folder(target: Path) -> Iterator[Path]:
-    """A folder to write into, which becomes `target` at once when all is on disk."""
-    staging = staging_of(target)
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    yield staging
-    publish(staging, target)
-
-
-def staging_of(target: Path) -> Path:
-    """Where something is written before it is whole."""
-    return target.with_name(f".{target.name}.partial")
-
-
-def publish(staging: Path, target: Path) -> None:
-    """Flush everything in `staging` to disk, then rename it to `target`, replacing what was there."""
-    for file in staging.rglob("*"):
-        _fsync(file)
-    _fsync(staging)
-    replaced = target.with_name(f".{target.name}.replaced")
-    shutil.rmtree(replaced, ignore_errors=True)
-    if target.exists():
-        target.rename(replaced)
-    staging.rename(target)
-    _fsync(target.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file so that a reader, or a kill, never sees half of it."""
-    staging = staging_of(path)
-    staging.write_text(text, encoding="utf-8")
-    _fsync(staging)
-    staging.rename(path)
-    _fsync(path.parent)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def save_weights(folder: Path | None, transformer: nn.Module, optimizer: Optimizer) -> None:

@@ -1,5 +1,10 @@
 """Errors a user can cause. Their message is one sentence: what was got, what was expected, what to do."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 class ConfigError(ValueError):
     """The run cannot work as it is described: a setting, a file or a folder is wrong. Trying again will not help."""
@@ -38,3 +43,9 @@ EXIT_PERMANENT = 42
 
 EXIT_RETRY = 75
 """Exit code of what may work when it is tried again, and loses nothing by it (EX_TEMPFAIL of sysexits.h)."""
+
+
+def first_problem(error: "ValidationError") -> str:
+    """Of what is wrong with a file's content: `key: what`, or only what if it is the whole."""
+    first = error.errors()[0]
+    return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))

@@ -16,11 +16,12 @@ import torch
 
 from srpo.alone import refuse_busy
 from srpo.artifacts import Trained, TrainJob
-from srpo.checkpoint import write_atomic
 from srpo.config import RunConfig, TrainConfig
 from srpo.durable import mirror_of
 from srpo.errors import ConfigError, DiskFullError, PreemptedError, TrainingStoppedError, UnreachableError
+from srpo.files import write_atomic
 from srpo.images import embed
+from srpo.preemption import on_sigterm
 from srpo.start import find_start
 from srpo.train import ERROR
 from srpo.trainer import RESULT
@@ -50,7 +51,6 @@ def prepare_job(config: RunConfig, output_dir: Path, uri: str | None = None) -> 
 def write_job(job: TrainJob) -> Path:
     """The job file in the job's output folder."""
     path = Path(job.output_dir) / JOB
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, job.model_dump_json(indent=1))
     return path
 
@@ -161,7 +161,7 @@ def passing_on(launcher: int) -> Iterator[threading.Event]:
     """SIGTERM goes to the training processes below a launcher, which itself would end before they have saved.
 
     Before there are any, there is nothing to save, and the launcher ends, with its group. The event is set once SIGTERM
-    has come. Only the main thread may handle signals; elsewhere it acts as before.
+    has come.
     """
     told = threading.Event()
 
@@ -175,14 +175,8 @@ def passing_on(launcher: int) -> Iterator[threading.Event]:
             if not training:
                 os.killpg(launcher, signal.SIGTERM)
 
-    if threading.current_thread() is not threading.main_thread():
+    with on_sigterm(pass_on):
         yield told
-        return
-    before = signal.signal(signal.SIGTERM, pass_on)
-    try:
-        yield told
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _trains(process: psutil.Process) -> bool:

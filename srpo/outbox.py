@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from srpo.checkpoint import write_atomic
+from srpo.files import write_atomic
 
 FILE = "mlflow.jsonl"
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0

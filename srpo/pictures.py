@@ -12,9 +12,9 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from srpo.checkpoint import staging_of
 from srpo.devices import count_processes, device_of
 from srpo.errors import ConfigError
+from srpo.files import atomic_file
 from srpo.generate import ModelFiles, to_picture
 
 SHEET = "contact-sheet.jpg"
@@ -53,11 +53,11 @@ def facts_of(files: ModelFiles, prompt: str, seed: int) -> Facts:
 
 def save_png(picture: Image.Image, facts: Mapping[str, str], path: Path) -> None:
     """Write a PNG with its text fields, so that nobody ever sees half of it."""
-    text, staging = PngInfo(), staging_of(path)
+    text = PngInfo()
     for key, value in facts.items():
         text.add_text(key, value)  # becomes iTXt where Latin-1 is not enough
-    picture.save(staging, format="PNG", pnginfo=text)
-    staging.replace(path)
+    with atomic_file(path, flush=False) as staging:
+        picture.save(staging, format="PNG", pnginfo=text)
 
 
 def _tasks(files: ModelFiles, prompts: Sequence[str], folder: Path) -> list[Task]:
@@ -117,6 +117,5 @@ def _write_sheet(paths: Sequence[Path], sheet: Path) -> None:
             scale = SHEET_SIDE / max(picture.size)
             size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
             grid.paste(picture.resize(size), (index % columns * SHEET_SIDE, index // columns * SHEET_SIDE))
-    staging = staging_of(sheet)
-    grid.save(staging, format="JPEG")
-    staging.replace(sheet)
+    with atomic_file(sheet, flush=False) as staging:
+        grid.save(staging, format="JPEG")

@@ -6,11 +6,24 @@ The handler only notes the time, so that the update that is going on ends as it 
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator
+
+
+@contextmanager
+def on_sigterm(handler: Callable[..., None]) -> Iterator[None]:
+    """Handle SIGTERM so meanwhile; elsewhere than in the main thread, which alone may, it acts as before."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Preemption:
@@ -22,15 +35,9 @@ class Preemption:
 
     @contextmanager
     def noticed(self) -> Iterator[None]:
-        """Notice SIGTERM meanwhile; elsewhere than in the main thread, which alone may, there is none."""
-        if threading.current_thread() is not threading.main_thread():
+        """Notice SIGTERM meanwhile."""
+        with on_sigterm(self._note):
             yield
-            return
-        before = signal.signal(signal.SIGTERM, self._note)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
 
     def requested(self, accelerator: Accelerator) -> bool:
         """Whether any process was told to; the same on all."""

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from srpo.checkpoint import write_atomic
 from srpo.config import RunConfig
+from srpo.files import write_atomic
 from srpo.monitor import chosen_update, stop_reason, violations
 from srpo.objective import Scores
 from srpo.progress import TrainingProgress

@@ -7,8 +7,7 @@ from srpo.errors import ConfigError
 from srpo.generate import ModelFiles, Sampling
 from srpo.hub import fetch, is_remote, resolve, snapshot, survey
 from srpo.models import family_of
-from srpo.models.layout import compare_shapes, file_shapes, folder_shapes
-from srpo.models.weights import adapter_file, check_adapter
+from srpo.models.weights import check_transformer
 from srpo.registry import registered_files, sampling_of
 from srpo.shapes import SAMPLING_STEPS, SIZE
 from srpo.shapes.models import TEXT_TOKENS
@@ -71,11 +70,7 @@ def _transformer_with_base(reference: str, base: str, config: RunConfig | None) 
     if not is_remote(reference) and not Path(reference).expanduser().exists():
         raise ConfigError(f"--model {reference}: nothing there; with --base, give a transformer or an adapter")
     transformer, folder = _local(reference), _local(base)
-    if adapter := adapter_file(transformer):
-        check_adapter(adapter, folder_shapes(folder / "transformer"))
-    else:
-        shapes = file_shapes(transformer) if transformer.is_file() else folder_shapes(transformer)
-        compare_shapes(str(transformer), folder_shapes(folder / "transformer"), shapes)
+    check_transformer(transformer, folder)
     model, sampling = _how(base, folder, config)
     return ModelFiles(
         reference=reference,

@@ -50,7 +50,7 @@ def _read_slices(transformer: nn.Module, folder: Path, device: torch.device) -> 
     """Give each parameter the rows of it that this process keeps, as `fully_shard` has cut it."""
     slices: dict[str, Tensor] = {}
     targets = dict(transformer.named_parameters())
-    for path in [folder] if folder.is_file() else weight_files(folder):
+    for path in weight_files(folder):
         with safe_open(path, framework="pt") as file:
             for name in targets.keys() & set(file.keys()):
                 slices[name] = _slice_like(targets[name], file.get_tensor(name), device)

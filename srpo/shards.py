@@ -23,7 +23,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from srpo.checkpoint import publish, staging_of
+from srpo.files import atomic_file
 
 Row = tuple[str, int]
 """Name of a shard, row in it."""
@@ -50,9 +50,8 @@ def write_shard(folder: Path, keys: Sequence[str], tensors: Mapping[str, Tensor]
     """Tensors (len(keys), ...) as one file, which is there once all of it is on disk."""
     listed = json.dumps(list(keys))
     path = folder / f"{key_of(listed)[:16]}{SUFFIX}"
-    staging = staging_of(path)
-    save_file(_fold(tensors), staging, metadata={"keys": listed})
-    publish(staging, path)
+    with atomic_file(path) as staging:
+        save_file(_fold(tensors), staging, metadata={"keys": listed})
 
 
 def _fold(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -20,8 +20,7 @@ from srpo.artifacts import Snapshot
 from srpo.config import LoraConfig, RunConfig
 from srpo.errors import ConfigError
 from srpo.hub import snapshot
-from srpo.models.layout import Shapes, compare_shapes, file_shapes, folder_shapes
-from srpo.models.weights import ADAPTER, adapter_file, check_adapter
+from srpo.models.weights import ADAPTER, adapter_file, check_transformer
 
 BASE, CHAMPION = "base", "champion"
 VERSION = re.compile(r"models:/[^@/]+/\d+")
@@ -36,7 +35,7 @@ def pinned(config: RunConfig, uri: str) -> RunConfig:
         from srpo.registry import holder
 
         champion = holder(uri, config.registry.model_name, CHAMPION)
-        start = f"models:/{champion.reference}" if champion else BASE
+        start = champion.uri if champion else BASE
         config = config.model_copy(update={"train": config.train.model_copy(update={"start": start})})
     find_start(config, uri)
     return config
@@ -62,7 +61,7 @@ def find_start(config: RunConfig, uri: str | None, base: Snapshot | None = None)
         )
     _check_form(config, start, adapter_file(found.path))
     if base is not None:
-        _check_layout(found.path, folder_shapes(base.path / "transformer"))
+        check_transformer(found.path, base.path)
     return found
 
 
@@ -117,13 +116,6 @@ def _form(adapter: Path) -> dict[str, Any]:
     names = {"rank": "transformer.r", "alpha": "transformer.lora_alpha", "target_modules": "transformer.target_modules"}
     form = {ours: said.get(theirs) for ours, theirs in names.items()}
     return form | {"target_modules": sorted(form["target_modules"] or ())}
-
-
-def _check_layout(path: Path, base: Shapes) -> None:
-    if adapter := adapter_file(path):
-        check_adapter(adapter, base)
-    else:
-        compare_shapes(str(path), base, file_shapes(path) if path.is_file() else folder_shapes(path))
 
 
 def merge_adapter(transformer: ModelMixin) -> None:

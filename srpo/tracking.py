@@ -55,7 +55,7 @@ class Tracker:
     def __init__(self, run: TrackedRun | None, buffer: Path | None = None) -> None:
         """`buffer`: a folder that keeps what a server over HTTP has not taken yet (`srpo.outbox`); None: all waits."""
         self.run = run
-        self._client = _client(run.uri) if run else None
+        self._client = connect(run.uri) if run else None
         self._outbox = Outbox(buffer, self._send) if run and buffer and run.uri.startswith("http") else None
 
     @classmethod
@@ -154,7 +154,7 @@ def open_run(uri: str, artifact_uri: str | None, name: str, config: RunConfig) -
 
     `artifact_uri`: where a new experiment keeps its files; None leaves it to the tracking server.
     """
-    client = _client(uri)
+    client = connect(uri)
     experiment = client.get_experiment_by_name(config.name)
     experiment_id = experiment.experiment_id if experiment else client.create_experiment(config.name, artifact_uri)
     run = client.create_run(experiment_id, run_name=name, tags=code_version())
@@ -166,7 +166,7 @@ def open_run(uri: str, artifact_uri: str | None, name: str, config: RunConfig) -
 
 def set_status(run: TrackedRun, status: str) -> None:
     """MLflow's state of a run: RUNNING, FINISHED, FAILED or KILLED. One that has ended keeps its end."""
-    client = _client(run.uri)
+    client = connect(run.uri)
     if status == "RUNNING":
         client.update_run(run.run_id, status=status)
     elif client.get_run(run.run_id).info.status == "RUNNING":
@@ -177,7 +177,7 @@ def known_runs(uri: str, run_ids: Sequence[str]) -> set[str]:
     """Those of some runs that a store has, deleted ones too."""
     from mlflow.exceptions import MlflowException
 
-    client, known = _client(uri), set()
+    client, known = connect(uri), set()
     for run_id in run_ids:
         try:
             known.add(client.get_run(run_id).info.run_id)
@@ -233,7 +233,8 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _client(uri: str) -> "MlflowClient":
+def connect(uri: str) -> "MlflowClient":
+    """A client of an MLflow store, tracking and registry."""
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri, registry_uri=uri)

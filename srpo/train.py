@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 
 from srpo.alone import alone_in
 from srpo.artifacts import Trained, TrainJob
-from srpo.checkpoint import CheckpointStore, write_atomic
+from srpo.checkpoint import CheckpointStore
 from srpo.config import RunConfig, TrainConfig
 from srpo.durable.checkpoints import CheckpointCopies
 from srpo.errors import (
@@ -34,6 +34,7 @@ from srpo.errors import (
     TrainingStoppedError,
     UnreachableError,
 )
+from srpo.files import write_atomic
 from srpo.preemption import Preemption
 from srpo.record import Clock, UpdateRecord
 from srpo.trainer import Trainer

@@ -21,10 +21,10 @@ from zenml.steps import CommandStep
 from zenml.utils.pipeline_docker_image_builder import DOCKER_IMAGE_WORKDIR
 
 from srpo.artifacts import PromptSets, Trained, TrainJob, Weights
-from srpo.checkpoint import write_atomic
 from srpo.config import RunConfig, Settings, StorageConfig
 from srpo.durable import OWN_COPIES, Mirror, mirror_of
 from srpo.errors import EXIT_PERMANENT, EXIT_RETRY, BusyError, ConfigError, PreemptedError, TrainingStoppedError
+from srpo.files import write_atomic
 from srpo.hub import bring
 from srpo.launch import KINDS, Nodes, launch_node
 from srpo.start import find_start
@@ -66,7 +66,6 @@ def hand_over(
         begin(folder, mirror, weights, prompts, tracked, continues)
         job = TrainJob(config=config, weights=weights, prompts=prompts, output_dir=str(folder))
         handed = HandedOver(job=job, tracked=tracked, stack=str(Client().active_stack_model.id))
-        folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / HANDED_OVER, handed.model_dump_json())
         for checkpoint in (folder / "checkpoints").glob("update-*"):  # those of a training that this one continues
             mirror.push(checkpoint)
@@ -122,7 +121,6 @@ def giving_up(mirror: Mirror, folder: Path) -> Iterator[None]:
     except (ConfigError, TrainingStoppedError) as error:
         print(f"{ERROR}{error}", flush=True)  # noqa: T201 as in `exit_codes`
         said = folder.with_name(GIVEN_UP)
-        said.mkdir(parents=True, exist_ok=True)
         write_atomic(said / CAUSE, str(error))
         mirror.push(said)
     except (PreemptedError, BusyError):

@@ -59,6 +59,16 @@ def test_models_rewards_and_rollouts_do_not_know_who_trains_or_evaluates_them() 
     assert offenders([*lower, *files("srpo/prompts"), *files("srpo/models"), *files("srpo/rewards")], above) == []
 
 
+def test_no_package_exports_a_name_that_hides_a_module_of_its_own() -> None:
+    hidden = []
+    for package in (path for path in files("srpo") if path.name == "__init__.py"):
+        modules = {path.stem for path in package.parent.iterdir()}
+        for node in ast.parse(package.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+                hidden += [f"{package.parent.name}.{name}" for name in ast.literal_eval(node.value) if name in modules]
+    assert hidden == []
+
+
 def test_every_imported_package_is_declared() -> None:
     """A fresh environment holds what the code imports, not what happens to come along with it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

@@ -11,12 +11,10 @@ from torch import nn
 from srpo import checkpoint
 from srpo.checkpoint import (
     CheckpointStore,
-    atomic_folder,
     load_state,
     load_weights,
     save_state,
     save_weights,
-    write_atomic,
 )
 from srpo.errors import ConfigError
 
@@ -62,21 +60,6 @@ def test_one_file_at_a_time_lies_in_memory(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(checkpoint, "whole", copied)
     save_weights(tmp_path, *trained(0))
     assert alive == [*range(1, 5), *range(1, 13)], "four weights, then two moments and a counter of each"
-
-
-def test_a_killed_write_leaves_the_old_state(tmp_path: Path) -> None:
-    target = tmp_path / "folder"
-    with atomic_folder(target) as folder:
-        (folder / "a").write_text("old")
-    with pytest.raises(KeyboardInterrupt), atomic_folder(target) as folder:
-        (folder / "a").write_text("new, half")
-        raise KeyboardInterrupt
-    assert (target / "a").read_text() == "old"
-    write_atomic(tmp_path / "file", "whole")
-    assert (tmp_path / "file").read_text() == "whole"
-    with atomic_folder(target) as folder:
-        (folder / "b").write_text("new")
-    assert [file.name for file in target.iterdir()] == ["b"]
 
 
 def test_half_written_checkpoints_do_not_count_and_old_ones_go(tmp_path: Path) -> None:

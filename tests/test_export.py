@@ -8,13 +8,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import boto3
 import numpy as np
 import pytest
 import torch
+from botocore.retries.standard import ExponentialBackoff
 from diffusers import FluxPipeline
 from mlflow import MlflowClient
-from moto.server import ThreadedMotoServer
 from peft import LoraConfig as PeftConfig
 from PIL import Image
 
@@ -23,7 +22,7 @@ from pipelines.outcome import Outcome
 from pipelines.place import Place
 from srpo.artifacts import TrainJob
 from srpo.config import LoraConfig, ModelConfig, RunConfig
-from srpo.errors import ConfigError
+from srpo.errors import ConfigError, UnreachableError
 from srpo.export import export
 from srpo.export.card import UNKNOWN, find_licences
 from srpo.export.comfy import OUTPUTS, as_workflow, text_to_image
@@ -33,8 +32,14 @@ from srpo.models.weights import ADAPTER
 from srpo.reference import find_model
 from srpo.registry import load_report
 from srpo.tracking import open_run
+from tests.durable.faulty_proxy import FaultyProxy
+from tests.infra.loopback import NOBODY
 from tests.jobs import run
+from tests.s3 import BUCKET, bucket, moto_url
 
+__all__ = ["bucket", "moto_url"]
+
+TO = f"s3://{BUCKET}/a/b"
 PROMPT = "a red circle on a blue background"
 
 
@@ -43,19 +48,6 @@ def files(flux_folder: Path) -> ModelFiles:
     model = ModelConfig(source=str(flux_folder), height=32, width=32, max_sequence_length=12)
     found = find_model(str(flux_folder), RunConfig(model=model))
     return found.model_copy(update={"sampling": found.sampling.model_copy(update={"num_steps": 3})})
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    for name, value in {"ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "x", "DEFAULT_REGION": "us-east-1"}.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    boto3.client("s3").create_bucket(Bucket="models")
-    yield "models"
-    server.stop()
 
 
 def test_the_exported_folder_draws_what_generate_draws(files: ModelFiles, tmp_path: Path) -> None:
@@ -76,21 +68,55 @@ def test_the_exported_folder_draws_what_generate_draws(files: ModelFiles, tmp_pa
     assert np.abs(drawn.permute(1, 2, 0).numpy() - expected).max() <= 1e-4  # float32 arithmetic in another order
 
 
-def test_an_export_to_s3_holds_what_one_to_a_folder_holds(files: ModelFiles, bucket: str, tmp_path: Path) -> None:
+def test_an_export_to_s3_holds_what_one_to_a_folder_holds(files: ModelFiles, bucket: Any, tmp_path: Path) -> None:
     export(files, str(tmp_path / "out"), "transformer", [])
-    export(files, f"s3://{bucket}/a/b", "transformer", [])
-    client = boto3.client("s3")
-    keys = [entry["Key"] for entry in client.list_objects_v2(Bucket=bucket)["Contents"]]
+    export(files, TO, "transformer", [])
+    keys = [entry["Key"] for entry in bucket.list_objects_v2(Bucket=BUCKET)["Contents"]]
     expected = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     assert sorted(keys) == sorted(f"a/b/{name}" for name in expected)
     for name, content in expected.items():
-        assert client.get_object(Bucket=bucket, Key=f"a/b/{name}")["Body"].read() == content
+        assert bucket.get_object(Bucket=BUCKET, Key=f"a/b/{name}")["Body"].read() == content
 
 
-@pytest.mark.parametrize("to", ["s3://nowhere/x", "s3://models", "gs://models/x", "."])
-def test_a_target_that_cannot_take_it_is_refused(to: str, files: ModelFiles, bucket: str) -> None:
-    with pytest.raises(ConfigError, match="--to"):
+@pytest.mark.parametrize(
+    ("to", "said"),
+    [
+        ("s3://nowhere/x", r"s3://nowhere/x cannot be used \(NoSuchBucket\)"),
+        (f"s3://{BUCKET}", f"--to s3://{BUCKET}: name a bucket and a prefix"),
+        ("gs://models/x", "--to gs://models/x: give a folder"),
+        (".", "--to . exists already"),
+    ],
+)
+def test_a_target_that_cannot_take_it_is_refused(to: str, said: str, files: ModelFiles, bucket: Any) -> None:
+    with pytest.raises(ConfigError, match=said):
         export(files, to, "transformer", [])
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """boto3 tries again at once."""
+    monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *_: 0)
+
+
+@pytest.mark.usefixtures("bucket", "impatient")
+def test_s3_that_is_away_may_be_tried_again(files: ModelFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", NOBODY)
+    with pytest.raises(UnreachableError, match=f"{TO} cannot be reached now"):
+        export(files, TO, "transformer", [])
+
+
+@pytest.mark.usefixtures("impatient")
+def test_s3_that_goes_away_in_the_middle_never_gets_the_card(
+    files: ModelFiles, bucket: Any, moto_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`config.json` arrives; every connection that the weights take breaks."""
+    proxy = FaultyProxy(moto_url)
+    proxy.fault = "cut"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+    with pytest.raises(UnreachableError, match=f"{TO} cannot be reached now"):
+        export(files, TO, "transformer", [])
+    proxy.close()
+    assert [entry["Key"] for entry in bucket.list_objects_v2(Bucket=BUCKET)["Contents"]] == ["a/b/config.json"]
 
 
 def test_the_base_own_card_and_licence_file_state_its_terms(files: ModelFiles, tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from srpo.config import RunConfig, parse_config
 from srpo.control_words import words_hash
 from srpo.plan import make_plan
 from srpo.registry import promote
-from srpo.registry.lookup import connect
 from srpo.start import find_start
+from srpo.tracking import connect
 from tests.conftest import CIRCLES, CONFIG, SHORT
 from tests.runs import run
 from tests.test_cli import call

@@ -60,7 +60,7 @@ def test_the_folder_says_what_is_encoded_and_half_a_shard_does_not_count(tmp_pat
     write_shard(tmp_path, KEYS[:2], {"pooled": noise(2, 4)})
     (path,) = tmp_path.glob("*.safetensors")
     assert encoded_rows(tmp_path) == {key_of("a cat"): (path.name, 0), key_of("a dog"): (path.name, 1)}
-    half = path.with_name(".other.safetensors.partial")
+    half = path.with_name(".other.safetensors.1-2.partial")
     half.write_bytes(path.read_bytes()[:50])
     assert len(encoded_rows(tmp_path)) == 2
     with sole_writer(tmp_path):

@@ -22,7 +22,6 @@ Without `storage.remote` all of this does nothing, and paths stay as they are. W
 copied: they come from the store that nodes share (`SRPO_STORE`). Credentials are boto3's own.
 """
 
-from srpo.durable.manifest import FolderManifest
 from srpo.durable.mirror import OWN_COPIES, Mirror, mirror_of
 
-__all__ = ["OWN_COPIES", "FolderManifest", "Mirror", "mirror_of"]
+__all__ = ["OWN_COPIES", "Mirror", "mirror_of"]

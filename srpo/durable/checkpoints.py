@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Self
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from srpo.checkpoint import CheckpointStore, atomic_folder
+from srpo.checkpoint import CheckpointStore
 from srpo.config import StorageConfig
 from srpo.durable.mirror import OWN_COPIES, mirror_of
 from srpo.errors import ConfigError, UnreachableError
+from srpo.files import atomic_folder
 
 if TYPE_CHECKING:
     from srpo.registry.lease.s3 import S3Held

@@ -101,24 +101,15 @@ class Mirror:
 
     def begun(self, parent: Path) -> list[str]:
         """Names of the folders right below another of which something has been sent, sorted."""
-        prefix = f"{self._key(parent)}/"
-        found = self._listed(prefix, "CommonPrefixes", Delimiter="/")
-        return sorted(entry["Prefix"].removeprefix(prefix).rstrip("/") for entry in found)
+        assert self.bucket
+        return self.bucket.folders(self._key(parent))
 
     def remove(self, folder: Path) -> None:
         """Remove the copy of a folder, what makes it visible first; also one that was never whole."""
-        self._delete(self._key(folder, NAME))
-        for entry in self._listed(f"{self._key(folder)}/", "Contents"):
-            self._delete(entry["Key"])
-
-    def _listed(self, prefix: str, kind: str, **options: str) -> list[dict[str, Any]]:
-        """What S3 lists below a prefix."""
         assert self.bucket
-        with self.bucket.explained():
-            pages = self.bucket.client.get_paginator("list_objects_v2").paginate(
-                Bucket=self.bucket.bucket, Prefix=prefix, **options
-            )
-            return [entry for page in pages for entry in page.get(kind, [])]
+        self.bucket.delete(self._key(folder, NAME))
+        for key in self.bucket.keys(f"{self._key(folder)}/"):
+            self.bucket.delete(key)
 
     def _here(self, value: Any) -> Any:
         """Strings that are paths below a working folder become this node's."""
@@ -194,23 +185,19 @@ class Mirror:
 
     def _tidy(self, folder: Path, manifest: FolderManifest) -> None:
         """Remove other contents of a folder's files: those replaced, and those sent by a node that was lost then."""
+        assert self.bucket
         prefix = f"{self._key(folder)}/"
         named = {file.path: file.sha256 for file in manifest.files}
-        for entry in self._listed(prefix, "Contents"):
-            path, _, sha256 = entry["Key"].removeprefix(prefix).rpartition("/")
+        for key in self.bucket.keys(prefix):
+            path, _, sha256 = key.removeprefix(prefix).rpartition("/")
             if named.get(path, sha256) != sha256:
-                self._delete(entry["Key"])
+                self.bucket.delete(key)
 
     def _object(self, folder: Path) -> "ConditionalObject":
         assert self.bucket
         from srpo.hub.s3_object import ConditionalObject
 
         return ConditionalObject(self.bucket, self._key(folder, NAME))
-
-    def _delete(self, key: str) -> None:
-        assert self.bucket
-        with self.bucket.explained():
-            self.bucket.client.delete_object(Bucket=self.bucket.bucket, Key=key)
 
     def name(self, path: Path) -> str:
         """What a path is called in the copy, below its prefix; ConfigError if it lies in no working folder."""
@@ -221,7 +208,7 @@ class Mirror:
 
     def _key(self, path: Path, name: str = "") -> str:
         assert self.bucket
-        return "/".join(part for part in (self.bucket.prefix, self.name(path), name) if part)
+        return self.bucket.key(self.name(path), name)
 
 
 def _below(path: Path) -> PurePosixPath | None:

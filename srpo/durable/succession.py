@@ -1,12 +1,11 @@
 """A training that goes on from where another one ended, in a folder of its own, which leaves what the other made."""
 
-import os
 import shutil
 from pathlib import Path
 
-from srpo.checkpoint import atomic_folder
 from srpo.durable.mirror import Mirror
 from srpo.errors import ConfigError
+from srpo.files import atomic_folder, link_or_copy
 from srpo.record import HELD_OUT, METRICS, read_journal
 from srpo.tracking import Tracker
 
@@ -32,7 +31,7 @@ def take_over(earlier: Path, folder: Path, mirror: Mirror) -> bool:
     shutil.copytree(earlier / SAMPLES, folder / SAMPLES, dirs_exist_ok=True)
     with atomic_folder(target) as staging:  # last: it says that all is there
         for checkpoint in (earlier / CHECKPOINTS).glob("update-*"):
-            shutil.copytree(checkpoint, staging / checkpoint.name, copy_function=_link)
+            shutil.copytree(checkpoint, staging / checkpoint.name, copy_function=link_or_copy)
     return True
 
 
@@ -42,11 +41,3 @@ def log_again(folder: Path, tracker: Tracker) -> None:
         for entry in read_journal(folder / name):
             numbers = {key: value for key, value in entry.items() if key not in ("update", "violations")}
             tracker.log_metrics({f"{prefix}/{key}": value for key, value in numbers.items()}, entry["update"])
-
-
-def _link(source: str, target: str) -> None:
-    """Share a file that nobody changes; copy it where the file system cannot."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

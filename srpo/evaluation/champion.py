@@ -50,7 +50,7 @@ def find_champion(config: RunConfig, weights: Weights, trained: Trained, uri: st
     champion = holder(uri, config.registry.model_name, CHAMPION)
     if champion is None:
         return None
-    reference = f"models:/{champion.reference}"
+    reference = champion.uri
     try:
         manifest = load_manifest(uri, reference)
     except (MlflowException, ValidationError) as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from srpo.errors import ConfigError
+from srpo.errors import ConfigError, first_problem
 from srpo.evaluation.pairs import DIVERSITY
 from srpo.evaluation.report import REPORT_JSON
 from srpo.evaluation.schema import ImageSet, Report, Subject
@@ -132,9 +132,7 @@ def load_entry(name: str, folder: Path, label: str | None = None) -> Entry:
     except OSError:
         raise ConfigError(f"{name}: no {REPORT_JSON} in {folder}; give a run, a registered model or a report") from None
     except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(map(str, problem["loc"]))
-        raise ConfigError(f"{name}: {path} is no report of this version of srpo ({key}: {problem['msg']})") from None
+        raise ConfigError(f"{name}: {path} is no report of this version of srpo ({first_problem(error)})") from None
     labels = [model.label for model in report.models]
     if label is not None and label not in labels:
         raise ConfigError(f"{name}: its report holds no model {label!r}; choose from {', '.join(labels)}")

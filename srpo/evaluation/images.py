@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from srpo.config import EvaluationConfig
+from srpo.files import atomic_file
 from srpo.generate import to_picture
 from srpo.models import Embeddings, TextToImage
 from srpo.prompts import Prompt, select
@@ -70,11 +71,9 @@ class Gallery:
         picture = to_picture(image)
         small = max(picture.size) < PNG_BELOW
         path = self._path(cell, "png" if small else "jpg")
-        path.parent.mkdir(parents=True, exist_ok=True)
         picture.thumbnail((THUMBNAIL, THUMBNAIL))
-        staging = path.with_name(f".{path.name}.{os.getpid()}")  # another evaluation may draw the same
-        picture.save(staging, "PNG" if small else "JPEG", quality=JPEG_QUALITY)
-        staging.replace(path)
+        with atomic_file(path, flush=False) as staging:  # another evaluation may draw the same
+            picture.save(staging, "PNG" if small else "JPEG", quality=JPEG_QUALITY)
 
     def use(self) -> None:
         """Note that an evaluation looks here: `gc` removes what none has used for long."""

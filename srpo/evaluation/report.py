@@ -18,13 +18,13 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from srpo.checkpoint import staging_of, write_atomic
 from srpo.config import RunConfig
 from srpo.errors import ConfigError
 from srpo.evaluation.charts import HEIGHT, WIDTH
 from srpo.evaluation.schema import ImageSet, Report
 from srpo.evaluation.tables import draw_curves, make_tables, order_metrics
 from srpo.evaluation.thumbnails import IMAGES, encode, gain, measured, picture_path, rank, ranking, spaced
+from srpo.files import atomic_file, write_atomic
 from srpo.tracking import flatten
 from srpo.wording import number, percent, signed
 
@@ -95,10 +95,10 @@ def _made_by(report: Report) -> str:
 def write_report(report: Report, folder: Path) -> Path:
     """Write `report.json` and `report.html` into the folder that holds the thumbnails; returns the page's path."""
     write_atomic(folder / REPORT_JSON, report.model_dump_json(indent=1))
-    page, staging = folder / REPORT_HTML, staging_of(folder / REPORT_HTML)
+    page = folder / REPORT_HTML
     template = _environment().get_template("report.html.jinja")
-    template.stream(_view(report, folder / IMAGES)).dump(str(staging), encoding="utf-8")
-    staging.replace(page)
+    with atomic_file(page) as staging:
+        template.stream(_view(report, folder / IMAGES)).dump(str(staging), encoding="utf-8")
     return page
 
 

@@ -12,11 +12,11 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from srpo.checkpoint import write_atomic
 from srpo.durable import Mirror
 from srpo.errors import UnreachableError
 from srpo.evaluation.images import Cell
 from srpo.evaluation.journal import ImageScores, Row, ScoreJournal
+from srpo.files import write_atomic
 
 SEND_EVERY = 60.0
 """Seconds between two times that an evaluation sends what it has; a node that is lost takes no more with it."""

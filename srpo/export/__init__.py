@@ -5,7 +5,6 @@ Beside the weights: `README.md` (the card), `workflow.json` and `workflow.png` f
 
 import gc
 import json
-import os
 import shutil
 import tempfile
 import warnings
@@ -18,15 +17,16 @@ from typing import Literal
 import torch
 from PIL import Image
 
-from srpo.checkpoint import write_atomic
 from srpo.errors import ConfigError
 from srpo.evaluation.schema import Report
 from srpo.export.card import Licence, render_card
 from srpo.export.comfy import as_workflow, text_to_image
 from srpo.export.target import open_target, require_space
 from srpo.export.weights import CONFIG, WEIGHTS, Fp8Error, write_bf16, write_fp8
+from srpo.files import link_or_copy, write_atomic
 from srpo.generate import ModelFiles
 from srpo.hub import local_files, snapshot
+from srpo.hub.listing import CARD
 from srpo.models import check_model, load_model
 from srpo.models.layout import folder_shapes, read_json
 from srpo.models.weights import ADAPTER, adapter_file
@@ -83,7 +83,7 @@ def _fill(
     if drawn_by_comfy:
         _write_workflow(files, drawn, name, folder)
     card = render_card(files, form, licences, report, drawn, error)
-    write_atomic(folder / "README.md", card)
+    write_atomic(folder / CARD, card)
 
 
 def name_of(files: ModelFiles) -> str:
@@ -146,16 +146,12 @@ def _write_weights(files: ModelFiles, form: Form, folder: Path) -> Fp8Error | No
 
 
 def _link(source: Path, target: Path) -> None:
-    """A file, or all files of a folder, as hard links where the file system allows it, else as copies."""
+    """A file, or all files of a folder, if it is there."""
     if source.is_dir():
-        for path in source.iterdir():
-            _link(path, target / path.name)
+        shutil.copytree(source, target, copy_function=link_or_copy)
     elif source.is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(source.resolve(), target)
-        except OSError:
-            shutil.copyfile(source, target)
+        link_or_copy(source, target)
 
 
 def _draw(files: ModelFiles, prompts: Sequence[str], pictures: Path) -> Sequence[str]:

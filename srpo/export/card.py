@@ -13,6 +13,7 @@ from srpo.evaluation.schema import Report
 from srpo.export.weights import Fp8Error
 from srpo.generate import ModelFiles
 from srpo.hub import fetched, is_remote
+from srpo.hub.listing import CARD
 from srpo.models import find_family
 from srpo.models.weights import adapter_file
 
@@ -84,7 +85,7 @@ def _terms(source: str, path: Path) -> str:
     if source.startswith("builtin:"):
         return "Apache-2.0, as srpo itself"
     folder = path if path.is_dir() else path.parent
-    stated = _front_matter(folder / "README.md")
+    stated = _front_matter(folder / CARD)
     names = [str(stated[key]) for key in ("license_name", "license", "license_link") if stated.get(key)]
     names += sorted(file.name for file in folder.glob("LICENSE*"))
     return ", ".join(names) or UNKNOWN

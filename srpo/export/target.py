@@ -5,10 +5,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from srpo.checkpoint import atomic_folder
 from srpo.errors import ConfigError
+from srpo.files import atomic_folder
+from srpo.hub.listing import CARD
 
 
 @contextmanager
@@ -48,25 +48,16 @@ def require_space(folder: Path, needed: int) -> None:
 
 @contextmanager
 def _bucket(to: str) -> Iterator[Path]:
-    """Files are uploaded in order of their names, the card last: where it is, all is.
+    """Files are uploaded in order of their names, the card last: where it is, all is."""
+    from srpo.hub.s3 import Bucket
 
-    boto3 finds credentials and endpoint itself (AWS_ENDPOINT_URL for a store that is not Amazon's).
-    """
-    import boto3
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    place = urlsplit(to)
-    bucket, prefix = place.netloc, place.path.strip("/")
-    if not bucket or not prefix:
+    bucket = Bucket(to)
+    if not bucket.prefix:
         raise ConfigError(f"--to {to}: name a bucket and a prefix, s3://BUCKET/PREFIX")
-    client = boto3.client("s3")
-    try:
-        client.head_bucket(Bucket=bucket)
-    except (BotoCoreError, ClientError) as error:
-        raise ConfigError(f"--to {to}: the bucket cannot be used ({error}); check its name and credentials") from None
+    bucket.keys(bucket.key(CARD))  # that it answers is told before the work
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         yield folder
         files = sorted(path for path in folder.rglob("*") if path.is_file())
-        for path in sorted(files, key=lambda path: path == folder / "README.md"):
-            client.upload_file(str(path), bucket, f"{prefix}/{path.relative_to(folder).as_posix()}")
+        for path in sorted(files, key=lambda path: path == folder / CARD):
+            bucket.upload(path, bucket.key(path.relative_to(folder).as_posix()))

@@ -38,8 +38,7 @@ class StoredTensors(Mapping[str, Tensor]):
     """The tensors of a transformer, one file or a folder with one or several; each is read when it is asked for."""
 
     def __init__(self, path: Path) -> None:
-        files = [path] if path.is_file() else weight_files(path)
-        self._files = {name: file for file in files for name in file_shapes(file)}
+        self._files = {name: file for file in weight_files(path) for name in file_shapes(file)}
 
     def __getitem__(self, name: str) -> Tensor:
         with safe_open(self._files[name], framework="pt") as opened:

@@ -7,13 +7,13 @@ again: a second change could fall into the same tick of its clock.
 import hashlib
 import json
 import os
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
+from srpo.files import write_atomic
 from srpo.hub.place import store_dir
 
 REMEMBERED = 64 * 2**20
@@ -45,17 +45,9 @@ def remember(path: Path, digest: str) -> None:
         _path().parent.mkdir(parents=True, exist_ok=True)
         with FileLock(_path().with_suffix(".lock")):
             kept = {name: known for name, known in _memory().items() if Path(name).exists()}
-            write_whole(_path(), json.dumps(kept | {str(path.resolve()): [*_state(facts), digest]}))
+            write_atomic(_path(), json.dumps(kept | {str(path.resolve()): [*_state(facts), digest]}))
     except OSError:
         return
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
 
 
 def _read(path: Path) -> str:

@@ -11,7 +11,7 @@ from pydantic import Field
 from srpo.config import Settings
 from srpo.errors import ConfigError
 
-INDEX = "model_index.json"
+INDEX, CARD = "model_index.json", "README.md"
 UNREAD = {".bin", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".ot", ".pb", ".pickle", ".pkl", ".pt", ".pth"}
 """Other forms of the same weights; where a folder has safetensors, only those are read."""
 

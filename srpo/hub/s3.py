@@ -66,6 +66,24 @@ class Bucket:
             return UnreachableError(f"{self.uri} cannot be used now ({code}); try again later")
         return ConfigError(f"{self.uri} cannot be used ({code}); check the bucket's name and your rights to it")
 
+    def key(self, *names: str) -> str:
+        """Names, of which empty ones do not count, as a key below the prefix."""
+        return "/".join(name for name in (self.prefix, *names) if name)
+
+    def keys(self, prefix: str) -> list[str]:
+        """All keys that begin so."""
+        return [entry["Key"] for entry in self._listed("Contents", Prefix=prefix)]
+
+    def folders(self, key: str) -> list[str]:
+        """Names right below a key that have something below them, sorted."""
+        folders = self._listed("CommonPrefixes", Prefix=f"{key}/", Delimiter="/")
+        return sorted(entry["Prefix"].removeprefix(f"{key}/").rstrip("/") for entry in folders)
+
+    def _listed(self, kind: str, **query: str) -> list[dict[str, Any]]:
+        with self.explained():
+            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, **query)
+            return [entry for page in pages for entry in page.get(kind, [])]
+
     def get(self, key: str) -> bytes | None:
         """A small object; None if there is none."""
         with self.explained():
@@ -88,6 +106,11 @@ class Bucket:
                 if error.response["Error"]["Code"] in {"404", "NoSuchKey", "NotFound"}:
                     return None
                 raise
+
+    def delete(self, key: str) -> None:
+        """Remove an object, if it is there."""
+        with self.explained():
+            self.client.delete_object(Bucket=self.bucket, Key=key)
 
     def upload(self, path: Path, key: str) -> None:
         """A large file in parallel parts, each checked on arrival; the object appears when it is whole."""
@@ -144,12 +167,8 @@ class S3Origin:
         """Nothing else keeps copies of objects."""
 
     def _objects(self) -> set[str]:
-        with self.store.explained():
-            pages = self.store.client.get_paginator("list_objects_v2").paginate(
-                Bucket=self.store.bucket, Prefix=self.prefix
-            )
-            keys = {entry["Key"] for page in pages for entry in page.get("Contents", [])}
         folder = f"{self.prefix}/" if self.prefix else ""
+        keys = self.store.keys(self.prefix)
         return {key for key in keys if not key.endswith("/") and (key == self.prefix or key.startswith(folder))}
 
     def _file(self, path: str, key: str) -> RemoteFile:

@@ -23,6 +23,7 @@ from filelock import FileLock
 
 from srpo.artifacts import FileEntry, Snapshot
 from srpo.errors import UnreachableError
+from srpo.files import write_atomic
 from srpo.hub import digests
 from srpo.hub.listing import Listing, Origin, RemoteFile, safe_path
 from srpo.hub.place import shared_uri, store_dir
@@ -59,7 +60,7 @@ class Store:
         path = self.root / key
         if path.is_file():
             return Listing.model_validate_json(path.read_bytes())
-        content = self.shared.get(self._key(key)) if self.shared else None
+        content = self.shared.get(self.shared.key(key)) if self.shared else None
         return Listing.model_validate_json(content) if content else None
 
     def keep(self, listing: Listing) -> None:
@@ -68,8 +69,8 @@ class Store:
         if self.shared:
             for file in listing.files:
                 self._share(file)
-            self.shared.put(self._key(key), text.encode())
-        digests.write_whole(self.root / key, text)
+            self.shared.put(self.shared.key(key), text.encode())
+        write_atomic(self.root / key, text)
 
     def whole(self, sha256: str) -> Path | None:
         """The file with this content, if it is here and has not been damaged; a damaged one is removed."""
@@ -97,7 +98,7 @@ class Store:
             else:
                 sha256 = self._adopt(origin, file) or self._download(origin, place, file, progress)
                 progress.done(file.path, file.size)
-            digests.write_whole(self.root / "known" / name, sha256)
+            write_atomic(self.root / "known" / name, sha256)
         return file.model_copy(update={"sha256": sha256})
 
     def take(self, entry: FileEntry) -> bool:
@@ -151,7 +152,7 @@ class Store:
         """Bring a file from the shared store, if it is there whole; a copy that broke off continues."""
         if self.shared is None:
             return None
-        key, partial = self._key(f"files/{sha256}"), self.root / "partial" / sha256
+        key, partial = self.shared.key("files", sha256), self.root / "partial" / sha256
         with self.lock(sha256):
             facts = None if (path := self.whole(sha256)) else self.shared.head(key)
             if facts is None or facts["ContentLength"] != size:
@@ -187,14 +188,10 @@ class Store:
     def _share(self, file: RemoteFile) -> None:
         """Put a file into the shared store, under the name of its content, unless it is there."""
         assert self.shared
-        key = self._key(f"files/{file.sha256}")
+        key = self.shared.key("files", file.sha256)
         there = self.shared.head(key)
         if there is None or there["ContentLength"] != file.size:
             self.shared.upload(self.root / "files" / file.sha256, key)
-
-    def _key(self, name: str) -> str:
-        assert self.shared
-        return f"{self.shared.prefix}/{name}" if self.shared.prefix else name
 
 
 def checked(path: Path, file: RemoteFile) -> str:

@@ -15,8 +15,8 @@ from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, Offl
 
 from srpo.errors import ConfigError, UnreachableError
 from srpo.hub.hf import TRANSIENT
+from srpo.hub.listing import CARD
 
-CARD = "README.md"
 REFUSED = {401, 403}
 MADE_BY_THE_HUB = {".gitattributes"}
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from srpo.artifacts import ImageSet, PromptSet, PromptSets, Snapshot, Weights
-from srpo.checkpoint import write_atomic
 from srpo.config import ImagesConfig, ModelConfig, PromptsConfig
+from srpo.files import write_atomic
 from srpo.hub import digests, fetch, is_remote, resolve, snapshot
 from srpo.images.buckets import Bucket, make_buckets
 from srpo.images.encode import LATENTS, encode_missing, picture_key
@@ -21,17 +21,7 @@ from srpo.models import latent_space_skeleton
 from srpo.prompts import Prompt, embed_prompts, embed_texts, load_prompt_set, read_held_out, read_prompts
 from srpo.shards import StoredRows, encoded_rows, places, sole_writer
 
-__all__ = [
-    "LATENTS",
-    "Bucket",
-    "Picture",
-    "StoredImages",
-    "Texts",
-    "embed",
-    "load_image_set",
-    "read_images",
-    "read_texts",
-]
+__all__ = ["LATENTS", "Texts", "embed", "load_image_set", "read_images", "read_texts"]
 
 
 def embed(

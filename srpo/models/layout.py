@@ -15,6 +15,7 @@ from srpo.errors import ConfigError
 
 Shapes = dict[str, tuple[int, ...]]
 WEIGHT_NAMES = ("diffusion_pytorch_model", "model")  # of diffusers and of transformers
+MOST_NAMES = 5  # of tensors or files in one sentence
 
 
 def require_folder(folder: Path, parts: Sequence[str]) -> None:
@@ -56,7 +57,7 @@ def _buffers(model: torch.nn.Module) -> set[str]:
 
 
 def folder_shapes(folder: Path) -> Shapes:
-    """Names and shapes of all tensors in a folder's safetensors files (several, if it is sharded)."""
+    """Names and shapes of all tensors in a folder's safetensors files (several, if it is sharded), or in one file."""
     shapes: Shapes = {}
     for path in weight_files(folder):
         shapes |= file_shapes(path)
@@ -64,7 +65,12 @@ def folder_shapes(folder: Path) -> Shapes:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that diffusers or transformers would load: those of the index, or the one of the standard name."""
+    """The files that diffusers or transformers would load: those of the index, or the one of the standard name.
+
+    A file stands for itself.
+    """
+    if folder.is_file():
+        return [folder]
     for stem in WEIGHT_NAMES:
         index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
         if index.is_file():
@@ -136,7 +142,7 @@ def compare_shapes(
         raise ConfigError(f"the tensors in {where} do not fit its architecture: {'; '.join(problems)}")
 
 
-def _some(names: Sequence[str], most: int = 5) -> str:
+def _some(names: Sequence[str]) -> str:
     """The first few names, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(names[:MOST_NAMES]) + more

@@ -17,7 +17,7 @@ from torch import nn
 
 from srpo.config import WeightsFormat
 from srpo.errors import ConfigError
-from srpo.models.layout import Shapes, file_shapes
+from srpo.models.layout import Shapes, compare_shapes, file_shapes, folder_shapes
 
 ADAPTED = re.compile(r"transformer\.(?P<layer>.+)\.lora_(?P<side>A|B)\.weight")
 """Names of an adapter's tensors."""
@@ -58,8 +58,16 @@ def adapter_file(path: Path | None) -> Path | None:
     return files[0] if len(files) == 1 and any(".lora_" in name for name in file_shapes(files[0])) else None
 
 
-def check_adapter(path: Path, base: Shapes) -> None:
-    """Refuse an adapter that does not fit a transformer with tensors of these shapes, by its file's header."""
+def check_transformer(path: Path, base: Path) -> None:
+    """Refuse a transformer or an adapter (file or folder) that does not fit the model folder `base`; reads headers."""
+    shapes = folder_shapes(base / "transformer")
+    if adapter := adapter_file(path):
+        _check_adapter(adapter, shapes)
+    else:
+        compare_shapes(str(path), shapes, folder_shapes(path))
+
+
+def _check_adapter(path: Path, base: Shapes) -> None:
     for name, shape in file_shapes(path).items():
         found = ADAPTED.fullmatch(name)
         layer = base.get(f"{found['layer']}.weight") if found else None

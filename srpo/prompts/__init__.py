@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from srpo.artifacts import PromptSet, PromptSets, Snapshot, Weights
-from srpo.checkpoint import write_atomic
 from srpo.config import ModelConfig, PromptsConfig
+from srpo.files import write_atomic
 from srpo.hub import snapshot
 from srpo.models import Embeddings
 from srpo.models.weights import load_dtype

@@ -10,32 +10,28 @@ The champion moves under a lease, by the gate or by hand, and every move is writ
 
 from srpo.registry.champion import promote, rollback
 from srpo.registry.history import CHALLENGER, CHAMPION, Move, that_happened
-from srpo.registry.lease import lease, place_of
 from srpo.registry.lookup import load_evaluation, load_manifest, load_report, registered_files, run_evaluation
-from srpo.registry.manifest import AlignedModel, Manifest, _load_pyfunc, sampling_of
+from srpo.registry.manifest import Manifest, _load_pyfunc, sampling_of
 from srpo.registry.registration import check_lease, register
 from srpo.registry.retention import delete, refuse_aliases, surplus
-from srpo.registry.versions import GateResult, Version, find_version, history, holder, versions
+from srpo.registry.version import GateResult, Version, champion_moves, find_version, holder, versions
 
 __all__ = [
     "CHALLENGER",
     "CHAMPION",
-    "AlignedModel",
     "GateResult",
     "Manifest",
     "Move",
     "Version",
     "_load_pyfunc",
+    "champion_moves",
     "check_lease",
     "delete",
     "find_version",
-    "history",
     "holder",
-    "lease",
     "load_evaluation",
     "load_manifest",
     "load_report",
-    "place_of",
     "promote",
     "refuse_aliases",
     "register",

@@ -15,8 +15,9 @@ from srpo.registry.history import (
     write_move,
 )
 from srpo.registry.lease import Held, lease
-from srpo.registry.lookup import connect, lease_place, locate, only_model
-from srpo.registry.versions import Version, versions_of
+from srpo.registry.lookup import lease_place, locate, only_model
+from srpo.registry.version import Version, versions_of
+from srpo.tracking import connect
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -11,6 +11,7 @@ from srpo.evaluation.schema import Report
 from srpo.generate import ModelFiles
 from srpo.registry.lease import place_of
 from srpo.registry.manifest import MANIFEST, Manifest
+from srpo.tracking import connect
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -18,13 +19,6 @@ if TYPE_CHECKING:
 REPORT = "evaluation/report.json"
 LEASE_TAG = "lease"
 """Tag of a registered model: the config's `registry.lease` of all who write to it; empty for the store's own."""
-
-
-def connect(uri: str) -> "MlflowClient":
-    """A client of an MLflow store, tracking and registry."""
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 def all_pages(search: Callable[..., Any], condition: str | None = None) -> list[Any]:

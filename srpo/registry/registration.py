@@ -10,10 +10,10 @@ from srpo.evaluation.schema import Report
 from srpo.registry.champion import Standing, make
 from srpo.registry.history import CHALLENGER, CHAMPION, settle
 from srpo.registry.lease import Held, lease
-from srpo.registry.lookup import address, all_pages, check_agreed, connect, named, open_model
+from srpo.registry.lookup import address, all_pages, check_agreed, named, open_model
 from srpo.registry.manifest import FOLDER, Manifest, log_manifest, sampling_of
-from srpo.registry.versions import DATA_TAG, GATE_TAG, HASH_TAG, LICENCE_TAG, SIZE_TAG, WORDS_TAG, gate_tag
-from srpo.tracking import TrackedRun, code_version, data_version
+from srpo.registry.version import DATA_TAG, GATE_TAG, HASH_TAG, LICENCE_TAG, SIZE_TAG, WORDS_TAG, gate_tag
+from srpo.tracking import TrackedRun, code_version, connect, data_version
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -3,8 +3,9 @@
 from srpo.errors import ConfigError
 from srpo.registry.champion import Standing
 from srpo.registry.lease import lease
-from srpo.registry.lookup import all_pages, connect, lease_place, locate
-from srpo.registry.versions import Version
+from srpo.registry.lookup import all_pages, lease_place, locate
+from srpo.registry.version import Version
+from srpo.tracking import connect
 
 
 def surplus(uri: str, keep: int) -> list[Version]:

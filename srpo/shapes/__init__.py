@@ -2,29 +2,14 @@
 
 from pathlib import Path
 
-from srpo.shapes.render import AXES, CONTENTS, HELD_OUT, SEEN, SIZE, STYLES, Content, parse_caption, render, styled
+from srpo.shapes.render import HELD_OUT, SEEN, SIZE
 
 WEIGHTS_DIR = Path(__file__).parent / "weights"
 """`flux/` (a FluxPipeline folder), `reward/` and `biased/` (HPSv2's layout), `oracle.safetensors`, `figures.json`."""
 SAMPLING_STEPS = 10
 """Enough for this world's model: its figures are measured with so many."""
 
-__all__ = [
-    "AXES",
-    "CONTENTS",
-    "HELD_OUT",
-    "SAMPLING_STEPS",
-    "SEEN",
-    "SIZE",
-    "STYLES",
-    "WEIGHTS_DIR",
-    "Content",
-    "heldout_captions",
-    "parse_caption",
-    "render",
-    "seen_captions",
-    "styled",
-]
+__all__ = ["HELD_OUT", "SAMPLING_STEPS", "SEEN", "SIZE", "WEIGHTS_DIR", "heldout_captions", "seen_captions"]
 
 
 def seen_captions() -> list[str]:

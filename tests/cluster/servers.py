@@ -8,38 +8,24 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import boto3
 import httpx2
-from moto.server import ThreadedMotoServer
 
 from tests.infra.loopback import free_port, mlflow_server
+from tests.s3 import ACCOUNT, BUCKET, s3_client, s3_server
 
-BUCKET = "artifacts"
-AWS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "very-secret", "AWS_DEFAULT_REGION": "us-east-1"}
 MLFLOW = ["mlflow", "server", "--workers=1", "--serve-artifacts", f"--artifacts-destination=s3://{BUCKET}/mlflow"]
 USER = "postgres"
 """PostgreSQL refuses to run as root."""
 
 
 @contextmanager
-def s3_server() -> Iterator[dict[str, str]]:
+def artifact_server() -> Iterator[dict[str, str]]:
     """An S3 with one bucket; the environment that boto3 reads."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    environment = AWS | {"AWS_ENDPOINT_URL": f"http://{host}:{port}"}
-    s3_client(environment).create_bucket(Bucket=BUCKET)
-    yield environment
-    server.stop()
-
-
-def s3_client(environment: Mapping[str, str]) -> Any:
-    """A client of the S3 that an environment names, which need not be this process's own."""
-    names = {"aws_access_key_id": "AWS_ACCESS_KEY_ID", "aws_secret_access_key": "AWS_SECRET_ACCESS_KEY"}
-    names |= {"region_name": "AWS_DEFAULT_REGION", "endpoint_url": "AWS_ENDPOINT_URL"}
-    return boto3.session.Session().client("s3", **{key: environment[name] for key, name in names.items()})
+    with s3_server() as url:
+        environment = ACCOUNT | {"AWS_ENDPOINT_URL": url}
+        s3_client(environment).create_bucket(Bucket=BUCKET)
+        yield environment
 
 
 @contextmanager

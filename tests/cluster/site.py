@@ -15,10 +15,11 @@ import httpx2
 
 from pipelines.stack_files import STACKS
 from tests.cluster.api_server import CONTEXT, Cluster, running_cluster
-from tests.cluster.servers import BUCKET, s3_client, s3_server, tracking_server, zenml_server
+from tests.cluster.servers import artifact_server, tracking_server, zenml_server
 from tests.infra.loopback import serving
 from tests.infra.manifests import image_environment
 from tests.processes import heed_ctrl_c
+from tests.s3 import BUCKET, s3_client
 
 ROOT = Path(__file__).parents[2]
 REGISTER = """
@@ -96,7 +97,7 @@ class Site:
 def site(folder: Path, name: str = "kubernetes") -> Iterator[Site]:
     """Start everything, register the stack, and stop it all in the end."""
     with ExitStack() as stack:
-        s3 = stack.enter_context(s3_server())
+        s3 = stack.enter_context(artifact_server())
         with ThreadPoolExecutor() as pool:
             starting = pool.submit(stack.enter_context, zenml_server(folder / "zenml"))
             mlflow = stack.enter_context(tracking_server(folder / "mlflow", s3))

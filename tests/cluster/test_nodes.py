@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from tests.cluster.servers import BUCKET, s3_client
 from tests.cluster.site import Site, objects, wait_for
 from tests.cluster.test_pipeline import ON_CLUSTER, checkpoints, local_folder, pods, run
+from tests.s3 import BUCKET, s3_client
 
 pytestmark = pytest.mark.slow
 WEIGHTS = "checkpoints/update-000006/transformer.safetensors"

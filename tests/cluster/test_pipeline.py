@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.servers import BUCKET, s3_client
 from tests.cluster.site import ROOT, Site, objects, settings, wait_for
 from tests.conftest import SHORT
+from tests.s3 import BUCKET, s3_client
 
 pytestmark = pytest.mark.slow
 

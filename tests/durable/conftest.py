@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from srpo.durable import Mirror
-from tests.hub.conftest import BUCKET, bucket, moto_url, store
+from tests.hub.conftest import store
+from tests.s3 import BUCKET, bucket, moto_url
 
 __all__ = ["bucket", "moto_url", "store"]
 

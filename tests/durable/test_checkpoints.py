@@ -23,8 +23,8 @@ from srpo.record import read_journal
 from srpo.registry.lease.s3 import s3_lease
 from tests.durable.conftest import REMOTE
 from tests.durable.faulty_proxy import FaultyProxy
-from tests.hub.conftest import BUCKET
 from tests.jobs import assert_same_weights, place, run
+from tests.s3 import BUCKET
 
 RUN = Path(".srpo/runs/one/train")
 

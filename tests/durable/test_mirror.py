@@ -12,7 +12,7 @@ from srpo.config import StorageConfig, parse_config
 from srpo.durable import Mirror, mirror_of
 from srpo.errors import ConfigError, UnreachableError
 from tests.durable.conftest import REMOTE
-from tests.hub.conftest import BUCKET
+from tests.s3 import BUCKET
 
 Node = Callable[[str], Mirror]
 FILES = {"a.txt": b"first", "deep/er/b.bin": bytes(range(256)) * 40, "empty": b""}

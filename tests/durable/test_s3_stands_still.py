@@ -7,16 +7,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import httpx2
 import pytest
 
 from srpo.artifacts import TrainJob
 from srpo.registry.lease.s3 import TTL
 from tests.durable.test_checkpoints import RUN, curve, kept, on_node, start, wait_for_update
-from tests.hub.conftest import BUCKET
 from tests.infra.loopback import free_port
 from tests.jobs import assert_same_weights
+from tests.s3 import make_bucket
 
 
 @pytest.fixture
@@ -24,19 +23,11 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator["subprocess.Popen[bytes]
     """A process of its own, which can be stopped; with an empty bucket."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    settings = {
-        "ENDPOINT_URL": url,
-        "ACCESS_KEY_ID": "key",
-        "SECRET_ACCESS_KEY": "secret",
-        "DEFAULT_REGION": "us-east-1",
-    }
-    for name, value in (settings | {"DEFAULT_REGION": "us-east-1"}).items():
-        monkeypatch.setenv(f"AWS_{name}", value)
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", port]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None and not _answers(url):
             time.sleep(0.1)
-        boto3.session.Session().client("s3").create_bucket(Bucket=BUCKET)
+        make_bucket(url, monkeypatch)
         yield process
         process.kill()
 

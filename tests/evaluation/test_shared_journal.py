@@ -11,10 +11,11 @@ from srpo.durable import Mirror
 from srpo.evaluation import shared_journal
 from srpo.evaluation.schema import Report
 from srpo.evaluation.shared_journal import SharedJournal
-from tests.durable.conftest import REMOTE, bucket, moto_url, node, store
+from tests.durable.conftest import REMOTE, node, store
 from tests.durable.faulty_proxy import FaultyProxy
 from tests.evaluation.test_evaluate import HELD_OUT, Inputs, count_images, make_inputs
 from tests.evaluation.test_journal import DESIGN, SCORES, fill
+from tests.s3 import bucket, moto_url
 
 __all__ = ["bucket", "moto_url", "node", "store"]
 Node = Callable[[str], SharedJournal]

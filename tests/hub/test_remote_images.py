@@ -13,8 +13,8 @@ from srpo.hub import fetch
 from srpo.images import embed
 from srpo.plan import make_plan
 from tests.conftest import CONFIG, SHORT
-from tests.hub.conftest import BUCKET
 from tests.images import scenes
+from tests.s3 import BUCKET
 
 SOURCE = f"s3://{BUCKET}/photos"
 

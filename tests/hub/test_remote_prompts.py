@@ -15,7 +15,7 @@ from srpo.plan import make_plan
 from srpo.prompts import read_prompts
 from srpo.shapes import heldout_captions, seen_captions
 from tests.conftest import CONFIG, SHORT
-from tests.hub.conftest import BUCKET
+from tests.s3 import BUCKET
 
 TRAIN, WORDS = f"s3://{BUCKET}/data/train.csv", f"s3://{BUCKET}/data/words.csv"
 CAPTIONS = list(seen_captions())[:20]

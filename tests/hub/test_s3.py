@@ -11,8 +11,9 @@ from botocore.exceptions import ClientError
 from srpo.errors import ConfigError, UnreachableError
 from srpo.hub import at_hand, fetch, missing, resolve, s3, survey, verify
 from srpo.hub.s3 import Bucket
-from tests.hub.conftest import BUCKET, content
+from tests.hub.conftest import content
 from tests.hub.hub_server import HubServer, sha256
+from tests.s3 import BUCKET
 
 SOURCE = f"s3://{BUCKET}/models/flux"
 FILES = {"vae/a.safetensors": content(200_000, 1), "vae/config.json": b"{}", "LICENSE": b"\nApache License\n"}

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from srpo.generate import to_picture
-from srpo.shapes import SEEN, render
+from srpo.shapes.render import SEEN, render
 
 
 def write(folder: Path, count: int, style: str | None = None, seed: int = 0) -> list[tuple[Path, str]]:

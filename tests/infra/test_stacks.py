@@ -6,11 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import httpx2
 import pytest
 import yaml
-from moto.server import ThreadedMotoServer
 
 from pipelines.commands.app import registered
 from pipelines.place import Place
@@ -30,9 +28,11 @@ from pipelines.stack_health import (
 from srpo.errors import ConfigError
 from tests.infra.loopback import NOBODY, mlflow_server, serving
 from tests.infra.manifests import ROOT, manifests_of, pod_problems
+from tests.s3 import BUCKET, bucket, moto_url
 from tests.test_cli import call
 
-BUCKET = "artifacts"
+__all__ = ["bucket", "moto_url"]
+
 SITE = {
     "SRPO_BUCKET": BUCKET,
     "SRPO_MLFLOW_URI": NOBODY,
@@ -66,16 +66,11 @@ def client(place: Place) -> Iterator[Any]:
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    s3 = boto3.session.Session().client("s3", aws_access_key_id="key", aws_secret_access_key="very-secret")
-    s3.create_bucket(Bucket=BUCKET)
-    yield s3
-    server.stop()
+def locked(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Only the stack holds the keys to it."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    return bucket
 
 
 def changed(stack: StackFile, part: str, **configuration: object) -> StackFile:
@@ -186,11 +181,10 @@ def test_what_a_cluster_needs_is_said(client: Any, site: None) -> None:
         validate(client, fill(read_stack("kubernetes")))
 
 
-def test_a_bucket_is_written_and_left_as_it_was(bucket: Any) -> None:
+def test_a_bucket_is_written_and_left_as_it_was(locked: Any) -> None:
     values = {"path": f"s3://{BUCKET}/zenml", "key": "key", "secret": "very-secret"}
-    before = bucket.list_objects_v2(Bucket=BUCKET).get("Contents")  # of other tests of this process
     assert "written" in ask_bucket(values)
-    assert bucket.list_objects_v2(Bucket=BUCKET).get("Contents") == before
+    assert "Contents" not in locked.list_objects_v2(Bucket=BUCKET)
     with pytest.raises(UnhealthyError, match="NoSuchBucket"):
         ask_bucket(values | {"path": "s3://not-there/zenml"})
 
@@ -282,7 +276,7 @@ def test_a_stack_is_named_by_its_file_or_as_zenml_knows_it(given: str | None, na
 
 
 def test_the_command_line_registers_and_says_what_is_unwell(
-    client: Any, site: None, bucket: Any, capsys: pytest.CaptureFixture[str]
+    client: Any, site: None, locked: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call("stack", "up", "local") == 75, "a server that does not answer may answer later"
     shown = capsys.readouterr()
@@ -296,7 +290,7 @@ def test_the_command_line_registers_and_says_what_is_unwell(
 
 @pytest.mark.slow
 def test_the_tracking_server_of_the_manifests_answers(
-    client: Any, site: None, bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: Any, site: None, locked: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The container's command and settings, on SQLite and a bucket on loopback; then every component is well."""
     manifests = {it["kind"]: it for it in manifests_of("base") if it["metadata"]["name"] == "mlflow"}

@@ -12,8 +12,8 @@ from pipelines.place import Place
 from pipelines.stack_files import read_stack
 from pipelines.stacks import storage_in
 from srpo.durable import Mirror
-from tests.hub.conftest import BUCKET, bucket, moto_url
 from tests.infra.manifests import INFRA, manifests_of, run_tool
+from tests.s3 import BUCKET, bucket, moto_url
 
 __all__ = ["bucket", "moto_url"]
 

@@ -1,22 +1,21 @@
 """A real MLflow store, a bucket whose server answers one request at a time, and what registering needs."""
 
 import multiprocessing
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
 from pipelines.place import Place
-from srpo.registry.lookup import connect
+from srpo.tracking import connect
+from tests.s3 import BUCKET, make_bucket
 
-BUCKET = "leases"
+PREFIX = f"s3://{BUCKET}/srpo"
 fork = multiprocessing.get_context("fork")
 
 
@@ -59,22 +58,12 @@ def serve(wrap: Wrapper = lambda application: application) -> Iterator[str]:
     process.join()
 
 
-def use(url: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Name an S3 server to boto3, and make a bucket in it."""
-    for variable in [variable for variable in os.environ if variable.startswith("AWS_")]:
-        monkeypatch.delenv(variable)
-    settings = {"ENDPOINT_URL": url, "ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "very-secret"}
-    for variable, value in (settings | {"DEFAULT_REGION": "us-east-1", "EC2_METADATA_DISABLED": "true"}).items():
-        monkeypatch.setenv(f"AWS_{variable}", value)
-    boto3.client("s3").create_bucket(Bucket=BUCKET)
-    return f"s3://{BUCKET}/srpo"
-
-
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of an empty prefix."""
     for url in serve():
-        yield use(url, monkeypatch)
+        make_bucket(url, monkeypatch)
+        yield PREFIX
 
 
 @pytest.fixture
@@ -89,7 +78,8 @@ def careless_bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         return call
 
     for url in serve(without_conditions):
-        yield use(url, monkeypatch)
+        make_bucket(url, monkeypatch)
+        yield PREFIX
 
 
 @pytest.fixture(params=["folder", "bucket"])

@@ -8,10 +8,11 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from srpo.errors import ConfigError, UnreachableError
-from srpo.registry import Move, delete, history, promote, rollback, surplus, that_happened, versions
+from srpo.registry import Move, champion_moves, delete, promote, rollback, surplus, that_happened, versions
 from srpo.registry.champion import Standing, make
 from srpo.registry.history import settle
-from srpo.registry.lookup import connect, open_model
+from srpo.registry.lookup import open_model
+from srpo.tracking import connect
 
 
 def fill(store: str, name: str, count: int) -> MlflowClient:
@@ -30,7 +31,7 @@ def champion(client: MlflowClient, name: str) -> str:
 
 def moves_of(store: str, name: str) -> list[Move]:
     """The moves that happened."""
-    return that_happened(*history(store)[name])
+    return that_happened(*champion_moves(store)[name])
 
 
 def test_a_second_rollback_goes_one_further_back(store: str, name: str) -> None:
@@ -80,7 +81,7 @@ def test_a_crash_between_entry_and_alias_is_told_apart_and_needs_no_mending(
         with pytest.raises(MlflowException):
             promote(store, f"{name}/2", "cut short")
     assert champion(client, name) == "1"
-    written, _ = history(store)[name]
+    written, _ = champion_moves(store)[name]
     assert [move.reason for move in written] == ["first", "cut short"]
     settle(client, *history(store)[name])
     assert [move.reason for move in moves_of(store, name)] == ["first"]
@@ -132,7 +133,7 @@ def test_without_the_lease_nothing_is_written(store: str, name: str) -> None:
     client = fill(store, name, 1)
     with pytest.raises(UnreachableError):
         make(client, Lost(), Standing(client, name).next_move("promote", "1", "why"))
-    assert history(store)[name] == ([], None)
+    assert champion_moves(store)[name] == ([], None)
 
 
 def test_a_rollback_passes_over_what_was_deleted(store: str, name: str) -> None:

@@ -4,8 +4,8 @@ import pytest
 
 from pipelines.place import Place
 from srpo.errors import ConfigError
-from srpo.registry import find_version, history, holder, promote, rollback, surplus, versions
-from srpo.registry.lookup import connect
+from srpo.registry import champion_moves, find_version, holder, promote, rollback, surplus, versions
+from srpo.tracking import connect
 from tests.registry.test_champion import fill
 
 FIRST_PAGE = 100
@@ -27,8 +27,8 @@ def test_a_model_is_found_however_many_others_there_are(crowded: str) -> None:
     assert find_version(crowded, "zebra@champion").version == find_version(crowded, "champion").version == "1"
     assert [entry.reference for entry in versions(crowded)] == ["zebra/3", "zebra/2", "zebra/1"]
     assert [entry.version for entry in surplus(crowded, keep=1)] == ["2"]
-    assert history(crowded)["zebra"][1] == "1"
-    assert len(history(crowded)) == FIRST_PAGE + 1
+    assert champion_moves(crowded)["zebra"][1] == "1"
+    assert len(champion_moves(crowded)) == FIRST_PAGE + 1
     champion = holder(crowded, "zebra", "champion")
     assert champion is not None and champion.version == "1"
     assert holder(crowded, "zebra", "challenger") is holder(crowded, "nobody", "champion") is None
@@ -42,7 +42,7 @@ def test_tags_of_other_peoples_models_are_not_read_as_ours(own_place: Place) -> 
     client.create_model_version("theirs", "s3://elsewhere/model", tags={"gate": "passed"})
     (version,) = versions(own_place.mlflow_uri)
     assert (version.reference, version.gate, version.ours) == ("theirs/1", (), False)
-    assert history(own_place.mlflow_uri) == {"theirs": ([], None)}
+    assert champion_moves(own_place.mlflow_uri) == {"theirs": ([], None)}
 
 
 def test_a_name_with_an_apostrophe_is_a_name(own_place: Place) -> None:

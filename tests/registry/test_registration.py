@@ -18,8 +18,8 @@ from srpo.prompts import PromptSets
 from srpo.reference import find_model
 from srpo.registry import (
     GateResult,
+    champion_moves,
     find_version,
-    history,
     load_manifest,
     register,
     rollback,
@@ -82,7 +82,7 @@ def test_a_version_that_passed_is_champion_and_one_that_did_not_is_only_challeng
     assert str(client.get_model_version_by_alias(name, "challenger").version) == bad.version
     assert (good.alias, good.outcome) == ("champion", f"champion, in place of {before or 'none'}")
     assert (bad.alias, bad.licences.keys()) == ("challenger", {"model", "reward"})
-    moves, _ = history(uri)[name]
+    moves, _ = champion_moves(uri)[name]
     assert (moves[-1].kind, moves[-1].after) == ("gate", good.version)
     assert finished.evaluated and moves[-1].reason == finished.evaluated.reason
 

@@ -18,9 +18,9 @@ from srpo.artifacts import Evaluated, PromptSet, PromptSets, Snapshot, Trained, 
 from srpo.config import RegistryConfig, RunConfig
 from srpo.errors import ConfigError
 from srpo.evaluation.schema import Curves, GateCheck, Provenance, Report
-from srpo.registry import Move, check_lease, history, promote, register, that_happened
-from srpo.registry.lookup import address, connect
-from srpo.tracking import open_run
+from srpo.registry import Move, champion_moves, check_lease, promote, register, that_happened
+from srpo.registry.lookup import address
+from srpo.tracking import connect, open_run
 
 fork = multiprocessing.get_context("fork")
 ROUNDS = [3, pytest.param(20, marks=pytest.mark.slow)]
@@ -74,7 +74,7 @@ def race(writer: Writer, uri: str, config: RunConfig, folder: Path, rounds: int)
 
 def whole_history(uri: str, name: str) -> list[Move]:
     """All moves, after checking that each happened, each starts where the last one led to, and none is missing."""
-    moves, champion = history(uri)[name]
+    moves, champion = champion_moves(uri)[name]
     assert that_happened(moves, champion) == moves
     assert [move.number for move in moves] == list(range(1, len(moves) + 1))
     return moves

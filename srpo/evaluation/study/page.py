@@ -14,11 +14,11 @@ from typing import Any, Literal
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from srpo.checkpoint import staging_of, write_atomic
 from srpo.config import Settings
 from srpo.errors import ConfigError
 from srpo.evaluation.study.pairs import Pair, Pairs, Side, pick
 from srpo.evaluation.thumbnails import encode
+from srpo.files import atomic_file, write_atomic
 
 QUESTIONS = {
     "realism": "Which picture looks more real?",
@@ -82,8 +82,6 @@ def write_study(
             for pair in chosen
         ],
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    staging = staging_of(out)
     template = _environment().get_template("page.html.jinja")
     stream = template.stream(
         study=key.study,
@@ -91,9 +89,9 @@ def write_study(
         questions=QUESTIONS,
         pairs=_shuffled_pairs(key, chosen),
     )
-    stream.dump(str(staging), encoding="utf-8")
-    write_atomic(key_path, key.model_dump_json(indent=1))
-    staging.replace(out)
+    with atomic_file(out) as staging:
+        stream.dump(str(staging), encoding="utf-8")
+        write_atomic(key_path, key.model_dump_json(indent=1))
     return key, key_path
 
 

@@ -12,10 +12,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from srpo.config import Settings
-from srpo.errors import ConfigError
+from srpo.errors import ConfigError, first_problem
 from srpo.evaluation.schema import Ballot, Study
 from srpo.evaluation.study.page import QUESTIONS, KeyPair, StudyKey
 from srpo.evaluation.study.rates import Opinion, preference
+
+CONFIDENCE = 0.95
+"""Of the intervals."""
 
 
 class Vote(Settings):
@@ -60,7 +63,7 @@ def load_key(path: Path) -> StudyKey:
         raise ConfigError(f"--key {path} is no key that `study new` wrote ({_problem(error)})") from None
 
 
-def merge_votes(paths: Sequence[Path], key: StudyKey, confidence: float = 0.95) -> Study:
+def merge_votes(paths: Sequence[Path], key: StudyKey) -> Study:
     """Everything that the files say together; ConfigError if none of them holds a vote of this study."""
     read = {path: _read(path, key) for path in dict.fromkeys(paths)}
     files = {path: found for path, found in read.items() if isinstance(found, VoteFile)}
@@ -75,11 +78,11 @@ def merge_votes(paths: Sequence[Path], key: StudyKey, confidence: float = 0.95) 
     return Study(
         reference=key.reference.name,
         candidate=key.candidate.name,
-        confidence=confidence,
+        confidence=CONFIDENCE,
         num_pairs=len({pair for _, pair, _ in counted}),
         num_voters=len({voter for voter, _, _ in counted}),
         preferences=[
-            preference(question, opinions, confidence)
+            preference(question, opinions, CONFIDENCE)
             for question in QUESTIONS
             if (opinions := list(_opinions(counted, pairs, question)))
         ],
@@ -159,7 +162,4 @@ def _opinions(counted: Mapping[Slot, Vote], pairs: Mapping[str, KeyPair], questi
 
 
 def _problem(error: OSError | ValidationError) -> str:
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']}"
+    return first_problem(error) if isinstance(error, ValidationError) else error.strerror or str(error)

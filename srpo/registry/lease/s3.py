@@ -31,7 +31,7 @@ class LeaseObject(ConditionalObject):
 
     def __init__(self, uri: str, name: str) -> None:
         store = Bucket(uri)
-        super().__init__(store, "/".join(part for part in (store.prefix, f"{name}.lease") if part))
+        super().__init__(store, store.key(f"{name}.lease"))
 
 
 class S3Held:

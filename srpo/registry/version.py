@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from srpo.config import Settings
 from srpo.evaluation.schema import GateCheck
 from srpo.registry.history import CHAMPION, Move, read_moves
-from srpo.registry.lookup import all_pages, connect, locate, named
+from srpo.registry.lookup import address, all_pages, locate, named
+from srpo.tracking import connect
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -81,6 +82,11 @@ class Version(Settings):
         return f"{self.name}/{self.version}"
 
     @property
+    def uri(self) -> str:
+        """`models:/name/version`."""
+        return address(self.name, self.version)
+
+    @property
     def gate_summary(self) -> str:
         """How many limits were kept."""
         return count_held(self.gate)
@@ -128,7 +134,7 @@ def holder(uri: str, name: str, alias: str) -> Version | None:
     return next((entry for model in models for entry in versions_of(client, model) if alias in entry.aliases), None)
 
 
-def history(uri: str) -> dict[str, tuple[list[Move], str | None]]:
+def champion_moves(uri: str) -> dict[str, tuple[list[Move], str | None]]:
     """Model -> all moves of its champion, in order, those that did not happen too; the champion."""
     found = {}
     for model in all_pages(connect(uri).search_registered_models):
