@@ -83,7 +83,7 @@ def test_a_crash_between_entry_and_alias_is_told_apart_and_needs_no_mending(
     assert champion(client, name) == "1"
     written, _ = champion_moves(store)[name]
     assert [move.reason for move in written] == ["first", "cut short"]
-    settle(client, *history(store)[name])
+    settle(client, *champion_moves(store)[name])
     assert [move.reason for move in moves_of(store, name)] == ["first"]
     promote(store, f"{name}/2", "once more")
     assert [(move.number, move.reason) for move in moves_of(store, name)] == [(1, "first"), (3, "once more")]
@@ -118,10 +118,10 @@ def test_a_crash_between_alias_and_note_leaves_a_move_that_happened(
             promote(store, f"{name}/2", "not noted")
     assert champion(client, name) == "2"
     assert [move.made for move in moves_of(store, name)] == [True, False]
-    settle(client, *history(store)[name])
+    settle(client, *champion_moves(store)[name])
     assert [move.made for move in moves_of(store, name)] == [True, True]
     client.set_registered_model_alias(name, "champion", "1")
-    settle(client, *history(store)[name])
+    settle(client, *champion_moves(store)[name])
     assert [move.after for move in moves_of(store, name)] == ["1", "2"]
 
 

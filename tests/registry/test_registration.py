@@ -128,7 +128,7 @@ def test_a_run_that_goes_on_does_not_bring_back_what_was_taken_back(
     if by == "rollback":
         rollback(uri, name, "its greens are off")
     else:
-        MlflowClient(uri).delete_registered_model_tag(name, made_tag(history(uri)[name][0][-1]))
+        MlflowClient(uri).delete_registered_model_tag(name, made_tag(champion_moves(uri)[name][0][-1]))
         assert again(finished, True, tracked, tmp_path, champion_of(uri, name)).outcome == "champion"
         MlflowClient(uri).set_registered_model_alias(name, "champion", old.version)
     assert again(finished, True, tracked, tmp_path, champion_of(uri, name)).outcome == "was champion before"
