@@ -7,6 +7,7 @@ settings alone, so the number of processes changes no pixel.
 import math
 import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 from PIL import Image
@@ -90,15 +91,17 @@ def _draw_all(files: ModelFiles, tasks: list[Task], num_processes: int) -> Itera
         for share in shares:
             yield from _draw(files, share, None)
         return
-    with multiprocessing.get_context("spawn").Pool(len(shares)) as pool:
-        arguments = [(files, share, str(device_of(rank))) for rank, share in enumerate(shares)]
-        for paths in pool.imap_unordered(_draw_share, arguments):
-            yield from paths
+    with ProcessPoolExecutor(len(shares), multiprocessing.get_context("spawn")) as pool:
+        devices = [str(device_of(rank)) for rank in range(len(shares))]
+        for done in as_completed(
+            [pool.submit(_draw_share, files, *each) for each in zip(shares, devices, strict=True)]
+        ):
+            yield from done.result()
 
 
-def _draw_share(arguments: tuple[ModelFiles, list[Task], str]) -> list[Path]:
+def _draw_share(files: ModelFiles, tasks: list[Task], device: str) -> list[Path]:
     """Entry point of a process."""
-    return list(_draw(*arguments))
+    return list(_draw(files, tasks, device))
 
 
 def _draw(files: ModelFiles, tasks: list[Task], device: str | None) -> Iterator[Path]:

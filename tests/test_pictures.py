@@ -1,8 +1,12 @@
 """Pictures on disk: the same pixels however the work is spread, resumed, and honest about what they are."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -37,6 +41,21 @@ def test_two_processes_draw_what_one_draws(files: ModelFiles, tmp_path: Path) ->
     assert [path.name for path in one] == [path.name for path in two] == ["0000.png", "0001.png", "0002.png"]
     assert all((pixels(first) == pixels(second)).all() for first, second in zip(one, two, strict=True))
     assert (tmp_path / "two" / SHEET).exists()
+
+
+def test_a_process_that_is_killed_ends_the_drawing(files: ModelFiles, tmp_path: Path) -> None:
+    """As the kernel does where memory runs out."""
+
+    def kill() -> None:
+        while not (workers := [one for one in psutil.Process().children() if "spawn_main" in " ".join(one.cmdline())]):
+            time.sleep(0.05)
+        workers[0].kill()
+
+    with ThreadPoolExecutor(1) as killer:
+        killed = killer.submit(kill)
+        with pytest.raises(BrokenProcessPool):
+            list(write_pictures(files, PROMPTS, tmp_path, num_processes=2))
+        killed.result()
 
 
 def test_a_picture_says_what_made_it(files: ModelFiles, tmp_path: Path, flux_folder: Path) -> None:

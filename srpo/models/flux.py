@@ -78,7 +78,7 @@ class Flux(FolderModel, FluxVae):
             output = self.transformer(
                 hidden_states=pack(x).to(dtype),
                 timestep=sigma.to(x),
-                guidance=torch.as_tensor(guidance, device=x.device).expand(batch) if guided else None,
+                guidance=torch.full((batch,), guidance, device=x.device) if guided and guidance is not None else None,
                 pooled_projections=embeddings["pooled_prompt_embeds"].to(dtype),
                 encoder_hidden_states=tokens.to(dtype),
                 txt_ids=torch.zeros(tokens.shape[1], 3, device=x.device, dtype=x.dtype),
