@@ -1,4 +1,4 @@
-"""The SRPO training loop: `accelerate launch -m srpo.train job.json`, with or without a pipeline around it.
+"""The SRPO training loop: `python -m srpo.train job.json`, with or without a pipeline around it, or under torchrun.
 
 Per update: roll out latents from noise, or take those of real images, then go backward from each loss of the method
 (SRPO: for each noise level and branch Direct-Align, decode, score by relative preference); reduce over processes, clip,
@@ -122,7 +122,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     if accelerator.num_processes != config.num_processes:
         raise ConfigError(
             f"train.num_processes is {config.num_processes}, but {accelerator.num_processes} were started; "
-            f"use accelerate launch --num_processes {config.num_processes}"
+            f"use torchrun --nproc-per-node {config.num_processes} -m srpo.train"
         )
     return accelerator
 

@@ -47,8 +47,13 @@ def assert_close_weights(first: Path, second: Path, update: int, tolerance: floa
         torch.testing.assert_close(got[name], expected[name], atol=tolerance, rtol=0)
 
 
-def test_kill_9_and_resume_gives_the_same_weights(job: TrainJob, whole: Path, tmp_path: Path) -> None:
-    """Killed in mid-update under accelerate launch; the whole run is one of this process."""
+def test_kill_9_and_resume_gives_the_same_weights(
+    job: TrainJob, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in mid-update, where accelerate has settings of the user's; the whole run is one of this process."""
+    (settings := tmp_path / "cache/accelerate/default_config.yaml").parent.mkdir(parents=True)
+    settings.write_text("compute_environment: LOCAL_MACHINE\ndistributed_type: DEEPSPEED\nnum_processes: 8\n")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     killed = place(job, tmp_path)
     kill_at(killed, 3)
     assert launch_training(killed).num_updates == 6
@@ -91,6 +96,25 @@ def test_the_error_of_an_earlier_attempt_decides_nothing(
     monkeypatch.setattr(launch, "launch_command", lambda *_: [sys.executable, "-c", "raise SystemExit(1)"])
     with pytest.raises(RuntimeError, match="training ended with exit code 1; resume it"):
         launch_training(place(job, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "expandable_segments:True"),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}, "backend:native"),
+        ({"PYTORCH_ALLOC_CONF": "backend:native"}, "backend:native"),
+    ],
+)
+def test_memory_of_a_gpu_is_reserved_in_segments_that_grow_unless_somebody_says_otherwise(
+    job: TrainJob, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], expected: str
+) -> None:
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert launch_environment(job.config.train)["PYTORCH_ALLOC_CONF"] == expected
 
 
 @pytest.fixture
