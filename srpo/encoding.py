@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, multiprocessing
 
 from srpo.config import ModelConfig
+from srpo.gpus import check_device
 from srpo.shards import write_shard
 
 Item = TypeVar("Item")
@@ -37,6 +38,7 @@ class Encoding(ABC, Generic[Item]):
 
     def run(self) -> None:
         """Encode it all; without anything to encode, no encoder is loaded."""
+        check_device()
         wanted = self.num_processes or max(1, torch.cuda.device_count())
         world = min(wanted, len(self.shards))
         if world == 1 and not torch.cuda.is_available():

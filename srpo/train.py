@@ -34,6 +34,7 @@ from srpo.errors import (
     TrainingStoppedError,
     UnreachableError,
 )
+from srpo.gpus import check_device
 from srpo.preemption import Preemption
 from srpo.record import Clock, UpdateRecord
 from srpo.trainer import Trainer
@@ -115,6 +116,7 @@ def space_needed(output_dir: Path) -> Iterator[None]:
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
     """Processes, device and precision."""
+    check_device()
     # all wait while one writes a checkpoint, which is 140 GB for FLUX.1-dev in fp32
     patient = InitProcessGroupKwargs(timeout=timedelta(hours=2))
     precision = "bf16" if config.precision == "bf16" else "no"
