@@ -250,8 +250,16 @@ class Trainer:
 
 
 def refuse_other_settings(folder: Path, now: RunConfig, then: RunConfig) -> None:
-    """A run goes on only as it began; more updates are fine where the learning rate does not depend on them."""
+    """A run goes on only as it began, but for what the same images of each update are spread over.
+
+    More updates are fine where the learning rate does not depend on them.
+    """
     free = {"keep_last"} | ({"num_updates"} if now.train.schedule.startswith("constant") else set())
+    if (
+        now.train.images_per_update == then.train.images_per_update and now.rollout.reuse == 1
+    ):  # else each keeps its own
+        free |= {"num_processes", "accumulation", "sharding", "gather", "reduce"}
+        free |= set() if now.images else {"batch_size"}  # micro-batches of real images have one shape each
     fixed = {"seed", "model", "reward", "rewards", "method", "prompts", "images"}
     fixed |= {"preference", "align", "rollout", "train"}
     before, after = (config.model_dump(include=fixed, exclude={"train": free}) for config in (then, now))

@@ -2,7 +2,9 @@
 
 import signal
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,12 +14,12 @@ from safetensors.torch import load_file
 from torchvision.io import read_image
 
 from srpo.artifacts import Trained, TrainJob
-from srpo.config import Bound
+from srpo.config import Bound, RunConfig
 from srpo.durable.checkpoints import CheckpointCopies
 from srpo.errors import ConfigError, PreemptedError, TrainingStoppedError
 from srpo.record import read_journal
 from srpo.train import reproducible, train
-from srpo.trainer import Trainer
+from srpo.trainer import Trainer, refuse_other_settings
 from tests.jobs import assert_same_weights, killed, place, run, weights_of
 
 
@@ -106,6 +108,27 @@ def test_more_updates_may_follow_where_the_rate_does_not_depend_on_them(job: Tra
     assert run(place(job, tmp_path, num_updates=4, schedule="constant")).num_updates == 4
     with pytest.raises(ConfigError, match="other settings in train"):
         run(place(job, tmp_path, num_updates=4, schedule="cosine"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "rollout", "images", "goes_on"),
+    [
+        ({"num_processes": 2, "accumulation": 1}, {}, None, True),
+        ({"num_processes": 4, "batch_size": 1, "accumulation": 1, "sharding": "fsdp2"}, {}, None, True),
+        ({"num_processes": 2}, {}, None, False),
+        ({"num_processes": 2, "accumulation": 1}, {"reuse": 2}, None, False),
+        ({"num_processes": 2, "accumulation": 1}, {}, {"source": "photos"}, True),
+        ({"num_processes": 2, "batch_size": 1}, {}, {"source": "photos"}, False),
+        ({"learning_rate": 1.0}, {}, None, False),
+    ],
+)
+def test_a_run_goes_on_with_what_the_same_images_are_spread_over(
+    job: TrainJob, changed: dict[str, Any], rollout: dict[str, Any], images: dict[str, Any] | None, goes_on: bool
+) -> None:
+    began = RunConfig.model_validate(job.config.model_dump() | {"rollout": rollout, "images": images})
+    now = RunConfig.model_validate(began.model_dump() | {"train": began.train.model_dump() | changed})
+    with nullcontext() if goes_on else pytest.raises(ConfigError, match="other settings in train"):
+        refuse_other_settings(Path("run"), now, began)
 
 
 @pytest.mark.parametrize("settings", [{"precision": "bf16"}, {"gradient_checkpointing": "full"}])
