@@ -60,12 +60,12 @@ def _train(run: Trainer, config: RunConfig, accelerator: Accelerator, preemption
     if run.update == 0:
         run.watch()
     while run.update < config.train.num_updates and not run.stopped:
-        if preemption.requested(accelerator):
-            run.give_way(preemption)
-        run.update += 1
+        run.begin()
         clock, record = Clock(accelerator.device), UpdateRecord()
         parts = run.batches.draw(run.update)
         for part in parts:
+            if preemption.requested(accelerator):
+                run.give_way(preemption)
             run.expect(more=part is not parts[-1])
             with clock("rollout"):
                 rollout = run.batches.clean_latents(part, run.update)
