@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +46,15 @@ def assert_close_weights(first: Path, second: Path, update: int, tolerance: floa
     assert expected.keys() == got.keys()
     for name in expected:
         torch.testing.assert_close(got[name], expected[name], atol=tolerance, rtol=0)
+
+
+def assert_same_draws(first: Path, second: Path) -> None:
+    """All updates of two runs trained on the same places of the sigma grid."""
+    drawn = [
+        [{key: entry[key] for key in entry if "/sigma_" in key} for entry in read_journal(folder / "metrics.jsonl")]
+        for folder in (first, second)
+    ]
+    assert drawn[0] == [pytest.approx(entry, rel=1e-6) for entry in drawn[1]]
 
 
 def test_kill_9_and_resume_gives_the_same_weights(
@@ -140,13 +150,16 @@ def test_told_to_stop_before_it_can_say_so_it_was_preempted(
         launch_training(place(job, tmp_path))
 
 
-def assert_same_draws(first: Path, second: Path) -> None:
-    """All updates of two runs trained on the same places of the sigma grid."""
-    drawn = [
-        [{key: entry[key] for key in entry if "/sigma_" in key} for entry in read_journal(folder / "metrics.jsonl")]
-        for folder in (first, second)
-    ]
-    assert drawn[0] == [pytest.approx(entry, rel=1e-6) for entry in drawn[1]]
+@pytest.mark.usefixtures("bears_sigterm")
+def test_sigterm_reaches_a_training_that_has_no_launcher(job: TrainJob, tmp_path: Path) -> None:
+    def tell() -> None:
+        while not read_journal(tmp_path / "metrics.jsonl"):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=tell, daemon=True).start()
+    with pytest.raises(PreemptedError, match=r"told to stop \(SIGTERM\) after update \d+, which is saved"):
+        launch_training(place(job, tmp_path, num_updates=100, schedule="constant"))
 
 
 @pytest.mark.slow
