@@ -75,7 +75,8 @@ class Batches:
     def restore(self, folder: Path) -> None:
         """Put back what `state` has said, from a checkpoint's folder."""
         rank = self.accelerator.process_index
-        restore_random_state(own_file(folder, "rng", rank), self.draws.generator)
+        own = own_file(folder, "rng", rank)  # one that has joined draws as all do
+        restore_random_state(own if own.exists() else own_file(folder, "rng", 0), self.draws.generator)
         if self.config.rollout.reuse > 1:
             self.draws.noise, kept = load_rollouts(own_file(folder, "rollouts", rank), self.accelerator.device)
             self.kept.extend(kept)

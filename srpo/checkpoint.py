@@ -21,8 +21,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from srpo.errors import ConfigError
-from srpo.files import atomic_folder as atomic_folder
-from srpo.files import write_atomic as write_atomic
+from srpo.files import atomic_folder
 from srpo.sharding import put, whole
 from srpo.tuning import set_learning_rate, stepping
 

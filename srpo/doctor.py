@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from srpo.gpus import driver_version
+
 Fact = tuple[str, str]
 PACKAGES = (
     "srpo", "torch", "torchvision", "diffusers", "transformers", "accelerate", "open_clip_torch", "safetensors",
@@ -48,12 +50,11 @@ def _torch() -> Iterator[Fact]:
     from srpo.tuning import find_compiler
 
     yield "C compiler", find_compiler() or "none: a GPU cannot run what it has to compile"
+    yield "driver", driver_version()
     if not torch.cuda.is_available():
         yield "cuda", f"not available (torch built for CUDA {torch.version.cuda})"
         return
-    driver = Path("/proc/driver/nvidia/version")
     yield "cuda", str(torch.version.cuda)
-    yield "driver", driver.read_text().splitlines()[0] if driver.exists() else "unknown"
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         yield f"gpu {index}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"

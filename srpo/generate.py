@@ -13,6 +13,7 @@ from torch import Tensor
 
 from srpo.config import ModelConfig, PromptsConfig, Settings, WeightsFormat
 from srpo.errors import ConfigError
+from srpo.gpus import check_device
 from srpo.models import Embeddings, TextToImage, check_model, load_model, load_text_encoder
 from srpo.preference import with_word
 from srpo.prompts import read_prompts
@@ -50,6 +51,8 @@ class Generator:
     def __init__(
         self, config: ModelConfig, folder: Path, transformer: Path | None = None, device: str | None = None
     ) -> None:
+        if device != "cpu":
+            check_device()
         check_model(config, folder)
         self.config = config
         self.folder = folder

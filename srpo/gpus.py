@@ -1,8 +1,13 @@
-"""GPUs as a plan knows them: usable memory and peak speed (dense bf16, from the makers' data sheets)."""
+"""GPUs as a plan knows them: usable memory, peak speed (dense bf16, from the makers' data sheets); and those here."""
 
+import os
+import re
+from pathlib import Path
 from typing import NamedTuple
 
 from srpo.errors import ConfigError
+
+DEVICES, DRIVER = Path("/dev"), Path("/proc/driver/nvidia/version")
 
 
 class Gpu(NamedTuple):
@@ -40,3 +45,26 @@ def find_gpu(name: str) -> Gpu:
     if name not in GPUS:
         raise ConfigError(f"--gpu {name}: not in the list; choose from {', '.join(GPUS)}")
     return GPUS[name]
+
+
+def check_device() -> None:
+    """ConfigError where work would go to the CPU because torch cannot use the NVIDIA GPU that is here.
+
+    CUDA_VISIBLE_DEVICES that shows none asks for the CPU. What counts is a device: a container without any sees the
+    driver of its node too.
+    """
+    import torch
+
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1")
+    if hidden or not any(DEVICES.glob("nvidia[0-9]*")) or torch.cuda.is_available():
+        return
+    raise ConfigError(
+        f"there is an NVIDIA GPU, but torch, which is built for CUDA {torch.version.cuda}, cannot use it with driver "
+        f"{driver_version()}; install a newer driver, or set CUDA_VISIBLE_DEVICES= (to nothing) to work on the CPU"
+    )
+
+
+def driver_version() -> str:
+    """The version of this machine's NVIDIA driver, `unknown` where it does not say."""
+    found = re.search(r"\d+\.\d[\d.]*", DRIVER.read_text(encoding="utf-8")) if DRIVER.exists() else None
+    return found.group() if found else "unknown"

@@ -1,4 +1,4 @@
-"""Starts training as processes of its own, the same way a person would: `accelerate launch -m srpo.train job.json`."""
+"""Starts training as processes of its own, as a person would: `python -m srpo.train job.json`, several by torchrun."""
 
 import json
 import os
@@ -108,21 +108,15 @@ def _refuse_busy(output_dir: Path, nodes: Nodes) -> None:
 
 
 def launch_command(config: TrainConfig, job_path: Path, nodes: Nodes = ALONE) -> list[str]:
-    """The command line; every option that accelerate would otherwise guess, and warn about, is given."""
+    """The command line: plain Python for one process, torchrun for several; no settings of accelerate's are read."""
     among = [
-        *("--machine_rank", str(nodes.rank), "--same_network"),
-        *("--main_process_ip", nodes.main_address, "--main_process_port", str(nodes.main_port)),
+        *("--nnodes", str(nodes.count), "--node-rank", str(nodes.rank)),
+        *("--master-addr", nodes.main_address, "--master-port", str(nodes.main_port)),
     ]
-    # --multi_gpu is accelerate's name for torchrun, which starts CPU processes as well; --cpu would start only one
-    alone = ["--main_process_port", "0"]  # any that is free: other trainings of this machine have theirs
-    together = ["--multi_gpu", *(among if nodes.count > 1 else alone)] if config.num_processes > 1 else []
-    return [
-        *(sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--quiet"),
-        *("--num_processes", str(config.num_processes), "--num_machines", str(nodes.count), "--dynamo_backend", "no"),
-        *("--mixed_precision", "bf16" if config.precision == "bf16" else "no"),
-        *("--num_cpu_threads_per_process", str(_threads(config, nodes)), *together),
-        *("-m", "srpo.train", str(job_path)),
-    ]
+    alone = ["--local-addr", "127.0.0.1"]  # any port that is free: other trainings of this machine have theirs
+    here = ["--nproc-per-node", str(config.num_processes // nodes.count), *(among if nodes.count > 1 else alone)]
+    together = ["torch.distributed.run", *here, "-m"] if config.num_processes > 1 else []
+    return [sys.executable, "-m", *together, "srpo.train", str(job_path)]
 
 
 def _threads(config: TrainConfig, nodes: Nodes) -> int:
@@ -136,9 +130,14 @@ def num_cores() -> int:
 
 
 def launch_environment(config: TrainConfig, nodes: Nodes = ALONE) -> dict[str, str]:
-    """This process's, with the threads made explicit, as bit-exact resumption needs it, and the CPU where it is all."""
-    device = {} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "true"}
-    return os.environ | {"OMP_NUM_THREADS": str(_threads(config, nodes))} | device
+    """This process's, with the threads made explicit, as bit-exact resumption needs it, and the CPU where it is all.
+
+    Memory of a GPU is reserved in segments that grow, of which fragments waste less, unless somebody says otherwise.
+    """
+    growing = os.environ.get("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    unsaid = {"PYTORCH_ALLOC_CONF": growing} if torch.cuda.is_available() else {}
+    cpu = {} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "true"}
+    return unsaid | os.environ | {"OMP_NUM_THREADS": str(_threads(config, nodes))} | cpu
 
 
 def _run(command: list[str], environment: dict[str, str]) -> tuple[int, bool]:
@@ -185,4 +184,4 @@ def _trains(process: psutil.Process) -> bool:
         command = process.cmdline()
     except psutil.NoSuchProcess:
         return False
-    return "srpo.train" in command and "accelerate.commands.accelerate_cli" not in command
+    return "srpo.train" in command and "torch.distributed.run" not in command

@@ -1,6 +1,6 @@
-"""SIGTERM, which a scheduler sends before it takes the machine away: noticed between updates, by all processes at once.
+"""SIGTERM, which a scheduler sends before it takes the machine away: noticed between micro-batches, by all processes.
 
-The handler only notes the time, so that the update that is going on ends as it would have.
+The handler only notes the time; what has begun of an update is dropped, and done again when the run goes on.
 """
 
 import signal

@@ -12,7 +12,7 @@ from torch import Generator
 
 
 def random_state(generator: Generator) -> bytes:
-    """That of `generator`, torch, numpy, Python and all GPUs, as it is now."""
+    """That of `generator`, torch, numpy, Python and this process's GPU, as it is now."""
     _, keys, position, has_gauss, cached = np.random.get_state()
     version, internal, gauss = random.getstate()
     tensors = {
@@ -21,11 +21,8 @@ def random_state(generator: Generator) -> bytes:
         "numpy": torch.from_numpy(np.asarray(keys).astype(np.int64)),
         "python": torch.tensor(internal, dtype=torch.int64),
     }
-    tensors |= (
-        {f"cuda{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
-        if torch.cuda.is_available()
-        else {}
-    )
+    if torch.cuda.is_available():
+        tensors["cuda"] = torch.cuda.get_rng_state()
     scalars = {"numpy": [int(position), int(has_gauss), float(cached)], "python": [version, gauss]}
     return save(tensors, metadata={"scalars": json.dumps(scalars)})
 
@@ -41,6 +38,5 @@ def restore_random_state(path: Path, generator: Generator) -> None:
     np.random.set_state(("MT19937", tensors["numpy"].numpy().astype(np.uint32), position, has_gauss, cached))
     version, gauss = scalars["python"]
     random.setstate((version, tuple(tensors["python"].tolist()), gauss))
-    for index in range(torch.cuda.device_count()):
-        if f"cuda{index}" in tensors:  # the machine that wrote it may have had fewer
-            torch.cuda.set_rng_state(tensors[f"cuda{index}"], index)
+    if torch.cuda.is_available() and "cuda" in tensors:  # what wrote it may have had none
+        torch.cuda.set_rng_state(tensors["cuda"])

@@ -1,4 +1,4 @@
-"""The SRPO training loop: `accelerate launch -m srpo.train job.json`, with or without a pipeline around it.
+"""The SRPO training loop: `python -m srpo.train job.json`, with or without a pipeline around it, or under torchrun.
 
 Per update: roll out latents from noise, or take those of real images, then go backward from each loss of the method
 (SRPO: for each noise level and branch Direct-Align, decode, score by relative preference); reduce over processes, clip,
@@ -35,6 +35,7 @@ from srpo.errors import (
     UnreachableError,
 )
 from srpo.files import write_atomic
+from srpo.gpus import check_device
 from srpo.preemption import Preemption
 from srpo.record import Clock, UpdateRecord
 from srpo.trainer import Trainer
@@ -60,12 +61,12 @@ def _train(run: Trainer, config: RunConfig, accelerator: Accelerator, preemption
     if run.update == 0:
         run.watch()
     while run.update < config.train.num_updates and not run.stopped:
-        if preemption.requested(accelerator):
-            run.give_way(preemption)
-        run.update += 1
+        run.begin()
         clock, record = Clock(accelerator.device), UpdateRecord()
         parts = run.batches.draw(run.update)
         for part in parts:
+            if preemption.requested(accelerator):
+                run.give_way(preemption)
             run.expect(more=part is not parts[-1])
             with clock("rollout"):
                 rollout = run.batches.clean_latents(part, run.update)
@@ -116,6 +117,7 @@ def space_needed(output_dir: Path) -> Iterator[None]:
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
     """Processes, device and precision."""
+    check_device()
     # all wait while one writes a checkpoint, which is 140 GB for FLUX.1-dev in fp32
     patient = InitProcessGroupKwargs(timeout=timedelta(hours=2))
     precision = "bf16" if config.precision == "bf16" else "no"
@@ -123,7 +125,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     if accelerator.num_processes != config.num_processes:
         raise ConfigError(
             f"train.num_processes is {config.num_processes}, but {accelerator.num_processes} were started; "
-            f"use accelerate launch --num_processes {config.num_processes}"
+            f"use torchrun --nproc-per-node {config.num_processes} -m srpo.train"
         )
     return accelerator
 

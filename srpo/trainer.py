@@ -1,6 +1,7 @@
 """What a training run works with, and what its checkpoints hold; the loop itself is in `srpo.train`."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -13,20 +14,19 @@ from srpo.artifacts import Trained, TrainJob
 from srpo.batches import Batches
 from srpo.budget import Budget
 from srpo.checkpoint import (
-    atomic_folder,
     load_state,
     load_weights,
     read_weights,
     save_own,
     save_state,
     save_weights,
-    write_atomic,
 )
 from srpo.config import RunConfig
 from srpo.criteria import load_criteria, measure_scales
 from srpo.durable.checkpoints import CheckpointCopies
 from srpo.errors import ConfigError, PreemptedError, TrainingStoppedError, UnreachableError
 from srpo.evaluation.scores import Scorer, load_scores
+from srpo.files import atomic_folder, write_atomic
 from srpo.held_out import HeldOut
 from srpo.hub import snapshot
 from srpo.methods import make_method
@@ -97,6 +97,11 @@ class Trainer:
         """Injections of one process that an update's gradient is averaged over."""
         return self.config.train.accumulation * self.config.num_injections
 
+    def begin(self) -> None:
+        """The next update; what a checkpoint of the one before it would hold is kept until this one ends."""
+        self.before = self.batches.state()
+        self.update += 1
+
     def due(self, every: int) -> bool:
         """Every so many updates, and at the end."""
         return self.update % every == 0 or self.update == self.config.train.num_updates
@@ -162,14 +167,14 @@ class Trainer:
         if self.stopped:
             self.record.stopped(self.stopped)
 
-    def save(self) -> None:
-        """Write a checkpoint, then drop those no longer kept."""
+    def save(self, own: Mapping[str, bytes] | None = None) -> None:
+        """Write a checkpoint, then drop those no longer kept. `own`: the batches' state, if not as it is now."""
         state = {"update": self.update, "seconds": self.seconds, "config": self.config.model_dump(mode="json")}
         state["gpu_hours"] = self.budget.spent
         state |= self.contents | {"scales": {each.name: each.scale for each in self.criteria}}
         with self.store.writing(self.update, self.accelerator.is_main_process) as folder:
             save_weights(folder, self.model.transformer, self.optimizer)
-            save_own(folder, self.accelerator, self.batches.state())
+            save_own(folder, self.accelerator, own or self.batches.state())
             if folder:
                 save_state(folder, state | {"scheduler": self.scheduler.state_dict()})
         self.saved = self.update
@@ -178,17 +183,24 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def give_way(self, preemption: Preemption) -> NoReturn:
-        """Save what is not saved, have it sent in the time that is left, and end with a PreemptedError that says so."""
+        """Drop the update that has begun, save the one before it if it is not, have it sent in the time that is left.
+
+        Ends with a PreemptedError that says so.
+        """
+        release(self.model.transformer)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.update -= 1
         if self.update != self.saved:
-            self.save()
+            self.save(self.before)
         try:
             fate = self.copies.wait(preemption.seconds_left(self.config.storage.grace_s))
         except UnreachableError as error:
             fate = str(error)
         self.accelerator.wait_for_everyone()
+        saved = f"after update {self.update}, which is saved in {self.store.directory}"
         raise PreemptedError(
-            f"told to stop (SIGTERM) after update {self.update}, which is saved in {self.store.directory}"
-            f"{f' ({fate})' if fate else ''}; run it again: it goes on from there"
+            f"told to stop (SIGTERM) {saved if self.update else 'in the first update'}{f' ({fate})' if fate else ''}; "
+            "run it again: it goes on from there"
         )
 
     def _stop_reason(self) -> str | None:
@@ -249,8 +261,16 @@ class Trainer:
 
 
 def refuse_other_settings(folder: Path, now: RunConfig, then: RunConfig) -> None:
-    """A run goes on only as it began; more updates are fine where the learning rate does not depend on them."""
+    """A run goes on only as it began, but for what the same images of each update are spread over.
+
+    More updates are fine where the learning rate does not depend on them.
+    """
     free = {"keep_last"} | ({"num_updates"} if now.train.schedule.startswith("constant") else set())
+    if (
+        now.train.images_per_update == then.train.images_per_update and now.rollout.reuse == 1
+    ):  # else each keeps its own
+        free |= {"num_processes", "accumulation", "sharding", "gather", "reduce"}
+        free |= set() if now.images else {"batch_size"}  # micro-batches of real images have one shape each
     fixed = {"seed", "model", "reward", "rewards", "method", "prompts", "images"}
     fixed |= {"preference", "align", "rollout", "train"}
     before, after = (config.model_dump(include=fixed, exclude={"train": free}) for config in (then, now))

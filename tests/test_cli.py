@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -137,12 +138,10 @@ def test_a_job_trains_without_the_pipeline(place: Place, tmp_path: Path, capsys:
     """The printed command, typed as it stands; it trains what the pipeline would have trained."""
     folder = tmp_path / "job"
     assert call("job", "--config", str(CONFIG), "--out", str(folder), *SETTINGS) == 0
-    command = capsys.readouterr().out.split()
-    assert command[:2] == ["accelerate", "launch"]
-    assert command[-3:] == ["-m", "srpo.train", str(folder / "job.json")]
-    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli"]
+    command = shlex.split(capsys.readouterr().out)
+    assert command == [sys.executable, "-m", "srpo.train", str(folder / "job.json")]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    subprocess.run([*launcher, *command[1:]], check=True, env=environment, capture_output=True, timeout=120)
+    subprocess.run(command, check=True, env=environment, capture_output=True, timeout=120)
     assert json.loads((folder / "result.json").read_text())["num_updates"] == 2
 
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,8 +48,22 @@ def assert_close_weights(first: Path, second: Path, update: int, tolerance: floa
         torch.testing.assert_close(got[name], expected[name], atol=tolerance, rtol=0)
 
 
-def test_kill_9_and_resume_gives_the_same_weights(job: TrainJob, whole: Path, tmp_path: Path) -> None:
-    """Killed in mid-update under accelerate launch; the whole run is one of this process."""
+def assert_same_draws(first: Path, second: Path) -> None:
+    """All updates of two runs trained on the same places of the sigma grid."""
+    drawn = [
+        [{key: entry[key] for key in entry if "/sigma_" in key} for entry in read_journal(folder / "metrics.jsonl")]
+        for folder in (first, second)
+    ]
+    assert drawn[0] == [pytest.approx(entry, rel=1e-6) for entry in drawn[1]]
+
+
+def test_kill_9_and_resume_gives_the_same_weights(
+    job: TrainJob, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in mid-update, where accelerate has settings of the user's; the whole run is one of this process."""
+    (settings := tmp_path / "cache/accelerate/default_config.yaml").parent.mkdir(parents=True)
+    settings.write_text("compute_environment: LOCAL_MACHINE\ndistributed_type: DEEPSPEED\nnum_processes: 8\n")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     killed = place(job, tmp_path)
     kill_at(killed, 3)
     assert launch_training(killed).num_updates == 6
@@ -93,6 +108,25 @@ def test_the_error_of_an_earlier_attempt_decides_nothing(
         launch_training(place(job, tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "expandable_segments:True"),
+        ({"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}, "backend:native"),
+        ({"PYTORCH_ALLOC_CONF": "backend:native"}, "backend:native"),
+    ],
+)
+def test_memory_of_a_gpu_is_reserved_in_segments_that_grow_unless_somebody_says_otherwise(
+    job: TrainJob, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], expected: str
+) -> None:
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert launch_environment(job.config.train)["PYTORCH_ALLOC_CONF"] == expected
+
+
 @pytest.fixture
 def bears_sigterm() -> Iterator[None]:
     """SIGTERM does not end the tests where it comes before what they test handles it."""
@@ -116,6 +150,18 @@ def test_told_to_stop_before_it_can_say_so_it_was_preempted(
         launch_training(place(job, tmp_path))
 
 
+@pytest.mark.usefixtures("bears_sigterm")
+def test_sigterm_reaches_a_training_that_has_no_launcher(job: TrainJob, tmp_path: Path) -> None:
+    def tell() -> None:
+        while not read_journal(tmp_path / "metrics.jsonl"):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=tell, daemon=True).start()
+    with pytest.raises(PreemptedError, match=r"told to stop \(SIGTERM\) after update \d+, which is saved"):
+        launch_training(place(job, tmp_path, num_updates=100, schedule="constant"))
+
+
 @pytest.mark.slow
 def test_two_processes_train_as_one(job: TrainJob, tmp_path: Path) -> None:
     """The same global batch on two processes (gloo) and on one: equal to rounding."""
@@ -123,6 +169,15 @@ def test_two_processes_train_as_one(job: TrainJob, tmp_path: Path) -> None:
     two = place(job, tmp_path / "two", num_processes=2, accumulation=1)
     assert start(one).wait() == 0 and start(two).wait() == 0
     assert_close_weights(tmp_path / "one", tmp_path / "two", 6, 1e-5)
+
+
+def test_a_second_process_joins_a_run_of_one(job: TrainJob, whole: Path, tmp_path: Path) -> None:
+    """From the checkpoint of update 4, which knows of one process; it draws the same as the run that stayed alone."""
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "checkpoints" / "update-000006")
+    assert start(place(job, tmp_path, num_processes=2, batch_size=1)).wait() == 0
+    assert_same_draws(whole, tmp_path)
+    assert_close_weights(whole, tmp_path, 6, 1e-5)
 
 
 @pytest.mark.parametrize(
@@ -148,8 +203,6 @@ def test_sharded_over_two_processes_trains_as_one_which_resumes_its_checkpoint(
     assert start(two).wait() == 0
     assert_close_weights(tmp_path / "one", tmp_path / "two", 2, 1e-5 if precision == "fp32" else 5e-4)
     if precision == "fp32":
-        state = tmp_path / "two" / "checkpoints" / "update-000002" / "state.json"
-        config = one.config.model_dump(mode="json")
-        state.write_text(json.dumps(json.loads(state.read_text()) | {"config": config}))
         assert start(place(one, tmp_path / "two")).wait() == 0
+        assert_same_draws(tmp_path / "one", tmp_path / "two")
         assert_close_weights(tmp_path / "one", tmp_path / "two", 4, 1e-5)

@@ -2,7 +2,9 @@
 
 import signal
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,13 +14,16 @@ from safetensors.torch import load_file
 from torchvision.io import read_image
 
 from srpo.artifacts import Trained, TrainJob
-from srpo.config import Bound
+from srpo.batches import Batches
+from srpo.config import Bound, RunConfig
+from srpo.draws import Draw
 from srpo.durable.checkpoints import CheckpointCopies
 from srpo.errors import ConfigError, PreemptedError, TrainingStoppedError
 from srpo.record import read_journal
+from srpo.rollout import Rollout
 from srpo.train import reproducible, train
-from srpo.trainer import Trainer
-from tests.jobs import assert_same_weights, killed, place, run, weights_of
+from srpo.trainer import Trainer, refuse_other_settings
+from tests.jobs import assert_same_weights, killed, place, run, weights_of, with_rollout
 
 
 def test_a_run_leaves_everything_promised(job: TrainJob, whole: Path, flux_folder: Path) -> None:
@@ -54,13 +59,40 @@ def test_a_stop_anywhere_in_an_update_is_invisible_after_resuming(
         assert timeless(tmp_path / journal) == timeless(whole / journal)
 
 
+@pytest.mark.parametrize(("update", "reuse"), [(1, 1), (4, 1), (4, 2)])
+def test_told_to_stop_within_an_update_it_saves_the_one_before_and_goes_on_bit_for_bit(
+    job: TrainJob, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, update: int, reuse: int
+) -> None:
+    """With gradients of one micro-batch, whose draws and rotated rollouts are those of an update that never was."""
+    job, latents = with_rollout(job, reuse=reuse), Batches.clean_latents
+    if reuse > 1:
+        run(place(job, whole := tmp_path / "whole"))
+
+    def tell(batches: Batches, draw: Draw, now: int) -> Rollout:
+        if now == update:
+            signal.raise_signal(signal.SIGTERM)
+        return latents(batches, draw, now)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Batches, "clean_latents", tell)
+        with pytest.raises(
+            PreemptedError, match="after update 3, which is saved" if update > 1 else "the first update;"
+        ):
+            run(place(job, told := tmp_path / "told"))
+    assert [entry["update"] for entry in read_journal(told / "metrics.jsonl")] == list(range(1, update))
+    run(place(job, told))
+    assert_same_weights(whole, told, 6)
+    for journal in ("metrics.jsonl", "heldout.jsonl"):
+        assert timeless(told / journal) == timeless(whole / journal)
+
+
 def test_the_time_that_saving_takes_is_taken_off_that_for_the_upload(
     job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left: list[float] = []
     step, save = Trainer.step, Trainer.save
     monkeypatch.setattr(Trainer, "step", lambda trainer: signal.raise_signal(signal.SIGTERM) or step(trainer))
-    monkeypatch.setattr(Trainer, "save", lambda trainer: time.sleep(1.0) or save(trainer))
+    monkeypatch.setattr(Trainer, "save", lambda trainer, own: time.sleep(1.0) or save(trainer, own))
     monkeypatch.setattr(CheckpointCopies, "wait", lambda _, seconds: left.append(seconds) or "")
     with pytest.raises(PreemptedError, match="after update 1, which is saved"):
         run(place(job, tmp_path))
@@ -106,6 +138,27 @@ def test_more_updates_may_follow_where_the_rate_does_not_depend_on_them(job: Tra
     assert run(place(job, tmp_path, num_updates=4, schedule="constant")).num_updates == 4
     with pytest.raises(ConfigError, match="other settings in train"):
         run(place(job, tmp_path, num_updates=4, schedule="cosine"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "rollout", "images", "goes_on"),
+    [
+        ({"num_processes": 2, "accumulation": 1}, {}, None, True),
+        ({"num_processes": 4, "batch_size": 1, "accumulation": 1, "sharding": "fsdp2"}, {}, None, True),
+        ({"num_processes": 2}, {}, None, False),
+        ({"num_processes": 2, "accumulation": 1}, {"reuse": 2}, None, False),
+        ({"num_processes": 2, "accumulation": 1}, {}, {"source": "photos"}, True),
+        ({"num_processes": 2, "batch_size": 1}, {}, {"source": "photos"}, False),
+        ({"learning_rate": 1.0}, {}, None, False),
+    ],
+)
+def test_a_run_goes_on_with_what_the_same_images_are_spread_over(
+    job: TrainJob, changed: dict[str, Any], rollout: dict[str, Any], images: dict[str, Any] | None, goes_on: bool
+) -> None:
+    began = RunConfig.model_validate(job.config.model_dump() | {"rollout": rollout, "images": images})
+    now = RunConfig.model_validate(began.model_dump() | {"train": began.train.model_dump() | changed})
+    with nullcontext() if goes_on else pytest.raises(ConfigError, match="other settings in train"):
+        refuse_other_settings(Path("run"), now, began)
 
 
 @pytest.mark.parametrize("settings", [{"precision": "bf16"}, {"gradient_checkpointing": "full"}])

@@ -15,6 +15,16 @@ folder=${1:?usage: node.sh FOLDER}
 rank=${NODE_RANK:-${SLURM_NODEID:-${JOB_COMPLETION_INDEX:-0}}}
 error=$folder/error.json
 [ "$rank" -ne 0 ] || rm -f "$error" # an earlier attempt's
+processes=${PROCESSES_PER_NODE:-gpu}
+case $processes in
+    *[!0-9]*)
+        processes=$(find /dev -maxdepth 1 -name 'nvidia[0-9]*' | wc -l)
+        [ "$processes" -gt 0 ] || processes=$(nproc)
+        ;;
+esac
+threads=$(($(nproc) / processes))
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}" # torchrun would say 1 to several
+export PYTORCH_ALLOC_CONF="${PYTORCH_ALLOC_CONF:-${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}}"
 torchrun \
     --nnodes "${NODES:-${SLURM_JOB_NUM_NODES:-1}}" \
     --node-rank "$rank" \

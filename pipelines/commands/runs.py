@@ -1,5 +1,6 @@
 """Commands that train: `run`, `plan`, `job`."""
 
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -148,7 +149,7 @@ def job(
     """Prepare training without the pipeline: fetch, embed, write job.json, and print the command that trains it."""
     settings, place = load(config, tuple(set_ or ())), here()
     place.prepare(*settings.inputs)
-    from srpo.launch import prepare_job
+    from srpo.launch import launch_command, prepare_job
     from srpo.plan import make_plan
     from srpo.start import pinned
 
@@ -156,9 +157,7 @@ def job(
         make_plan(settings, out, ("embed", "train"))
         settings = pinned(settings, place.mlflow_uri)
         path = prepare_job(settings, out.resolve(), place.mlflow_uri)
-    processes = settings.train.num_processes
-    several = f"--multi_gpu --num_processes {processes} --main_process_port 0" if processes > 1 else "--num_processes 1"
-    console.print(f"accelerate launch {several} -m srpo.train {path}", soft_wrap=True, highlight=False)
+    console.print(shlex.join(launch_command(settings.train, path)), soft_wrap=True, highlight=False)
 
 
 def _preset_that_fits(config: list[Path] | None, set_: list[str] | None, gpu: str) -> "tuple[Path, Prediction] | None":

@@ -16,4 +16,4 @@ class StorageConfig(Settings):
     for MLflow; while it trains it waits for neither."""
     grace_s: float = Field(default=30.0, gt=0)
     """Seconds between SIGTERM and the kill (terminationGracePeriodSeconds of a pod): what the checkpoint of a preempted
-    run leaves of them goes to its upload. They have to be more than an update takes."""
+    run leaves of them goes to its upload. They have to be more than a micro-batch and a checkpoint take."""

@@ -27,6 +27,7 @@ from srpo.evaluation.provenance import device_name
 from srpo.evaluation.schema import ImageSet
 from srpo.evaluation.scores import Scorer, load_scores
 from srpo.evaluation.statistics import Array
+from srpo.gpus import check_device
 from srpo.models import load_model
 from srpo.shards import StoredRows
 
@@ -98,6 +99,7 @@ def measure(
     `embeddings`: label -> those of the file's prompts, as the contender's encoders make them. The first contender is
     the one that drift is measured from.
     """
+    check_device()
     galleries, scores = {}, {}
     for contender in contenders:
         key = contender.image_key(config, device_name())

@@ -68,13 +68,13 @@ def wait_until(ready: Callable[[], bool], process: subprocess.Popen[str]) -> Non
     assert process.poll() is None, "it ended before"
 
 
-def start_with(torchrun: str, folder: Path) -> subprocess.Popen[str]:
+def start_with(torchrun: str, folder: Path, **variables: str) -> subprocess.Popen[str]:
     """One node with another torchrun, a shell script which finds the folder in FOLDER."""
     programs = folder / "bin"
-    programs.mkdir()
+    programs.mkdir(exist_ok=True)
     (programs / "torchrun").write_text(f"#!/bin/sh\n{torchrun}\n")
     (programs / "torchrun").chmod(0o755)
-    return start_node(folder, PATH=f"{programs}{os.pathsep}{os.environ['PATH']}", FOLDER=str(folder))
+    return start_node(folder, PATH=f"{programs}{os.pathsep}{os.environ['PATH']}", FOLDER=str(folder), **variables)
 
 
 @pytest.mark.parametrize("code", [EXIT_PERMANENT, EXIT_RETRY])
@@ -88,6 +88,21 @@ def test_the_error_of_an_earlier_attempt_decides_nothing(tmp_path: Path) -> None
     (tmp_path / "error.json").write_text(json.dumps({"exit_code": EXIT_PERMANENT}))
     assert start_with("exit 1", tmp_path).wait(10) == 1
     assert not (tmp_path / "error.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("processes", "given", "threads"), [("2", "", "3"), ("16", "", "1"), ("2", "5", "5"), ("auto", "", "1")]
+)
+def test_processes_share_the_cores(tmp_path: Path, processes: str, given: str, threads: str) -> None:
+    """Of six; without a GPU, `auto` is a process for each."""
+    (tmp_path / "bin").mkdir()
+    for name, shown in (("nproc", "6"), ("find", "")):
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\necho {shown}\n" if shown else "#!/bin/sh\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    node = start_with(
+        'echo "$OMP_NUM_THREADS" > "$FOLDER/threads"', tmp_path, OMP_NUM_THREADS=given, PROCESSES_PER_NODE=processes
+    )
+    assert node.wait(10) == 0 and (tmp_path / "threads").read_text() == f"{threads}\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -1,0 +1,69 @@
+"""A GPU that torch cannot use is said so, before anything is computed on the CPU instead."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from srpo import gpus
+from srpo.config import ModelConfig, TrainConfig
+from srpo.encoding import Encoding
+from srpo.errors import ConfigError
+from srpo.evaluation.measure import measure
+from srpo.generate import Generator
+from srpo.gpus import check_device, driver_version
+from srpo.train import make_accelerator
+
+NONE: Any = None
+TOO_OLD = (
+    "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.129.03  Thu Oct 19 18:56:32 UTC 2023\nGCC version: 12.2.0\n"
+)
+
+
+@pytest.fixture
+def devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """/dev of a machine whose driver is too old for torch."""
+    (tmp_path / "version").write_text(TOO_OLD)
+    (tmp_path / "dev").mkdir()
+    monkeypatch.setattr(gpus, "DEVICES", tmp_path / "dev")
+    monkeypatch.setattr(gpus, "DRIVER", tmp_path / "version")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.version.cuda", "13.2")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return tmp_path / "dev"
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        lambda: make_accelerator(TrainConfig()),
+        lambda: Encoding.run(NONE),
+        lambda: measure([], NONE, NONE, {}, [], NONE),
+        lambda: Generator(ModelConfig(source="nowhere"), Path("nowhere")),
+    ],
+    ids=["train", "embed", "evaluate", "generate"],
+)
+def test_all_that_computes_refuses_a_gpu_whose_driver_is_too_old(devices: Path, begin: Callable[[], object]) -> None:
+    (devices / "nvidia0").touch()
+    with pytest.raises(
+        ConfigError, match=r"built for CUDA 13\.2, cannot use it with driver 535\.129\.03; install a newer"
+    ):
+        begin()
+
+
+@pytest.mark.parametrize("hidden", ["", "-1"])
+def test_the_cpu_can_be_asked_for(devices: Path, monkeypatch: pytest.MonkeyPatch, hidden: str) -> None:
+    (devices / "nvidia0").touch()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    check_device()
+
+
+def test_a_container_without_a_device_on_a_node_with_gpus_has_none(devices: Path) -> None:
+    (devices / "nvidiactl").touch()
+    check_device()
+
+
+def test_a_driver_that_says_nothing_is_unknown(devices: Path) -> None:
+    gpus.DRIVER.unlink()
+    assert driver_version() == "unknown"
