@@ -266,9 +266,8 @@ def refuse_other_settings(folder: Path, now: RunConfig, then: RunConfig) -> None
     More updates are fine where the learning rate does not depend on them.
     """
     free = {"keep_last"} | ({"num_updates"} if now.train.schedule.startswith("constant") else set())
-    if (
-        now.train.images_per_update == then.train.images_per_update and now.rollout.reuse == 1
-    ):  # else each keeps its own
+    reused = now.rollout.reuse > 1  # those pictures are each process's own
+    if now.train.images_per_update == then.train.images_per_update and not reused:
         free |= {"num_processes", "accumulation", "sharding", "gather", "reduce"}
         free |= set() if now.images else {"batch_size"}  # micro-batches of real images have one shape each
     fixed = {"seed", "model", "reward", "rewards", "method", "prompts", "images"}
