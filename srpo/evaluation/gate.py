@@ -4,7 +4,7 @@ A smallest change or ratio is compared with the interval's lower end, a largest 
 does not promote. There is one gate against the base, and one against the champion: promoted is only what is better than
 both. A gate that holds has kept every one of its limits, so luck promotes no more often than it would break the hardest
 one (Berger 1982, intersection-union tests); the correction of `evaluation.gate_confidence` is for what the report says
-of each limit. A model whose estimates themselves break the monitor's bounds has collapsed.
+of each limit. A model whose whole interval lies past a bound of the monitor has collapsed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,6 +20,12 @@ from srpo.monitor import Limit, holds, limits, violations
 from srpo.wording import capitalised, number, signed, span
 
 Metrics = Mapping[str, Comparison]
+OPPOSITE: dict[Limit, Limit] = {
+    "min_change": "max_change",
+    "max_change": "min_change",
+    "min_ratio": "max_ratio",
+    "max_ratio": "min_ratio",
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class Judgement:
     """One sentence."""
     checks: list[GateCheck] = field(default_factory=list)
     damage: list[str] = field(default_factory=list)
-    """Scores that are not finite, bounds of the monitor that the estimates break."""
+    """Scores that are not finite, bounds of the monitor that are broken beyond doubt."""
 
 
 def check_metrics(config: RunConfig) -> None:
@@ -87,7 +93,7 @@ def check_drift(config: RunConfig) -> None:
 def judge(
     config: RunConfig, base: Evidence, champion: Evidence | None = None, broken_scores: Sequence[str] = ()
 ) -> Judgement:
-    """Collapsed, if the estimates break the monitor's bounds; promote, if the gates' limits all hold; else keep.
+    """Collapsed, if bounds of the monitor are broken beyond doubt; promote, if the gates' limits all hold; else keep.
 
     `broken_scores`: what was wrong with the judged model's scores, in words; it has collapsed by that, too.
     """
@@ -109,10 +115,16 @@ def judge(
 
 
 def _damage(config: RunConfig, metrics: Metrics) -> list[str]:
-    """The monitor's bounds that the estimates break."""
+    """The monitor's bounds that are broken beyond doubt: a checkpoint that was just inside may be just outside here."""
     base = {name: row.reference for name, row in metrics.items()}
     candidate = {name: row.candidate for name, row in metrics.items()}
-    return violations(candidate, base, config.monitor.bounds)
+    broken = [bound for bound in config.monitor.bounds if _surely_broken(bound, metrics[bound.metric])]
+    return violations(candidate, base, broken)
+
+
+def _surely_broken(bound: Bound, row: Comparison) -> bool:
+    """Whether even the better end of the interval breaks a limit; where there is no interval the estimate tells."""
+    return any(not holds(limit, threshold, _end(OPPOSITE[limit], row)) for limit, threshold in limits(bound))
 
 
 def check_gate(bounds: Sequence[Bound], metrics: Metrics, against: str, exceed: bool = False) -> list[GateCheck]:

@@ -230,7 +230,7 @@ class Report(Settings):
     reason: str
     """The verdict in one sentence; without one, what was found."""
     damage: list[str]
-    """Scores that are not finite, bounds of the monitor that the estimates break: the model has collapsed."""
+    """Scores that are not finite, bounds of the monitor that are broken beyond doubt: the model has collapsed."""
     wanted: str
     """The metric that the run was meant to raise."""
     confidence: float

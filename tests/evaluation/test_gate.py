@@ -158,7 +158,7 @@ def test_the_doubt_is_shared_out_over_the_metrics_that_the_gates_name() -> None:
     assert EvaluationConfig(gate=(), champion_gate=()).gate_confidence == pytest.approx(0.95)
 
 
-def test_damage_by_the_estimate_is_collapse_even_if_the_gate_holds() -> None:
+def test_damage_beyond_doubt_is_collapse_even_if_the_gate_holds() -> None:
     metrics = {"relative": row(0.5, 0.05), "content": row(-0.3, 0.04), "spread": row(-0.9, 0.01)}
     bounds = [Bound(metric="content", min_change=-0.05), Bound(metric="spread", min_ratio=0.6)]
     judged = judge(config([Bound(metric="relative", min_change=0)], bounds), metrics)
@@ -168,10 +168,22 @@ def test_damage_by_the_estimate_is_collapse_even_if_the_gate_holds() -> None:
     assert judged.reason.endswith("(and 1 more limit).")
 
 
-def test_damage_that_only_the_interval_reaches_is_no_collapse() -> None:
-    metrics = {"relative": row(0.5, 0.05), "content": row(-0.03, 0.2)}
-    bounds = [Bound(metric="content", min_change=-0.05)]
-    assert judge(config([Bound(metric="relative", min_change=0)], bounds), metrics).verdict == "promote"
+@pytest.mark.parametrize(
+    ("bound", "change", "verdict"),
+    [
+        ({"min_change": -0.05}, -0.03, "promote"),
+        ({"min_change": -0.05}, -0.06, "promote"),  # the interval reaches from -0.26 to 0.14
+        ({"min_change": -0.05}, -0.26, "collapsed"),
+        ({"max_change": 0.05}, 0.06, "promote"),
+        ({"max_change": 0.05}, 0.26, "collapsed"),
+        ({"min_change": -0.05, "max_change": 0.05}, 0.26, "collapsed"),
+    ],
+)
+def test_what_may_be_chance_is_no_collapse(bound: dict[str, float], change: float, verdict: str) -> None:
+    metrics = {"relative": row(0.5, 0.05), "content": row(change, 0.2)}
+    bounds = [Bound.model_validate({"metric": "content"} | bound)]
+    judged = judge(config([Bound(metric="relative", min_change=0)], bounds), metrics)
+    assert (judged.verdict, len(judged.damage)) == (verdict, int(verdict == "collapsed"))
 
 
 @pytest.mark.parametrize("section", ["gate", "champion_gate", "bounds", "wanted"])
