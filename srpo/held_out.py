@@ -63,13 +63,15 @@ class HeldOut:
         parts = [self._batch(model, mine[start : start + size]) for start in range(0, len(mine), size)]
         images = torch.cat([images for images, _ in parts])
         num_shown = sum(index < self.config.monitor.strip_images for index in mine)
-        shown: list[Tensor] = gather_object(list(images[:num_shown]))
-        small: list[Tensor] = gather_object(list(_small(images)))
+        shown: list[Tensor] = gather_object(
+            [images[:num_shown].clone()]
+        )  # a view would be sent with all of its storage
+        small: list[Tensor] = gather_object([_small(images)])
         gathered: list[Mapping[str, Tensor]] = gather_object([scores for _, scores in parts])
         scores = {name: torch.cat([part[name] for part in gathered]) for name in gathered[0]}
         if not self.accelerator.is_main_process:
             return scores, {}
-        return scores, summarise(scores) | {DRIFT: self._compare(update, torch.stack(shown), torch.stack(small))}
+        return scores, summarise(scores) | {DRIFT: self._compare(update, torch.cat(shown), torch.cat(small))}
 
     def _compare(self, update: int, shown: Tensor, small: Tensor) -> float:
         """Drift of the small images from the base's, which update 0 keeps; the strip shows both."""

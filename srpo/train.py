@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -91,11 +92,15 @@ def reproducible(config: TrainConfig) -> Iterator[None]:
     """Deterministic algorithms where the config asks for them; on a GPU those without one warn by name."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = torch.utils.deterministic
+    filled = memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(config.deterministic, warn_only=torch.cuda.is_available())
+    memory.fill_uninitialized_memory = False  # a write to every buffer, which nothing here reads
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        memory.fill_uninitialized_memory = filled
 
 
 @contextlib.contextmanager

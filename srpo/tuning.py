@@ -2,9 +2,11 @@
 
 import os
 import shutil
+import sysconfig
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -108,6 +110,8 @@ def speed_up(transformer: ModelMixin, config: TrainConfig) -> None:
         except (ValueError, RuntimeError, ImportError) as error:
             raise ConfigError(f"train.attention: {config.attention!r} cannot be used here: {error}") from None
     if config.compile:
+        # blocks past the limit run uncompiled: two graphs for each batch size, with and without gradient
+        torch._dynamo.config.recompile_limit = 64
         transformer.compile_repeated_blocks()
 
 
@@ -134,16 +138,25 @@ def find_compiler() -> str | None:
 
 
 def check_compiler(config: TrainConfig, on_gpu: bool) -> None:
-    """ConfigError for settings that a GPU runs compiled, torchao's optimizers among them, where nothing compiles."""
+    """ConfigError for settings that a GPU runs compiled, torchao's optimizers among them, where that cannot be."""
     needs = {
         "train.compile": config.compile,
         "train.optimizer 'adamw_8bit'": config.optimizer == "adamw_8bit",
         "train.rounding 'stochastic'": config.rounding == "stochastic",
     }
-    if on_gpu and (named := [setting for setting, used in needs.items() if used]) and find_compiler() is None:
+    named = ", ".join(setting for setting, used in needs.items() if used)
+    if not on_gpu or not named:
+        return
+    if find_compiler() is None:
         raise ConfigError(
-            f"{', '.join(named)}: on a GPU Triton compiles this, and there is no C compiler here (CC, gcc or clang); "
+            f"{named}: on a GPU Triton compiles this, and there is no C compiler here (CC, gcc or clang); "
             "install one, or do without"
+        )
+    header = Path(sysconfig.get_path("include", "posix_prefix")) / "Python.h"
+    if not header.is_file():
+        raise ConfigError(
+            f"{named}: on a GPU Triton compiles this, and Python's headers are not here ({header}); "
+            "install them (python3-dev), or do without"
         )
 
 

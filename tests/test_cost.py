@@ -1,14 +1,18 @@
 """What is counted on tensors without storage is what real tensors do."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from srpo import cost
 from srpo.config import ModelConfig, RunConfig, ScoreConfig, load_config
-from srpo.cost import BYTES, Cost, count
+from srpo.cost import BYTES, Cost, count, cuda_autocast
 from srpo.errors import ConfigError
 from srpo.flow import shifted_sigmas
 from srpo.gpus import ALLOCATOR
@@ -60,6 +64,83 @@ def test_a_held_out_image_counts_as_on_real_tensors() -> None:
         x0 = sample(model, model.blank_embeddings(1, 12), noise, shifted_sigmas(8, 3.0), 3.5)
         reward(model.decode(x0), [""])
     assert cost_of("evaluation.num_steps=8").held_out == counter.get_total_flops()
+
+
+OPERATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "layer_norm": lambda x: functional.layer_norm(x, (8,)),
+    "rms_norm": lambda x: functional.rms_norm(x, (8,)),
+    "group_norm": lambda x: functional.group_norm(x, 2),
+    "nearest": lambda x: functional.interpolate(x, scale_factor=2.0),
+    "bilinear": lambda x: functional.interpolate(x, scale_factor=2.0, mode="bilinear"),
+    "bicubic": lambda x: functional.interpolate(x, scale_factor=0.5, mode="bicubic", antialias=True),
+    "softmax": lambda x: x.softmax(-1),
+    "power": lambda x: x**2,
+    "rsqrt": torch.rsqrt,
+    "exp": torch.exp,
+    "softplus": functional.softplus,
+    "silu": functional.silu,
+    "gelu": functional.gelu,
+    "product": lambda x: x.float() @ x.mT,
+    "attention": lambda x: functional.scaled_dot_product_attention(x.float(), x, x),
+    "sum": lambda x: x + x.float(),
+    "join": lambda x: torch.cat([x, x.float()]),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_results_are_kept_as_autocast_on_cuda_keeps_them(name: str) -> None:
+    """Asked of CUDA's own rules, on tensors that only say that they lie there."""
+    found = {}
+    with FakeTensorMode(), cuda_autocast():
+        for device in ("cpu", "cuda"):
+            x = torch.empty(2, 4, 8, 8, device=device, dtype=torch.bfloat16)
+            torch.set_autocast_dtype(device, torch.bfloat16)
+            torch.set_autocast_enabled(device, True)
+            try:
+                found[device] = OPERATIONS[name](x).dtype
+            finally:
+                torch.set_autocast_enabled(device, False)
+    assert found["cpu"] == found["cuda"]
+
+
+def test_cudas_rules_end_with_the_count() -> None:
+    cost_of()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert functional.layer_norm(torch.ones(2, 8, dtype=torch.bfloat16), (8,)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("weights", ["int8", "nf4"])
+def test_a_quantised_layer_keeps_what_the_real_one_keeps(weights: Literal["int8", "nf4"], flux_folder: Path) -> None:
+    """Bytes for the backward pass: torchao's layers keep a copy of their weight, bitsandbytes' do not."""
+    real, counted = (load_model(ModelConfig(weights=kept), flux_folder).transformer for kept in (weights, "bf16"))
+    cost.quantise(counted, weights)
+    kept = []
+    for transformer in (real, counted):
+        layer = transformer.transformer_blocks[0].ff.net[0].proj.requires_grad_(False)
+        x = torch.zeros(2, layer.in_features, requires_grad=True)
+        saved: list[torch.UntypedStorage] = []
+
+        def note(tensor: torch.Tensor, saved: list[torch.UntypedStorage] = saved) -> torch.Tensor:
+            saved.append(tensor.untyped_storage())
+            return tensor
+
+        with torch.autocast("cpu", torch.bfloat16), torch.autograd.graph.saved_tensors_hooks(note, lambda same: same):
+            assert layer(x).dtype == x.dtype
+        own = layer.weight.untyped_storage()._cdata
+        kept.append(sum(storage.nbytes() for storage in saved if storage._cdata != own))
+    assert kept[1] == pytest.approx(kept[0], rel=0.01)  # scales, of the rows
+    copy = layer.weight.numel() * 2
+    assert (kept[0] >= copy) == (weights == "int8")
+
+
+def test_an_int8_base_costs_a_copy_of_its_weights_where_nothing_is_recomputed() -> None:
+    lora = "train.lora={rank: 1}", "train.precision=bf16"
+    bf16, int8 = (cost_of(*lora, f"model.weights={weights}") for weights in ("bf16", "int8"))
+    blocks = load_model(config_of().model, FOLDER).transformer.named_modules()
+    copies = 2 * sum(module.weight.numel() for name, module in blocks if in_blocks(module, name))
+    assert int8.working - bf16.working > 0.7 * copies
+    full = (*lora, "model.weights=int8", "train.gradient_checkpointing=full")
+    assert cost_of(*full).working < int8.working - 0.5 * copies
 
 
 def test_recomputing_trades_work_for_memory() -> None:

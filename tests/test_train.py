@@ -15,7 +15,7 @@ from torchvision.io import read_image
 
 from srpo.artifacts import Trained, TrainJob
 from srpo.batches import Batches
-from srpo.config import Bound, RunConfig
+from srpo.config import Bound, RunConfig, TrainConfig
 from srpo.draws import Draw
 from srpo.durable.checkpoints import CheckpointCopies
 from srpo.errors import ConfigError, PreemptedError, TrainingStoppedError
@@ -45,6 +45,17 @@ def test_a_run_leaves_everything_promised(job: TrainJob, whole: Path, flux_folde
     base = load_file(flux_folder / "transformer" / "diffusion_pytorch_model.safetensors")
     assert best.keys() == base.keys()
     assert any(not torch.equal(best[name], base[name]) for name in base), "nothing was trained"
+
+
+def test_deterministic_algorithms_write_no_buffer_twice() -> None:
+    """torch fills what it has only reserved, each time, unless it is told not to."""
+    memory: Any = torch.utils.deterministic
+    assert memory.fill_uninitialized_memory
+    with reproducible(TrainConfig(deterministic=True)):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not memory.fill_uninitialized_memory
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert memory.fill_uninitialized_memory
 
 
 @pytest.mark.parametrize(("update", "moment"), [(1, "log"), (3, "log"), (4, "log"), (4, "watch"), (4, "save")])

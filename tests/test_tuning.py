@@ -225,11 +225,26 @@ def test_what_a_gpu_runs_compiled_is_refused_without_a_compiler(
     check_compiler(TrainConfig(), on_gpu=True)
     clang = tmp_path / "clang"
     clang.touch(mode=0o755)
+    monkeypatch.setattr("sysconfig.get_path", lambda *_: str(tmp_path))
+    with pytest.raises(ConfigError, match=f"^{named}: .* Python's headers are not here .*{tmp_path}/Python.h"):
+        check_compiler(config, on_gpu=True)
+    check_compiler(config, on_gpu=False)
+    (tmp_path / "Python.h").touch()
     check_compiler(config, on_gpu=True)
     monkeypatch.setenv("CC", "nowhere")
     assert find_compiler() is None, "Triton takes CC at its word"
     monkeypatch.setenv("CC", str(clang))
     assert find_compiler() == str(clang)
+
+
+def test_compiled_blocks_may_have_many_batch_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With and without gradient each; past the limit a block would run uncompiled."""
+    monkeypatch.setattr("torch._dynamo.config.recompile_limit", 8)
+    blocks: Any = SimpleNamespace(compile_repeated_blocks=lambda: None)
+    speed_up(blocks, TrainConfig())
+    assert torch._dynamo.config.recompile_limit == 8
+    speed_up(blocks, TrainConfig(compile=True))
+    assert torch._dynamo.config.recompile_limit == 64
 
 
 @pytest.mark.slow

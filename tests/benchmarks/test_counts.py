@@ -16,7 +16,7 @@ def test_the_recipe_as_published() -> None:
     assert cost.rollout / images == pytest.approx(25 * cost.forward)
     assert 32.5 < cost.forward_equivalents / images < 34.5
     by_hand = 183 + 22.2  # fp32 weights, gradients and moments; autocast's copies of the weights in bf16
-    assert by_hand < cost.memory / GIB < 1.08 * by_hand  # the rest: activations, buffers of the backward pass
+    assert by_hand < cost.memory / GIB < 1.1 * by_hand  # the rest: activations, buffers of the backward pass
 
 
 @pytest.mark.slow
