@@ -125,7 +125,7 @@ def test_a_quantised_layer_keeps_what_the_real_one_keeps(weights: Literal["int8"
             return tensor
 
         with torch.autocast("cpu", torch.bfloat16), torch.autograd.graph.saved_tensors_hooks(note, lambda same: same):
-            assert layer(x).dtype == x.dtype
+            assert layer(x).dtype == torch.bfloat16
         own = layer.weight.untyped_storage()._cdata
         kept.append(sum(storage.nbytes() for storage in saved if storage._cdata != own))
     assert kept[1] == pytest.approx(kept[0], rel=0.01)  # scales, of the rows
@@ -138,7 +138,7 @@ def test_an_int8_base_costs_a_copy_of_its_weights_where_nothing_is_recomputed() 
     bf16, int8 = (cost_of(*lora, f"model.weights={weights}") for weights in ("bf16", "int8"))
     blocks = load_model(config_of().model, FOLDER).transformer.named_modules()
     copies = 2 * sum(module.weight.numel() for name, module in blocks if in_blocks(module, name))
-    assert int8.working - bf16.working > 0.7 * copies
+    assert int8.working - bf16.working > 0.6 * copies
     full = (*lora, "model.weights=int8", "train.gradient_checkpointing=full")
     assert cost_of(*full).working < int8.working - 0.5 * copies
 
