@@ -2,9 +2,10 @@
 or `... report OUT` (half an hour).
 
 On the embedded world, where the truth can be measured: runs as configured, too long, and with learning rates three and
-ten times too high, ten seeds each. Every run trains to its end with the guard off and keeps all measured checkpoints;
-what the guard would have done is replayed from the journal of measurements, which is all that it reads. Then the gate
-judges the last checkpoint (no guard) and the guard's. The rules are chosen on seeds 0 to 4 and tested on seeds 5 to 9.
+ten times too high (the last measured twice as often), ten seeds each. Every run trains to its end with the guard off
+and keeps all measured checkpoints; what the guard would have done is replayed from the journal of measurements, which
+is all that it reads. Then the gate judges the last checkpoint (no guard) and the guard's. The rules are chosen on
+seeds 0 to 4 and tested on seeds 5 to 9.
 """
 
 import itertools
@@ -37,7 +38,7 @@ CONDITIONS: dict[str, tuple[str, ...]] = {
     HEALTHY: (),
     TOO_LONG: (f"train.num_updates={3 * UPDATES}",),
     "learning rate x3": ("train.learning_rate=3.0e-5",),
-    "learning rate x10": ("train.learning_rate=1.0e-4",),
+    "learning rate x10": ("train.learning_rate=1.0e-4", "train.save_every=5", "monitor.every=5"),
 }
 CHOSEN_ON, TESTED_ON = range(5), range(5, 10)
 RULES = [
