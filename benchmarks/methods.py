@@ -45,6 +45,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         *("preference.content_anchor=2", "preference.margin=0.5"),
     ),
     "srpo, denoise and jitter": (*REFERENCE, "align.branches=[denoise]", "train.jitter=4"),
+    "srpo, as the demo": (),
     "direct_align": (STILL, "method={name: direct_align, word: Bright}"),
     "direct_align and jitter": ("train.jitter=4", "method={name: direct_align, word: Bright}"),
     "refl": (STILL, "method={name: refl, word: Bright}"),
@@ -137,7 +138,7 @@ def _changes(measurements: Sequence[dict[str, float]], metric: str) -> list[tupl
     return [(entry[metric] - base[metric], entry["luminance"] - base["luminance"]) for entry in measurements]
 
 
-COLOURS = ("#1b6ca8", "#58a4d8", "#9b59b6", "#1a9850", "#111111", "#e08214", "#8c510a", "#c0392b", "#7f7f7f")
+COLOURS = ("#1b6ca8", "#58a4d8", "#9b59b6", "#1a9850", "#111111", "#e08214", "#8c510a", "#c0392b", "#7f7f7f", "#f1b6da")
 WIDTH, HEIGHT, MARGIN = 300, 240, 52
 
 
