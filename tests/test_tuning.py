@@ -237,14 +237,14 @@ def test_what_a_gpu_runs_compiled_is_refused_without_a_compiler(
     assert find_compiler() == str(clang)
 
 
-def test_compiled_blocks_may_have_many_batch_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_blocks_may_have_many_batch_sizes() -> None:
     """With and without gradient each; past the limit a block would run uncompiled."""
-    monkeypatch.setattr("torch._dynamo.config.recompile_limit", 8)
     blocks: Any = SimpleNamespace(compile_repeated_blocks=lambda: None)
-    speed_up(blocks, TrainConfig())
-    assert torch._dynamo.config.recompile_limit == 8
-    speed_up(blocks, TrainConfig(compile=True))
-    assert torch._dynamo.config.recompile_limit == 64
+    with torch._dynamo.config.patch(recompile_limit=8):
+        speed_up(blocks, TrainConfig())
+        assert torch._dynamo.config.recompile_limit == 8
+        speed_up(blocks, TrainConfig(compile=True))
+        assert torch._dynamo.config.recompile_limit == 64
 
 
 @pytest.mark.slow
