@@ -13,7 +13,7 @@ from srpo.evaluation.schema import Report
 from srpo.evaluation.shared_journal import SharedJournal
 from tests.durable.conftest import REMOTE, node, store
 from tests.durable.faulty_proxy import FaultyProxy
-from tests.evaluation.test_evaluate import HELD_OUT, Inputs, count_images, make_inputs
+from tests.evaluation.test_evaluate import HELD_OUT, JUDGED, Inputs, count_images, make_inputs
 from tests.evaluation.test_journal import DESIGN, SCORES, fill
 from tests.s3 import bucket, moto_url
 
@@ -97,6 +97,6 @@ def test_a_second_node_evaluates_without_drawing_a_picture(
         drawn.append(count_images(inputs, root / "evaluation", scores_dir=root / "scores"))
         reports.append(Report.model_validate_json((root / "evaluation" / "report.json").read_bytes()))
         assert os.listdir(root / "scores" / "thumbnails")
-    assert drawn == [{"base": 8, "candidate": 8}, {}]
+    assert drawn == [{"base": 2 * len(JUDGED), "candidate": 2 * len(JUDGED)}, {}]
     first, second = (report.model_dump(exclude={"created", "seconds"}) for report in reports)
     assert first == second

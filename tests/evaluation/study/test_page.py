@@ -88,6 +88,7 @@ def test_votes_by_key_are_resumed_saved_and_merged(report: Path, tmp_path: Path,
         if step == 5:
             tab.press("s")
             saved(tmp_path, 1)[0].rename(tmp_path / "half.json")
+            time.sleep(1)  # Chromium writes what a page keeps a moment later
             tab.open(page)
             answered(tab, 5)
         left, right = shown(tab)
