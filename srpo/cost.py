@@ -9,21 +9,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from math import prod
-from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from srpo.config import RunConfig, Settings, TrainConfig, WeightsFormat
 from srpo.control_words import control_words
 from srpo.criteria import Criterion, criteria_of
+from srpo.cuda_rules import Int8, Nf4, cuda_autocast, quantise
 from srpo.flow import num_evaluations
 from srpo.methods import Method, make_method
 from srpo.models import TextToImage
 from srpo.models.shared import TextSkeleton
-from srpo.models.weights import in_blocks, load_dtype
+from srpo.models.weights import load_dtype
 from srpo.preference import control_word, with_word
 from srpo.prompts.encode import batch_size
 from srpo.rewards import Reward
@@ -37,12 +36,6 @@ BYTES: dict[WeightsFormat, float] = {"fp32": 4, "bf16": 2, "int8": 1, "nf4": 0.5
 MOMENTS = 2
 EIGHT_BIT = 1 + 4 / 256
 """Bytes of an 8-bit moment: a float32 scale for every 256."""
-NORMS = "layer_norm", "native_layer_norm", "rms_norm", "group_norm", "softmax.int", "log_softmax.int"
-POWERS = "pow.Tensor_Scalar", "pow.Tensor_Tensor", "pow.Scalar", "reciprocal", "rsqrt", "exp", "log", "softplus"
-NEAREST = "upsample_nearest2d", "_upsample_nearest_exact2d", "upsample_nearest3d", "_upsample_nearest_exact3d"
-SMOOTH = "upsample_bilinear2d", "_upsample_bilinear2d_aa", "upsample_bicubic2d", "_upsample_bicubic2d_aa"
-FLOAT32 = (*NORMS, *POWERS, *NEAREST, *SMOOTH)
-"""What models use of the AT_FORALL_FP32 lists in ATen/autocast_mode.h: autocast on CUDA computes it in float32."""
 
 
 class Memory(Settings):
@@ -238,47 +231,6 @@ def _autocast(config: RunConfig) -> torch.autocast:
 def _elsewhere(config: RunConfig) -> float:
     """Share of what is sliced that other processes keep."""
     return 1 - 1 / config.train.num_processes if config.train.sharding != "none" else 0.0
-
-
-def _in_float32(operation: Any, *args: Any, **named: Any) -> Any:
-    args, named = tree_map_only(Tensor, lambda each: each.float() if each.is_floating_point() else each, (args, named))
-    with torch.autocast("cpu", enabled=False):
-        return operation(*args, **named)
-
-
-@contextmanager
-def cuda_autocast() -> Iterator[None]:
-    """Autocast for the CPU keeps CUDA's results inside: float32 of what would stay in bf16."""
-    with torch.library._scoped_library("aten", "IMPL") as library:
-        for name in FLOAT32:
-            packet, _, overload = name.partition(".")
-            operation = getattr(getattr(torch.ops.aten, packet), overload or "default")
-            library.impl(name, partial(_in_float32, operation), "AutocastCPU")
-        yield
-
-
-class Int8(nn.Linear):
-    """As torchao computes it: from a copy of the weight, which the backward pass keeps."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """The product x W^T + b in bf16; (..., in_features) to (..., out_features)."""
-        return nn.functional.linear(input.bfloat16(), self.weight.to(torch.bfloat16, copy=True), self.bias)
-
-
-class Nf4(nn.Linear):
-    """As bitsandbytes computes it: the backward pass makes its copy anew."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """The product x W^T + b in bf16; (..., in_features) to (..., out_features)."""
-        return nn.functional.linear(input.bfloat16(), self.weight, self.bias)
-
-
-def quantise(transformer: nn.Module, weights: WeightsFormat) -> None:
-    """Let the layers of the blocks, which keep their weights, compute as quantised ones do."""
-    kind = {"int8": Int8, "nf4": Nf4}.get(weights)
-    for name, module in transformer.named_modules():
-        if kind and in_blocks(module, name):
-            module.__class__ = kind
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from srpo import cost
 from srpo.config import ModelConfig, RunConfig, ScoreConfig, load_config
-from srpo.cost import BYTES, Cost, count, cuda_autocast
+from srpo.cost import BYTES, Cost, count
+from srpo.cuda_rules import cuda_autocast, quantise
 from srpo.errors import ConfigError
 from srpo.flow import shifted_sigmas
 from srpo.gpus import ALLOCATOR
@@ -113,7 +114,7 @@ def test_cudas_rules_end_with_the_count() -> None:
 def test_a_quantised_layer_keeps_what_the_real_one_keeps(weights: Literal["int8", "nf4"], flux_folder: Path) -> None:
     """Bytes for the backward pass: torchao's layers keep a copy of their weight, bitsandbytes' do not."""
     real, counted = (load_model(ModelConfig(weights=kept), flux_folder).transformer for kept in (weights, "bf16"))
-    cost.quantise(counted, weights)
+    quantise(counted, weights)
     kept = []
     for transformer in (real, counted):
         layer = transformer.transformer_blocks[0].ff.net[0].proj.requires_grad_(False)
