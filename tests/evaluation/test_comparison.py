@@ -264,7 +264,8 @@ def test_diversity_is_compared_only_where_the_same_judge_saw_it(
 
 def test_nobody_is_asked_who_saw_a_diversity_that_was_not_measured(parts: list[Report], tmp_path: Path) -> None:
     other = with_setting(parts[1], "evaluation", "diversity_by", "hps")
-    write_comparison([entry(tmp_path, "a", parts[0]), entry(tmp_path, "b", other)], tmp_path / "out")
+    report = write_comparison([entry(tmp_path, "a", parts[0]), entry(tmp_path, "b", other)], tmp_path / "out")
+    assert "reward" in report.metrics and "diversity" not in report.metrics
 
 
 def test_texts_cut_at_another_length_are_refused(parts: list[Report], tmp_path: Path) -> None:

@@ -124,13 +124,18 @@ def test_no_difference_and_going_back(report: Path, tmp_path: Path, tab: Browser
     assert tab.problems == []
 
 
-@needs_chromium
-def test_two_tabs_lose_no_vote(report: Path, tmp_path: Path, tab: Browser) -> None:
-    key, page = make(report, tmp_path)
+def two_tabs(tab: Browser, page: Path) -> tuple[str, str]:
+    """The sessions of two tabs that show the page; the driver is in the first."""
     tab.open(page)
     first = other_tab(tab)
     tab.open(page)
-    second = other_tab(tab, first)
+    return first, other_tab(tab, first)
+
+
+@needs_chromium
+def test_two_tabs_lose_no_vote(report: Path, tmp_path: Path, tab: Browser) -> None:
+    key, page = make(report, tmp_path)
+    first, second = two_tabs(tab, page)
     for _ in range(3):
         tab.press("1")
     other_tab(tab, second)
@@ -167,10 +172,7 @@ def test_a_held_key_votes_once(report: Path, tmp_path: Path, tab: Browser, key: 
 @needs_chromium
 def test_the_next_voter_begins_anew_once_the_votes_are_saved(report: Path, tmp_path: Path, tab: Browser) -> None:
     key, page = make(report, tmp_path)
-    tab.open(page)
-    first = other_tab(tab)
-    tab.open(page)
-    second = other_tab(tab, first)
+    _, second = two_tabs(tab, page)
     for _ in range(12):
         tab.press("1")
     closed = "document.querySelector('#next').disabled"
