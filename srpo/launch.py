@@ -113,11 +113,8 @@ def launch_command(config: TrainConfig, job_path: Path, nodes: Nodes = ALONE) ->
         *("--nnodes", str(nodes.count), "--node-rank", str(nodes.rank)),
         *("--master-addr", nodes.main_address, "--master-port", str(nodes.main_port)),
     ]
-    alone = [
-        "--standalone",
-        "--local-addr",
-        "127.0.0.1",
-    ]  # any port that is free: other trainings of this machine have theirs
+    # any port that is free: other trainings of this machine have theirs
+    alone = ["--standalone", "--local-addr", "127.0.0.1"]
     here = ["--nproc-per-node", str(config.num_processes // nodes.count), *(among if nodes.count > 1 else alone)]
     together = ["torch.distributed.run", *here, "-m"] if config.num_processes > 1 else []
     return [sys.executable, "-m", *together, "srpo.train", str(job_path)]

@@ -88,8 +88,7 @@ def test_votes_by_key_are_resumed_saved_and_merged(report: Path, tmp_path: Path,
         if step == 5:
             tab.press("s")
             saved(tmp_path, 1)[0].rename(tmp_path / "half.json")
-            time.sleep(1)  # Chromium writes what a page keeps a moment later
-            tab.open(page)
+            come_back(tab, page)
             answered(tab, 5)
         left, right = shown(tab)
         assert (left in candidates) != (right in candidates)
@@ -122,6 +121,12 @@ def test_no_difference_and_going_back(report: Path, tmp_path: Path, tab: Browser
     assert [row.question for row in study.preferences] == ["realism", "aesthetics", "alignment"]
     assert [row.ties for row in study.preferences] == [1, 1, 0]
     assert tab.problems == []
+
+
+def come_back(tab: Browser, page: Path) -> None:
+    """Show the page anew; what it keeps reaches Chromium's next process a moment after it was kept."""
+    time.sleep(1)
+    tab.open(page)
 
 
 def two_tabs(tab: Browser, page: Path) -> tuple[str, str]:
@@ -189,7 +194,7 @@ def test_the_next_voter_begins_anew_once_the_votes_are_saved(report: Path, tmp_p
     answered(tab, 0)
     assert tab.run("document.querySelector('#done').hidden")
     tab.press("1")
-    tab.open(page)
+    come_back(tab, page)
     answered(tab, 1)
     other_tab(tab, second)  # it has followed
     answered(tab, 1)
