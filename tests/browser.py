@@ -70,8 +70,10 @@ class Browser:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         started = time.perf_counter()
+        self.run("window.left = true")
         self.call("Page.navigate", url=path.resolve().as_uri())
-        self.wait(f"location.href === {path.resolve().as_uri()!r} && document.readyState === 'complete'")
+        arrived = f"!window.left && location.href === {path.resolve().as_uri()!r}"
+        self.wait(f"{arrived} && document.readyState === 'complete'")
         return time.perf_counter() - started
 
     def run(self, expression: str) -> Any:

@@ -41,7 +41,8 @@ def tab(tmp_path: Path) -> Iterator[Browser]:
 def saved(folder: Path, count: int) -> list[Path]:
     """The files of votes that the browser has saved, waited for."""
     for _ in range(200):
-        if len(found := sorted(folder.glob("votes-*.json"), key=lambda path: path.stat().st_mtime)) == count:
+        found = sorted(folder.glob("votes-*.json"), key=lambda path: path.stat().st_mtime)
+        if len(found) == count and all(path.stat().st_size for path in found):  # an empty one keeps a name at first
             return found
         time.sleep(0.05)
     raise AssertionError(f"{len(found)} files were saved, not {count}")
