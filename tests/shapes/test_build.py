@@ -175,3 +175,4 @@ def test_a_few_steps_build_everything(tmp_path: Path, monkeypatch: pytest.Monkey
     }
     assert {path.name for path in (tmp_path / "reward").iterdir()} == {"HPS_shapes.pt", "shapes-vit.json", "bpe.txt.gz"}
     assert figures["megabytes"] < 10
+    assert not [path for path in tmp_path.rglob("*.json") if str(tmp_path) in path.read_text(encoding="utf-8")]

@@ -1,6 +1,7 @@
 """The weights that ship: they load by the real classes, do what their figures say, and stay small."""
 
 import json
+import re
 
 import open_clip
 import pytest
@@ -37,6 +38,11 @@ def test_everything_that_ships_is_below_ten_megabytes() -> None:
     trained = {path.suffix for path in files if path.stat().st_size > 100_000}
     assert trained == {".safetensors", ".pt"}
     assert [path.name for path in files if path.suffix == ".pt"] == ["HPS_shapes.pt"]
+
+
+def test_no_file_that_ships_holds_a_path_of_the_machine_that_built_it() -> None:
+    files = list(WEIGHTS_DIR.rglob("*.json"))
+    assert files and not [path for path in files if re.search(r'"/\w', path.read_text(encoding="utf-8"))]
 
 
 def test_the_recorded_figures_meet_the_targets() -> None:

@@ -39,8 +39,10 @@ def build_vae(output: Path, seed: int, scale: float) -> None:
 
 
 def load_vae(output: Path) -> AutoencoderKL:
-    """The saved autoencoder in float32, frozen."""
-    return AutoencoderKL.from_pretrained(output / "flux" / "vae", dtype=torch.float32).eval().requires_grad_(False)
+    """The saved autoencoder in float32, frozen; where it was read is not for the file that is saved of it again."""
+    vae = AutoencoderKL.from_pretrained(output / "flux" / "vae", dtype=torch.float32).eval().requires_grad_(False)
+    vae.register_to_config(_name_or_path="")
+    return vae
 
 
 def build_transformer(output: Path, seed: int, scale: float) -> None:
