@@ -2,8 +2,8 @@
 """The command line of SRPO: `python run_pipeline.py --help`.
 
 Exit codes: 0 done; 42 it cannot work as it is asked for (an option, a setting, a file): trying again will not help; 75
-it was told to stop and has saved itself, another process is at work there, or S3 or a hub could not be reached: try
-again; anything else: it may work.
+it was told to stop and has saved itself, another process is at work there, the disk is full, or S3, a hub or MLflow
+could not be reached: try again; anything else: it may work.
 """
 
 import signal
@@ -11,6 +11,7 @@ import sys
 import traceback
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NoReturn
 
 import typer
 from rich.console import Console
@@ -18,17 +19,7 @@ from rich.markup import escape
 
 from pipelines.commands import app
 from pipelines.place import here
-from srpo.errors import (
-    EXIT_PERMANENT,
-    EXIT_RETRY,
-    BusyError,
-    ConfigError,
-    DiskFullError,
-    PreemptedError,
-    RemoteRunError,
-    TrainingStoppedError,
-    UnreachableError,
-)
+from srpo.errors import EXIT_PERMANENT, EXIT_RETRY, KnownError, UnreachableError
 
 
 def _write_traceback() -> Path:
@@ -45,6 +36,13 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+def _end(problems: Console, error: KnownError) -> NoReturn:
+    """Say it in one sentence, and end with the exit code."""
+    colour = "yellow" if error.exit_code == EXIT_RETRY else "red"
+    problems.print(f"[bold {colour}]{error.word}:[/]", escape(str(error)), highlight=False, soft_wrap=True)
+    sys.exit(error.exit_code)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; errors become one clear sentence and an exit code."""
     problems = Console(stderr=True)
@@ -54,30 +52,14 @@ def main(arguments: list[str] | None = None) -> None:
     except SystemExit as ended:
         misused = ended.code == typer.BadParameter.exit_code  # of every UsageError, which has been told
         sys.exit(EXIT_PERMANENT if misused else ended.code)
-    except (ConfigError, TrainingStoppedError) as error:
-        problems.print("[bold red]error:[/]", escape(str(error)), highlight=False, soft_wrap=True)
-        sys.exit(EXIT_PERMANENT)
-    except RemoteRunError as error:
-        problems.print("[bold red]failed:[/]", escape(str(error)), highlight=False, soft_wrap=True)
-        sys.exit(1)
-    except UnreachableError as error:
-        problems.print("[bold yellow]unreachable:[/]", escape(str(error)), highlight=False, soft_wrap=True)
-        sys.exit(EXIT_RETRY)
-    except BusyError as error:
-        problems.print("[bold yellow]busy:[/]", escape(str(error)), highlight=False, soft_wrap=True)
-        sys.exit(EXIT_RETRY)
-    except (PreemptedError, DiskFullError) as error:
-        problems.print("[bold yellow]stopped:[/]", escape(str(error)), highlight=False, soft_wrap=True)
-        sys.exit(EXIT_RETRY)
+    except KnownError as error:
+        _end(problems, error)
     except Exception as error:
         from srpo.tracking import is_unanswered
 
         if is_unanswered(error):
             reason = "the MLflow server does not answer; nothing is lost: run it again when it is back"
-            problems.print(
-                f"[bold yellow]unreachable:[/] {reason} ({escape(str(error))})", highlight=False, soft_wrap=True
-            )
-            sys.exit(EXIT_RETRY)
+            _end(problems, UnreachableError(f"{reason} ({error})"))
         path = _write_traceback()
         problems.print(f"[bold red]unexpected error:[/] {type(error).__name__}: {escape(str(error))}", soft_wrap=True)
         problems.print(f"the details are in {path}", soft_wrap=True)

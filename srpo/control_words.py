@@ -22,8 +22,9 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from srpo.config import PreferenceConfig, RunConfig, Settings
-from srpo.errors import ConfigError
+from srpo.errors import ConfigError, problem_text
 from srpo.hub import local_file
+from srpo.tables import lines, read_text
 
 SEPARATOR = "|"
 
@@ -92,19 +93,16 @@ def control_words(preference: PreferenceConfig) -> ControlWords:
         return ControlWords(preference.positive, preference.negative, {}, (), None)
     path = local_file(preference.words_file, "words")
     try:
-        content = path.read_bytes()
-        text = content.decode("utf-8-sig")
+        text, digest = read_text(path, "preference.words_file"), sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise ConfigError(f"preference.words_file: {path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"preference.words_file: {path} is not UTF-8 text; give a .csv or .jsonl file") from None
     if path.suffix not in READERS:
         raise ConfigError(f"preference.words_file: {path} must end in {' or '.join(READERS)}")
     rows = READERS[path.suffix](path, text)
     _refuse_repeated_prompts(path, rows)
     ranges = _rising(path, rows)
     by_prompt = {row.prompt: row for row in rows.values() if row.prompt is not None}
-    return ControlWords(preference.positive, preference.negative, by_prompt, ranges, sha256(content).hexdigest())
+    return ControlWords(preference.positive, preference.negative, by_prompt, ranges, digest)
 
 
 def words_hash(config: RunConfig) -> str:
@@ -136,12 +134,11 @@ def _read_csv(path: Path, text: str) -> dict[int, Row]:
 
 def _read_jsonl(path: Path, text: str) -> dict[int, Row]:
     raw = {}
-    for number, line in enumerate(text.splitlines(), start=1):
-        if line.strip():
-            try:
-                raw[number] = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ConfigError(f"{path}, line {number}: not valid JSON: {error}") from None
+    for number, line in lines(text):
+        try:
+            raw[number] = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{path}, line {number}: not valid JSON: {error}") from None
     return _check(path, raw)
 
 
@@ -156,17 +153,12 @@ def _check(path: Path, raw: Mapping[int, Any]) -> dict[int, Row]:
         try:
             rows[number] = Row.model_validate(values)
         except ValidationError as error:
-            problems += [f"{path}, line {number}: {_describe(problem)}" for problem in error.errors()]
+            problems += [f"{path}, line {number}: {problem_text(problem)}" for problem in error.errors()]
     if problems:
         raise ConfigError("\n".join(problems))
     if not rows:
         raise ConfigError(f"{path} holds no row; leave preference.words_file out")
     return rows
-
-
-def _describe(problem: Any) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
-    return (f"{key}: " if key else "") + problem["msg"].removeprefix("Value error, ")
 
 
 def _refuse_repeated_prompts(path: Path, rows: Mapping[int, Row]) -> None:

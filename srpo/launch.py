@@ -14,11 +14,12 @@ from pathlib import Path
 import psutil
 import torch
 
+from srpo import errors
 from srpo.alone import refuse_busy
 from srpo.artifacts import Trained, TrainJob
 from srpo.config import RunConfig, TrainConfig
 from srpo.durable import mirror_of
-from srpo.errors import ConfigError, DiskFullError, PreemptedError, TrainingStoppedError, UnreachableError
+from srpo.errors import PreemptedError
 from srpo.files import write_atomic
 from srpo.images import embed
 from srpo.preemption import on_sigterm
@@ -29,8 +30,6 @@ from srpo.weights import fetch_weights
 
 JOB = "job.json"
 SECONDS_TO_STOP = 20
-KINDS = (ConfigError, TrainingStoppedError, PreemptedError, UnreachableError, DiskFullError)
-ERRORS: dict[str, type[Exception]] = {error.__name__: error for error in KINDS}
 
 
 def prepare_job(config: RunConfig, output_dir: Path, uri: str | None = None) -> Path:
@@ -79,8 +78,8 @@ def launch_training(job: TrainJob) -> Trained:
 def launch_node(job: TrainJob, nodes: Nodes) -> None:
     """One node's part of a training.
 
-    Raises what is among `KINDS` as the training raised it on node 0, BusyError if another holds the folder,
-    RuntimeError if it died otherwise.
+    Raises a KnownError as the training raised it on node 0, BusyError if another holds the folder, RuntimeError if it
+    died otherwise.
     SIGTERM is passed on to the training, which saves itself before it ends.
     """
     output_dir = Path(job.output_dir)
@@ -94,7 +93,7 @@ def launch_node(job: TrainJob, nodes: Nodes) -> None:
         _refuse_busy(output_dir, nodes)
     if code != 0 and error_path.exists():
         error = json.loads(error_path.read_text(encoding="utf-8"))
-        raise ERRORS[error["kind"]](error["message"])
+        raise getattr(errors, error["kind"])(error["message"])
     if code != 0 and told:  # too early to say so itself, or the training of another node than 0, which says it
         raise PreemptedError("training was told to stop, and has; resume it: it goes on from its last checkpoint")
     if code != 0:

@@ -25,16 +25,7 @@ from srpo.artifacts import Trained, TrainJob
 from srpo.checkpoint import CheckpointStore
 from srpo.config import RunConfig, TrainConfig
 from srpo.durable.checkpoints import CheckpointCopies
-from srpo.errors import (
-    EXIT_PERMANENT,
-    EXIT_RETRY,
-    BusyError,
-    ConfigError,
-    DiskFullError,
-    PreemptedError,
-    TrainingStoppedError,
-    UnreachableError,
-)
+from srpo.errors import BusyError, ConfigError, DiskFullError, KnownError
 from srpo.files import write_atomic
 from srpo.gpus import check_device
 from srpo.preemption import Preemption
@@ -148,7 +139,7 @@ def main(job_path: Path) -> int:
             return _main(job, main_process)
     except BusyError as error:
         sys.stderr.write(f"{error}\n")
-        return EXIT_RETRY
+        return error.exit_code
 
 
 def _main(job: TrainJob, main_process: bool) -> int:
@@ -160,13 +151,12 @@ def _main(job: TrainJob, main_process: bool) -> int:
         accelerator = make_accelerator(job.config.train)
         with space_needed(folder), reproducible(job.config.train):
             train(job, accelerator)
-    except (ConfigError, TrainingStoppedError, PreemptedError, UnreachableError, DiskFullError) as error:
-        code = EXIT_PERMANENT if isinstance(error, (ConfigError, TrainingStoppedError)) else EXIT_RETRY
+    except KnownError as error:
         if main_process:
-            content = {"kind": type(error).__name__, "message": str(error), "exit_code": code}
+            content = {"kind": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
             write_atomic(folder / ERROR, json.dumps(content))
         sys.stderr.write(f"{error}\n")
-        return code
+        return error.exit_code
     return 0
 
 

@@ -11,7 +11,7 @@ from zenml import get_step_context, log_metadata
 from zenml.client import Client
 from zenml.enums import ExecutionStatus
 
-from srpo.errors import EXIT_PERMANENT, ConfigError, TrainingStoppedError
+from srpo.errors import EXIT_PERMANENT, KnownError
 from srpo.plan import STEPS
 
 SECONDS = "seconds"
@@ -33,11 +33,11 @@ def own_call(step: str) -> Iterator[None]:
     remote = _on_a_cluster()
     try:
         yield
-    except (ConfigError, TrainingStoppedError) as error:
-        if not remote:
+    except KnownError as error:
+        if not remote or error.exit_code != EXIT_PERMANENT:
             raise
         print(f"{ERROR}{error}", flush=True)  # noqa: T201 whole, on one line, for whoever reads the pod's log
-        sys.exit(EXIT_PERMANENT)
+        sys.exit(error.exit_code)
     seconds = time.monotonic() - started
     log_metadata({SECONDS: seconds})
     console.print(f"    [green]done[/] in {seconds:.1f} s")

@@ -23,10 +23,10 @@ from zenml.utils.pipeline_docker_image_builder import DOCKER_IMAGE_WORKDIR
 from srpo.artifacts import PromptSets, Trained, TrainJob, Weights
 from srpo.config import RunConfig, Settings, StorageConfig
 from srpo.durable import OWN_COPIES, Mirror, mirror_of
-from srpo.errors import EXIT_PERMANENT, EXIT_RETRY, BusyError, ConfigError, PreemptedError, TrainingStoppedError
+from srpo.errors import EXIT_PERMANENT, ConfigError, KnownError, TrainingStoppedError
 from srpo.files import write_atomic
 from srpo.hub import bring
-from srpo.launch import KINDS, Nodes, launch_node
+from srpo.launch import Nodes, launch_node
 from srpo.start import find_start
 from srpo.tracking import TrackedRun
 from srpo.trainer import RESULT
@@ -118,13 +118,13 @@ def giving_up(mirror: Mirror, folder: Path) -> Iterator[None]:
     """Leave what trying again cannot mend for the step `train`; a node that this took down ends well too."""
     try:
         yield
-    except (ConfigError, TrainingStoppedError) as error:
+    except KnownError as error:
+        if error.exit_code != EXIT_PERMANENT:
+            raise
         print(f"{ERROR}{error}", flush=True)  # noqa: T201 as in `exit_codes`
         said = folder.with_name(GIVEN_UP)
         write_atomic(said / CAUSE, str(error))
         mirror.push(said)
-    except (PreemptedError, BusyError):
-        raise
     except RuntimeError:
         if not given_up(mirror, folder, SECONDS_TO_SAY):
             raise
@@ -164,9 +164,9 @@ def exit_codes() -> Iterator[None]:
     """Errors that are known as one line, and the exit code that says whether trying again may help."""
     try:
         yield
-    except (*KINDS, BusyError) as error:
+    except KnownError as error:
         print(f"{ERROR}{error}", flush=True)  # noqa: T201 whole, on one line, for whoever reads the pod's log
-        sys.exit(EXIT_PERMANENT if isinstance(error, (ConfigError, TrainingStoppedError)) else EXIT_RETRY)
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

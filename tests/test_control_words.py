@@ -79,6 +79,11 @@ def test_a_file_that_is_missing_or_no_text_is_one_sentence(tmp_path: Path) -> No
         control_words(PreferenceConfig(words_file=str(tmp_path / "binary.csv")))
 
 
+def test_a_prompt_may_hold_what_some_call_the_end_of_a_line(tmp_path: Path) -> None:
+    words = read(tmp_path, "words.jsonl", '{"prompt": "a cat\u2028at night", "positive": ["Dark"]}\n')
+    assert words.of("a cat\u2028at night", 1) == (("Dark",), RUN[1])
+
+
 def test_words_for_a_prompt_that_is_not_trained_on_are_refused(tmp_path: Path) -> None:
     words = read(tmp_path, "words.csv", CSV)
     check_prompts(words, ["a dog", "a castle, at night", "a cat"])

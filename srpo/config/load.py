@@ -3,13 +3,16 @@
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import ValidationError
 
 from srpo.config.run import SCHEMA_VERSION, RunConfig
-from srpo.errors import ConfigError
+from srpo.errors import ConfigError, problem_text
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 
 def load_config(paths: Path | Sequence[Path], overrides: tuple[str, ...] = ()) -> RunConfig:
@@ -76,13 +79,12 @@ def parse_config(data: dict[str, Any], origin: str) -> RunConfig:
         raise ConfigError("\n".join(_describe(origin, problem) for problem in error.errors())) from None
 
 
-def _describe(origin: str, problem: Any) -> str:
+def _describe(origin: str, problem: "ErrorDetails") -> str:
     """One line per problem: where, what was expected, what was got."""
-    key = ".".join(str(part) for part in problem["loc"]) or "the file"
     if problem["type"] == "extra_forbidden":
-        return f"{origin}: {key}: unknown key"
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{origin}: {key}: {message}" + ("" if problem["type"] == "value_error" else f" (got {problem['input']!r})")
+        return f"{origin}: {problem_text({**problem, 'msg': 'unknown key'})}"
+    got = "" if problem["type"] == "value_error" else f" (got {problem['input']!r})"
+    return f"{origin}: {problem_text(problem, 'the file')}{got}"
 
 
 def _set(data: dict[str, Any], override: str) -> None:
