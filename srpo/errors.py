@@ -1,10 +1,10 @@
 """Errors a user can cause. Their message is one sentence: what was got, what was expected, what to do."""
 
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
-    from pydantic_core import ErrorDetails
 
 
 EXIT_PERMANENT = 42
@@ -76,7 +76,7 @@ def first_problem(error: "ValidationError") -> str:
     return problem_text(error.errors()[0])
 
 
-def problem_text(problem: "ErrorDetails", whole: str = "") -> str:
-    """One thing that is wrong: `key: what`; where it is wrong as a whole, `whole: what`, or only what."""
+def problem_text(problem: Mapping[str, Any], whole: str = "") -> str:
+    """One of pydantic's `ErrorDetails`: `key: what`; where it is wrong as a whole, `whole: what`, or only what."""
     key = ".".join(map(str, problem["loc"])) or whole
     return (f"{key}: " if key else "") + problem["msg"].removeprefix("Value error, ")

@@ -59,13 +59,23 @@ def test_models_rewards_and_rollouts_do_not_know_who_trains_or_evaluates_them() 
     assert offenders([*lower, *files("srpo/prompts"), *files("srpo/models"), *files("srpo/rewards")], above) == []
 
 
-def test_no_package_exports_a_name_that_hides_a_module_of_its_own() -> None:
+def names_of(package: str, node: ast.stmt) -> set[str]:
+    """Names that a statement of a package's `__init__` gives it, those of its own modules apart."""
+    if isinstance(node, ast.ImportFrom):
+        return {alias.asname or alias.name for alias in node.names if node.module != package}
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        return {node.name}
+    if isinstance(node, (ast.Assign, ast.AnnAssign)):
+        return {name.id for name in ast.walk(node) if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)}
+    return set()
+
+
+def test_no_package_has_a_name_that_hides_a_module_of_its_own() -> None:
     hidden = []
-    for package in (path for path in files("srpo") if path.name == "__init__.py"):
-        modules = {path.stem for path in package.parent.iterdir()}
-        for node in ast.parse(package.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-                hidden += [f"{package.parent.name}.{name}" for name in ast.literal_eval(node.value) if name in modules]
+    for path in (path for top in ("srpo", "pipelines", "steps") for path in files(top) if path.name == "__init__.py"):
+        package = ".".join(path.parent.relative_to(ROOT).parts)
+        names = set().union(*(names_of(package, node) for node in ast.parse(path.read_text(encoding="utf-8")).body))
+        hidden += [f"{package}.{name}" for name in names & {module.stem for module in path.parent.iterdir()}]
     assert hidden == []
 
 

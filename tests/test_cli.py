@@ -16,7 +16,7 @@ from PIL import Image
 
 import run_pipeline
 from pipelines.commands import runs
-from pipelines.commands.app import load
+from pipelines.commands.common import load
 from pipelines.outcome import Outcome
 from pipelines.place import Place
 from pipelines.runs import load_run

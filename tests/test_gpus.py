@@ -10,7 +10,7 @@ from srpo import gpus
 from srpo.config import ModelConfig, TrainConfig
 from srpo.encoding import Encoding
 from srpo.errors import ConfigError
-from srpo.evaluation.measure import measure
+from srpo.evaluation.measure import draw_and_score
 from srpo.generate import Generator
 from srpo.gpus import check_device, driver_version
 from srpo.train import make_accelerator
@@ -39,7 +39,7 @@ def devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         lambda: make_accelerator(TrainConfig()),
         lambda: Encoding.run(NONE),
-        lambda: measure([], NONE, NONE, {}, [], NONE),
+        lambda: draw_and_score([], NONE, NONE, {}, [], NONE),
         lambda: Generator(ModelConfig(source="nowhere"), Path("nowhere")),
     ],
     ids=["train", "embed", "evaluate", "generate"],

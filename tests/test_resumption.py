@@ -39,7 +39,7 @@ def test_a_run_that_its_budget_ended_is_judged_and_registered_and_says_so(
 ) -> None:
     assert ended.trained and ended.trained.out_of_budget and ended.trained.num_updates == 1
     assert ended.registered
-    from pipelines.commands.app import console
+    from pipelines.commands.common import console
 
     show_outcome(console, ended)
     shown = capsys.readouterr().out

@@ -1,7 +1,7 @@
 """The commands of `run_pipeline.py`, one file per subject, in the order of the help."""
 
 from pipelines.commands import compare, images, judge, look, models, runs, schedules, stacks, study, sync
-from pipelines.commands.app import app
+from pipelines.commands.common import app
 
 for command in (
     runs.run,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pipelines.commands.app import RegistryOption, console, registry_uri
+from pipelines.commands.common import RegistryOption, console, registry_uri
 from pipelines.place import here
 from srpo.wording import number, signed, span
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from pipelines.commands.app import (
+from pipelines.commands.common import (
     BaseOption,
     ConfigOption,
     JsonOption,

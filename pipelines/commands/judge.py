@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands.app import BaseOption, ConfigOption, RegistryOption, SetOption, console, load, registry_uri
+from pipelines.commands.common import BaseOption, ConfigOption, RegistryOption, SetOption, console, load, registry_uri
 from pipelines.place import here
 from srpo.wording import number, signed, span
 

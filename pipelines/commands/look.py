@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands.app import ROOT, JsonOption, console, registered, registry_uri
+from pipelines.commands.common import ROOT, JsonOption, console, registered, registry_uri
 from pipelines.place import here
 from srpo.errors import ConfigError
 

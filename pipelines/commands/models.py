@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
-from pipelines.commands.app import BaseOption, JsonOption, RegistryOption, console, registry_uri
+from pipelines.commands.common import BaseOption, JsonOption, RegistryOption, console, registry_uri
 from pipelines.place import Place, here
 from srpo.errors import ConfigError
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands.app import (
+from pipelines.commands.common import (
     DEFAULT_CONFIG,
     ROOT,
     ConfigOption,

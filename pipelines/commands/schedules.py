@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands.app import DEFAULT_CONFIG, ConfigOption, SetOption, console, load, registered, zenml_client
+from pipelines.commands.common import DEFAULT_CONFIG, ConfigOption, SetOption, console, load, registered, zenml_client
 from srpo.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from pipelines.commands.app import console, zenml_client
+from pipelines.commands.common import console, zenml_client
 from srpo.errors import UnreachableError
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands.app import JsonOption, RegistryOption, console, registry_uri
+from pipelines.commands.common import JsonOption, RegistryOption, console, registry_uri
 from pipelines.place import here
 from srpo.errors import ConfigError
 

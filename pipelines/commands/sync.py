@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.app import console
+from pipelines.commands.common import console
 from pipelines.place import here
 
 

@@ -1,18 +1,15 @@
 """Run files and overrides become a `RunConfig`, or one clear error."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
 from srpo.config.run import SCHEMA_VERSION, RunConfig
 from srpo.errors import ConfigError, problem_text
-
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
 
 
 def load_config(paths: Path | Sequence[Path], overrides: tuple[str, ...] = ()) -> RunConfig:
@@ -79,7 +76,7 @@ def parse_config(data: dict[str, Any], origin: str) -> RunConfig:
         raise ConfigError("\n".join(_describe(origin, problem) for problem in error.errors())) from None
 
 
-def _describe(origin: str, problem: "ErrorDetails") -> str:
+def _describe(origin: str, problem: Mapping[str, Any]) -> str:
     """One line per problem: where, what was expected, what was got."""
     if problem["type"] == "extra_forbidden":
         return f"{origin}: {problem_text({**problem, 'msg': 'unknown key'})}"

@@ -20,7 +20,7 @@ from srpo.evaluation.findings import contrast, gather, journal_in, make_report, 
 from srpo.evaluation.finite import leave_out
 from srpo.evaluation.gate import Judgement, check_metrics, describe_change, judge
 from srpo.evaluation.images import ReportProgress, make_design
-from srpo.evaluation.measure import Measured, measure
+from srpo.evaluation.measure import Measured, draw_and_score
 from srpo.evaluation.provenance import trace
 from srpo.evaluation.published import check_benchmark
 from srpo.evaluation.schema import Contrast, Provenance, Report
@@ -61,7 +61,7 @@ def evaluate_models(
     output_dir.mkdir(parents=True, exist_ok=True)
     with journal_in(scores_dir, config.storage) as journal:
         measured, broken = leave_out(
-            measure(contenders, config, weights, embeddings, design, journal, progress), "".join(references[1:2])
+            draw_and_score(contenders, config, weights, embeddings, design, journal, progress), "".join(references[1:2])
         )
         contrasts = [contrast(config, measured, references[0], other) for other in references[1:]]
         report = make_report(

@@ -85,7 +85,7 @@ def _row(columns: Mapping[str, Array], index: int) -> dict[str, float]:
     return {name: float(values[index]) for name, values in columns.items()}
 
 
-def measure(
+def draw_and_score(
     contenders: Sequence[Contender],
     config: RunConfig,
     weights: Weights,

@@ -11,11 +11,10 @@ from diffusers import FluxTransformer2DModel
 from PIL import Image
 from torchvision.transforms.functional import to_tensor
 
-from srpo import evaluation
 from srpo.artifacts import Evaluated, PromptSets, Snapshot, Trained, Weights
 from srpo.config import RunConfig, ScoreConfig, parse_config
 from srpo.errors import ConfigError
-from srpo.evaluation import evaluate
+from srpo.evaluation import evaluate, run
 from srpo.evaluation.measure import Measured
 from srpo.evaluation.schema import Report
 from srpo.evaluation.thumbnails import IMAGES, picture_path
@@ -210,14 +209,14 @@ def test_an_interrupted_evaluation_goes_on_in_more_processes_with_the_same_resul
 def test_scores_that_are_not_finite_are_a_collapse_with_a_report(
     inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measure = evaluation.measure
+    draw_and_score = run.draw_and_score
 
     def overflow(*arguments: Any) -> Measured:
-        measured = measure(*arguments)
+        measured = draw_and_score(*arguments)
         measured.scores["candidate"]["relative"][2] = float("nan")
         return measured
 
-    monkeypatch.setattr(evaluation, "measure", overflow)
+    monkeypatch.setattr(run, "draw_and_score", overflow)
     report = load(evaluate(*inputs, tmp_path))
     assert report.verdict == "collapsed"
     assert report.reason.startswith("The model is damaged: 1 of 12 images of candidate have scores that are not finite")

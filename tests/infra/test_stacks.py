@@ -10,7 +10,7 @@ import httpx2
 import pytest
 import yaml
 
-from pipelines.commands.app import registered
+from pipelines.commands.common import registered
 from pipelines.place import Place
 from pipelines.stack_files import STACKS, StackFile, fill, parse_stack, read_stack, register, stack_names, validate
 from pipelines.stack_health import (
