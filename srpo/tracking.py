@@ -6,18 +6,16 @@ is imported only where something is logged.
 """
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from srpo.artifacts import PromptSets, Weights
 from srpo.config import RunConfig, Settings
+from srpo.config.base import flatten
 from srpo.outbox import Outbox
+from srpo.provenance import code_version
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -196,61 +194,8 @@ def is_unanswered(error: BaseException) -> bool:
     return isinstance(error.__context__, OSError) or error.error_code == "TEMPORARILY_UNAVAILABLE"
 
 
-def serve_page(uri: str, artifacts_uri: str, port: int) -> NoReturn:
-    """Become the server of MLflow's own page for a local store, until interrupted."""
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    stores = ["--backend-store-uri", uri, "--default-artifact-root", artifacts_uri]
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignore"}
-    os.execve(sys.executable, [*command, *stores, "--uvicorn-opts", "--log-level critical"], os.environ | quiet)
-
-
-def data_version(weights: Weights, prompts: PromptSets) -> dict[str, str]:
-    """Hashes that name exactly what a run was made from."""
-    hashes = {
-        **{f"data.{name}_sha256": files.sha256 for name, files in weights.snapshots.items()},
-        "data.train_prompts_sha256": prompts.train.snapshot.sha256,
-        "data.held_out_prompts_sha256": prompts.held_out.snapshot.sha256,
-    }
-    return hashes | ({"data.images_sha256": prompts.images.sha256} if prompts.images else {})
-
-
-def code_version() -> dict[str, str]:
-    """The installed version, and the commit where the code lies in a git checkout."""
-    tags = {"code.version": _installed_version()}
-    here = Path(__file__).parent
-    commit = _git("rev-parse", "HEAD", folder=here)
-    if commit:
-        tags["code.commit"] = commit
-        tags["code.changed"] = str(bool(_git("status", "--porcelain", "--untracked-files=no", folder=here))).lower()
-    return tags
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
-
-
 def connect(uri: str) -> "MlflowClient":
     """A client of an MLflow store, tracking and registry."""
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
-
-
-def _installed_version() -> str:
-    try:
-        return version("srpo")
-    except PackageNotFoundError:
-        return "not installed"
-
-
-def _git(*arguments: str, folder: Path) -> str:
-    """Output of a git command; empty where git or a repository is missing."""
-    try:
-        result = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return ""
-    return result.stdout.strip() if result.returncode == 0 else ""

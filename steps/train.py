@@ -12,8 +12,9 @@ from srpo.durable import OWN_COPIES, Mirror, mirror_of
 from srpo.durable.succession import log_again, take_over
 from srpo.hub import bring
 from srpo.launch import launch_training
+from srpo.provenance import data_version
 from srpo.start import find_start
-from srpo.tracking import TrackedRun, Tracker, data_version
+from srpo.tracking import TrackedRun, Tracker
 from steps.own_call import own_call
 
 

@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from srpo.config import Bound, ImagesConfig, LoraConfig, RunConfig, ScoreConfig, Settings, load_config, parse_config
+from srpo.config.base import flatten
 from srpo.config.method import ReflMethod
 from srpo.config.resources import TrainResources
 from srpo.config.rewards import AddedReward
@@ -168,3 +169,8 @@ def test_rollouts_in_the_precision_of_training_anyway_are_refused() -> None:
     with pytest.raises(ValidationError, match=r"rollout\.precision 'bf16' does nothing, because train\.precision is"):
         RunConfig.model_validate({"rollout": {"precision": "bf16"}})
     RunConfig.model_validate({"rollout": {"precision": "bf16"}, "train": {"precision": "fp32"}})
+
+
+def test_nested_settings_become_dotted_names() -> None:
+    values = {"a": 1, "b": {"c": {"d": 2}, "e": [{"f": 3}]}, "g": {}}
+    assert flatten(values) == {"a": 1, "b.c.d": 2, "b.e": [{"f": 3}]}

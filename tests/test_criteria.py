@@ -16,8 +16,8 @@ from srpo.errors import ConfigError
 from srpo.hub import bring, fetch
 from srpo.methods import make_method
 from srpo.objective import Scores
+from srpo.provenance import data_version
 from srpo.record import read_journal
-from srpo.tracking import data_version
 from srpo.weights import fetch_weights
 from tests.analytic import Analytic, Linear, noise, rollout_of
 from tests.jobs import assert_same_weights, place, run

@@ -7,7 +7,9 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from srpo.config import RunConfig
-from srpo.tracking import TrackedRun, Tracker, code_version, flatten, open_run, set_status
+from srpo.config.base import flatten
+from srpo.provenance import code_version
+from srpo.tracking import TrackedRun, Tracker, open_run, set_status
 
 
 @pytest.fixture(scope="module")

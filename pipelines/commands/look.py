@@ -1,7 +1,8 @@
 """Commands that show what there is: `status`, `ui`, `doctor`."""
 
+import os
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -59,12 +60,19 @@ def ui(port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen 
         raise ConfigError(f"nothing to show: no runs in {place.root} yet; start one with `run`")
     place.prepare()
     from srpo.doctor import port_is_free
-    from srpo.tracking import serve_page
 
     if not port_is_free(port):
         raise ConfigError(f"port {port} is in use; choose another with --port")
     console.print(f"MLflow's page: http://127.0.0.1:{port}   (Ctrl-C ends it)")
-    serve_page(place.mlflow_uri, place.mlflow_artifacts_uri, port)
+    _serve(place.mlflow_uri, place.mlflow_artifacts_uri, port)
+
+
+def _serve(uri: str, artifacts_uri: str, port: int) -> NoReturn:
+    """Become the server of MLflow's own page for a local store, until interrupted."""
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    stores = ["--backend-store-uri", uri, "--default-artifact-root", artifacts_uri]
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignore"}
+    os.execve(sys.executable, [*command, *stores, "--uvicorn-opts", "--log-level critical"], os.environ | quiet)
 
 
 def doctor() -> None:

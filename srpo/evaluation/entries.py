@@ -8,12 +8,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from srpo.config.base import flatten
 from srpo.errors import ConfigError, first_problem
 from srpo.evaluation.pairs import DIVERSITY
 from srpo.evaluation.report import REPORT_JSON
 from srpo.evaluation.schema import ImageSet, Report, Subject
 from srpo.evaluation.thumbnails import IMAGES, measured, picture_path
-from srpo.tracking import flatten
 
 Key = tuple[str, int]
 """Prompt and seed of the noise."""

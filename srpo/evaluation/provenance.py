@@ -11,7 +11,7 @@ from srpo.config import RunConfig
 from srpo.devices import count_processes
 from srpo.evaluation.contender import PACKAGES
 from srpo.evaluation.schema import Provenance
-from srpo.tracking import code_version
+from srpo.provenance import code_version
 
 
 def trace(

@@ -19,13 +19,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from srpo.config import RunConfig
+from srpo.config.base import flatten
 from srpo.errors import ConfigError
 from srpo.evaluation.charts import HEIGHT, WIDTH
 from srpo.evaluation.schema import ImageSet, Report
 from srpo.evaluation.tables import draw_curves, make_tables, order_metrics
 from srpo.evaluation.thumbnails import IMAGES, encode, gain, measured, picture_path, rank, ranking, spaced
 from srpo.files import atomic_file, write_atomic
-from srpo.tracking import flatten
 from srpo.wording import number, percent, signed
 
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"

@@ -23,8 +23,9 @@ from srpo.evaluation.thumbnails import IMAGES
 from srpo.price import planned_gpu_hours
 from srpo.prompts import Prompt, load_categories, load_prompt_set
 from srpo.prompts.split import split_held_out
+from srpo.provenance import data_version
 from srpo.record import HELD_OUT, METRICS, read_journal
-from srpo.tracking import Tracker, data_version
+from srpo.tracking import Tracker
 
 
 def evaluate(

@@ -7,13 +7,14 @@ from srpo.artifacts import Evaluated, PromptSets, Registered, Trained, Weights
 from srpo.config import RegistryConfig, RunConfig
 from srpo.control_words import words_hash
 from srpo.evaluation.schema import Report
+from srpo.provenance import code_version, data_version
 from srpo.registry.champion import Standing, make
 from srpo.registry.history import CHALLENGER, CHAMPION, settle
 from srpo.registry.lease import Held, lease
 from srpo.registry.lookup import address, all_pages, check_agreed, named, open_model
 from srpo.registry.manifest import FOLDER, Manifest, log_manifest, sampling_of
 from srpo.registry.version import DATA_TAG, GATE_TAG, HASH_TAG, LICENCE_TAG, SIZE_TAG, WORDS_TAG, gate_tag
-from srpo.tracking import TrackedRun, code_version, connect, data_version
+from srpo.tracking import TrackedRun, connect
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
