@@ -21,6 +21,7 @@ from pipelines.commands.common import (
 )
 from pipelines.place import here
 from srpo.errors import ConfigError
+from srpo.sample_size import MIN_PROMPTS
 
 
 def generate(
@@ -79,7 +80,7 @@ def words(
         str | None, typer.Option("--words", metavar="A,B", help="Wanted words instead of the run file's.")
     ] = None,
     against: Annotated[str | None, typer.Option(metavar="C,D", help="Unwanted words, likewise.")] = None,
-    num_prompts: Annotated[int, typer.Option(min=5, help="Held-out prompts to measure on.")] = 30,
+    num_prompts: Annotated[int, typer.Option(min=MIN_PROMPTS, help="Held-out prompts to measure on.")] = 30,
     as_json: JsonOption = False,
 ) -> None:
     """Tell how well the reward knows control words: a word that it does not know does nothing in training.

@@ -7,6 +7,7 @@ import typer
 
 from pipelines.commands.common import BaseOption, ConfigOption, RegistryOption, SetOption, console, load, registry_uri
 from pipelines.place import here
+from srpo.sample_size import MIN_PROMPTS
 from srpo.wording import number, signed, span
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def evaluate(
     prompts: Annotated[
         str | None, typer.Option(metavar="FILE", help="Prompts instead of the run file's held-out ones.")
     ] = None,
-    num_prompts: Annotated[int | None, typer.Option(min=5, help="Use the first so many of them.")] = None,
+    num_prompts: Annotated[int | None, typer.Option(min=MIN_PROMPTS, help="Use the first so many of them.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Images per prompt.")] = None,
     stack: RegistryOption = None,
 ) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from srpo.config.base import Settings
+from srpo.sample_size import MIN_PROMPTS
 
 ScoreName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$")]
 
@@ -106,7 +107,7 @@ class EvaluationConfig(Settings):
     """Sampling steps; the schedule is the model folder's own."""
     guidance: float | None = Field(default=3.5, ge=0)
     """Guidance of the samples; null for none."""
-    num_prompts: int = Field(default=200, ge=5)
+    num_prompts: int = Field(default=200, ge=MIN_PROMPTS)
     """Held-out prompts used, from the first on, without the monitor's; fewer if the file has fewer."""
     seeds_per_prompt: int = Field(default=4, gt=0)
     """Images per prompt; they are averaged within the prompt, which is the unit that is resampled."""

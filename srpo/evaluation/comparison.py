@@ -17,8 +17,9 @@ from srpo.evaluation.entries import Entry, Key, settings_of
 from srpo.evaluation.pairs import DRIFT
 from srpo.evaluation.report import check_out, write_report
 from srpo.evaluation.schema import Contrast, ImageSet, Kept, Published, Report
-from srpo.evaluation.statistics import MIN_PROMPTS, Array, compare, compare_categories
+from srpo.evaluation.statistics import Array, compare, compare_categories
 from srpo.evaluation.thumbnails import NUM_BEST, NUM_WORST, keep_pictures, measured, rank
+from srpo.sample_size import MIN_PROMPTS
 from srpo.wording import capitalised, signed, span
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from srpo.errors import ConfigError
 from srpo.evaluation.measure import Measured
-from srpo.evaluation.statistics import MIN_PROMPTS
+from srpo.sample_size import MIN_PROMPTS
 
 
 def leave_out(measured: Measured, judged: str) -> tuple[Measured, list[str]]:

@@ -25,11 +25,12 @@ from srpo.evaluation.provenance import trace
 from srpo.evaluation.published import check_benchmark
 from srpo.evaluation.schema import Contrast, Provenance, Report
 from srpo.evaluation.scores import check_captions
-from srpo.evaluation.statistics import MIN_PROMPTS, measure_levels
+from srpo.evaluation.statistics import measure_levels
 from srpo.hub import snapshot
 from srpo.models import check_guidance, check_model
 from srpo.prompts import Prompt, embed_set, load_prompt_set, read_prompts
 from srpo.reference import find_model, is_whole, names_files
+from srpo.sample_size import MIN_PROMPTS
 from srpo.weights import fetch_judges
 from srpo.wording import capitalised, number
 

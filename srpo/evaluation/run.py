@@ -17,7 +17,6 @@ from srpo.evaluation.measure import Measured, draw_and_score
 from srpo.evaluation.provenance import trace
 from srpo.evaluation.published import check_benchmark
 from srpo.evaluation.schema import BASE, CANDIDATE, CHAMPION, Contrast, Curves, Provenance, Report
-from srpo.evaluation.statistics import MIN_PROMPTS
 from srpo.evaluation.tables import flat_table
 from srpo.evaluation.thumbnails import IMAGES
 from srpo.price import planned_gpu_hours
@@ -25,6 +24,7 @@ from srpo.prompts import Prompt, load_categories, load_prompt_set
 from srpo.prompts.split import split_held_out
 from srpo.provenance import data_version
 from srpo.record import HELD_OUT, METRICS, read_journal
+from srpo.sample_size import MIN_PROMPTS
 from srpo.tracking import Tracker
 
 

@@ -23,6 +23,7 @@ from scipy.stats import norm, t
 
 from srpo.config import EvaluationConfig
 from srpo.evaluation.schema import Comparison, Level
+from srpo.sample_size import MIN_PROMPTS
 
 Array = NDArray[np.float64]
 Scores = Mapping[str, Array]
@@ -30,9 +31,6 @@ Scores = Mapping[str, Array]
 Statistic = Callable[..., Array]
 """Arrays whose last axis runs over prompts -> one value per row."""
 
-MIN_PROMPTS = 5
-"""Prompts that an interval needs. A resample cannot leave the range of its sample: of 2, 3, 4 and 5 prompts without a
-difference, 51, 74, 87 and 92 % of the 95 % intervals hold it, and a gate promotes 25, 13, 6 and 3 %."""
 POWER = 0.8
 RESAMPLES_AT_ONCE = 500  # bounds the memory, not the result
 SPREAD, SPREAD_OF = "spread", "luminance"

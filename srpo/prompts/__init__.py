@@ -26,7 +26,6 @@ __all__ = [
     "embed_prompts",
     "embed_set",
     "embed_texts",
-    "encoder_hash",
     "load_categories",
     "load_prompt_set",
     "read_both",

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 from srpo.config import PromptsConfig
 from srpo.errors import ConfigError
 from srpo.hub import is_remote, local_file
-from srpo.prompts.split import FOR_VERDICT
+from srpo.sample_size import MIN_PROMPTS
 from srpo.shapes import heldout_captions, seen_captions
 from srpo.tables import TABLES, Record, lines, read_text
 
@@ -29,7 +29,7 @@ FILES = {
 """Prompt files that come with the package."""
 KINDS = (".txt", *TABLES)
 LINES_SHOWN = 5
-MIN_HELD_OUT = FOR_VERDICT + 1
+MIN_HELD_OUT = 1 + MIN_PROMPTS
 
 
 class Prompt(NamedTuple):
@@ -78,7 +78,7 @@ def read_held_out(config: PromptsConfig, trained_on: Sequence[Prompt]) -> list[P
     if len(held_out) < MIN_HELD_OUT:
         raise ConfigError(
             f"prompts.held_out: {config.held_out} holds {len(held_out)}, but at least {MIN_HELD_OUT} are needed: "
-            "one for the choice of the best checkpoint, five others for the intervals of the verdict; add more"
+            f"1 for the choice of the best checkpoint, {MIN_PROMPTS} others for the intervals of the verdict; add more"
         )
     if shared := sorted({prompt.text for prompt in trained_on} & {prompt.text for prompt in held_out}):
         raise ConfigError(

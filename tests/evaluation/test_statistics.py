@@ -9,7 +9,6 @@ from scipy import stats
 from srpo.config import Bound, EvaluationConfig, MonitorConfig, RunConfig
 from srpo.evaluation.gate import Evidence, judge
 from srpo.evaluation.statistics import (
-    MIN_PROMPTS,
     Array,
     Bootstrap,
     compare,
@@ -17,6 +16,7 @@ from srpo.evaluation.statistics import (
     expanded_level,
     measure_levels,
 )
+from srpo.sample_size import MIN_PROMPTS
 
 CONFIG = EvaluationConfig(num_resamples=2000)
 

@@ -122,5 +122,5 @@ def test_held_out_prompts_may_not_be_trained_on(tmp_path: Path) -> None:
 def test_too_few_held_out_prompts_for_a_verdict(tmp_path: Path, count: int) -> None:
     (tmp_path / "a.txt").write_text("a cat\na dog\n")
     (tmp_path / "b.txt").write_text("".join(f"{number} foxes\n" for number in range(count)))
-    with pytest.raises(ConfigError, match=f"holds {count}, but at least 6 are needed.* five others .*; add more"):
+    with pytest.raises(ConfigError, match=f"holds {count}, but at least 6 are needed.* 5 others .*; add more"):
         read_both(PromptsConfig(train=str(tmp_path / "a.txt"), held_out=str(tmp_path / "b.txt")))

@@ -4,10 +4,10 @@ from collections import Counter
 
 import pytest
 
-from srpo.evaluation.statistics import MIN_PROMPTS
 from srpo.prompts import read_prompts
 from srpo.prompts.files import MIN_HELD_OUT
 from srpo.prompts.split import split_held_out
+from srpo.sample_size import MIN_PROMPTS
 
 
 @pytest.mark.parametrize("share", [0.01, 0.25, 1 / 3, 0.5, 0.99])
