@@ -23,13 +23,10 @@ from rich.table import Table
 
 from srpo.artifacts import PromptSets, TrainJob, Weights
 from srpo.config import RunConfig, load_config
-from srpo.cost import count
 from srpo.files import write_atomic
-from srpo.hub import resolve
-from srpo.models import model_skeleton, text_skeleton
+from srpo.price import price
 from srpo.prompts import embed_prompts
 from srpo.record import HELD_OUT, read_journal
-from srpo.rewards import reward_skeleton
 from srpo.train import reproducible, train
 from srpo.weights import fetch_weights
 
@@ -79,13 +76,8 @@ def settings(variant: str, source: str, seed: int, num_updates: int, extra: Sequ
 
 
 def work(config: RunConfig) -> float:
-    """Forwards of the transformer that an image of an update costs."""
-    model = model_skeleton(config.model, resolve(config.model.source, "model"))
-    reward = reward_skeleton(config.reward, resolve(config.reward.source, "reward"))
-    text = text_skeleton(config.model, resolve(config.model.source, "model"))
-    cost = count(config, model, [reward], text)
-    assert cost, "no limit is given"
-    return cost.forward_equivalents / (config.train.batch_size * config.train.accumulation)
+    """Forwards of the transformer that an image of an update costs, whatever the GPU."""
+    return price(config, "H100").forward_equivalents
 
 
 def run(config: RunConfig, folder: Path, prompts: PromptSets, weights: Weights) -> float:

@@ -8,12 +8,14 @@ import copy
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
 from torch import Tensor
 
+from srpo.flow import add_noise, shift_sigma
+from srpo.models.flux import image_ids
+from srpo.models.shared import pack
 from srpo.shapes.build.data import Average, descend, draw, warmup_cosine
 from srpo.shapes.build.text import CaptionTable, TextEncoders
 from srpo.shapes.build.vae import encode
@@ -32,7 +34,7 @@ CAPTION_DROPOUT = 0.1
 SHIFT = 2.0
 """Of the noise levels in training: as many levels above 2/3 as below."""
 GUIDANCE = (1.0, 5.0)
-LATENT_SIDE = 4  # tokens per row: 32 pixels / 4 (VAE) / 2 (packing)
+LATENT_SIDE = 8  # 32 pixels / 4 (VAE)
 logger = logging.getLogger(__name__)
 
 
@@ -50,22 +52,6 @@ class Noised:
     rows: Tensor
 
 
-def pack(latents: Tensor) -> Tensor:
-    """(batch, channels, h, w) -> (batch, h/2 * w/2, channels * 4): 2x2 patches as tokens, FLUX's layout."""
-    return torch.nn.functional.pixel_unshuffle(latents, 2).flatten(2).mT
-
-
-def unpack(tokens: Tensor) -> Tensor:
-    """The inverse of `pack`."""
-    return torch.nn.functional.pixel_shuffle(tokens.mT.unflatten(2, (LATENT_SIDE, LATENT_SIDE)), 2)
-
-
-def image_ids() -> Tensor:
-    """(tokens, 3): zero, row, column."""
-    row, column = torch.meshgrid(torch.arange(LATENT_SIDE), torch.arange(LATENT_SIDE), indexing="ij")
-    return torch.stack([torch.zeros_like(row), row, column], -1).reshape(-1, 3).float()
-
-
 def velocity(model: FluxTransformer2DModel, x: Tensor, sigma: Tensor, text: Text, guidance: Tensor) -> Tensor:
     """`noise - x0` of packed latents (batch, tokens, channels); sigma and guidance (batch,)."""
     tokens, pooled = text
@@ -76,19 +62,9 @@ def velocity(model: FluxTransformer2DModel, x: Tensor, sigma: Tensor, text: Text
         encoder_hidden_states=tokens,
         pooled_projections=pooled,
         txt_ids=torch.zeros(TEXT_TOKENS, 3),
-        img_ids=image_ids(),
+        img_ids=image_ids(LATENT_SIDE, LATENT_SIDE, x),
         return_dict=False,
     )[0]
-
-
-@torch.no_grad()
-def sample(model: FluxTransformer2DModel, text: Text, noise: Tensor, sigmas: Tensor, guidance: float) -> Tensor:
-    """Packed clean latents by Euler steps."""
-    x = noise
-    level = torch.full((len(noise),), guidance)
-    for sigma, sigma_next in pairwise(sigmas):
-        x = x + (sigma_next - sigma) * velocity(model, x, sigma.expand(len(x)), text, level)
-    return x
 
 
 @dataclass(frozen=True)
@@ -106,9 +82,8 @@ class Pictures:
             x0 = self.latents[chosen]
             noise = torch.randn(x0.shape, generator=generator)
             uniform = torch.rand(BATCH, generator=generator)
-            sigma = SHIFT * uniform / (1 + (SHIFT - 1) * uniform)
-            level = sigma[:, None, None]
-            yield Noised((1 - level) * x0 + level * noise, sigma, noise - x0, self.rows[chosen])
+            sigma = shift_sigma(SHIFT, uniform)
+            yield Noised(add_noise(x0, noise, sigma), sigma, noise - x0, self.rows[chosen])
 
 
 def encode_pictures(vae: AutoencoderKL, encoders: TextEncoders, seed: int, count: int = NUM_PICTURES) -> Pictures:
