@@ -7,10 +7,10 @@ its secrets, `{{NAME.KEY}}`. Everything is checked before the first component is
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from zenml.client import Client
 from zenml.enums import StackComponentType
 from zenml.stack.flavor import Flavor
@@ -41,10 +41,18 @@ class StackFile(Settings):
     artifact_store: Component
     experiment_tracker: Component
     model_registry: Component
-    container_registry: Component
+    container_registry: Component | None = None
+    """Where the image of the steps lies; ZenML wants it for steps in pods."""
     step_operator: Component | None = None
     """Starts several pods together, for training over nodes; ZenML wants it to go with an image builder."""
     image_builder: Component | None = None
+
+    @model_validator(mode="after")
+    def pods_have_an_image(self) -> Self:
+        """Only steps on this machine need none."""
+        if self.container_registry is None and self.orchestrator.flavor != "local":
+            raise ValueError(f"orchestrator {self.orchestrator.flavor} needs a container_registry")
+        return self
 
     @property
     def components(self) -> dict[StackComponentType, Component]:

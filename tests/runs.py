@@ -1,7 +1,10 @@
-"""Runs of the pipeline inside a test."""
+"""Runs of the pipeline, and of its command line, inside a test."""
 
 import time
 
+import pytest
+
+import run_pipeline
 from pipelines.execute import execute, new_run
 from pipelines.outcome import Outcome
 from pipelines.place import Place
@@ -14,3 +17,10 @@ def run(place: Place, config: RunConfig, first: str = "download", last: str = "r
     names = list(STEPS)
     steps = tuple(names[names.index(first) : names.index(last) + 1])
     return execute(place, new_run(place, make_plan(config, place.root, steps)), time.monotonic())
+
+
+def call(*arguments: str) -> int:
+    """Exit code of the command line, run in this process."""
+    with pytest.raises(SystemExit) as ended:
+        run_pipeline.main(list(arguments))
+    return int(ended.value.code or 0)

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import run_pipeline
 from pipelines.commands import runs
 from pipelines.commands.common import load
 from pipelines.outcome import Outcome
@@ -24,17 +23,11 @@ from srpo.errors import ConfigError
 from srpo.plan import Plan
 from tests.conftest import CONFIG, SHORT
 from tests.processes import heed_ctrl_c
+from tests.runs import call
 
 ROOT = Path(__file__).parent.parent
 HARDWARE = CONFIG.parent / "hardware"
 SETTINGS = [argument for override in SHORT for argument in ("--set", override)]
-
-
-def call(*arguments: str) -> int:
-    """Exit code of the command line, run in this process."""
-    with pytest.raises(SystemExit) as ended:
-        run_pipeline.main(list(arguments))
-    return int(ended.value.code or 0)
 
 
 def test_what_a_run_file_warns_of_is_no_part_of_the_output(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,8 +14,7 @@ from srpo.config import load_config
 from srpo.registry import load_report
 from srpo.shapes import seen_captions
 from tests.conftest import CONFIG
-from tests.runs import run
-from tests.test_cli import call
+from tests.runs import call, run
 
 NAME = "generations"
 

@@ -17,8 +17,7 @@ from srpo.registry import promote
 from srpo.start import find_start
 from srpo.tracking import connect
 from tests.conftest import CIRCLES, CONFIG, SHORT
-from tests.runs import run
-from tests.test_cli import call
+from tests.runs import call, run
 
 
 @pytest.fixture(scope="module")

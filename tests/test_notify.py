@@ -22,7 +22,7 @@ from srpo.evaluation.schema import Report
 from srpo.tracking import TrackedRun
 from tests.conftest import CONFIG, SHORT
 from tests.infra.loopback import NOBODY
-from tests.test_cli import call
+from tests.runs import call
 
 SECRET = "very-secret"
 NOTICE = Notice(event="kept", text="the champion stays", model="srpo")

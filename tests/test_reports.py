@@ -12,7 +12,7 @@ from pipelines.reports import find_entries
 from srpo.evaluation.schema import Curves, Report
 from srpo.registry import load_evaluation
 from tests.evaluation.synthetic import make_report, write_synthetic
-from tests.test_cli import call
+from tests.runs import call
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-import run_pipeline
 from pipelines.outcome import Outcome
 from pipelines.place import Place
 from pipelines.resumption import to_resume, trained_by
@@ -17,15 +16,9 @@ from srpo.hub import snapshot
 from srpo.record import read_journal
 from srpo.tracking import TrackedRun
 from tests.conftest import CONFIG, SHORT
-from tests.runs import run
+from tests.runs import call, run
 
 SETTINGS = (*SHORT, "name=budgeted", "train.num_updates=3")
-
-
-def call(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as ended:
-        run_pipeline.main(list(arguments))
-    return int(ended.value.code or 0)
 
 
 @pytest.fixture(scope="module")

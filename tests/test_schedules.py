@@ -13,7 +13,7 @@ from pipelines.place import Place
 from srpo.config import RunConfig, load_config
 from srpo.errors import EXIT_PERMANENT, EXIT_RETRY, ConfigError
 from tests.conftest import CONFIG
-from tests.test_cli import call
+from tests.runs import call
 
 STACK = "keeping"
 

@@ -20,7 +20,7 @@ from srpo.gpus import GPUS
 from srpo.plan import STEPS
 from srpo.price import price
 from tests.infra.manifests import pod_problems
-from tests.test_cli import call
+from tests.runs import call
 
 CREDENTIALS = {"secretRef": {"name": "credentials", "optional": True}}
 ONE_GPU = {"gpus": 1, "spot": True, "timeout": 30, "retries": 4}

@@ -28,8 +28,8 @@ from pipelines.stack_health import (
 from srpo.errors import ConfigError
 from tests.infra.loopback import NOBODY, mlflow_server, serving
 from tests.infra.manifests import ROOT, manifests_of, pod_problems
+from tests.runs import call
 from tests.s3 import BUCKET, bucket, moto_url
-from tests.test_cli import call
 
 __all__ = ["bucket", "moto_url"]
 
@@ -117,6 +117,7 @@ def test_the_kubernetes_steps_are_as_restricted_as_the_manifests() -> None:
         ({"name": "srpo-local"}, "that of the stack that `run` makes"),
         ({"colour": "red"}, "colour"),
         ({"orchestrator": None}, "orchestrator"),
+        ({"orchestrator": {"flavor": "kubernetes"}}, "orchestrator kubernetes needs a container_registry"),
     ],
 )
 def test_a_wrong_file_is_refused(change: dict[str, object], message: str) -> None:
@@ -128,7 +129,7 @@ def test_a_wrong_file_is_refused(change: dict[str, object], message: str) -> Non
 def test_all_missing_variables_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in SITE:
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(ConfigError, match="SRPO_BUCKET, SRPO_MLFLOW_URI, SRPO_REGISTRY"):
+    with pytest.raises(ConfigError, match="SRPO_BUCKET, SRPO_MLFLOW_URI$"):
         fill(read_stack("local"))
 
 
@@ -142,7 +143,7 @@ def test_registering_twice_changes_nothing_and_once_more_what_differs(client: An
     registered = client.get_stack("srpo-local-s3").components
     (store,) = registered[next(kind for kind in registered if kind == "artifact_store")]
     assert store.configuration == {"path": "s3://elsewhere/zenml"}, "keys that the file lost are gone"
-    assert len(registered) == 5 and client.active_stack_model.name == before
+    assert len(registered) == 4 and client.active_stack_model.name == before
 
 
 def test_nothing_is_registered_of_a_stack_with_a_mistake(client: Any, site: None) -> None:
@@ -281,7 +282,7 @@ def test_the_command_line_registers_and_says_what_is_unwell(
     assert call("stack", "up", "local") == 75, "a server that does not answer may answer later"
     shown = capsys.readouterr()
     assert "artifact_store (created): well" in shown.out and "very-secret" not in shown.out + shown.err
-    assert "experiment_tracker, model_registry, container_registry did not answer" in shown.err
+    assert "experiment_tracker, model_registry did not answer" in shown.err
     assert call("stack", "list") == 0
     shown = capsys.readouterr()
     assert "local: srpo-local-s3 (registered)" in shown.out and "srpo-kubernetes (not registered)" in shown.out
@@ -295,12 +296,8 @@ def test_the_tracking_server_of_the_manifests_answers(
     """The container's command and settings, on SQLite and a bucket on loopback; then every component is well."""
     manifests = {it["kind"]: it for it in manifests_of("base") if it["metadata"]["name"] == "mlflow"}
     (container,) = manifests["Deployment"]["spec"]["template"]["spec"]["containers"]
-    with (
-        mlflow_server(container["command"], manifests["ConfigMap"]["data"], tmp_path) as url,
-        serving({"/v2/": (200, {})}) as images,
-    ):
+    with mlflow_server(container["command"], manifests["ConfigMap"]["data"], tmp_path) as url:
         monkeypatch.setenv("SRPO_MLFLOW_URI", url)
-        monkeypatch.setenv("SRPO_REGISTRY", images.removeprefix("http://"))
         assert [finding for finding in examine(client, fill(read_stack("local"))) if not finding.healthy] == [
             Finding("experiment_tracker", False, f"{url}/api/2.0/mlflow/experiments/search answers 403 Forbidden"),
             Finding("model_registry", False, f"{url}/api/2.0/mlflow/registered-models/search answers 403 Forbidden"),
@@ -309,8 +306,7 @@ def test_the_tracking_server_of_the_manifests_answers(
         assert httpx2.get(listing, headers={"Host": "mlflow.mlflow:5000"}).is_success
         assert httpx2.get(listing, headers={"Host": "localhost:5000"}).is_success
     open_to_us = manifests["ConfigMap"]["data"] | {"MLFLOW_SERVER_ALLOWED_HOSTS": "127.0.0.1:*"}
-    with mlflow_server(container["command"], open_to_us, tmp_path) as url, serving({"/v2/": (200, {})}) as images:
+    with mlflow_server(container["command"], open_to_us, tmp_path) as url:
         monkeypatch.setenv("SRPO_MLFLOW_URI", url)
-        monkeypatch.setenv("SRPO_REGISTRY", images.removeprefix("http://"))
         findings = examine(client, fill(read_stack("local")))
-        assert len(findings) == 5 and all(finding.healthy for finding in findings)
+        assert len(findings) == 4 and all(finding.healthy for finding in findings)

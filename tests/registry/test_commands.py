@@ -14,7 +14,7 @@ from pipelines.place import Place
 from pipelines.status import age, show_status
 from srpo.registry.history import Move
 from tests.registry.test_champion import champion, fill
-from tests.test_cli import call
+from tests.runs import call
 
 
 @pytest.fixture
