@@ -1,4 +1,4 @@
-"""What the command line shows: a plan before a run, its outcome after it, and the state of all runs."""
+"""What the command line shows: a plan before a run, its outcome after it; `status` has the state of all runs."""
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence

@@ -125,7 +125,7 @@ class PromptSets(Settings):
 
 
 class TrainJob(Settings):
-    """Everything `python -m srpo.train run.json` needs."""
+    """Everything `python -m srpo.train job.json` needs."""
 
     config: RunConfig
     weights: Weights
@@ -146,7 +146,7 @@ class Trained(Settings):
 
     output_dir: str
     transformer: Snapshot
-    """Diffusers folder of the best checkpoint's transformer."""
+    """What the best checkpoint was written as: a Diffusers folder of its transformer, or an adapter's file."""
     best_update: int
     num_updates: int
     seconds: float

@@ -1,9 +1,9 @@
 """Checkpoints: written whole or not at all, and holding everything that an uninterrupted run would still have.
 
-A checkpoint is a folder `update-000010` with `transformer.safetensors` (fp32 master weights), `optimizer.safetensors`,
-`rng-0000.safetensors` (one per process) and `state.json`. The main process writes it all, because processes on other
-nodes may not see its disk: under another name, flushed to disk (fsync) and then renamed, so that a kill at any moment
-leaves either the old state or the new one.
+A checkpoint is a folder `update-000010` with `transformer.safetensors` (what is trained, as training keeps it: master
+weights in fp32, weights in bf16, or an adapter), `optimizer.safetensors`, `rng-0000.safetensors` (one per process) and
+`state.json`. The main process writes it all, because processes on other nodes may not see its disk: under another name,
+flushed to disk (fsync) and then renamed, so that a kill at any moment leaves either the old state or the new one.
 """
 
 import json

@@ -85,7 +85,7 @@ class TrainConfig(Settings):
 
     @property
     def images_per_update(self) -> int:
-        """Rollouts of one update over all processes."""
+        """Rollouts, or real images, of one update over all processes."""
         return self.num_processes * self.batch_size * self.accumulation
 
     @model_validator(mode="after")

@@ -38,10 +38,12 @@ log = logging.getLogger(__name__)
 class CheckpointCopies:
     """The durable copy of a training's folder; without `storage.remote` only the local disk is kept in order."""
 
-    def __init__(self, storage: StorageConfig, output_dir: Path, store: CheckpointStore, main: Accelerator) -> None:
-        self.storage, self.output_dir, self.store, self.accelerator = storage, output_dir, store, main
+    def __init__(
+        self, storage: StorageConfig, output_dir: Path, store: CheckpointStore, accelerator: Accelerator
+    ) -> None:
+        self.storage, self.output_dir, self.store, self.accelerator = storage, output_dir, store, accelerator
         self.mirror = mirror_of(storage)
-        self.writes = storage.remote is not None and main.is_main_process
+        self.writes = storage.remote is not None and accelerator.is_main_process
         self.best: int | None = None
         self.newest = 0
         """Update of the checkpoint that training goes on from; 0: there is none."""
