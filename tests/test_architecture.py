@@ -79,6 +79,14 @@ def test_no_package_has_a_name_that_hides_a_module_of_its_own() -> None:
     assert hidden == []
 
 
+def test_the_tree_in_the_readme_names_every_module() -> None:
+    tree = (ROOT / "README.md").read_text(encoding="utf-8").partition("## The tree")[2].partition("```\n\n")[0]
+    words = set(re.findall(r"\w+", tree))
+    modules = [path for top in ("srpo", "pipelines", "steps") for path in (ROOT / top).glob("*.py")]
+    folders = [path.parent for path in (ROOT / "srpo").glob("*/__init__.py")]
+    assert sorted(path.stem for path in (*modules, *folders) if path.stem not in {"__init__", *words}) == []
+
+
 def test_every_imported_package_is_declared() -> None:
     """A fresh environment holds what the code imports, not what happens to come along with it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

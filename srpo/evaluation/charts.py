@@ -12,7 +12,10 @@ from typing import Any
 from srpo.evaluation.schema import Comparison, GateCheck
 
 WIDTH, HEIGHT = 320, 170
-LEFT, RIGHT, TOP, BOTTOM = 40, 10, 10, 22
+LEFT, RIGHT, TOP, BOTTOM = 40, WIDTH - 10, 10, HEIGHT - 22
+"""Where the axes of a chart end."""
+FRAME = {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM}
+"""The same for the template."""
 NUM_TICKS = 6
 MARGIN = 1.12  # an interval bar's axis reaches this much further than what it shows
 
@@ -72,9 +75,9 @@ def line_chart(
         return None
     updates, values = [float(entry["update"]) for entry in entries], [float(entry[key]) for entry in entries]
     first, last = min(*updates, best_update), max(*updates, best_update)
-    x_scale = _Scale(first, max(last, first + 1), LEFT, WIDTH - RIGHT)
+    x_scale = _Scale(first, max(last, first + 1), LEFT, RIGHT)
     low, high = _padded(min(values), max(values))
-    y_scale = _Scale(low, high, HEIGHT - BOTTOM, TOP)
+    y_scale = _Scale(low, high, BOTTOM, TOP)
     points = [
         Point(x_scale(update), y_scale(value), bool(entry.get("violations")), _note(entry, key))
         for update, value, entry in zip(updates, values, entries, strict=True)
