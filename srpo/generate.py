@@ -43,7 +43,7 @@ class Sampling(Settings):
         return with_word(self.prefix, [prompt])[0] if self.prefix else prompt
 
 
-class Generator:
+class Painter:
     """A model that turns prompts into pictures. Its parts are loaded when they are needed, and the text encoders are
     never on the device together with the transformer: either may fill it.
     """
@@ -120,9 +120,9 @@ class ModelFiles(Settings):
     transformer_sha256: str
     sampling: Sampling
 
-    def generator(self, device: str | None = None) -> Generator:
+    def painter(self, device: str | None = None) -> Painter:
         """Load it."""
-        return Generator(self.model, self.base, self.transformer, device)
+        return Painter(self.model, self.base, self.transformer, device)
 
     def drawn(self, height: int | None, width: int | None, weights: WeightsFormat | None) -> "ModelFiles":
         """The same model for pictures of another size, or with its weights kept otherwise."""

@@ -105,7 +105,7 @@ def _draw_share(files: ModelFiles, tasks: list[Task], device: str) -> list[Path]
 
 
 def _draw(files: ModelFiles, tasks: list[Task], device: str | None) -> Iterator[Path]:
-    images = files.generator(device).draw([(prompt, seed) for prompt, seed, *_ in tasks], files.sampling)
+    images = files.painter(device).draw([(prompt, seed) for prompt, seed, *_ in tasks], files.sampling)
     for image, (*_, facts, path) in zip(images, tasks, strict=True):
         save_png(to_picture(image), facts, path)
         yield path

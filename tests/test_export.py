@@ -64,7 +64,7 @@ def test_the_exported_folder_draws_what_generate_draws(files: ModelFiles, tmp_pa
         generator=torch.Generator().manual_seed(4),
         output_type="np",
     ).images[0]
-    (drawn,) = files.generator().draw([(PROMPT, 4)], files.sampling)
+    (drawn,) = files.painter().draw([(PROMPT, 4)], files.sampling)
     assert np.abs(drawn.permute(1, 2, 0).numpy() - expected).max() <= 1e-4  # float32 arithmetic in another order
 
 
