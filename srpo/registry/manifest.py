@@ -46,6 +46,7 @@ class Manifest(Settings):
             reference=reference,
             model=self.model,
             base=base.path,
+            base_sha256=base.sha256,
             transformer=transformer.path,
             transformer_sha256=transformer.sha256,
             sampling=self.sampling,

@@ -271,7 +271,7 @@ def test_a_folder_says_itself_which_family_it_is(qwen_folder: Path) -> None:
     files = find_model(str(qwen_folder), None, None)
     painter, sampling = files.painter(), files.sampling
     assert painter.config.family == "qwen_image"
-    assert sampling.guidance == 3.5
+    assert sampling.guidance == 4, "as its card samples it"
 
 
 def test_no_guidance_or_one_above_one(qwen_folder: Path) -> None:
