@@ -30,7 +30,7 @@ from srpo.config import RolloutConfig, RunConfig, load_config
 from srpo.flow import num_evaluations, shifted_sigmas
 from srpo.launch import prepare_job
 from srpo.models import load_model
-from srpo.prompts import load_prompt_set, select
+from srpo.prompts import load_prompt_set
 from srpo.record import read_journal
 from srpo.rollout import roll_out, sample, seeded_noise
 from srpo.train import reproducible, train
@@ -124,7 +124,7 @@ def train_once(job: TrainJob, result: Result, seed: int, folder: Path) -> Traine
 
 def compare_x0(job: TrainJob, results: list[Result], adapter: Path) -> None:
     """Roll out by every lever from the same weights and noise, and note how far apart the latents are."""
-    embeddings = select(load_prompt_set(job.prompts.train)[1], range(NUM_COMPARED))
+    embeddings = load_prompt_set(job.prompts.train)[1].select(range(NUM_COMPARED))
     for group in (DEFAULT, ADAPTER):
         model = load_model(job.config.model, job.weights.model.path, adapter if group == ADAPTER else None)
         noise = seeded_noise(model.latent_shape(job.config.model.height, job.config.model.width), range(NUM_COMPARED))

@@ -29,7 +29,6 @@ from srpo.hub import resolve
 from srpo.models import Embeddings, TextToImage, load_model, load_text_encoder
 from srpo.objective import Asked, objective
 from srpo.preference import Branch, hinge, make_branches, relative_preference
-from srpo.prompts import select
 from srpo.rewards import load_reward
 from srpo.rewards.dual_encoder import DualEncoderReward
 from srpo.rollout import Rollout, sample, seeded_noise
@@ -131,7 +130,8 @@ class World:
 
     def roll_out(self, rows: Sequence[int]) -> Rollout:
         """Clean latents of some prompts."""
-        embeddings, noise = select(self.embeddings, rows), self.noise[list(rows)]
+        embeddings = {name: tensor[list(rows)] for name, tensor in self.embeddings.items()}
+        noise = self.noise[list(rows)]
         sigmas = shifted_sigmas(self.num_rollout_steps, 3.0)
         x0 = sample(self.model, embeddings, noise, sigmas, self.rollout_guidance)
         return Rollout(x0, noise, embeddings, [self.prompts[row] for row in rows])

@@ -13,7 +13,7 @@ from srpo.draws import Draw, Draws, Shelf
 from srpo.images import LATENTS, load_image_set
 from srpo.methods.base import Method
 from srpo.models import TextToImage
-from srpo.prompts import load_prompt_set, select
+from srpo.prompts import load_prompt_set
 from srpo.random_state import random_state, restore_random_state
 from srpo.reuse import load_rollouts, rollouts_content
 from srpo.rollout import Rollout, roll_out
@@ -47,15 +47,15 @@ class Batches:
         """Latents of the drawn real images, with the drawn noise."""
         assert self.images
         device = self.accelerator.device
-        embeddings = {name: tensor.to(device) for name, tensor in select(self.images.embeddings, draw.prompts).items()}
-        x0 = self.images.latents.select(draw.prompts)[LATENTS].to(device)
+        embeddings = self.images.embeddings.select(draw.prompts, device)
+        x0 = self.images.latents.select(draw.prompts, device)[LATENTS]
         captions = [self.images.captions[index] for index in draw.prompts]
         return Rollout(x0, draw.noise.to(device), embeddings, captions, draw.moves)
 
     def _roll_out(self, draw: Draw, update: int) -> Rollout:
         """Latents sampled from the drawn noise, as far as the method wants it, or kept from an earlier update."""
         device = self.accelerator.device
-        embeddings = {name: tensor.to(device) for name, tensor in select(self.embeddings, draw.prompts).items()}
+        embeddings = self.embeddings.select(draw.prompts, device)
         noise = draw.noise.to(device)
         if self.draws.fresh(update):
             sigmas = self.method.sigmas(draw.positions)

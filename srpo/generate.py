@@ -14,7 +14,7 @@ from torch import Tensor
 from srpo.config import ModelConfig, PromptsConfig, Settings, WeightsFormat
 from srpo.errors import ConfigError
 from srpo.gpus import check_device
-from srpo.models import Embeddings, TextToImage, check_model, load_model, load_text_encoder
+from srpo.models import Embeddings, TextToImage, check_guidance, check_model, load_model, load_text_encoder
 from srpo.preference import with_word
 from srpo.prompts import read_prompts
 from srpo.rollout import sample, seeded_noise, tf32
@@ -43,7 +43,7 @@ class Sampling(Settings):
         return with_word(self.prefix, [prompt])[0] if self.prefix else prompt
 
 
-class Generator:
+class Painter:
     """A model that turns prompts into pictures. Its parts are loaded when they are needed, and the text encoders are
     never on the device together with the transformer: either may fill it.
     """
@@ -71,7 +71,11 @@ class Generator:
         return self.draw(list(zip(prompts, seeds, strict=True)), sampling)
 
     def draw(self, pairs: Sequence[tuple[str, int]], sampling: Sampling) -> Iterator[Tensor]:
-        """The image (3, height, width) in [0, 1] of each prompt from the noise of the seed beside it."""
+        """The image (3, height, width) in [0, 1] of each prompt from the noise of the seed beside it.
+
+        ConfigError, before anything is loaded, for a guidance that the model would miss or ignore.
+        """
+        check_guidance(self.config, self.folder, {"guidance": sampling.guidance})
         for start in range(0, len(pairs), AT_ONCE):
             chosen = pairs[start : start + AT_ONCE]
             encoded = self._encode([sampling.text(prompt) for prompt, _ in chosen])
@@ -115,14 +119,15 @@ class ModelFiles(Settings):
     model: ModelConfig
     base: Path
     """Diffusers folder."""
+    base_sha256: str
     transformer: Path | None = None
     """Folder or file of the transformer to use instead of the base's."""
     transformer_sha256: str
     sampling: Sampling
 
-    def generator(self, device: str | None = None) -> Generator:
+    def painter(self, device: str | None = None) -> Painter:
         """Load it."""
-        return Generator(self.model, self.base, self.transformer, device)
+        return Painter(self.model, self.base, self.transformer, device)
 
     def drawn(self, height: int | None, width: int | None, weights: WeightsFormat | None) -> "ModelFiles":
         """The same model for pictures of another size, or with its weights kept otherwise."""

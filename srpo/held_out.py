@@ -20,7 +20,6 @@ from srpo.evaluation.images import MONITOR, image_seed
 from srpo.evaluation.pairs import DRIFT, SIDE
 from srpo.evaluation.scores import Scorer, Scores, summarise
 from srpo.models import TextToImage
-from srpo.prompts import select
 from srpo.prompts.split import split_held_out
 from srpo.rollout import sample, seeded_noise
 from srpo.shards import StoredRows
@@ -99,7 +98,7 @@ class HeldOut:
         ]
         noise = seeded_noise(model.latent_shape(*size), seeds)
         device = self.accelerator.device
-        embeddings = {name: tensor.to(device) for name, tensor in select(self.embeddings, chosen).items()}
+        embeddings = self.embeddings.select(chosen, device)
         with self.accelerator.autocast():
             sigmas = model.sampling_sigmas(settings.num_steps, *size)
             images = model.decode(sample(model, embeddings, noise.to(device), sigmas, settings.guidance))

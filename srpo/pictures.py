@@ -20,6 +20,7 @@ from srpo.generate import ModelFiles, to_picture
 
 SHEET = "contact-sheet.jpg"
 SHEET_SIDE = 256  # pixels of a picture's longer side on the sheet
+SHEET_PICTURES = 256  # a sheet of 4096 x 4096 pixels
 
 Facts = dict[str, str]
 """Text fields of a PNG."""
@@ -30,7 +31,7 @@ Task = tuple[str, int, Facts, Path]
 def write_pictures(
     files: ModelFiles, prompts: Sequence[str], folder: Path, num_processes: int | None = None, overwrite: bool = False
 ) -> Iterator[Path]:
-    """One PNG per prompt, named by number, and a contact sheet; yields each path as it is there.
+    """One PNG per prompt, named by number, and a contact sheet of some of them; yields each path as it is there.
 
     Each of several processes tells of its own when it has drawn them all.
     What is there already is kept if its fields are those it would get now, else ConfigError before anything is loaded
@@ -38,17 +39,21 @@ def write_pictures(
     """
     folder.mkdir(parents=True, exist_ok=True)
     tasks = _tasks(files, prompts, folder)
-    missing = [task for task in tasks if overwrite or not _is_there(task)]
-    yield from (task[-1] for task in tasks if task not in missing)
+    kept: list[Task] = []
+    missing: list[Task] = []
+    for task in tasks:
+        (missing if overwrite or not _is_there(task) else kept).append(task)
+    yield from (task[-1] for task in kept)
     yield from _draw_all(files, missing, count_processes(num_processes))
     _write_sheet([task[-1] for task in tasks], folder / SHEET)
 
 
 def facts_of(files: ModelFiles, prompt: str, seed: int) -> Facts:
     """Everything that decides a picture's pixels."""
-    made = files.model.model_dump(include={"height", "width", "max_sequence_length", "weights"})
+    made = files.model.model_dump(include={"source", "height", "width", "max_sequence_length", "weights"})
     made |= files.sampling.model_dump(exclude={"seed"})
-    made |= {"model": files.reference, "transformer_sha256": files.transformer_sha256, "prompt": prompt, "seed": seed}
+    made |= files.model_dump(include={"base_sha256", "transformer_sha256"})
+    made |= {"model": files.reference, "prompt": prompt, "seed": seed}
     return {key: str(value) for key, value in made.items()}
 
 
@@ -70,18 +75,18 @@ def _tasks(files: ModelFiles, prompts: Sequence[str], folder: Path) -> list[Task
 
 
 def _is_there(task: Task) -> bool:
-    """Whether the picture is on disk; ConfigError if another one is."""
+    """Whether the picture is on disk, with all its facts: some of before had fewer; ConfigError if another one is."""
     *_, facts, path = task
     if not path.exists():
         return False
     with Image.open(path) as picture:
-        found = getattr(picture, "text", {})
-    if other := [name for name, value in facts.items() if found.get(name) != value]:
+        found = {name: text for name, text in getattr(picture, "text", {}).items() if name in facts}
+    if other := [name for name in found or facts if found.get(name) != facts[name]]:
         raise ConfigError(
             f"{path} is another picture: its {other[0]} is {found.get(other[0])!r}, not {facts[other[0]]!r}; "
             "give another --out, or --overwrite"
         )
-    return True
+    return found == facts
 
 
 def _draw_all(files: ModelFiles, tasks: list[Task], num_processes: int) -> Iterator[Path]:
@@ -105,14 +110,16 @@ def _draw_share(files: ModelFiles, tasks: list[Task], device: str) -> list[Path]
 
 
 def _draw(files: ModelFiles, tasks: list[Task], device: str | None) -> Iterator[Path]:
-    images = files.generator(device).draw([(prompt, seed) for prompt, seed, *_ in tasks], files.sampling)
+    images = files.painter(device).draw([(prompt, seed) for prompt, seed, *_ in tasks], files.sampling)
     for image, (*_, facts, path) in zip(images, tasks, strict=True):
         save_png(to_picture(image), facts, path)
         yield path
 
 
 def _write_sheet(paths: Sequence[Path], sheet: Path) -> None:
-    """All pictures in a grid that is about as wide as high."""
+    """The pictures, or `SHEET_PICTURES` of them from first to last, in a grid that is about as wide as high."""
+    count = min(len(paths), SHEET_PICTURES)
+    paths = [paths[index * len(paths) // count] for index in range(count)]
     columns = math.ceil(math.sqrt(len(paths)))
     grid = Image.new("RGB", (columns * SHEET_SIDE, math.ceil(len(paths) / columns) * SHEET_SIDE))
     for index, path in enumerate(paths):

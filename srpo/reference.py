@@ -6,7 +6,7 @@ from srpo.config import EvaluationConfig, ModelConfig, RunConfig
 from srpo.errors import ConfigError
 from srpo.generate import ModelFiles, Sampling
 from srpo.hub import fetch, is_remote, resolve, snapshot, survey
-from srpo.models import family_of
+from srpo.models import family_of, find_family
 from srpo.models.weights import check_transformer
 from srpo.registry import registered_files, sampling_of
 from srpo.shapes import SAMPLING_STEPS, SIZE
@@ -31,11 +31,13 @@ def find_model(
             raise ConfigError(f"--model {reference} is no whole diffusers folder; if it is a part of one, give --base")
         folder = _local(reference)
         model, sampling = _how(reference, folder, config)
+        whole = snapshot(folder, reference)
         return ModelFiles(
             reference=reference,
             model=model,
             base=folder,
-            transformer_sha256=snapshot(folder / "transformer", reference).sha256,
+            base_sha256=whole.sha256,
+            transformer_sha256=whole.part("transformer").sha256,
             sampling=sampling,
         )
     if uri is None:
@@ -76,6 +78,7 @@ def _transformer_with_base(reference: str, base: str, config: RunConfig | None) 
         reference=reference,
         model=model,
         base=folder,
+        base_sha256=snapshot(folder, base).sha256,
         transformer=transformer,
         transformer_sha256=snapshot(transformer, reference).sha256,
         sampling=sampling,
@@ -85,11 +88,11 @@ def _transformer_with_base(reference: str, base: str, config: RunConfig | None) 
 def _how(reference: str, folder: Path, config: RunConfig | None) -> tuple[ModelConfig, Sampling]:
     """How a folder's model is sized, kept and sampled: by a run file; without one as published, or as its world is."""
     if config is not None:
-        return config.model, sampling_of(config)
+        return config.model.model_copy(update={"source": reference}), sampling_of(config)
     if reference.startswith("builtin:"):
         world = RunConfig(evaluation=EvaluationConfig(num_steps=SAMPLING_STEPS))
         size = {"height": SIZE, "width": SIZE, "max_sequence_length": TEXT_TOKENS}
         return ModelConfig(source=reference, **size), sampling_of(world)
     family = family_of(folder) or ModelConfig().family
     model = ModelConfig(family=family, source=reference, weights="bf16", height=FLUX_SIZE, width=FLUX_SIZE)
-    return model, sampling_of(RunConfig())
+    return model, sampling_of(RunConfig()).model_copy(update={"guidance": find_family(family).guidance(folder)})

@@ -93,8 +93,8 @@ class StoredRows:
         self.shard_of = shard_of
         self.row_of = row_of
 
-    def select(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """The tensors of some of them, as one batch, floating-point ones in float32.
+    def select(self, indices: Sequence[int], device: torch.device | None = None) -> dict[str, Tensor]:
+        """The tensors of some of them, as one batch on `device` (the CPU if None), floating-point ones in float32.
 
         Shards are mapped into memory for the time of this call only, so that nothing of them stays.
         """
@@ -104,7 +104,7 @@ class StoredRows:
                 for shard in {self.shard_of[index] for index in indices}
             }
             rows = [_read_row(files[self.shard_of[index]], self.row_of[index]) for index in indices]
-            return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+            return {name: torch.cat([row[name] for row in rows]).to(device) for name in rows[0]}
 
 
 def _read_row(file: safe_open, row: int) -> dict[str, Tensor]:

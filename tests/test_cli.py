@@ -114,6 +114,10 @@ def test_a_run_in_pods_asks_for_no_disk_here(
         (["run", "--resume", "x", "--set", "seed=1"], "--resume goes on with the run's own settings"),
         (["generate", "--model", "nope", "--prompts", "a ring", "--out", "x"], "nope"),
         (["generate", "--model", "builtin:shapes", "--prompts", "gone.txt", "--out", "x"], "no file at gone.txt"),
+        (
+            ["generate", "--model", "builtin:shapes", "--prompts", "a ring", "--out", "x", "--guidance", "-1"],
+            "--guidance -1: give a number from 0 on, or null",
+        ),
         (["evaluate", "builtin:shapes", "--prompts", "gone.txt", "--out", "x"], "no prompt file at gone.txt"),
         (["evaluate", "builtin:shapes", "nobody@champion", "--out", "x"], "nobody@champion"),
     ],
@@ -260,6 +264,16 @@ def test_pictures_are_drawn_with_a_prefix_and_with_weights_kept_otherwise(place:
     assert (prefixed.text["prompt"], prefixed.text["prefix"]) == (caption, "Dark")
     rounded, whole = (np.asarray(Image.open(tmp_path / name / "0000.png"), float) for name in ("bf16", "plain"))
     assert 0 < abs(rounded - whole).mean() < 3  # of 255
+
+
+def test_a_guidance_of_the_command_line_is_a_number_or_null(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--model", "builtin:shapes", "--prompts", "a ring", "--out", str(tmp_path), "--num-steps", "1"]
+    assert call("generate", *arguments, "--guidance", "null") == 42
+    assert "takes a guidance" in capsys.readouterr().err
+    assert call("generate", *arguments, "--guidance", "2") == 0
+    assert Image.open(tmp_path / "0000.png").text["guidance"] == "2.0"
 
 
 def test_ctrl_c_leaves_a_run_that_goes_on_where_it_was_and_nothing_in_the_home(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_the_exported_folder_draws_what_generate_draws(files: ModelFiles, tmp_pa
         generator=torch.Generator().manual_seed(4),
         output_type="np",
     ).images[0]
-    (drawn,) = files.generator().draw([(PROMPT, 4)], files.sampling)
+    (drawn,) = files.painter().draw([(PROMPT, 4)], files.sampling)
     assert np.abs(drawn.permute(1, 2, 0).numpy() - expected).max() <= 1e-4  # float32 arithmetic in another order
 
 
@@ -76,6 +76,21 @@ def test_an_export_to_s3_holds_what_one_to_a_folder_holds(files: ModelFiles, buc
     assert sorted(keys) == sorted(f"a/b/{name}" for name in expected)
     for name, content in expected.items():
         assert bucket.get_object(Bucket=BUCKET, Key=f"a/b/{name}")["Body"].read() == content
+
+
+def test_a_prefix_that_holds_something_is_left_alone(files: ModelFiles, bucket: Any) -> None:
+    bucket.put_object(Bucket=BUCKET, Key="a/b/model.safetensors", Body=b"precious")
+    with pytest.raises(ConfigError, match=f"--to {TO} holds model.safetensors already; give a new prefix"):
+        export(files, TO, "transformer", [])
+    assert [entry["Key"] for entry in bucket.list_objects_v2(Bucket=BUCKET)["Contents"]] == ["a/b/model.safetensors"]
+    bucket.put_object(Bucket=BUCKET, Key="a/bc/", Body=b"")  # a folder, as consoles make them
+    export(files, f"{TO}c", "transformer", [])
+
+
+def test_what_is_edited_in_an_exported_folder_stays_in_it(files: ModelFiles, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export(files, str(out), "folder", [])
+    assert {path.suffix for path in out.rglob("*") if path.is_file() and path.stat().st_nlink > 1} == {".safetensors"}
 
 
 @pytest.mark.parametrize(
@@ -247,6 +262,7 @@ def test_an_adapter_is_exported_as_it_is_or_merged(job: TrainJob, tmp_path: Path
         model=job.config.model,
         base=job.weights.model.path,
         transformer=trained.transformer.path,
+        base_sha256=job.weights.model.sha256,
         transformer_sha256=trained.transformer.sha256,
         sampling=Sampling(num_steps=2),
     )

@@ -10,7 +10,7 @@ import torch
 from srpo import generate, rollout
 from srpo.config import EvaluationConfig, ModelConfig
 from srpo.evaluation import images
-from srpo.generate import Generator, Sampling
+from srpo.generate import Painter, Sampling
 from srpo.models import load_model, load_text_encoder
 from srpo.models.flux import Flux, FluxText
 from srpo.prompts import Prompt
@@ -21,7 +21,7 @@ SAMPLING = Sampling(seed=5, num_steps=2)
 
 @pytest.fixture
 def moves(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is moved where, in order: `gpu` is the generator's device, which here goes by the name of cpu:0."""
+    """What is moved where, in order: `gpu` is the painter's device, which here goes by the name of cpu:0."""
     log: list[str] = []
     for cls in (Flux, FluxText):
 
@@ -33,16 +33,16 @@ def moves(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return log
 
 
-def generator(folder: Path, device: str = "cpu") -> Generator:
-    return Generator(ModelConfig(source=str(folder), height=32, width=32, max_sequence_length=12), folder, None, device)
+def painter(folder: Path, device: str = "cpu") -> Painter:
+    return Painter(ModelConfig(source=str(folder), height=32, width=32, max_sequence_length=12), folder, None, device)
 
 
 def test_few_at_once_draw_what_all_at_once_draw(flux_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = list(generator(flux_folder).tensors(PROMPTS, SAMPLING))
+    whole = list(painter(flux_folder).tensors(PROMPTS, SAMPLING))
     monkeypatch.setattr(generate, "AT_ONCE", 2)
-    for first, second in zip(whole, generator(flux_folder).tensors(PROMPTS, SAMPLING), strict=True):
+    for first, second in zip(whole, painter(flux_folder).tensors(PROMPTS, SAMPLING), strict=True):
         assert torch.equal(first, second)
-    (alone,) = generator(flux_folder).draw([(PROMPTS[2], 7)], SAMPLING)
+    (alone,) = painter(flux_folder).draw([(PROMPTS[2], 7)], SAMPLING)
     assert torch.equal(alone, whole[2])
 
 
@@ -58,7 +58,7 @@ def test_encoder_and_model_take_turns(flux_folder: Path, monkeypatch: pytest.Mon
         return load(*arguments)
 
     monkeypatch.setattr(generate, "load_model", load_model)
-    assert len(list(generator(flux_folder, "cpu:0").tensors(PROMPTS, SAMPLING))) == 3
+    assert len(list(painter(flux_folder, "cpu:0").tensors(PROMPTS, SAMPLING))) == 3
     assert moves == ["FluxText gpu", "Flux gpu", "Flux cpu", "FluxText gpu", "Flux gpu"]
 
 
@@ -73,7 +73,7 @@ def test_pictures_are_drawn_in_tf32_and_nothing_else_is(flux_folder: Path, monke
 
     for module in (generate, images):
         monkeypatch.setattr(module, "sample", spy)
-    (picture,) = generator(flux_folder).draw([(PROMPTS[0], 5)], SAMPLING)
+    (picture,) = painter(flux_folder).draw([(PROMPTS[0], 5)], SAMPLING)
     (cell,) = images.make_design([Prompt(PROMPTS[0])], [0], 1, seed=0)
     model = load_model(ModelConfig(source=str(flux_folder)), flux_folder)
     embeddings = load_text_encoder(ModelConfig(), flux_folder).encode_prompts([PROMPTS[0]], 12)

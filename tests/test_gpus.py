@@ -11,7 +11,7 @@ from srpo.config import ModelConfig, TrainConfig
 from srpo.encoding import Encoding
 from srpo.errors import ConfigError
 from srpo.evaluation.measure import draw_and_score
-from srpo.generate import Generator
+from srpo.generate import Painter
 from srpo.gpus import check_device, driver_version
 from srpo.train import make_accelerator
 
@@ -40,7 +40,7 @@ def devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         lambda: make_accelerator(TrainConfig()),
         lambda: Encoding.run(NONE),
         lambda: draw_and_score([], NONE, NONE, {}, [], NONE),
-        lambda: Generator(ModelConfig(source="nowhere"), Path("nowhere")),
+        lambda: Painter(ModelConfig(source="nowhere"), Path("nowhere")),
     ],
     ids=["train", "embed", "evaluate", "generate"],
 )

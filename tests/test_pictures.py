@@ -1,5 +1,6 @@
 """Pictures on disk: the same pixels however the work is spread, resumed, and honest about what they are."""
 
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -12,12 +13,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from srpo import pictures
 from srpo.artifacts import Snapshot
 from srpo.config import ModelConfig, RunConfig
 from srpo.errors import ConfigError
 from srpo.generate import ModelFiles
 from srpo.hub import snapshot
-from srpo.pictures import SHEET, write_pictures
+from srpo.pictures import SHEET, SHEET_SIDE, save_png, write_pictures
 from srpo.reference import find_model
 
 PROMPTS = ["a red circle", "a green ring: ünïcode", "a blue square"]
@@ -81,6 +83,67 @@ def test_another_picture_in_its_place_is_refused_unless_overwritten(files: Model
         list(write_pictures(files, PROMPTS[2:], tmp_path))
     (path,) = write_pictures(files, PROMPTS[2:], tmp_path, overwrite=True)
     assert Image.open(path).text["prompt"] == "a blue square"
+
+
+def test_a_picture_of_another_base_is_another_picture(files: ModelFiles, tmp_path: Path, flux_folder: Path) -> None:
+    """The same transformer between other encoders, or the same adapter on another transformer."""
+    lone, other = flux_folder / "transformer" / "diffusion_pytorch_model.safetensors", tmp_path / "flux"
+    shutil.copytree(flux_folder, other)
+    config = other / "vae" / "config.json"
+    config.write_text(config.read_text().replace('"scaling_factor": 0.4', '"scaling_factor": 0.5'))
+    same = {"model": files.model, "sampling": files.sampling}
+    first, second = (find_model(str(lone), base=str(base)).model_copy(update=same) for base in (flux_folder, other))
+    list(write_pictures(first, PROMPTS[:1], tmp_path / "out"))
+    with pytest.raises(ConfigError, match="its base_sha256 is"):
+        list(write_pictures(second, PROMPTS[:1], tmp_path / "out"))
+
+
+def test_a_run_file_sizes_a_folder_but_does_not_say_where_it_is_from(flux_folder: Path) -> None:
+    assert find_model(str(flux_folder), RunConfig()).model.source == str(flux_folder)
+
+
+def test_a_picture_that_says_less_is_drawn_anew_and_one_of_somebody_else_is_not(
+    files: ModelFiles, tmp_path: Path
+) -> None:
+    (path,) = write_pictures(files, PROMPTS[:1], tmp_path)
+    facts = dict(Image.open(path).text)
+    del facts["base_sha256"]
+    save_png(Image.new("RGB", (32, 32)), facts, path)
+    list(write_pictures(files, PROMPTS[:1], tmp_path))
+    assert "base_sha256" in Image.open(path).text
+    save_png(Image.new("RGB", (32, 32)), {"software": "a camera"}, path)
+    with pytest.raises(ConfigError, match="is another picture"):
+        list(write_pictures(files, PROMPTS[:1], tmp_path))
+
+
+@pytest.mark.parametrize(("number", "shown"), [(5, [0, 1, 2, 3]), (4, [0, 1, 2, 3]), (11, [0, 2, 5, 8])])
+def test_the_contact_sheet_shows_some_of_many(
+    number: int, shown: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four of them: a grid of 2 x 2, row by row, each in a grey of its own."""
+    monkeypatch.setattr(pictures, "SHEET_PICTURES", 4)
+    paths = [tmp_path / f"{index:04d}.png" for index in range(number)]
+    for index, path in enumerate(paths):
+        Image.new("RGB", (8, 8), (20 * index,) * 3).save(path)
+    pictures._write_sheet(paths, tmp_path / SHEET)
+    sheet = Image.open(tmp_path / SHEET)
+    assert sheet.size == (2 * SHEET_SIDE, 2 * SHEET_SIDE)
+    centres = [(SHEET_SIDE // 2 + x * SHEET_SIDE, SHEET_SIDE // 2 + y * SHEET_SIDE) for y in (0, 1) for x in (0, 1)]
+    assert [round(sheet.getpixel(centre)[0] / 20) for centre in centres] == shown
+
+
+def test_a_guidance_that_a_model_would_ignore_is_refused(files: ModelFiles, tmp_path: Path, flux_folder: Path) -> None:
+    """FLUX.1-schnell has no input for one, and unless a run file says otherwise is asked for none."""
+    shutil.copytree(flux_folder, tmp_path / "flux")
+    config = tmp_path / "flux" / "transformer" / "config.json"
+    config.write_text(config.read_text().replace('"guidance_embeds": true', '"guidance_embeds": false'))
+    weights = config.with_name("diffusion_pytorch_model.safetensors")
+    kept = {name: tensor for name, tensor in load_file(weights).items() if "guidance_embedder" not in name}
+    save_file(kept, weights)
+    assert find_model(str(tmp_path / "flux")).sampling.guidance is None
+    schnell = files.model_copy(update={"base": tmp_path / "flux"})
+    with pytest.raises(ConfigError, match="guidance: the model in .* takes no guidance; set it to null"):
+        list(write_pictures(schnell, PROMPTS[:1], tmp_path / "out"))
 
 
 def test_a_lone_transformer_file_draws_as_its_folder_does(files: ModelFiles, tmp_path: Path, flux_folder: Path) -> None:

@@ -142,9 +142,9 @@ def test_another_base_model_goes_all_the_way_and_is_drawn_again_from_the_registr
     )
     assert any(not torch.equal(base[name], aligned[name]) for name in base)
     files = find_model(outcome.registered.uri, None, place.mlflow_uri)
-    generator, sampling = files.generator(), files.sampling
+    painter, sampling = files.painter(), files.sampling
     assert sampling.guidance == 4
-    first, again = (list(generator.images(["old ships", "a sailor"], sampling)) for _ in range(2))
+    first, again = (list(painter.images(["old ships", "a sailor"], sampling)) for _ in range(2))
     assert first[0].size == (48, 32)
     assert first[0].tobytes() == again[0].tobytes() != first[1].tobytes()
 

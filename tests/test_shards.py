@@ -56,6 +56,14 @@ def test_integers_stay_integers(tmp_path: Path) -> None:
     assert read.tolist() == [[1, 1], [1, 0]] and read.dtype == torch.int64
 
 
+def test_what_is_read_lies_on_the_device_asked_for(tmp_path: Path) -> None:
+    write_shard(tmp_path, KEYS, {"pooled": noise(3, 4)})
+    (path,) = tmp_path.glob("*.safetensors")
+    rows = StoredRows(tmp_path, [path.name], [0, 0, 0], [0, 1, 2])
+    assert rows.select([1])["pooled"].device.type == "cpu"
+    assert rows.select([1], torch.device("meta"))["pooled"].is_meta
+
+
 def test_the_folder_says_what_is_encoded_and_half_a_shard_does_not_count(tmp_path: Path) -> None:
     write_shard(tmp_path, KEYS[:2], {"pooled": noise(2, 4)})
     (path,) = tmp_path.glob("*.safetensors")

@@ -4,7 +4,7 @@ import contextlib
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -29,15 +29,21 @@ def generate(
     prompts: Annotated[
         str, typer.Option(metavar="FILE_OR_TEXT", help="A file with one prompt per line, or one prompt.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the pictures.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the pictures and a contact sheet, of at most 256 of them, evenly chosen.")
+    ],
     base: BaseOption = None,
     config: Annotated[
         Path | None,
-        typer.Option(help="For a folder: a run file with image size, steps and guidance (else 1024x1024, 50, 3.5)."),
+        typer.Option(
+            help="For a folder: a run file with image size, steps, guidance (else 1024x1024, 50, the model's)."
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Picture i (from 0) gets seed + i.")] = None,
     num_steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps.")] = None,
-    guidance: Annotated[float | None, typer.Option(min=0, help="Guidance.")] = None,
+    guidance: Annotated[
+        str | None, typer.Option(metavar="NUMBER|null", help="Guidance, as the model takes it; null for none.")
+    ] = None,
     height: Annotated[int | None, typer.Option(min=1, help="Pixels.")] = None,
     width: Annotated[int | None, typer.Option(min=1, help="Pixels.")] = None,
     prefix: Annotated[str | None, typer.Option(help="Control word in front of each prompt; '' for none.")] = None,
@@ -54,6 +60,10 @@ def generate(
     What an earlier call has drawn with the same settings is kept.
     """
     settings = load([config], ()) if config else None
+    asked = {"seed": seed, "num_steps": num_steps, "prefix": prefix}
+    given: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
+    if guidance is not None:
+        given["guidance"] = _guidance(guidance)
     place = here()
     place.prepare(model, base or "", prompts)
     from srpo.export.card import find_licences
@@ -66,11 +76,19 @@ def generate(
         files = find_model(model, settings, registry_uri(place, stack), base).drawn(height, width, weights)
     for licence in find_licences(files, None):
         typer.echo(licence, err=True)
-    given = {"seed": seed, "num_steps": num_steps, "guidance": guidance, "prefix": prefix}
-    sampling = files.sampling.model_copy(update={key: value for key, value in given.items() if value is not None})
-    files = files.model_copy(update={"sampling": sampling})
+    files = files.model_copy(update={"sampling": files.sampling.model_copy(update=given)})
     for path in write_pictures(files, texts, out, num_processes, overwrite):
         typer.echo(path)
+
+
+def _guidance(text: str) -> float | None:
+    """As a run file would say it."""
+    if text == "null":
+        return None
+    with contextlib.suppress(ValueError):
+        if (guidance := float(text)) >= 0:
+            return guidance
+    raise ConfigError(f"--guidance {text}: give a number from 0 on, or null for none")
 
 
 def words(

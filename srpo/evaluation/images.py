@@ -18,9 +18,8 @@ from srpo.config import EvaluationConfig
 from srpo.files import atomic_file
 from srpo.generate import to_picture
 from srpo.models import Embeddings, TextToImage
-from srpo.prompts import Prompt, select
+from srpo.prompts import Prompt
 from srpo.rollout import sample, seeded_noise, tf32
-from srpo.shards import StoredRows
 
 THUMBNAIL = 512  # pixels of the longer side
 PNG_BELOW = 128  # pixels; small pictures are kept exactly, large ones as JPEG
@@ -99,14 +98,15 @@ def draw(
     model: TextToImage,
     size: tuple[int, int],
     settings: EvaluationConfig,
-    embeddings: Embeddings | StoredRows,
+    embeddings: Embeddings,
     cells: Sequence[Cell],
     device: torch.device,
 ) -> Tensor:
-    """One image per cell (cells, 3, height, width) in [0, 1], as `srpo.generate` draws them; size: height, width."""
-    chosen = select(embeddings, [cell.prompt_index for cell in cells])
-    here = {name: tensor.to(device) for name, tensor in chosen.items()}
+    """One image per cell (cells, 3, height, width) in [0, 1], as `srpo.generate` draws them.
+
+    `size`: height, width; `embeddings`: of each cell's prompt, on the device.
+    """
     noise = seeded_noise(model.latent_shape(*size), [cell.seed for cell in cells]).to(device)
     sigmas = model.sampling_sigmas(settings.num_steps, *size)
     with tf32():
-        return model.decode(sample(model, here, noise, sigmas, settings.guidance))
+        return model.decode(sample(model, embeddings, noise, sigmas, settings.guidance))

@@ -181,7 +181,8 @@ class _Worker:
     @torch.no_grad()
     def __call__(self, batch: Batch) -> dict[Cell, ImageScores]:
         """Draw, score, keep the thumbnails."""
-        images = draw(self.model, self.size, self.work.config.evaluation, self.work.embeddings, batch, self.device)
+        embeddings = self.work.embeddings.select([cell.prompt_index for cell in batch], self.device)
+        images = draw(self.model, self.size, self.work.config.evaluation, embeddings, batch, self.device)
         scores = self.scorer(images, [cell.prompt for cell in batch])
         columns = {name: values.double().tolist() for name, values in scores.items()}
         features = self.judge.features(images).half().cpu().numpy()

@@ -22,7 +22,7 @@ from torch import Tensor
 from srpo.config import RunConfig, Settings
 from srpo.evaluation.scores import check_captions
 from srpo.evaluation.statistics import Array, Bootstrap
-from srpo.generate import Generator, Sampling
+from srpo.generate import Painter, Sampling
 from srpo.hub import resolve
 from srpo.preference import with_word
 from srpo.prompts import read_both
@@ -64,13 +64,13 @@ def measure_words(config: RunConfig, words: Sequence[str], num_prompts: int) -> 
     prompts = [prompt.text for prompt in read_both(config.prompts)[1][:num_prompts]]
     if settings.world:
         check_captions(settings.world, prompts)
-    generator = Generator(config.model, resolve(config.model.source, "model"))
+    painter = Painter(config.model, resolve(config.model.source, "model"))
     sampling = Sampling(seed=config.seed, num_steps=settings.num_steps, guidance=settings.guidance)
     return report_words(
-        load_reward(config.reward, source).to(generator.device),
+        load_reward(config.reward, source).to(painter.device),
         words,
         prompts,
-        lambda texts: torch.stack(list(generator.tensors(texts, sampling))).float(),
+        lambda texts: torch.stack(list(painter.tensors(texts, sampling))).float(),
         settings.world,
         Bootstrap(settings.num_resamples, settings.confidence, config.seed),
     )

@@ -93,7 +93,7 @@ def name_of(files: ModelFiles) -> str:
 
 
 def _space(files: ModelFiles, form: Form, merge: bool, target: Path) -> int:
-    """Bytes that an export writes at most, pictures and card aside; what is linked takes none."""
+    """Bytes that an export writes at most, texts and pictures aside; what is linked takes none."""
     values = sum(prod(shape) for shape in folder_shapes(files.base / "transformer").values())
     merged = values * torch.float32.itemsize if merge else 0
     linked = files.base.stat().st_dev == target.stat().st_dev
@@ -148,10 +148,15 @@ def _write_weights(files: ModelFiles, form: Form, folder: Path) -> Fp8Error | No
 def _link(source: Path, target: Path) -> None:
     """A file, or all files of a folder, if it is there."""
     if source.is_dir():
-        shutil.copytree(source, target, copy_function=link_or_copy)
+        shutil.copytree(source, target, copy_function=_link_weights)
     elif source.is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
-        link_or_copy(source, target)
+        _link_weights(source, target)
+
+
+def _link_weights(source: str | Path, target: str | Path) -> None:
+    """Weights are shared; a text that its owner may edit in place is copied, so that the model's own stays."""
+    (link_or_copy if str(source).endswith(".safetensors") else shutil.copyfile)(source, target)
 
 
 def _draw(files: ModelFiles, prompts: Sequence[str], pictures: Path) -> Sequence[str]:

@@ -54,7 +54,8 @@ def _bucket(to: str) -> Iterator[Path]:
     bucket = Bucket(to)
     if not bucket.prefix:
         raise ConfigError(f"--to {to}: name a bucket and a prefix, s3://BUCKET/PREFIX")
-    bucket.keys(bucket.key(CARD))  # that it answers is told before the work
+    if found := sorted(key for key in bucket.keys(f"{bucket.prefix}/") if not key.endswith("/")):
+        raise ConfigError(f"--to {to} holds {found[0].removeprefix(f'{bucket.prefix}/')} already; give a new prefix")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         yield folder

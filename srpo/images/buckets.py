@@ -38,7 +38,7 @@ def enlargement(bucket: Bucket, height: int, width: int) -> float:
 def fit(picture: Image.Image, bucket: Bucket) -> Image.Image:
     """The picture resized to cover the bucket and cropped about its centre, in one resampling (Lanczos)."""
     scale = enlargement(bucket, picture.height, picture.width)
-    across, up = bucket.width / scale, bucket.height / scale
-    left, top = (picture.width - across) / 2, (picture.height - up) / 2
-    box = left, top, left + across, top + up
+    left = max(0, (picture.width - bucket.width / scale) / 2)  # of a side that is kept whole: 0, or off by rounding
+    top = max(0, (picture.height - bucket.height / scale) / 2)
+    box = left, top, picture.width - left, picture.height - top
     return picture.resize((bucket.width, bucket.height), Image.Resampling.LANCZOS, box)

@@ -102,6 +102,8 @@ class Family:
     """folder -> its VAE on the meta device, likewise."""
     guidance_problem: Callable[[Path, float | None], str]
     """(folder, guidance) -> the end of a sentence that begins with "the model": why not this one; empty if it fits."""
+    guidance: Callable[[Path], float | None]
+    """folder -> the guidance that its model is published to be sampled with; None for none."""
     pipeline: type[DiffusionPipeline]
     """Its pipeline in diffusers: the name that a folder's model_index.json has, and the form that adapters have."""
 
@@ -116,6 +118,7 @@ MODELS: dict[str, Family] = {
         flux.text_skeleton,
         flux.FluxVae.skeleton,
         flux.guidance_problem,
+        flux.published_guidance,
         FluxPipeline,
     ),
     "qwen_image": Family(
@@ -127,6 +130,7 @@ MODELS: dict[str, Family] = {
         qwen_image.text_skeleton,
         qwen_image.QwenImageVae.skeleton,
         qwen_image.guidance_problem,
+        qwen_image.published_guidance,
         QwenImagePipeline,
     ),
 }

@@ -127,9 +127,14 @@ def load_text(folder: Path, dtype: torch.dtype) -> FluxText:
     return FluxText(pipeline)
 
 
-def guidance_problem(folder: Path, guidance: float | None) -> str:
+def published_guidance(folder: Path) -> float | None:
     """The guidance is an input of the transformer (FLUX.1-dev has it, FLUX.1-schnell does not)."""
-    guided = bool(read_json(folder / "transformer" / "config.json").get("guidance_embeds", False))
+    return 3.5 if read_json(folder / "transformer" / "config.json").get("guidance_embeds", False) else None
+
+
+def guidance_problem(folder: Path, guidance: float | None) -> str:
+    """One where the transformer has no input for it, or none where it has."""
+    guided = published_guidance(folder) is not None
     if guided == (guidance is not None):
         return ""
     return "takes a guidance (1 to 5, usually 3.5)" if guided else "takes no guidance; set it to null"

@@ -170,6 +170,11 @@ def load_text(folder: Path, dtype: torch.dtype) -> QwenImageText:
     return QwenImageText(pipeline)
 
 
+def published_guidance(folder: Path) -> float:
+    """As the model's card samples it."""
+    return 4.0
+
+
 def guidance_problem(folder: Path, guidance: float | None) -> str:
     """Up to 1, classifier-free guidance would spend a second forward on guiding nowhere."""
     fits = guidance is None or guidance > 1

@@ -15,7 +15,6 @@ from srpo.artifacts import PromptSet, PromptSets, Snapshot, Weights
 from srpo.config import ModelConfig, PromptsConfig
 from srpo.files import write_atomic
 from srpo.hub import snapshot
-from srpo.models import Embeddings
 from srpo.models.weights import load_dtype
 from srpo.prompts.encode import encode_missing
 from srpo.prompts.files import Prompt, read_both, read_held_out, read_prompts
@@ -31,7 +30,6 @@ __all__ = [
     "read_both",
     "read_held_out",
     "read_prompts",
-    "select",
 ]
 
 TEXT_PARTS = ("text_encoder", "tokenizer")
@@ -119,10 +117,3 @@ def load_categories(prompt_set: PromptSet) -> list[str]:
 
 def _read_index(prompt_set: PromptSet) -> dict[str, Any]:
     return json.loads((prompt_set.snapshot.path / prompt_set.index).read_text(encoding="utf-8"))
-
-
-def select(embeddings: Embeddings | StoredRows, indices: Sequence[int]) -> Embeddings:
-    """The embeddings of some prompts, as one batch, from memory or from disk."""
-    if isinstance(embeddings, StoredRows):
-        return embeddings.select(indices)
-    return {name: tensor[list(indices)] for name, tensor in embeddings.items()}

@@ -46,6 +46,7 @@ class Manifest(Settings):
             reference=reference,
             model=self.model,
             base=base.path,
+            base_sha256=base.sha256,
             transformer=transformer.path,
             transformer_sha256=transformer.sha256,
             sampling=self.sampling,
@@ -69,11 +70,11 @@ class AlignedModel:
 
     def __init__(self, manifest: Manifest) -> None:
         self.sampling = manifest.sampling
-        self.generator = manifest.files(MANIFEST).generator()
+        self.painter = manifest.files(MANIFEST).painter()
 
     def predict(self, prompts: Sequence[str]) -> "list[Image.Image]":
         """One picture per prompt, as the run's evaluation sampled them."""
-        return list(self.generator.images(list(prompts), self.sampling))
+        return list(self.painter.images(list(prompts), self.sampling))
 
 
 def _load_pyfunc(path: str) -> AlignedModel:

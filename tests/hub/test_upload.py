@@ -84,7 +84,7 @@ def test_an_adapter_on_the_hub_is_drawn_with_on_a_base_on_the_hub(files: ModelFi
     for reference in ("hf://you/style", "hf://you/style/style.safetensors"):
         found = find_model(reference, RunConfig(model=files.model), base="hf://maker/flux")
         sampling = found.sampling.model_copy(update={"num_steps": 1})
-        (styled,), (plain,) = (one.generator().draw([("a red circle", 0)], sampling) for one in (found, files))
+        (styled,), (plain,) = (one.painter().draw([("a red circle", 0)], sampling) for one in (found, files))
         assert (styled - plain).abs().max() > 1e-3
     assert fetch("hf://you/style", "model").files[0].path == "style.safetensors"
     tensors[f"{layer}.lora_A.weight"] = torch.randn(4, width + 1)

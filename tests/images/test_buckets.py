@@ -1,5 +1,7 @@
 """Buckets by hand, and pictures whose fitted form is known."""
 
+import random
+
 import pytest
 from PIL import Image
 
@@ -53,3 +55,13 @@ def test_what_is_cut_off_lies_at_both_ends(upright: bool) -> None:
             assert fitted.size == (size, size)
             border = 0 if size == side else 3 * max(1, size // side)
             assert fitted.crop((border, border, size - border, size - border)).getextrema() == ((0, 0),) * 3
+
+
+def test_no_size_of_a_picture_is_refused() -> None:
+    """Of a side that is kept whole, rounding may make the box an ulp longer than the picture, which Pillow refuses."""
+    buckets = make_buckets(720, 720, [(1, 1), (4, 3), (3, 2), (16, 9)], 16)
+    drawn = random.Random(0)
+    some = [(drawn.randint(1, 300), drawn.randint(1, 300)) for _ in range(100)]
+    for width, height in [(2384, 3445), (2703, 3317), (1739, 938), *some]:
+        bucket = nearest(buckets, height, width)
+        assert fit(Image.new("L", (width, height)), bucket).size == (bucket.width, bucket.height)

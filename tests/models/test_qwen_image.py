@@ -30,7 +30,7 @@ from srpo.models.shared import pack
 from srpo.objective import Asked, objective
 from srpo.preference import Branch, make_branches
 from srpo.price import price
-from srpo.prompts import embed_prompts, select
+from srpo.prompts import embed_prompts
 from srpo.reference import find_model
 from srpo.rewards import load_reward
 from srpo.rollout import Rollout, sample, seeded_noise
@@ -78,7 +78,7 @@ def test_sampler_equals_the_pipeline(
 ) -> None:
     prompts = PROMPTS[:num_prompts]
     noise = seeded_noise(model.latent_shape(32, 48), range(num_prompts))
-    chosen = select(embeddings, range(num_prompts))
+    chosen = {name: tensor[:num_prompts] for name, tensor in embeddings.items()}
     ours = model.decode(sample(model, chosen, noise, model.sampling_sigmas(6, 32, 48), guidance))
 
     pipeline = QwenImagePipeline.from_pretrained(qwen_folder, local_files_only=True)
@@ -119,7 +119,8 @@ def test_a_prompts_velocity_depends_neither_on_its_neighbours_nor_on_padding(
     x, sigma = torch.randn(3, 4, 8, 12, generator=torch.Generator().manual_seed(0)), torch.tensor([0.9, 0.5, 0.2])
     together = model.velocity(x, sigma, embeddings, 4.0)
     for row in range(3):
-        alone = model.velocity(x[row : row + 1], sigma[row : row + 1], select(embeddings, [row]), 4.0)
+        own = {name: tensor[row : row + 1] for name, tensor in embeddings.items()}
+        alone = model.velocity(x[row : row + 1], sigma[row : row + 1], own, 4.0)
         torch.testing.assert_close(alone, together[row : row + 1], atol=1e-5, rtol=0)
 
 
@@ -268,9 +269,9 @@ def test_a_folder_of_another_family_is_refused(qwen_folder: Path, flux_folder: P
 
 def test_a_folder_says_itself_which_family_it_is(qwen_folder: Path) -> None:
     files = find_model(str(qwen_folder), None, None)
-    generator, sampling = files.generator(), files.sampling
-    assert generator.config.family == "qwen_image"
-    assert sampling.guidance == 3.5
+    painter, sampling = files.painter(), files.sampling
+    assert painter.config.family == "qwen_image"
+    assert sampling.guidance == 4, "as its card samples it"
 
 
 def test_no_guidance_or_one_above_one(qwen_folder: Path) -> None:

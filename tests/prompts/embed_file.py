@@ -12,7 +12,7 @@ import torch
 from srpo.artifacts import Weights
 from srpo.config import ModelConfig, PromptsConfig
 from srpo.hub import fetch
-from srpo.prompts import embed_prompts, load_prompt_set, select
+from srpo.prompts import embed_prompts, load_prompt_set
 
 LENGTH = 32  # tokens
 
@@ -26,7 +26,7 @@ def main() -> None:
     texts, embeddings = load_prompt_set(sets.train)
     generator = torch.Generator().manual_seed(0)
     for _ in range(int(num_reads)):
-        select(embeddings, torch.randint(len(texts), (32,), generator=generator).tolist())
+        embeddings.select(torch.randint(len(texts), (32,), generator=generator).tolist())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     print(f"peak {peak} MiB, {sets.train.bytes_per_prompt} bytes per prompt")  # noqa: T201
 

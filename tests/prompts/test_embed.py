@@ -15,7 +15,7 @@ from srpo.config import ModelConfig, PromptsConfig, RunConfig, WeightsFormat
 from srpo.footprint import disk_needed
 from srpo.hub import fetch
 from srpo.models import load_text_encoder
-from srpo.prompts import embed_prompts, load_categories, load_prompt_set, select
+from srpo.prompts import embed_prompts, load_categories, load_prompt_set
 from srpo.shapes import WEIGHTS_DIR
 from tests.prompts import embed_file
 from tests.prompts.embed_file import LENGTH
@@ -46,7 +46,7 @@ def embed(flux: Path, prompts: PromptsConfig, output_dir: Path, kept: WeightsFor
 
 def read_all(prompt_set: PromptSet) -> dict[str, torch.Tensor]:
     texts, embeddings = load_prompt_set(prompt_set)
-    return select(embeddings, range(len(texts)))
+    return embeddings.select(range(len(texts)))
 
 
 def shards(folder: Path) -> dict[str, tuple[int, int]]:
@@ -70,7 +70,7 @@ def test_embeddings_are_the_encoders_in_the_order_of_the_file(flux_folder: Path,
     encoder = load_text_encoder(ModelConfig(), flux_folder)
     for row in (0, 33, 199):
         alone = encoder.encode_prompts([texts[row]], LENGTH)
-        for name, tensor in select(embeddings, [row]).items():
+        for name, tensor in embeddings.select([row]).items():
             torch.testing.assert_close(tensor, alone[name])
 
 

@@ -13,7 +13,7 @@ from srpo.artifacts import Registered, Weights
 from srpo.config import RunConfig
 from srpo.errors import ConfigError
 from srpo.evaluation.schema import Report, Undrawn
-from srpo.generate import Generator
+from srpo.generate import Painter
 from srpo.prompts import PromptSets
 from srpo.reference import find_model
 from srpo.registry import (
@@ -171,11 +171,11 @@ def test_one_line_of_mlflow_makes_the_pictures_that_generate_makes(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     (loaded,) = mlflow.pyfunc.load_model(f"models:/{name}@challenger").predict([PROMPT])
     files = find_model(f"models:/{name}@challenger", None, uri)
-    generator, sampling = files.generator(), files.sampling
-    (generated,) = generator.images([PROMPT], sampling)
+    painter, sampling = files.painter(), files.sampling
+    (generated,) = painter.images([PROMPT], sampling)
     assert loaded.tobytes() == generated.tobytes()
     config = finished.record.config
-    (base,) = Generator(config.model, load_manifest(uri, "shapes@challenger").base.path).images(
+    (base,) = Painter(config.model, load_manifest(uri, "shapes@challenger").base.path).images(
         [PROMPT], sampling_of(config)
     )
     assert loaded.size == base.size == (32, 32)
@@ -184,9 +184,9 @@ def test_one_line_of_mlflow_makes_the_pictures_that_generate_makes(
 
 def test_a_picture_depends_on_its_own_seed_and_not_on_its_neighbours(finished: Outcome, uri: str) -> None:
     files = find_model("shapes@challenger", None, uri)
-    generator, sampling = files.generator(), files.sampling
-    _, second = generator.images(["a green ring on a red background", PROMPT], sampling)
-    (alone,) = generator.images([PROMPT], sampling.model_copy(update={"seed": sampling.seed + 1}))
+    painter, sampling = files.painter(), files.sampling
+    _, second = painter.images(["a green ring on a red background", PROMPT], sampling)
+    (alone,) = painter.images([PROMPT], sampling.model_copy(update={"seed": sampling.seed + 1}))
     assert second.tobytes() == alone.tobytes()
 
 
