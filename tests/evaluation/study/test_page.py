@@ -13,6 +13,7 @@ from srpo.evaluation.entries import load_entry
 from srpo.evaluation.schema import Report
 from srpo.evaluation.study import StudyKey, merge_votes, pairs_of_entries, pairs_of_folders, write_study
 from srpo.evaluation.study.merge import add_to_report
+from srpo.evaluation.study.page import KeyPair
 from srpo.pictures import save_png
 from tests.browser import KEYS, Browser, browser, needs_chromium
 from tests.evaluation.synthetic import make_picture, make_report, write_synthetic
@@ -242,6 +243,26 @@ def test_an_earlier_study_is_not_written_over(report: Path, tmp_path: Path, kept
         make(report, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [kept]
     assert (tmp_path / kept).read_bytes() == before
+
+
+def test_the_same_seed_names_alike_only_what_is_alike(tmp_path: Path) -> None:
+    """Else the votes of one study could be merged into another."""
+    sides = [generated(tmp_path / name, model) for name, model in (("base", "a"), ("one", "b"), ("two", "c"))]
+    found = pairs_of_folders(*sides[:2])
+    key, again, other = (
+        write_study(pairs, tmp_path / f"{name}.html", seed=0)[0]
+        for name, pairs in {"first": found, "again": found, "other": pairs_of_folders(sides[0], sides[2])}.items()
+    )
+    assert again == key
+    assert (tmp_path / "again.html").read_bytes() == (tmp_path / "first.html").read_bytes()
+    make_picture(32, 9, "b").save(found[2][0].candidate)
+    redrawn, _ = write_study(found, tmp_path / "redrawn.html", seed=0)
+    names = [{one.study, *(name for pair in one.pairs for name in names_of(pair))} for one in (key, other, redrawn)]
+    assert not names[0] & names[1] and not names[0] & names[2]
+
+
+def names_of(pair: KeyPair) -> tuple[str, str, str]:
+    return pair.pair, pair.reference, pair.candidate
 
 
 def test_of_a_report_only_the_fair_sample_is_asked_about(tmp_path: Path) -> None:
