@@ -294,6 +294,15 @@ def test_folders_of_generate_are_matched_by_prompt_and_seed(tmp_path: Path) -> N
     assert len(pairs) == 3
 
 
+def test_folders_of_the_same_name_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for parent in "ab":
+        (tmp_path / parent).mkdir()
+    base, new = generated(tmp_path / "a" / "out", "a"), generated(tmp_path / "b" / "out", "b")
+    assert [side.name for side in pairs_of_folders(base, new)[:2]] == ["a/out", "b/out"]
+    monkeypatch.chdir(new)
+    assert [side.name for side in pairs_of_folders(base, Path())[:2]] == ["a/out", "b/out"], "a folder called `.` too"
+
+
 def test_folders_that_do_not_match_are_refused(tmp_path: Path) -> None:
     base = generated(tmp_path / "base", "a")
     with pytest.raises(ConfigError, match="num_steps is 10 in .*base and 20 in .*steps"):
