@@ -15,7 +15,7 @@ from pathlib import Path
 from srpo.artifacts import Weights
 from srpo.config import RunConfig
 from srpo.errors import ConfigError
-from srpo.evaluation.contender import Contender
+from srpo.evaluation.contender import Contender, drawn_alike
 from srpo.evaluation.findings import contrast, gather, journal_in, make_report, publish
 from srpo.evaluation.finite import leave_out
 from srpo.evaluation.gate import Judgement, check_metrics, describe_change, judge
@@ -32,8 +32,6 @@ from srpo.prompts import Prompt, embed_set, load_prompt_set, read_prompts
 from srpo.reference import find_model, is_whole, names_files
 from srpo.weights import fetch_judges
 from srpo.wording import capitalised, number
-
-DRAWN_ALIKE = {"height", "width", "max_sequence_length"}
 
 
 def evaluate_models(
@@ -80,7 +78,7 @@ def find_contender(reference: str, config: RunConfig, uri: str | None = None, ba
     """A model by its reference, known by content and checked; nothing is loaded."""
     lone = base is not None and names_files(reference) and not is_whole(reference)
     files = find_model(reference, config if names_files(reference) else None, uri, base if lone else None)
-    model = files.model.model_copy(update=config.model.model_dump(include=DRAWN_ALIKE))
+    model = drawn_alike(files.model, config)
     check_model(model, files.base)
     check_guidance(model, files.base, {"evaluation.guidance": config.evaluation.guidance})
     return Contender(
