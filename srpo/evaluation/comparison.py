@@ -16,9 +16,10 @@ from srpo.errors import ConfigError
 from srpo.evaluation.entries import Entry, Key, settings_of
 from srpo.evaluation.pairs import DRIFT
 from srpo.evaluation.report import check_out, write_report
-from srpo.evaluation.schema import Contrast, ImageSet, Kept, Published, Report
-from srpo.evaluation.statistics import MIN_PROMPTS, Array, compare, compare_categories
+from srpo.evaluation.schema import Contrast, ImageSet, Kept, Provenance, Published, Report
+from srpo.evaluation.statistics import MIN_PROMPTS, SPREAD, Array, compare, compare_categories, measure_levels
 from srpo.evaluation.thumbnails import NUM_BEST, NUM_WORST, keep_pictures, measured, rank
+from srpo.tracking import flatten
 from srpo.wording import capitalised, signed, span
 
 
@@ -141,7 +142,7 @@ def _make_report(entries: Sequence[Entry], keys: Sequence[Key], left_out: Collec
     ]
     if not metrics:
         raise ConfigError("the reports have no metric in common that means the same in all of them")
-    wanted = judged.report.wanted if judged.report.wanted in metrics else metrics[0]
+    wanted = judged.report.wanted if judged.report.wanted in (*metrics, SPREAD) else metrics[0]
     num_prompts = len({prompt for prompt, _ in keys})
     scores = {entry.name: _scores(entry, keys, metrics, num_prompts) for entry in entries}
     config = first.report.provenance.config
@@ -150,6 +151,7 @@ def _make_report(entries: Sequence[Entry], keys: Sequence[Key], left_out: Collec
         num_resamples=config["evaluation"]["num_resamples"],
         correction="none",  # no gate decides here
     )
+    levels = {name: measure_levels(own, settings, config["seed"]) for name, own in scores.items()}
     categories = list({prompt: first.images[prompt, seed].category for prompt, seed in keys}.values())
     contrasts = []
     for other in entries[1:]:
@@ -167,17 +169,19 @@ def _make_report(entries: Sequence[Entry], keys: Sequence[Key], left_out: Collec
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=0.0,
         verdict=None,
-        reason=_reason(wanted, contrasts[0]),
+        reason=_reason(wanted, contrasts[0], judged.report.wanted),
         damage=[],
         wanted=wanted,
         confidence=first.report.confidence,
         trained_metrics=[name for name in judged.trained_metrics if name in metrics],
         num_prompts=num_prompts,
         seeds_per_prompt=len(keys) // num_prompts,
-        models=[entry.model.model_copy(update={"label": entry.name}) for entry in entries],
+        models=[
+            entry.model.model_copy(update={"label": entry.name, "metrics": levels[entry.name]}) for entry in entries
+        ],
         contrasts=contrasts,
         checks=[],
-        curves=judged.report.curves,
+        curves=judged.curves,
         images=_images(entries, keys, metrics),
         provenance=judged.report.provenance,
         differences=_differences(entries),
@@ -206,11 +210,16 @@ def _images(entries: Sequence[Entry], keys: Sequence[Key], metrics: Sequence[str
 
 
 def _differences(entries: Sequence[Entry]) -> dict[str, Mapping[str, Any]]:
-    """Setting -> name -> value, where the configs of the runs, or the devices that drew, are not the same."""
-    configs = {entry.name: {"device": entry.report.provenance.device} | entry.settings for entry in entries}
+    """Setting -> name -> value, where the configs of the runs, or what drew and scored, are not the same."""
+    configs = {entry.name: _made_with(entry.report.provenance) | entry.settings for entry in entries}
     names = dict.fromkeys(name for config in configs.values() for name in config)
     rows = {name: {entry: config.get(name) for entry, config in configs.items()} for name in names}
     return {name: row for name, row in rows.items() if len({repr(value) for value in row.values()}) > 1}
+
+
+def _made_with(provenance: Provenance) -> dict[str, Any]:
+    """Device, version of this package, and versions of others, by names that no setting has."""
+    return flatten({"device": provenance.device, "code": provenance.code, "packages": provenance.packages})
 
 
 def _published(entries: Sequence[Entry]) -> Published | None:
@@ -219,8 +228,10 @@ def _published(entries: Sequence[Entry]) -> Published | None:
     return first if all(other == first for other in others) else None
 
 
-def _reason(wanted: str, contrast: Contrast) -> str:
-    row = contrast.metrics[wanted]
+def _reason(shown: str, contrast: Contrast, wanted: str) -> str:
+    """What became of the metric `shown`; if it stands in for the one that was wanted, that is said."""
+    row = contrast.metrics[shown]
     relation = "is higher" if row.lower > 0 else "is lower" if row.upper < 0 else "is not clearly different"
     interval = f"{signed(row.change)}, interval {span(row.lower, row.upper)}"
-    return f"{capitalised(wanted)} {relation} for {contrast.candidate} than for {contrast.reference} ({interval})."
+    note = f" {capitalised(wanted)}, which was wanted, cannot be compared between these reports." * (shown != wanted)
+    return f"{capitalised(shown)} {relation} for {contrast.candidate} than for {contrast.reference} ({interval}).{note}"

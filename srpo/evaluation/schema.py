@@ -255,7 +255,8 @@ class Report(Settings):
     images: list[ImageSet]
     provenance: Provenance
     differences: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Setting (or `device`) -> label -> value, where the runs that made the models differ; empty for a single run."""
+    """Setting (or `device`, `code.version`, `packages.torch`, ...) -> label -> value, where the runs that made the
+    models differ; empty for a single run."""
     published: Published | None = None
     """Figures of others on these prompts, if `evaluation.benchmark` says that they are a published list."""
     study: Study | None = None
