@@ -15,8 +15,8 @@ from srpo.config import EvaluationConfig
 from srpo.errors import ConfigError
 from srpo.evaluation.entries import Entry, Key, settings_of
 from srpo.evaluation.pairs import DRIFT
-from srpo.evaluation.report import check_out, write_report
-from srpo.evaluation.schema import Contrast, ImageSet, Kept, Provenance, Published, Report
+from srpo.evaluation.report import check_out, kept_study, write_report
+from srpo.evaluation.schema import Contrast, ImageSet, Kept, Provenance, Published, Report, Study
 from srpo.evaluation.statistics import MIN_PROMPTS, SPREAD, Array, compare, compare_categories, measure_levels
 from srpo.evaluation.thumbnails import NUM_BEST, NUM_WORST, keep_pictures, measured, rank
 from srpo.tracking import flatten
@@ -31,14 +31,15 @@ def write_comparison(
     ConfigError if `folder` holds an entry, or anything but an earlier comparison; if the entries were not drawn for
     the same prompts and seeds (`common`: use those that all have), or if a setting differs that is not in `despite`;
     metrics that it gives another meaning are then left out, and so is the drift where a report measured it from
-    another model than the first one here.
+    another model than the first one here. A study of two of the models that `folder` holds stays in it.
     """
     check_out(folder, "compare", [entry.folder for entry in entries])
     _check_names(entries)
+    study = kept_study(folder, {entry.name: entry.model.transformer_sha256 for entry in entries})
     different = check_settings(entries, despite)
     keys = _shared_keys(entries, common)
     left_out = {metric for metrics in different.values() for metric in metrics}
-    report = _make_report(entries, keys, left_out if _drift_from_first(entries) else left_out | {DRIFT})
+    report = _make_report(entries, keys, left_out if _drift_from_first(entries) else left_out | {DRIFT}, study)
     by_name = {entry.name: entry for entry in entries}
     folder.mkdir(parents=True, exist_ok=True)
     chosen = _choose(report, entries, keys)
@@ -133,7 +134,9 @@ def _own_images(entries: Sequence[Entry], shared: set[Key]) -> Iterator[str]:
     yield f"--on common compares the {len(shared)} images that all have"
 
 
-def _make_report(entries: Sequence[Entry], keys: Sequence[Key], left_out: Collection[str]) -> Report:
+def _make_report(
+    entries: Sequence[Entry], keys: Sequence[Key], left_out: Collection[str], study: Study | None
+) -> Report:
     first, judged, *_ = entries
     metrics = [
         name
@@ -186,6 +189,7 @@ def _make_report(entries: Sequence[Entry], keys: Sequence[Key], left_out: Collec
         provenance=judged.report.provenance,
         differences=_differences(entries),
         published=_published(entries),
+        study=study,
     )
 
 

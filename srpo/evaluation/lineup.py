@@ -23,6 +23,7 @@ from srpo.evaluation.images import ReportProgress, make_design
 from srpo.evaluation.measure import Measured, measure
 from srpo.evaluation.provenance import trace
 from srpo.evaluation.published import check_benchmark
+from srpo.evaluation.report import kept_study
 from srpo.evaluation.schema import Contrast, Provenance, Report
 from srpo.evaluation.scores import check_captions
 from srpo.evaluation.statistics import MIN_PROMPTS, measure_levels
@@ -55,6 +56,7 @@ def evaluate_models(
     listed, places = _check(references, config)
     prompts = [listed[place] for place in places]
     contenders = [find_contender(reference, config, uri, base) for reference in references]
+    study = kept_study(output_dir, {one.label: one.transformer_sha256 for one in contenders})
     weights = fetch_judges(contenders[0].base, config.reward, config.evaluation.scores, config.rewards)
     stored = {one.label: embed_set(one.model, config.prompts, one.base, prompts, embeddings_dir) for one in contenders}
     embeddings = {label: _at(places, load_prompt_set(prompt_set)[1]) for label, prompt_set in stored.items()}
@@ -74,6 +76,7 @@ def evaluate_models(
             _provenance(config, weights, prompts),
             time.perf_counter() - started,
         )
+        report = report.model_copy(update={"study": study})
         return publish(report, measured, config.evaluation.num_report_images, output_dir)[0]
 
 

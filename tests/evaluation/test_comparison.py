@@ -12,7 +12,8 @@ from srpo.config import AddedReward, EvaluationConfig, PreferenceConfig, RunConf
 from srpo.errors import ConfigError
 from srpo.evaluation.comparison import write_comparison
 from srpo.evaluation.entries import Entry, load_entry
-from srpo.evaluation.schema import Curves, ImageSet, Report
+from srpo.evaluation.report import write_report
+from srpo.evaluation.schema import Curves, ImageSet, Report, Study
 from srpo.evaluation.statistics import compare
 from tests.evaluation.synthetic import METRICS, make_report, write_synthetic
 
@@ -297,6 +298,22 @@ def test_other_versions_of_what_drew_and_scored_are_named(parts: list[Report], t
         "code.version": {"a": "0", "b": "1"},
         "packages.torch": {"a": None, "b": "2"},
     }
+
+
+def test_what_people_said_stays_in_a_comparison_that_is_made_again(parts: list[Report], tmp_path: Path) -> None:
+    one, two = (entry(tmp_path, name, report) for name, report in zip("ab", parts, strict=True))
+    out = tmp_path / "out"
+    report = write_comparison([one, two], out)
+    study = Study(
+        study="s", reference="a", candidate="b", confidence=0.95, num_pairs=1, num_voters=1, preferences=[], ballots=[]
+    )
+    write_report(report.model_copy(update={"study": study}), out)
+    assert write_comparison([two, one], out).study == study
+    other = parts[1].models[1].model_copy(update={"transformer_sha256": 64 * "9"})
+    retrained = parts[1].model_copy(update={"models": [parts[1].models[0], other]})
+    with pytest.raises(ConfigError, match="holds a study, what people said of b against a, .* give another --out"):
+        write_comparison([one, entry(tmp_path, "b", retrained)], out)
+    assert Report.model_validate_json((out / "report.json").read_text()).study == study
 
 
 def test_prompts_embedded_in_another_precision_are_refused_and_another_device_is_named(

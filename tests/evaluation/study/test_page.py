@@ -10,7 +10,7 @@ from PIL import Image
 
 from srpo.errors import ConfigError
 from srpo.evaluation.entries import load_entry
-from srpo.evaluation.schema import Report
+from srpo.evaluation.schema import Report, Study
 from srpo.evaluation.study import StudyKey, merge_votes, pairs_of_entries, pairs_of_folders, write_study
 from srpo.evaluation.study.merge import add_to_report
 from srpo.evaluation.study.page import KeyPair
@@ -314,15 +314,44 @@ def test_folders_that_do_not_match_are_refused(tmp_path: Path) -> None:
         pairs_of_folders(base, base)
 
 
-def test_the_result_enters_the_report_of_the_same_models(report: Path, tmp_path: Path) -> None:
-    key, _ = make(report, tmp_path)
+def voted(key: StudyKey, voter: str, folder: Path) -> Path:
+    """The file of a voter who always prefers the candidate."""
     votes = [
         {"pair": pair.pair, "question": "overall", "choice": pair.candidate, "at": "2026-01-01T00:00:00Z"}
         for pair in key.pairs
     ]
-    file = {"schema_version": 1, "study": key.study, "voter": "v", "saved": "2026-01-01T00:00:00Z", "votes": votes}
-    (tmp_path / "v.json").write_text(json.dumps(file))
-    study, page = add_to_report(merge_votes([tmp_path / "v.json"], key), key, report)
+    file = {"schema_version": 1, "study": key.study, "voter": voter, "saved": "2026-01-01T00:00:00Z", "votes": votes}
+    path = folder / f"{voter}.json"
+    path.write_text(json.dumps(file))
+    return path
+
+
+def test_no_voter_is_lost_unasked(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    write_synthetic(folder, make_report(num_prompts=5), size=24, count=30)
+    key, _ = make(folder, tmp_path)
+    first, second, third = (voted(key, name, tmp_path) for name in "abc")
+
+    def merge(*files: Path, by: StudyKey = key, replace: bool = False) -> Study | None:
+        add_to_report(merge_votes(files, by), by, folder, replace)
+        return Report.model_validate_json((folder / "report.json").read_text()).study
+
+    merge(first, second)
+    with pytest.raises(ConfigError, match="holds the votes of 2 voters, and these files lack 1 of them; .* --replace"):
+        merge(second, third)
+    more = merge(third, second, first)
+    assert more and (more.num_voters, more.study, more.voters) == (3, key.study, {"a", "b", "c"})
+    (tmp_path / "more").mkdir()
+    other = key.model_copy(update={"study": "another"})
+    with pytest.raises(ConfigError, match=rf"of another page \({key.study}\), and these files lack 3"):
+        merge(voted(other, "d", tmp_path / "more"), by=other)
+    replaced = merge(third, replace=True)
+    assert replaced and replaced.voters == {"c"}
+
+
+def test_the_result_enters_the_report_of_the_same_models(report: Path, tmp_path: Path) -> None:
+    key, _ = make(report, tmp_path)
+    study, page = add_to_report(merge_votes([voted(key, "v", tmp_path)], key), key, report)
     assert (study.reference, study.candidate) == ("base", "candidate")
     assert "What people said" in page.read_text()
     assert Report.model_validate_json((report / "report.json").read_text()).study == study
