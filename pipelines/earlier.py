@@ -1,10 +1,14 @@
 """What a run that starts in the middle takes from an earlier one: outputs that were made with the same settings."""
 
+from zenml.client import Client
+
 from pipelines.outcome import outputs_of
 from pipelines.place import Place
 from pipelines.runs import RunRecord, load_runs, needed_before
+from srpo.artifacts import Trained
 from srpo.config import RunConfig
 from srpo.control_words import control_words
+from srpo.durable import mirror_of
 from srpo.errors import ConfigError
 from srpo.start import CHAMPION
 
@@ -30,12 +34,21 @@ def earlier_outputs(place: Place, config: RunConfig, first: str) -> dict[str, st
     for record in load_runs(place):
         outputs = record.given | outputs_of(record)
         if same_origin(record, config, needed) and set(needed) <= set(outputs):
+            if "trained" in needed and not _weights_are_left(record, outputs["trained"]):
+                continue
             anew = {"weights"} if record.config.evaluation.scores != config.evaluation.scores else set()
             return {name: outputs[name] for name in needed if name not in anew}
     raise ConfigError(
         f"--from {first} needs the results of the steps before it, and no run of experiment {config.name!r} in "
-        f"{place.runs} made them all with these settings ({', '.join(needed)}); run without --from"
+        f"{place.runs} made them all with these settings ({', '.join(needed)}) and has kept its weights; run without "
+        "--from"
     )
+
+
+def _weights_are_left(record: RunRecord, artifact: str) -> bool:
+    """Whether what a run has trained is still on this machine or in its copy: `delete` and `gc` free it."""
+    trained: Trained = Client().get_artifact_version(artifact).load()
+    return mirror_of(record.config.storage).holds(trained.transformer)
 
 
 def same_origin(then: RunRecord, now: RunConfig, outputs: list[str]) -> bool:

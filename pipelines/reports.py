@@ -1,5 +1,6 @@
 """What `compare` and `study` are given: runs, registered models, MLflow runs or report files, found as folders."""
 
+import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from srpo.evaluation.entries import Entry, load_entry
 from srpo.evaluation.report import REPORT_HTML, REPORT_JSON
 from srpo.evaluation.schema import Study
 from srpo.tracking import Tracker
+from srpo.wording import shortest_end
 
 MLFLOW_RUN = re.compile(r"[0-9a-f]{32}")
 
@@ -62,7 +64,7 @@ def _folder(place: Place, reference: str, scratch: Path, uri: str | None) -> Pat
         raise ConfigError(f"{reference} is no report, folder or run, and nothing is registered here; see `status`")
     from srpo.registry import load_evaluation, run_evaluation
 
-    target = scratch / re.sub(r"\W+", "-", reference)
+    target = scratch / hashlib.sha256(reference.encode()).hexdigest()
     target.mkdir(exist_ok=True)  # of the same model, another label
     find = run_evaluation if MLFLOW_RUN.fullmatch(reference) else load_evaluation
     return find(uri, reference, target)
@@ -76,8 +78,4 @@ def _home(folder: Path) -> Path:
 
 def _name(reference: str, home: Path, homes: Sequence[Path]) -> str:
     """The reference; of a path the shortest end that no other has."""
-    if not Path(reference).exists():
-        return reference
-    others = [other.parts for other in homes if other != home]
-    ends = (home.parts[-length:] for length in range(1, len(home.parts) + 1))
-    return str(Path(*next(end for end in ends if all(other[-len(end) :] != end for other in others))))
+    return shortest_end(home, homes) if Path(reference).exists() else reference

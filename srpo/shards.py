@@ -27,6 +27,8 @@ from srpo.files import atomic_file
 
 Row = tuple[str, int]
 """Name of a shard, row in it."""
+Places = Sequence[int] | Mapping[int, int]
+"""By the index that `StoredRows.select` is asked for."""
 TAIL = ".tail"
 SUFFIX = ".safetensors"
 
@@ -87,7 +89,7 @@ def places(rows: Sequence[Row]) -> dict[str, Any]:
 class StoredRows:
     """The tensors of some prompts or images, left on disk: what is read is what `select` asks for."""
 
-    def __init__(self, folder: Path, shards: list[str], shard_of: list[int], row_of: list[int]) -> None:
+    def __init__(self, folder: Path, shards: list[str], shard_of: Places, row_of: Places) -> None:
         self.folder = folder
         self.shards = shards
         self.shard_of = shard_of

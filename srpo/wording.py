@@ -1,5 +1,8 @@
 """Numbers as sentences, tables and pages show them; scores may be about 1 or, like HPSv2.1's changes, about 0.0004."""
 
+from collections.abc import Iterable
+from pathlib import Path
+
 MINUS = "\N{MINUS SIGN}"
 ROUNDING = 1e-12  # of sums of scores, which are about 1
 SMALL = 0.01  # below it, three decimals would leave one digit or none
@@ -31,3 +34,10 @@ def percent(value: float) -> str:
 def capitalised(name: str) -> str:
     """A name at the start of a sentence; the rest of it stays as it is written."""
     return name[:1].upper() + name[1:]
+
+
+def shortest_end(path: Path, others: Iterable[Path]) -> str:
+    """What an absolute path is called among others: as many of its last parts as no other path ends with."""
+    ends = (path.parts[-length:] for length in range(1, len(path.parts) + 1))
+    rest = [other.parts for other in others if other != path]
+    return str(Path(*next(end for end in ends if all(other[-len(end) :] != end for other in rest))))

@@ -231,6 +231,19 @@ def test_other_held_out_scores_are_fetched_for_an_evaluation_anew(finished: Outc
     assert earlier_outputs(place, other, "evaluate") == {name: taken[name] for name in ("prompts", "trained")}
 
 
+def test_a_run_whose_weights_were_freed_is_passed_over(finished: Outcome, place: Place, tmp_path: Path) -> None:
+    assert finished.trained
+    config, weights = finished.record.config, finished.trained.transformer.path
+    assert earlier_outputs(place, config, "register").keys() == {"weights", "prompts", "trained", "evaluated"}
+    moved = weights.rename(tmp_path / "moved")
+    try:
+        with pytest.raises(ConfigError, match=r"--from register needs .* has kept its weights"):
+            earlier_outputs(place, config, "register")
+        assert earlier_outputs(place, config, "train").keys() == {"weights", "prompts"}
+    finally:
+        moved.rename(weights)
+
+
 def test_results_of_other_settings_are_not_taken_for_ones_own(finished: Outcome, place: Place) -> None:
     with pytest.raises(ConfigError, match="made them all with these settings"):
         run(place, load_config(CONFIG, (*SHORT, "model.max_sequence_length=11")), first="train", last="train")

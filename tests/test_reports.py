@@ -9,6 +9,7 @@ from mlflow import MlflowClient
 from pipelines.outcome import Outcome
 from pipelines.place import Place
 from pipelines.reports import find_entries
+from srpo import registry
 from srpo.evaluation.schema import Curves, Report
 from srpo.registry import load_evaluation
 from tests.evaluation.synthetic import make_report, write_synthetic
@@ -91,6 +92,18 @@ def test_folders_of_the_same_name_are_told_apart(place: Place, tmp_path: Path) -
         write_synthetic(folder, make_report(num_prompts=5), size=16)
     assert call("compare", *map(str, folders), f"{folders[0]}#base", "--out", str(tmp_path / "all")) == 0
     assert [model.label for model in report_in(tmp_path / "all").models] == ["a/out", "b/out", "c/out", "a/out#base"]
+
+
+def test_names_that_differ_in_their_punctuation_are_two_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bring(uri: str, reference: str, folder: Path) -> Path:
+        write_synthetic(folder, make_report(num_prompts=5, seed="-.".index(reference[4])), size=16)
+        return folder
+
+    monkeypatch.setattr(registry, "load_evaluation", bring)
+    names = ["flux.1@champion", "flux-1@champion", "flux.1@champion#base"]
+    one, other, base = find_entries(Place(tmp_path / ".srpo"), names, tmp_path, "sqlite://")
+    assert one.folder == base.folder != other.folder
+    assert one.report.images != other.report.images
 
 
 def test_a_path_may_hold_the_mark_of_a_label(place: Place, tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """Numbers as they are shown."""
 
+from pathlib import Path
+
 import pytest
 
-from srpo.wording import capitalised, number, signed
+from srpo.wording import capitalised, number, shortest_end, signed
 
 
 @pytest.mark.parametrize(
@@ -24,3 +26,10 @@ def test_numbers_are_short_and_rounding_noise_is_nought(value: float, plain: str
 
 def test_only_the_first_letter_of_a_name_is_raised() -> None:
     assert capitalised("relative/PickScore") == "Relative/PickScore"
+
+
+def test_a_path_is_called_by_its_shortest_end_that_no_other_has() -> None:
+    a, b, below = Path("/x/a/out"), Path("/x/b/out"), Path("/x/b/c/out")
+    assert [shortest_end(path, [a, b, below]) for path in (a, b, below)] == ["a/out", "b/out", "c/out"]
+    assert shortest_end(a, [a, Path("/x/new")]) == "out"
+    assert shortest_end(Path("/out"), [a]) == "/out", "one is the end of the other"

@@ -53,6 +53,9 @@ def merge(
     report: Annotated[
         str | None, typer.Option(metavar="RUN|FOLDER", help="Put the result into this report and its page.")
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Even if the report holds votes of voters that these files lack.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Add up votes: how often the second model was preferred to the first, with intervals; every file is accounted for.
@@ -72,7 +75,7 @@ def merge(
             (entry,) = find_entries(place, [report], Path(scratch), registry_uri(place, None))
             if entry.folder.is_relative_to(scratch):
                 raise ConfigError(f"--report {report} lies in MLflow; give the run's name, or the folder of its report")
-        study, page = add_to_report(study, opened, entry.folder)
+        study, page = add_to_report(study, opened, entry.folder, replace)
         log_again(place, report, study, entry.folder)
         console.print(f"report: {page}", soft_wrap=True, highlight=False)
     if as_json:

@@ -108,7 +108,8 @@ class EvaluationConfig(Settings):
     guidance: float | None = Field(default=3.5, ge=0)
     """Guidance of the samples; null for none."""
     num_prompts: int = Field(default=200, ge=MIN_PROMPTS)
-    """Held-out prompts used, from the first on, without the monitor's; fewer if the file has fewer."""
+    """Held-out prompts used, without the monitor's; fewer if the file has fewer. Of more they are evenly spaced in the
+    order of their categories, or the first ones where there are none."""
     seeds_per_prompt: int = Field(default=4, gt=0)
     """Images per prompt; they are averaged within the prompt, which is the unit that is resampled."""
     batch_size: int = Field(default=4, gt=0)

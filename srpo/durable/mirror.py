@@ -52,6 +52,15 @@ class Mirror:
             return manifest
         return type(manifest).model_validate(self._here(manifest.model_dump()))
 
+    def holds(self, snapshot: Snapshot) -> bool:
+        """Whether all files of a snapshot of a step's folder are here, as they were recorded, or in the copy."""
+        folder = self.local(snapshot.path)
+        return all(
+            _is_here(folder / entry.path, entry)
+            or (self.bucket is not None and self._has(self._key(folder / entry.path, entry.sha256), entry.size))
+            for entry in snapshot.files
+        )
+
     def fetch(self, folder: Path, into: Path | None = None) -> bool:
         """Bring what is missing or differs of a folder, to where it lies or `into` another; False if it has no copy."""
         if self.bucket is None:
@@ -138,7 +147,7 @@ class Mirror:
         assert self.bucket
         path = into / safe_path(entry.path, str(folder))
         with lock_below(self.root, f"{path} {entry.sha256}"):  # of this node's disk, which is what it fills
-            if path.is_file() and path.stat().st_size == entry.size and digests.sha256(path) == entry.sha256:
+            if _is_here(path, entry):
                 return
             bucket, key = self.bucket, self._key(folder / entry.path, entry.sha256)
             partial = path.with_name(f".{path.name}.{entry.sha256[:8]}.fetched")
@@ -218,6 +227,11 @@ def _below(path: Path) -> PurePosixPath | None:
         return None
     last = len(parts) - 1 - parts[::-1].index(ROOT)
     return PurePosixPath(*parts[last + 1 :])
+
+
+def _is_here(path: Path, entry: FileEntry) -> bool:
+    """Whether a file is on this disk with the content that was recorded."""
+    return path.is_file() and path.stat().st_size == entry.size and digests.sha256(path) == entry.sha256
 
 
 def _names(folder: Path, left_out: set[str]) -> list[str]:

@@ -1,4 +1,8 @@
-"""The registry's champion as a third contender, where it can be: the same base, drawn at the same size and sampling."""
+"""The registry's champion as a third contender, where it can be: a model on the same base.
+
+It is drawn as the candidate is, whatever settings it was registered with: the question is which of the two is better
+under those of now, and a change of them must not keep a champion for ever.
+"""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -8,15 +12,12 @@ from pydantic import ValidationError
 from srpo.artifacts import Snapshot, Trained, Weights
 from srpo.config import RunConfig
 from srpo.errors import ConfigError, DiskFullError, UnreachableError
-from srpo.evaluation.contender import Contender
+from srpo.evaluation.contender import Contender, drawn_alike
 from srpo.evaluation.schema import CHAMPION, Undrawn
 from srpo.tracking import is_unanswered
 
 if TYPE_CHECKING:
     from srpo.registry import Manifest
-
-SAME = ("family", "height", "width", "max_sequence_length")
-"""Settings of a model that two images must share to be compared."""
 
 
 @dataclass(frozen=True)
@@ -57,16 +58,11 @@ def find_champion(config: RunConfig, weights: Weights, trained: Trained, uri: st
         if is_unanswered(error):
             raise
         return Champion(reference, None, f"its manifest cannot be read ({' '.join(str(error).split())})")
-    ours = config.model.model_dump(include=set(SAME)), config.evaluation.num_steps, config.evaluation.guidance
-    sampling = manifest.sampling
-    theirs = manifest.model.model_dump(include=set(SAME)), sampling.num_steps, sampling.guidance
     transformer = None
     if manifest.transformer.sha256 == trained.transformer.sha256:
         problem = "it has the very same weights"
-    elif manifest.base.sha256 != weights.model.sha256:
+    elif (manifest.base.sha256, manifest.model.family) != (weights.model.sha256, config.model.family):
         problem = "its base is another model"
-    elif ours != theirs:
-        problem = "it is drawn at another size, or with other steps or guidance"
     else:
         transformer, problem = _files(manifest)
     if problem:
@@ -74,7 +70,7 @@ def find_champion(config: RunConfig, weights: Weights, trained: Trained, uri: st
     contender = Contender(
         label=CHAMPION,
         reference=reference,
-        model=manifest.model,
+        model=drawn_alike(manifest.model, config),
         base=weights.model,
         transformer=transformer,
     )

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from srpo.config import EvaluationConfig
+from srpo.config.base import flatten
 from srpo.errors import ConfigError
 from srpo.evaluation.entries import Entry, Key, settings_of
 from srpo.evaluation.pairs import DRIFT
-from srpo.evaluation.report import check_out, write_report
-from srpo.evaluation.schema import Contrast, ImageSet, Kept, Published, Report
-from srpo.evaluation.statistics import Array, compare, compare_categories
+from srpo.evaluation.report import check_out, kept_study, write_report
+from srpo.evaluation.schema import Contrast, ImageSet, Kept, Provenance, Published, Report, Study
+from srpo.evaluation.statistics import SPREAD, Array, compare, compare_categories, measure_levels
 from srpo.evaluation.thumbnails import NUM_BEST, NUM_WORST, keep_pictures, measured, rank
 from srpo.sample_size import MIN_PROMPTS
 from srpo.wording import capitalised, signed, span
@@ -31,14 +32,15 @@ def write_comparison(
     ConfigError if `folder` holds an entry, or anything but an earlier comparison; if the entries were not drawn for
     the same prompts and seeds (`common`: use those that all have), or if a setting differs that is not in `despite`;
     metrics that it gives another meaning are then left out, and so is the drift where a report measured it from
-    another model than the first one here.
+    another model than the first one here. A study of two of the models that `folder` holds stays in it.
     """
     check_out(folder, "compare", [entry.folder for entry in entries])
     _check_names(entries)
+    study = kept_study(folder, {entry.name: entry.model.transformer_sha256 for entry in entries})
     different = check_settings(entries, despite)
     keys = _shared_keys(entries, common)
     left_out = {metric for metrics in different.values() for metric in metrics}
-    report = _make_report(entries, keys, left_out if _drift_from_first(entries) else left_out | {DRIFT})
+    report = _make_report(entries, keys, left_out if _drift_from_first(entries) else left_out | {DRIFT}, study)
     by_name = {entry.name: entry for entry in entries}
     folder.mkdir(parents=True, exist_ok=True)
     chosen = _choose(report, entries, keys)
@@ -133,7 +135,9 @@ def _own_images(entries: Sequence[Entry], shared: set[Key]) -> Iterator[str]:
     yield f"--on common compares the {len(shared)} images that all have"
 
 
-def _make_report(entries: Sequence[Entry], keys: Sequence[Key], left_out: Collection[str]) -> Report:
+def _make_report(
+    entries: Sequence[Entry], keys: Sequence[Key], left_out: Collection[str], study: Study | None
+) -> Report:
     first, judged, *_ = entries
     metrics = [
         name
@@ -142,7 +146,7 @@ def _make_report(entries: Sequence[Entry], keys: Sequence[Key], left_out: Collec
     ]
     if not metrics:
         raise ConfigError("the reports have no metric in common that means the same in all of them")
-    wanted = judged.report.wanted if judged.report.wanted in metrics else metrics[0]
+    wanted = judged.report.wanted if judged.report.wanted in (*metrics, SPREAD) else metrics[0]
     num_prompts = len({prompt for prompt, _ in keys})
     scores = {entry.name: _scores(entry, keys, metrics, num_prompts) for entry in entries}
     config = first.report.provenance.config
@@ -151,6 +155,7 @@ def _make_report(entries: Sequence[Entry], keys: Sequence[Key], left_out: Collec
         num_resamples=config["evaluation"]["num_resamples"],
         correction="none",  # no gate decides here
     )
+    levels = {name: measure_levels(own, settings, config["seed"]) for name, own in scores.items()}
     categories = list({prompt: first.images[prompt, seed].category for prompt, seed in keys}.values())
     contrasts = []
     for other in entries[1:]:
@@ -168,21 +173,24 @@ def _make_report(entries: Sequence[Entry], keys: Sequence[Key], left_out: Collec
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=0.0,
         verdict=None,
-        reason=_reason(wanted, contrasts[0]),
+        reason=_reason(wanted, contrasts[0], judged.report.wanted),
         damage=[],
         wanted=wanted,
         confidence=first.report.confidence,
         trained_metrics=[name for name in judged.trained_metrics if name in metrics],
         num_prompts=num_prompts,
         seeds_per_prompt=len(keys) // num_prompts,
-        models=[entry.model.model_copy(update={"label": entry.name}) for entry in entries],
+        models=[
+            entry.model.model_copy(update={"label": entry.name, "metrics": levels[entry.name]}) for entry in entries
+        ],
         contrasts=contrasts,
         checks=[],
-        curves=judged.report.curves,
+        curves=judged.curves,
         images=_images(entries, keys, metrics),
         provenance=judged.report.provenance,
         differences=_differences(entries),
         published=_published(entries),
+        study=study,
     )
 
 
@@ -207,11 +215,16 @@ def _images(entries: Sequence[Entry], keys: Sequence[Key], metrics: Sequence[str
 
 
 def _differences(entries: Sequence[Entry]) -> dict[str, Mapping[str, Any]]:
-    """Setting -> name -> value, where the configs of the runs, or the devices that drew, are not the same."""
-    configs = {entry.name: {"device": entry.report.provenance.device} | entry.settings for entry in entries}
+    """Setting -> name -> value, where the configs of the runs, or what drew and scored, are not the same."""
+    configs = {entry.name: _made_with(entry.report.provenance) | entry.settings for entry in entries}
     names = dict.fromkeys(name for config in configs.values() for name in config)
     rows = {name: {entry: config.get(name) for entry, config in configs.items()} for name in names}
     return {name: row for name, row in rows.items() if len({repr(value) for value in row.values()}) > 1}
+
+
+def _made_with(provenance: Provenance) -> dict[str, Any]:
+    """Device, version of this package, and versions of others, by names that no setting has."""
+    return flatten({"device": provenance.device, "code": provenance.code, "packages": provenance.packages})
 
 
 def _published(entries: Sequence[Entry]) -> Published | None:
@@ -220,8 +233,10 @@ def _published(entries: Sequence[Entry]) -> Published | None:
     return first if all(other == first for other in others) else None
 
 
-def _reason(wanted: str, contrast: Contrast) -> str:
-    row = contrast.metrics[wanted]
+def _reason(shown: str, contrast: Contrast, wanted: str) -> str:
+    """What became of the metric `shown`; if it stands in for the one that was wanted, that is said."""
+    row = contrast.metrics[shown]
     relation = "is higher" if row.lower > 0 else "is lower" if row.upper < 0 else "is not clearly different"
     interval = f"{signed(row.change)}, interval {span(row.lower, row.upper)}"
-    return f"{capitalised(wanted)} {relation} for {contrast.candidate} than for {contrast.reference} ({interval})."
+    note = f" {capitalised(wanted)}, which was wanted, cannot be compared between these reports." * (shown != wanted)
+    return f"{capitalised(shown)} {relation} for {contrast.candidate} than for {contrast.reference} ({interval}).{note}"

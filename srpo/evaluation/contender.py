@@ -57,6 +57,11 @@ class Contender(Settings):
         return _hash([files, made, sampling, config.prompts.dtype, device, code_digest()])
 
 
+def drawn_alike(model: ModelConfig, config: RunConfig) -> ModelConfig:
+    """A model with the size and the length of text that the config draws all models of an evaluation with."""
+    return model.model_copy(update=config.model.model_dump(include={"height", "width", "max_sequence_length"}))
+
+
 def score_key(config: RunConfig, weights: Weights) -> str:
     """A hash of everything that decides an image's scores, besides its pixels and its prompt."""
     settings = config.evaluation.model_dump(mode="json", exclude=OF_THE_DESIGN | OF_THE_VERDICT)

@@ -12,21 +12,21 @@ from srpo.config.base import flatten
 from srpo.errors import ConfigError, first_problem
 from srpo.evaluation.pairs import DIVERSITY
 from srpo.evaluation.report import REPORT_JSON
-from srpo.evaluation.schema import ImageSet, Report, Subject
+from srpo.evaluation.schema import Curves, ImageSet, Report, Subject
 from srpo.evaluation.thumbnails import IMAGES, measured, picture_path
 
 Key = tuple[str, int]
 """Prompt and seed of the noise."""
 
-DRAWN: dict[str, tuple[str, ...]] = {
-    "model.height": (),
-    "model.width": (),
-    "model.max_sequence_length": (),
-    "evaluation.num_steps": (),
-    "evaluation.guidance": (),
-    "prompts.dtype": (),
-}
-"""What decides a picture besides the model, in the form of `settings_of`."""
+DRAWN = (
+    "model.height",
+    "model.width",
+    "model.max_sequence_length",
+    "evaluation.num_steps",
+    "evaluation.guidance",
+    "prompts.dtype",
+)
+"""What decides a picture besides the model, but changes the meaning of no metric."""
 DIVERSITY_BY = "evaluation.diversity_by"
 WEIGHTS = {"rewards.": "reward_", "evaluation.scores.": "score_"}
 """Where named judges stand in a config -> where the hashes of their weights stand in a report."""
@@ -60,10 +60,19 @@ class Entry:
         return next(model for model in self.report.models if model.label == self.label)
 
     @property
+    def is_judged(self) -> bool:
+        """Whether it is the model that its report judged, the only one whose training the report knows."""
+        return self.label == self.report.models[:2][-1].label
+
+    @property
     def trained_metrics(self) -> list[str]:
-        """Metrics of the rewards that it was trained with, which its report knows of the model that it judged."""
-        judged = self.report.models[:2][-1].label
-        return self.report.trained_metrics if self.label == judged else []
+        """Metrics of the rewards that it was trained with, if its report knows."""
+        return self.report.trained_metrics if self.is_judged else []
+
+    @property
+    def curves(self) -> Curves:
+        """What its training wrote down, if its report knows."""
+        return self.report.curves if self.is_judged else Curves()
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -98,7 +107,7 @@ def settings_of(entries: Sequence[Entry]) -> dict[str, tuple[str, ...]]:
 
     Of added rewards and held-out scores those that all entries have, and the judge of diversity where all have that.
     """
-    found = DRAWN | _settings_of_judge("reward", "preference", "reward", "relative")
+    found = dict.fromkeys(DRAWN, ()) | _settings_of_judge("reward", "preference", "reward", "relative")
     for name in sorted(set.intersection(*(entry.added_rewards for entry in entries))):
         own = f"rewards.{name}"
         found |= _settings_of_judge(own, f"{own}.preference", f"reward/{name}", f"relative/{name}")

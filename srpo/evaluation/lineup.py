@@ -15,7 +15,7 @@ from pathlib import Path
 from srpo.artifacts import Weights
 from srpo.config import RunConfig
 from srpo.errors import ConfigError
-from srpo.evaluation.contender import Contender
+from srpo.evaluation.contender import Contender, drawn_alike
 from srpo.evaluation.findings import contrast, gather, journal_in, make_report, publish
 from srpo.evaluation.finite import leave_out
 from srpo.evaluation.gate import Judgement, check_metrics, describe_change, judge
@@ -23,18 +23,19 @@ from srpo.evaluation.images import ReportProgress, make_design
 from srpo.evaluation.measure import Measured, draw_and_score
 from srpo.evaluation.provenance import trace
 from srpo.evaluation.published import check_benchmark
+from srpo.evaluation.report import kept_study
 from srpo.evaluation.schema import Contrast, Provenance, Report
 from srpo.evaluation.scores import check_captions
 from srpo.evaluation.statistics import measure_levels
 from srpo.hub import snapshot
 from srpo.models import check_guidance, check_model
 from srpo.prompts import Prompt, embed_set, load_prompt_set, read_prompts
+from srpo.prompts.split import take
 from srpo.reference import find_model, is_whole, names_files
 from srpo.sample_size import MIN_PROMPTS
+from srpo.shards import StoredRows
 from srpo.weights import fetch_judges
 from srpo.wording import capitalised, number
-
-DRAWN_ALIKE = {"height", "width", "max_sequence_length"}
 
 
 def evaluate_models(
@@ -53,12 +54,14 @@ def evaluate_models(
     model is judged by the gate. ConfigError, before anything is drawn, for whatever cannot be evaluated.
     """
     started = time.perf_counter()
-    prompts = _check(references, config)
+    listed, places = _check(references, config)
+    prompts = [listed[place] for place in places]
     contenders = [find_contender(reference, config, uri, base) for reference in references]
+    study = kept_study(output_dir, {one.label: one.transformer_sha256 for one in contenders})
     weights = fetch_judges(contenders[0].base, config.reward, config.evaluation.scores, config.rewards)
     stored = {one.label: embed_set(one.model, config.prompts, one.base, prompts, embeddings_dir) for one in contenders}
-    embeddings = {label: load_prompt_set(prompt_set)[1] for label, prompt_set in stored.items()}
-    design = make_design(prompts, range(len(prompts)), config.evaluation.seeds_per_prompt, config.seed)
+    embeddings = {label: _at(places, load_prompt_set(prompt_set)[1]) for label, prompt_set in stored.items()}
+    design = make_design(listed, places, config.evaluation.seeds_per_prompt, config.seed)
     output_dir.mkdir(parents=True, exist_ok=True)
     with journal_in(scores_dir, config.storage) as journal:
         measured, broken = leave_out(
@@ -74,6 +77,7 @@ def evaluate_models(
             _provenance(config, weights, prompts),
             time.perf_counter() - started,
         )
+        report = report.model_copy(update={"study": study})
         return publish(report, measured, config.evaluation.num_report_images, output_dir)[0]
 
 
@@ -81,7 +85,7 @@ def find_contender(reference: str, config: RunConfig, uri: str | None = None, ba
     """A model by its reference, known by content and checked; nothing is loaded."""
     lone = base is not None and names_files(reference) and not is_whole(reference)
     files = find_model(reference, config if names_files(reference) else None, uri, base if lone else None)
-    model = files.model.model_copy(update=config.model.model_dump(include=DRAWN_ALIKE))
+    model = drawn_alike(files.model, config)
     check_model(model, files.base)
     check_guidance(model, files.base, {"evaluation.guidance": config.evaluation.guidance})
     return Contender(
@@ -93,22 +97,28 @@ def find_contender(reference: str, config: RunConfig, uri: str | None = None, ba
     )
 
 
-def _check(references: Sequence[str], config: RunConfig) -> list[Prompt]:
-    """The prompts, if they and the settings can serve."""
+def _at(places: Sequence[int], rows: StoredRows) -> StoredRows:
+    """Rows of the prompts at these places of their file, by place: noise depends on it, so that scores are shared."""
+    shard_of, row_of = (dict(zip(places, listed, strict=True)) for listed in (rows.shard_of, rows.row_of))
+    return StoredRows(rows.folder, rows.shards, shard_of, row_of)
+
+
+def _check(references: Sequence[str], config: RunConfig) -> tuple[list[Prompt], list[int]]:
+    """All prompts of the file, and the places of those that are used, if they and the settings can serve."""
     check_metrics(config)
     if repeated := [one for one, following in pairwise(sorted(references)) if one == following]:
         raise ConfigError(f"{repeated[0]} is named twice; a model against itself shows no difference")
     prompts = read_prompts(config.prompts.held_out, "held_out", config.prompts.max_characters)
     check_benchmark(config.evaluation, len(prompts))
-    prompts = prompts[: config.evaluation.num_prompts]
-    if len(prompts) < MIN_PROMPTS:
+    places = take([prompt.category for prompt in prompts], config.evaluation.num_prompts)
+    if len(places) < MIN_PROMPTS:
         raise ConfigError(
-            f"{config.prompts.held_out} and evaluation.num_prompts give {len(prompts)} prompts, but an interval needs "
+            f"{config.prompts.held_out} and evaluation.num_prompts give {len(places)} prompts, but an interval needs "
             f"at least {MIN_PROMPTS}; give more"
         )
     if config.evaluation.world:
-        check_captions(config.evaluation.world, [prompt.text for prompt in prompts])
-    return prompts
+        check_captions(config.evaluation.world, [prompts[place].text for place in places])
+    return prompts, places
 
 
 def _judge(config: RunConfig, measured: Measured, contrasts: Sequence[Contrast], broken: Sequence[str]) -> Judgement:

@@ -73,6 +73,6 @@ def check_benchmark(settings: EvaluationConfig, num_held_out: int) -> None:
         raise ConfigError(f"{key} has {benchmark.num_prompts} prompts, but prompts.held_out holds {num_held_out}")
     if settings.num_prompts < num_held_out:
         raise ConfigError(
-            f"{key}: its figures are means over the whole list, of which evaluation.num_prompts takes the first "
+            f"{key}: its figures are means over the whole list, of which evaluation.num_prompts takes "
             f"{settings.num_prompts} of {num_held_out}; set evaluation.num_prompts={benchmark.num_prompts}"
         )

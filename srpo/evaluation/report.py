@@ -8,7 +8,7 @@ it: only elements that carry the nonce, a hash of the report, may style or run.
 import base64
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from srpo.config import RunConfig
 from srpo.config.base import flatten
 from srpo.errors import ConfigError
 from srpo.evaluation.charts import FRAME
-from srpo.evaluation.schema import ImageSet, Report
+from srpo.evaluation.schema import ImageSet, Report, Study
 from srpo.evaluation.tables import draw_curves, make_tables, order_metrics
 from srpo.evaluation.thumbnails import IMAGES, encode, gain, measured, picture_path, rank, ranking, spaced
 from srpo.files import atomic_file, write_atomic
@@ -69,6 +69,27 @@ def check_out(out: Path, command: str, inputs: Collection[Path] = ()) -> None:
             f"--out {out} {found}; `{command}` writes into a new or empty folder, or over a report of its own; "
             "give another --out"
         )
+
+
+def kept_study(out: Path, weights: Mapping[str, str]) -> Study | None:
+    """The study of the report in `out` that another one of models (label -> sha256 of the transformer) will replace.
+
+    ConfigError if it is of other models: people's votes would be lost.
+    """
+    try:
+        before = Report.model_validate_json((out / REPORT_JSON).read_bytes())
+    except (OSError, ValueError):
+        return None
+    if before.study is None:
+        return None
+    asked = before.study.reference, before.study.candidate
+    then = {model.label: model.transformer_sha256 for model in before.models if model.label in asked}
+    if not then.items() <= weights.items():
+        raise ConfigError(
+            f"--out {out} holds a study, what people said of {asked[1]} against {asked[0]}, which are not both among "
+            "these models; give another --out"
+        )
+    return before.study
 
 
 def _in_the_way(out: Path, command: str, inputs: Collection[Path]) -> str:

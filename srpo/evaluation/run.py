@@ -21,7 +21,7 @@ from srpo.evaluation.tables import flat_table
 from srpo.evaluation.thumbnails import IMAGES
 from srpo.price import planned_gpu_hours
 from srpo.prompts import Prompt, load_categories, load_prompt_set
-from srpo.prompts.split import split_held_out
+from srpo.prompts.split import split_held_out, take
 from srpo.provenance import data_version
 from srpo.record import HELD_OUT, METRICS, read_journal
 from srpo.sample_size import MIN_PROMPTS
@@ -86,7 +86,7 @@ def _design(config: RunConfig, prompts: list[Prompt]) -> list[Cell]:
     """Every image: the held-out prompts that the monitor has not seen, each with its seeds."""
     settings = config.evaluation
     _, places = split_held_out([prompt.category for prompt in prompts], config.monitor.share)
-    places = places[: settings.num_prompts]
+    places = [places[index] for index in take([prompts[place].category for place in places], settings.num_prompts)]
     if len(places) < MIN_PROMPTS:
         raise ConfigError(
             f"monitor.share and evaluation.num_prompts leave {len(places)} of {len(prompts)} held-out prompts for the "

@@ -193,6 +193,8 @@ class Ballot(Settings):
 class Study(Settings):
     """A blind comparison of two models by people."""
 
+    study: str = ""
+    """Random name of the page that asked; empty in a report of earlier versions."""
     reference: str
     """Label of the model that is compared with."""
     candidate: str
@@ -203,6 +205,11 @@ class Study(Settings):
     num_voters: int
     preferences: list[Preference]
     ballots: list[Ballot]
+
+    @property
+    def voters(self) -> set[str]:
+        """Random names of those whose votes were counted."""
+        return {ballot.voter for ballot in self.ballots if ballot.outcome != "rejected"}
 
 
 class Published(Settings):
@@ -255,7 +262,8 @@ class Report(Settings):
     images: list[ImageSet]
     provenance: Provenance
     differences: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Setting (or `device`) -> label -> value, where the runs that made the models differ; empty for a single run."""
+    """Setting (or `device`, `code.version`, `packages.torch`, ...) -> label -> value, where the runs that made the
+    models differ; empty for a single run."""
     published: Published | None = None
     """Figures of others on these prompts, if `evaluation.benchmark` says that they are a published list."""
     study: Study | None = None

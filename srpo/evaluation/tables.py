@@ -9,8 +9,8 @@ from srpo.evaluation.schema import Comparison, Contrast, Report
 from srpo.evaluation.thumbnails import measured
 
 MEANINGS = {
-    "reward": "agreement with the prompt, as the trained reward sees it",
-    "relative": "wanted control words over unwanted ones, by the reward",
+    "reward": "agreement with the prompt, as {judge} sees it",
+    "relative": "wanted control words over unwanted ones, by {judge}",
     "content": "share of images that show what the prompt says",
     "luminance": "mean brightness",
     "saturation": "strength of colour",
@@ -24,6 +24,7 @@ MEANINGS = {
     "drift": "how far from the first model's image of the same noise (RMSE at a glance)",
     "diversity": "how much the images of one prompt differ (1 - cosine of image features)",
 }
+"""By the part of the name before `/`; what comes after it names the judge, an added reward or a held-out score."""
 LEADING = ("relative", "content", "reward", "luminance", "spread")
 """Metrics in the order a reader asks for them, after the wanted one."""
 
@@ -105,4 +106,10 @@ def _row(report: Report, against: str, name: str, row: Comparison) -> MetricRow:
     """`against`: label whose limits are drawn; none of the gate's where it names no model."""
     checks = [check for check in report.checks if check.metric == name and check.against == against]
     state = "free" if not checks else "held" if all(check.held for check in checks) else "broken"
-    return MetricRow(name, MEANINGS.get(name.partition("/")[0], ""), row, interval_bar(row, checks), state)
+    return MetricRow(name, meaning(name), row, interval_bar(row, checks), state)
+
+
+def meaning(name: str) -> str:
+    """What a metric says, in a few words; empty where its name is all there is to say."""
+    kind, _, judge = name.partition("/")
+    return MEANINGS.get(kind, "").format(judge=judge or "the trained reward")

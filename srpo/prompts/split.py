@@ -1,4 +1,7 @@
-"""Who sees which held-out prompt: those that choose the best checkpoint do not serve for the verdict on it."""
+"""Who sees which held-out prompt: those that choose the best checkpoint do not serve for the verdict on it.
+
+Where not all prompts are used, each category gives its share of those that are.
+"""
 
 from collections.abc import Sequence
 
@@ -13,6 +16,23 @@ def split_held_out(categories: Sequence[str], share: float) -> tuple[list[int], 
     """
     count = len(categories)
     of_monitor = min(max(1, round(share * count)), count - MIN_PROMPTS)
+    monitor = _evenly(categories, of_monitor)
+    return monitor, sorted(set(range(count)) - set(monitor))
+
+
+def take(categories: Sequence[str], number: int) -> list[int]:
+    """Ascending places of so many prompts, or of all there are; without categories those of the first ones.
+
+    With categories they are evenly spaced over the prompts in the order of these: a list that is sorted by category
+    must not serve by its first ones alone.
+    """
+    if number < len(categories) and any(categories):
+        return _evenly(categories, number)
+    return list(range(min(number, len(categories))))
+
+
+def _evenly(categories: Sequence[str], number: int) -> list[int]:
+    """Ascending places of so many prompts, evenly spaced in the order of the categories."""
+    count = len(categories)
     order = sorted(range(count), key=lambda place: categories[place])
-    monitor = {order[(2 * number + 1) * count // (2 * of_monitor)] for number in range(of_monitor)}
-    return sorted(monitor), [place for place in range(count) if place not in monitor]
+    return sorted(order[(2 * index + 1) * count // (2 * number)] for index in range(number))

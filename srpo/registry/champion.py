@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from srpo.errors import ConfigError
 from srpo.registry.history import (
     CHAMPION,
@@ -15,9 +17,9 @@ from srpo.registry.history import (
     write_move,
 )
 from srpo.registry.lease import Held, lease
-from srpo.registry.lookup import lease_place, locate, only_model
+from srpo.registry.lookup import address, lease_place, load_manifest, locate, only_model
 from srpo.registry.version import Version, versions_of
-from srpo.tracking import connect
+from srpo.tracking import connect, is_unanswered
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -72,9 +74,13 @@ def make(client: "MlflowClient", held: Held, move: Move) -> Move:
 
 
 def promote(uri: str, reference: str, reason: str) -> Move:
-    """Make a version champion by hand, whatever its gate said; `reference` as in `load_manifest`."""
+    """Make a version champion by hand, whatever its gate said; `reference` as in `load_manifest`.
+
+    ConfigError if it is the champion already, or if its weights are neither on this machine nor in its copy.
+    """
     reason, client = checked_reason(reason), connect(uri)
     name, version = locate(client, reference)
+    _check_weights(uri, address(name, version))
     with lease(uri, lease_place(client, name), name) as held:
         standing = Standing(client, name)
         if version not in standing.versions:
@@ -82,6 +88,19 @@ def promote(uri: str, reference: str, reason: str) -> Move:
         if version == standing.champion:
             raise ConfigError(f"version {version} of {name} is the champion already")
         return make(client, held, standing.next_move("promote", version, reason))
+
+
+def _check_weights(uri: str, reference: str) -> None:
+    """ConfigError unless a version says where its weights are, and they are there."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        manifest = load_manifest(uri, reference)
+    except (MlflowException, ValidationError) as error:
+        if is_unanswered(error):
+            raise
+        raise ConfigError(f"the manifest of {reference} cannot be read ({' '.join(str(error).split())})") from None
+    manifest.check_transformer()
 
 
 def rollback(uri: str, name: str | None, reason: str) -> Move:

@@ -59,13 +59,18 @@ def load_report(uri: str, reference: str) -> Report | None:
     """The evaluation of the run that made a registered version, if it has one; `reference` as in `load_manifest`."""
     client = connect(uri)
     run_id = client.get_model_version(*locate(client, reference)).run_id
-    if not run_id or REPORT not in (file.path for file in client.list_artifacts(run_id, str(Path(REPORT).parent))):
+    if not run_id or not has_report(client, run_id):
         return None
     from mlflow.artifacts import download_artifacts
 
     with tempfile.TemporaryDirectory() as folder:
         path = download_artifacts(f"runs:/{run_id}/{REPORT}", dst_path=folder, tracking_uri=uri)
         return Report.model_validate_json(Path(path).read_text(encoding="utf-8"))
+
+
+def has_report(client: "MlflowClient", run_id: str) -> bool:
+    """Whether an MLflow run keeps the report of an evaluation."""
+    return REPORT in (file.path for file in client.list_artifacts(run_id, str(Path(REPORT).parent)))
 
 
 def load_evaluation(uri: str, reference: str, folder: Path) -> Path:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from srpo.artifacts import Snapshot
 from srpo.config import ModelConfig, RunConfig, Settings, StorageConfig
 from srpo.durable import mirror_of
+from srpo.errors import ConfigError
 from srpo.generate import ModelFiles, Sampling
 from srpo.hub import at_hand, resolve, verify
 from srpo.tracking import TrackedRun
@@ -57,6 +58,15 @@ class Manifest(Settings):
         transformer = mirror_of(StorageConfig(remote=self.remote)).here(self.transformer)
         verify(transformer)
         return transformer
+
+    def check_transformer(self) -> None:
+        """ConfigError unless the transformer is on this machine or in the copy, as it was recorded; nothing moves."""
+        if not mirror_of(StorageConfig(remote=self.remote)).holds(self.transformer):
+            where = f" and not in {self.remote}" if self.remote else ""
+            raise ConfigError(
+                f"the weights in {self.transformer.uri} have changed or are not on this machine{where}, and a version "
+                "without them could make no picture; train again, or register and promote where they are"
+            )
 
     def _base_here(self) -> Snapshot:
         """The base on this machine; what comes with the package lies elsewhere in a pod."""

@@ -6,15 +6,17 @@ from typing import TYPE_CHECKING
 from srpo.artifacts import Evaluated, PromptSets, Registered, Trained, Weights
 from srpo.config import RegistryConfig, RunConfig
 from srpo.control_words import words_hash
+from srpo.evaluation.report import REPORT_HTML
 from srpo.evaluation.schema import Report
+from srpo.evaluation.thumbnails import IMAGES
 from srpo.provenance import code_version, data_version
 from srpo.registry.champion import Standing, make
 from srpo.registry.history import CHALLENGER, CHAMPION, settle
 from srpo.registry.lease import Held, lease
-from srpo.registry.lookup import address, all_pages, check_agreed, named, open_model
+from srpo.registry.lookup import REPORT, address, all_pages, check_agreed, has_report, named, open_model
 from srpo.registry.manifest import FOLDER, Manifest, log_manifest, sampling_of
 from srpo.registry.version import DATA_TAG, GATE_TAG, HASH_TAG, LICENCE_TAG, SIZE_TAG, WORDS_TAG, gate_tag
-from srpo.tracking import TrackedRun, connect
+from srpo.tracking import TrackedRun, Tracker, connect
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -32,7 +34,7 @@ def register(
 ) -> Registered:
     """A new version by reference: the challenger, and the champion too if it passed the gate. Repeatable.
 
-    ConfigError if the MLflow store offers no lock and `registry.lease` names none.
+    ConfigError if the weights are gone, or if the MLflow store offers no lock and `registry.lease` names none.
     """
     client, name = connect(tracked.uri), config.registry.model_name
     report = Report.model_validate_json(Path(evaluated.report_json).read_text(encoding="utf-8"))
@@ -43,7 +45,9 @@ def register(
         sampling=sampling_of(config),
         remote=config.storage.remote,
     )
+    manifest.check_transformer()
     log_manifest(client, tracked, manifest)
+    _log_report(client, tracked, Path(evaluated.report_json))
     licences = _licences(weights)
     tags = (
         code_version()
@@ -71,6 +75,16 @@ def register(
     alias = next((alias for alias in (CHAMPION, CHALLENGER) if alias in aliases), "")
     uri = address(name, version)
     return Registered(name=name, version=version, alias=alias, uri=uri, outcome=outcome, licences=licences)
+
+
+def _log_report(client: "MlflowClient", tracked: TrackedRun, report: Path) -> None:
+    """Give the run the report that it has not made itself: it took it from an earlier run (`run --from register`)."""
+    if has_report(client, tracked.run_id):
+        return
+    tracker, folder = Tracker(tracked), str(Path(REPORT).parent)
+    for path in (report.with_name(IMAGES), report.with_name(REPORT_HTML), report):  # last, what says that all is there
+        if path.exists():
+            tracker.log_artifact(path, f"{folder}/{IMAGES}" if path.is_dir() else folder)
 
 
 def check_lease(uri: str, config: RegistryConfig) -> None:

@@ -11,6 +11,7 @@ from srpo.artifacts import FileEntry, Snapshot, Trained
 from srpo.config import StorageConfig, parse_config
 from srpo.durable import Mirror, mirror_of
 from srpo.errors import ConfigError, UnreachableError
+from srpo.hub import snapshot
 from tests.durable.conftest import REMOTE
 from tests.s3 import BUCKET
 
@@ -41,6 +42,21 @@ def test_another_node_finds_the_folder_at_its_own_place(node: Node) -> None:
     assert there == second.root / "runs" / "one"
     assert second.fetch(there)
     assert read(there) == FILES
+
+
+def test_a_snapshot_is_held_while_each_of_its_files_is_here_or_in_the_copy(node: Node, bucket: Any) -> None:
+    first, second = node("first"), node("second")
+    folder = write(first.root / "runs" / "one", FILES)
+    recorded = snapshot(folder, "one")
+    assert first.holds(recorded) and Mirror(None, first.root).holds(recorded)
+    assert not second.holds(recorded)
+    first.push(folder)
+    assert second.holds(recorded) and not list(second.root.rglob("*.txt")), "nothing is brought"
+    (key,) = (key for key in keys(bucket) if "/a.txt/" in key)
+    bucket.delete_object(Bucket=BUCKET, Key=key)
+    assert not second.holds(recorded) and first.holds(recorded)
+    write(folder, {"a.txt": b"other"})
+    assert not first.holds(recorded)
 
 
 def test_only_what_changed_is_sent_again_and_what_it_replaced_goes(node: Node, bucket: Any) -> None:

@@ -35,8 +35,8 @@ def world(
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     evaluated = evaluate(config, weights, prompts, trained, first / "evaluation", registry_uri=uri)
     tracked = open_run(uri, (tmp_path / "artifacts").as_uri(), "first", config)
-    register(config, weights, prompts, trained, evaluated.model_copy(update={"passed": True}), tracked)
     node("first").push(Path(trained.output_dir))
+    register(config, weights, prompts, trained, evaluated.model_copy(update={"passed": True}), tracked)
     shutil.rmtree(trained.output_dir)
     monkeypatch.chdir(node("second").root.parent)
     return (config, weights, prompts, trained), uri

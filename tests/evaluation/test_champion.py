@@ -60,6 +60,24 @@ def test_the_champion_is_drawn_compared_and_has_its_own_gate(world: tuple[Inputs
     assert check.held == (check.value is not None and check.value > 0)
 
 
+def test_the_champion_is_drawn_with_the_settings_of_now(world: tuple[Inputs, str, Report], tmp_path: Path) -> None:
+    """As if it were the candidate; else nothing could ever succeed it once they have changed."""
+    (config, weights, prompts, trained), uri, first = world
+    now = config.model_copy(
+        update={
+            "model": config.model.model_copy(update={"height": 64}),
+            "evaluation": config.evaluation.model_copy(update={"num_steps": 3}),
+        }
+    )
+    report = load(
+        evaluate(now, weights, prompts, other(trained, tmp_path / "other"), tmp_path / "new", registry_uri=uri)
+    )
+    assert (report.champion, report.undrawn) == (REFERENCE, None)
+    itself = load(evaluate(now, weights, prompts, trained, tmp_path / "itself"))
+    for image, alone, before in zip(report.images, itself.images, first.images, strict=True):
+        assert image.scores["champion"] == alone.scores["candidate"] != before.scores["candidate"]
+
+
 def test_a_candidate_that_is_the_champion_is_not_compared_with_itself(
     world: tuple[Inputs, str, Report], tmp_path: Path
 ) -> None:
@@ -88,10 +106,8 @@ def test_a_champion_that_cannot_be_compared_says_why(world: tuple[Inputs, str, R
         return found.problem
 
     assert problem(config) == ""
-    larger = config.model_copy(update={"model": config.model.model_copy(update={"height": 64})})
-    assert "another size" in problem(larger)
-    longer = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"num_steps": 3})})
-    assert "other steps" in problem(longer)
+    family = config.model_copy(update={"model": config.model.model_copy(update={"family": "qwen_image"})})
+    assert "its base is another model" in problem(family)
     assert "its base is another model" in problem(config, "another")
     elsewhere = config.model_copy(update={"registry": config.registry.model_copy(update={"model_name": "else"})})
     assert find_champion(elsewhere, weights, challenger, uri) is None

@@ -12,7 +12,8 @@ from srpo.config import AddedReward, EvaluationConfig, PreferenceConfig, RunConf
 from srpo.errors import ConfigError
 from srpo.evaluation.comparison import write_comparison
 from srpo.evaluation.entries import Entry, load_entry
-from srpo.evaluation.schema import Curves, ImageSet, Report
+from srpo.evaluation.report import write_report
+from srpo.evaluation.schema import Curves, ImageSet, Report, Study
 from srpo.evaluation.statistics import compare
 from tests.evaluation.synthetic import METRICS, make_report, write_synthetic
 
@@ -82,8 +83,10 @@ def test_it_marks_what_the_judged_model_was_trained_with_and_claims_no_time(
     report = write_comparison([entry(tmp_path, "a", one), entry(tmp_path, "b", two)], tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert report.trained_metrics == ["relative"]
-    of_base = [entry(tmp_path, "a", one), replace(entry(tmp_path, "b", two), label="base")]
-    assert write_comparison(of_base, tmp_path / "base").trained_metrics == []
+    base = replace(entry(tmp_path, "b", two), label="base")
+    of_base = write_comparison([entry(tmp_path, "a", one), base], tmp_path / "base")
+    assert (of_base.trained_metrics, of_base.curves) == ([], Curves()), "no training of that run has made its base"
+    assert report.curves == planned
     assert page.count("what the model was trained with") == 1
     assert "0.0 s" not in page and "GPU-hours" not in page
     assert f"Compared {report.created}." in page
@@ -127,6 +130,9 @@ def test_other_prompts_and_seeds_are_refused_by_name_or_left_out(parts: list[Rep
     report = write_comparison(entries, tmp_path / "out", common=True)
     assert (report.num_prompts, report.seeds_per_prompt) == (5, 1)
     assert [image.seed for image in report.images] == [1000, 2000, 3000, 4000, 5000]
+    for model in report.models:
+        own = [image.scores[model.label]["relative"] for image in report.images]
+        assert model.metrics["relative"].value == pytest.approx(np.mean(own)), "of what is compared, not of all"
 
 
 def test_only_an_earlier_comparison_is_written_over(parts: list[Report], tmp_path: Path) -> None:
@@ -172,6 +178,9 @@ def test_other_settings_are_refused_unless_they_are_named(parts: list[Report], t
     report = write_comparison(entries, tmp_path / "out", despite=accepted)
     assert "relative" not in report.metrics  # it is the score of other words
     assert "reward" in report.metrics
+    assert all(model.metrics.keys() == report.metrics.keys() for model in report.models)
+    assert report.wanted == "reward"
+    assert report.reason.endswith("Relative, which was wanted, cannot be compared between these reports.")
     assert report.differences["evaluation.num_steps"] == {"a": 50, "b": 7}
     with pytest.raises(ConfigError, match="--despite guidance: choose from"):
         write_comparison(entries, tmp_path / "out", despite=["guidance"])
@@ -272,6 +281,39 @@ def test_texts_cut_at_another_length_are_refused(parts: list[Report], tmp_path: 
     changed = with_setting(parts[1], "model", "max_sequence_length", 77)
     with pytest.raises(ConfigError, match=r"model\.max_sequence_length is 512 for a, 77 for b"):
         write_comparison([entry(tmp_path, "a", parts[0]), entry(tmp_path, "b", changed)], tmp_path / "out")
+
+
+def test_the_spread_may_be_what_was_wanted(parts: list[Report], tmp_path: Path) -> None:
+    """It is a metric of the set, which no single image has."""
+    entries = [entry(tmp_path, n, p.model_copy(update={"wanted": "spread"})) for n, p in zip("ab", parts, strict=True)]
+    report = write_comparison(entries, tmp_path / "out")
+    assert report.wanted == "spread" and report.reason.startswith("Spread is") and "wanted" not in report.reason
+
+
+def test_other_versions_of_what_drew_and_scored_are_named(parts: list[Report], tmp_path: Path) -> None:
+    other = {"code": {"version": "1"}, "packages": {"python": "3", "torch": "2"}}
+    moved = parts[1].model_copy(update={"provenance": parts[1].provenance.model_copy(update=other)})
+    entries = [entry(tmp_path, "a", parts[0]), entry(tmp_path, "b", moved)]
+    assert write_comparison(entries, tmp_path / "out").differences == {
+        "code.version": {"a": "0", "b": "1"},
+        "packages.torch": {"a": None, "b": "2"},
+    }
+
+
+def test_what_people_said_stays_in_a_comparison_that_is_made_again(parts: list[Report], tmp_path: Path) -> None:
+    one, two = (entry(tmp_path, name, report) for name, report in zip("ab", parts, strict=True))
+    out = tmp_path / "out"
+    report = write_comparison([one, two], out)
+    study = Study(
+        study="s", reference="a", candidate="b", confidence=0.95, num_pairs=1, num_voters=1, preferences=[], ballots=[]
+    )
+    write_report(report.model_copy(update={"study": study}), out)
+    assert write_comparison([two, one], out).study == study
+    other = parts[1].models[1].model_copy(update={"transformer_sha256": 64 * "9"})
+    retrained = parts[1].model_copy(update={"models": [parts[1].models[0], other]})
+    with pytest.raises(ConfigError, match="holds a study, what people said of b against a, .* give another --out"):
+        write_comparison([one, entry(tmp_path, "b", retrained)], out)
+    assert Report.model_validate_json((out / "report.json").read_text()).study == study
 
 
 def test_prompts_embedded_in_another_precision_are_refused_and_another_device_is_named(

@@ -319,3 +319,16 @@ def test_a_metric_that_is_not_measured_is_refused_before_any_work(inputs: Inputs
     with pytest.raises(ConfigError, match=r"evaluation\.wanted: no metric named 'beauty'"):
         evaluate(unknown, *others, tmp_path / "evaluation")
     assert not (tmp_path / "evaluation").exists()
+
+
+def test_a_list_sorted_by_category_is_judged_on_all_of_them(inputs: Inputs, tmp_path: Path) -> None:
+    config, weights, _, trained = inputs
+    words = ("red", "green", "blue", "cyan", "pink", "yellow")
+    rows = [f"a {word} {shape},{shape}" for shape in ("circle", "square") for word in words]
+    (tmp_path / "sorted.csv").write_text("\n".join(["prompt,category", *rows]), encoding="utf-8")
+    settings = config.evaluation.model_copy(update={"num_prompts": 5, "seeds_per_prompt": 1})
+    update = {"held_out": str(tmp_path / "sorted.csv")}
+    config = config.model_copy(update={"prompts": config.prompts.model_copy(update=update), "evaluation": settings})
+    prompts = embed_prompts(config.model, config.prompts, weights, tmp_path / "embeddings")
+    report = load(evaluate(config, weights, prompts, trained, tmp_path / "evaluation"))
+    assert [image.category for image in report.images] == ["circle"] * 3 + ["square"] * 2

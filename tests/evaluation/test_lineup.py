@@ -101,6 +101,27 @@ def test_one_model_has_levels_no_contrast_and_no_verdict(
     assert (folder / "one" / "report.html").exists()
 
 
+def test_fewer_prompts_are_those_of_all_categories_with_the_noise_of_their_places(
+    three: tuple[Report, Path], config: RunConfig, models: list[str]
+) -> None:
+    seen: list[tuple[str, int, int]] = []
+    both, folder = three
+    fewer = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"num_prompts": 5})})
+    stores = folder / "embeddings", folder / "scores"
+    report = evaluate_models(models[:1], fewer, folder / "fewer", *stores, progress=lambda *done: seen.append(done))
+    assert [image.category for image in report.images] == ["circles"] * 4 + [""]
+    of_all = {image.prompt_index: image for image in both.images}
+    for image in report.images:
+        there = of_all[image.prompt_index]
+        assert (image.prompt, image.seed) == (there.prompt, there.seed)
+        assert image.scores[models[0]]["reward"] == there.scores[models[0]]["reward"]
+    assert seen == [], "so that nothing was drawn anew"
+    again = evaluate_models(models[:1], fewer, folder / "anew", folder / "embeddings")
+    for image, before in zip(again.images, report.images, strict=True):
+        own = {label: pytest.approx(scores, abs=1e-6) for label, scores in before.scores.items()}
+        assert image.scores == own, "each with the embedding of its own prompt"
+
+
 @pytest.mark.parametrize(
     ("references", "change", "problem"),
     [

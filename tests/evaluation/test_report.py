@@ -131,6 +131,20 @@ def test_every_picture_is_there_once_and_the_page_fits_a_phone(tab: Browser, pag
 
 
 @needs_chromium
+@pytest.mark.parametrize("phone", [False, True])
+def test_each_model_has_a_row_of_its_own_however_few_pictures_there_are(
+    tab: Browser, tmp_path: Path, phone: bool
+) -> None:
+    tab.open(write_synthetic(tmp_path, make_report(num_prompts=5, num_seeds=1), size=24), width=390 if phone else 1100)
+    shown = "[...document.querySelectorAll('.strip span, .strip img')].filter(part => part.offsetParent)"
+    places = tab.run(f"{shown}.map(part => part.getBoundingClientRect()).map(box => [box.left, box.top, box.bottom])")
+    base, candidate = places[: len(places) // 2], places[len(places) // 2 :]
+    assert len(base) == len(candidate) == (5 if phone else 6)
+    assert [left for left, *_ in base] == [left for left, *_ in candidate], "the same picture in each column"
+    assert max(bottom for *_, bottom in base) <= min(top for _, top, _ in candidate)
+
+
+@needs_chromium
 def test_without_script_the_pictures_lie_side_by_side(tab: Browser, page: Path) -> None:
     tab.call("Emulation.setScriptExecutionDisabled", value=True)
     try:

@@ -6,7 +6,7 @@ import pytest
 
 from srpo.prompts import read_prompts
 from srpo.prompts.files import MIN_HELD_OUT
-from srpo.prompts.split import split_held_out
+from srpo.prompts.split import split_held_out, take
 from srpo.sample_size import MIN_PROMPTS
 
 
@@ -35,3 +35,17 @@ def test_each_category_is_divided_alike_in_whatever_order_they_come(order: range
     monitor, _ = split_held_out(categories, 0.25)
     assert set(Counter(categories[place] for place in monitor).values()) == {5}
     assert len(monitor) == 50
+
+
+def test_of_more_prompts_than_are_used_each_category_gives_its_share() -> None:
+    categories = [*("a" * 8), *("b" * 4), *("c" * 4)]
+    assert take(categories, 4) == [2, 6, 10, 14]
+    assert Counter(categories[place] for place in take(categories, 8)) == {"a": 4, "b": 2, "c": 2}
+    shuffled = categories[::2] + categories[1::2]
+    assert Counter(shuffled[place] for place in take(shuffled, 8)) == {"a": 4, "b": 2, "c": 2}
+
+
+@pytest.mark.parametrize("category", ["", "a"])
+def test_without_a_choice_they_are_used_in_their_order(category: str) -> None:
+    assert take([""] * 6, 4) == [0, 1, 2, 3]
+    assert take([category] * 6, 6) == take([category] * 6, 9) == [0, 1, 2, 3, 4, 5]

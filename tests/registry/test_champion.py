@@ -1,27 +1,54 @@
 """The champion by hand, in a real MLflow store: forward, back, and what a crash leaves."""
 
 import getpass
+import hashlib
 import socket
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from srpo.artifacts import FileEntry, Snapshot
+from srpo.config import ModelConfig, RunConfig
 from srpo.errors import ConfigError, UnreachableError
-from srpo.registry import Move, champion_moves, delete, promote, rollback, surplus, that_happened, versions
+from srpo.registry import (
+    Manifest,
+    Move,
+    champion_moves,
+    delete,
+    promote,
+    rollback,
+    sampling_of,
+    surplus,
+    that_happened,
+    versions,
+)
 from srpo.registry.champion import Standing, make
 from srpo.registry.history import settle
 from srpo.registry.lookup import open_model
+from srpo.registry.manifest import MANIFEST
 from srpo.tracking import connect
+
+
+def weightless(transformer: Sequence[FileEntry] = (), folder: str = "/nowhere") -> Manifest:
+    """A manifest whose files, unless some are given, are none, so that none is missing."""
+    base = Snapshot(source="nowhere", uri="/nowhere", files=())
+    weights = Snapshot(source="nowhere", uri=folder, files=tuple(transformer))
+    return Manifest(model=ModelConfig(), base=base, transformer=weights, sampling=sampling_of(RunConfig()))
 
 
 def fill(store: str, name: str, count: int) -> MlflowClient:
     """A registered model with some versions."""
     client = connect(store)
     open_model(client, store, name, None)
+    source = Path(store.removeprefix("sqlite:///")).with_name("weightless")
+    source.mkdir(exist_ok=True)
+    (source / MANIFEST).write_text(weightless().model_dump_json())
     tags = {"verdict": "keep", "reason": "why not", "data.transformer_sha256": "0"}
-    for number in range(count):
-        client.create_model_version(name, f"runs:/none/{number}", run_id="0" * 32, tags=tags)
+    for _ in range(count):
+        client.create_model_version(name, str(source), run_id="0" * 32, tags=tags)
     return client
 
 
@@ -54,6 +81,24 @@ def test_any_version_can_be_made_champion_again(store: str, name: str) -> None:
     assert champion(client, name) == "1"
     with pytest.raises(ConfigError, match="version 1 of .* is the champion already"):
         promote(store, f"{name}@champion", "again")
+
+
+def test_a_version_whose_weights_are_gone_is_not_promoted(store: str, name: str, tmp_path: Path) -> None:
+    client = fill(store, name, 1)
+    file = FileEntry(path="model.safetensors", size=3, sha256=hashlib.sha256(b"abc").hexdigest())
+    (tmp_path / MANIFEST).write_text(weightless([file], str(tmp_path)).model_dump_json())
+    client.create_model_version(name, str(tmp_path))
+    for content in (None, b"abd"):
+        if content:
+            (tmp_path / file.path).write_bytes(content)
+        with pytest.raises(ConfigError, match="have changed or are not on this machine, and a version without them"):
+            promote(store, f"{name}/2", "sharper")
+    client.create_model_version(name, str(tmp_path / "nowhere"))
+    with pytest.raises(ConfigError, match=rf"the manifest of models:/{name}/3 cannot be read"):
+        promote(store, f"{name}/3", "sharper")
+    assert moves_of(store, name) == []
+    (tmp_path / file.path).write_bytes(b"abc")
+    assert promote(store, f"{name}/2", "sharper").after == "2"
 
 
 def test_the_history_says_who_when_from_where_and_why(store: str, name: str) -> None:

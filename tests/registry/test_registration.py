@@ -6,6 +6,7 @@ from pathlib import Path
 import mlflow
 import pytest
 from mlflow import MlflowClient
+from zenml.client import Client
 
 from pipelines.outcome import Outcome
 from pipelines.place import Place
@@ -20,6 +21,7 @@ from srpo.registry import (
     GateResult,
     champion_moves,
     find_version,
+    load_evaluation,
     load_manifest,
     register,
     rollback,
@@ -48,8 +50,6 @@ def again(
     """Register the finished run's model once more, as another run, compared with `champion`, with another verdict."""
     assert outcome.trained
     assert outcome.evaluated
-    from zenml.client import Client
-
     steps = Client().get_pipeline_run(outcome.record.attempts[-1]).steps
     weights: Weights = steps["download"].outputs["weights"][0].load()
     prompts: PromptSets = steps["embed"].outputs["prompts"][0].load()
@@ -155,6 +155,41 @@ def test_a_version_remembers_its_gate_with_margins(finished: Outcome, uri: str) 
     assert str(kept) == "clipped against base: max_change 0.1, spare 0.12"
     tie = GateResult(metric="relative", against="champion", limit="min_change", threshold=0, value=0, held=False)
     assert str(tie) == "relative against champion: min_change 0, reached, but not exceeded"
+
+
+def test_without_weights_there_is_no_version(finished: Outcome, uri: str, place: Place, tmp_path: Path) -> None:
+    assert finished.trained
+    weights, before = finished.trained.transformer.path, len(versions(uri))
+    moved = weights.rename(tmp_path / "moved")
+    try:
+        with pytest.raises(ConfigError, match="a version without them could make no picture"):
+            again(finished, True, new_run(uri, finished.record.config, place, "weightless"), tmp_path)
+    finally:
+        moved.rename(weights)
+    assert len(versions(uri)) == before
+
+
+def test_a_run_that_took_its_report_from_an_earlier_one_has_it_too(
+    finished: Outcome, uri: str, place: Place, tmp_path: Path
+) -> None:
+    """As `run --from register` does."""
+    assert finished.trained and finished.evaluated
+    client, folder = MlflowClient(uri), Path(finished.evaluated.report_json).parent
+    steps = Client().get_pipeline_run(finished.record.attempts[-1]).steps
+    weights, prompts = (
+        steps[step].outputs[name][0].load() for step, name in (("download", "weights"), ("embed", "prompts"))
+    )
+    tracked = new_run(uri, finished.record.config, place, "from register")
+    version = register(finished.record.config, weights, prompts, finished.trained, finished.evaluated, tracked)
+    found = load_evaluation(uri, version.uri, tmp_path)
+    for name in ("report.json", "report.html"):
+        assert (found / name).read_bytes() == (folder / name).read_bytes()
+    pictures = {path.name for path in (folder / "images").iterdir()}
+    assert {path.name for path in (found / "images").iterdir()} == pictures != set()
+    own = finished.record.tracked.run_id
+    before = client.list_artifacts(own, "evaluation")
+    register(finished.record.config, weights, prompts, finished.trained, finished.evaluated, finished.record.tracked)
+    assert client.list_artifacts(own, "evaluation") == before
 
 
 def test_registering_a_run_twice_makes_one_version(finished: Outcome, uri: str, place: Place, tmp_path: Path) -> None:

@@ -20,7 +20,9 @@ from srpo.errors import ConfigError
 from srpo.evaluation.schema import Curves, GateCheck, Provenance, Report
 from srpo.registry import Move, champion_moves, check_lease, promote, register, that_happened
 from srpo.registry.lookup import address
+from srpo.registry.manifest import FOLDER, log_manifest
 from srpo.tracking import connect, open_run
+from tests.registry.test_champion import weightless
 
 fork = multiprocessing.get_context("fork")
 ROUNDS = [3, pytest.param(20, marks=pytest.mark.slow)]
@@ -86,9 +88,10 @@ def num_versions(uri: str, name: str) -> int:
 
 def promote_own(uri: str, config: RunConfig, folder: Path, rounds: int, barrier: Barrier) -> None:
     client, name = connect(uri), config.registry.model_name
-    run_id = open_run(uri, None, f"run-{os.getpid()}", config).run_id
+    tracked = open_run(uri, None, f"run-{os.getpid()}", config)
+    log_manifest(client, tracked, weightless())
     for number in range(rounds):
-        version = client.create_model_version(name, f"runs:/{run_id}/model", run_id=run_id).version
+        version = client.create_model_version(name, f"runs:/{tracked.run_id}/{FOLDER}", run_id=tracked.run_id).version
         barrier.wait(60)
         promote(uri, f"{name}/{version}", f"round {number}")
 

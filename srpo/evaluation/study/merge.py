@@ -10,10 +10,11 @@ from srpo.evaluation.study.page import StudyKey
 from srpo.evaluation.study.pairs import Side
 
 
-def add_to_report(study: Study, key: StudyKey, folder: Path) -> tuple[Study, Path]:
+def add_to_report(study: Study, key: StudyKey, folder: Path, replace: bool = False) -> tuple[Study, Path]:
     """Write the study into the report in `folder`, under its labels, and the page anew; both as they are now there.
 
-    ConfigError if the report is of other models, or holds a study of another pair of them.
+    ConfigError if the report is of other models, or holds a study of another pair of them, or (unless `replace`) one
+    with voters that this one lacks: what is merged takes the place of what was.
     """
     report = load_entry(str(folder), folder).report
     labels = {"reference": _label(report, key.reference), "candidate": _label(report, key.candidate)}
@@ -22,6 +23,12 @@ def add_to_report(study: Study, key: StudyKey, folder: Path) -> tuple[Study, Pat
         raise ConfigError(
             f"{folder} holds the study of {there.candidate} against {there.reference}, and this one is of "
             f"{named.candidate} against {named.reference}; a report has room for one, so `compare` these two in another"
+        )
+    if there and not replace and (lost := there.voters - study.voters):
+        of = "" if there.study in ("", study.study) else f" of another page ({there.study})"
+        raise ConfigError(
+            f"{folder} holds the votes of {there.num_voters} voters{of}, and these files lack {len(lost)} of them; "
+            "merge all files of votes at once, or give --replace"
         )
     return named, write_report(report.model_copy(update={"study": named}), folder)
 

@@ -6,6 +6,7 @@ the order of these. Which side and which order a voter sees is drawn in the brow
 
 import base64
 import hashlib
+import json
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from srpo.errors import ConfigError
 from srpo.evaluation.study.pairs import Pair, Pairs, Side, pick
 from srpo.evaluation.thumbnails import encode
 from srpo.files import atomic_file, write_atomic
+from srpo.hub import digests
 
 QUESTIONS = {
     "realism": "Which picture looks more real?",
@@ -57,7 +59,9 @@ class StudyKey(Settings):
 def write_study(
     found: Pairs, out: Path, num_pairs: int | None = None, seed: int | None = None
 ) -> tuple[StudyKey, Path]:
-    """Write the page to `out` and the key beside it; the key and its path. The same `seed` gives the same files.
+    """Write the page to `out` and the key beside it; the key and its path.
+
+    The same `seed` gives the same files of the same models and pictures, and other names to any others.
 
     ConfigError if either file is there already.
     """
@@ -66,7 +70,7 @@ def write_study(
         raise ConfigError(f"{there[0]} exists, and votes are merged with the key of their own page; give another --out")
     reference, candidate, pairs = found
     chosen = pick(pairs, num_pairs)
-    generator = random.Random(seed) if seed is not None else random.SystemRandom()
+    generator = random.SystemRandom() if seed is None else _generator(seed, reference, candidate, chosen)
     key = StudyKey(
         study=_name(generator),
         reference=reference,
@@ -93,6 +97,14 @@ def write_study(
         stream.dump(str(staging), encoding="utf-8")
         write_atomic(key_path, key.model_dump_json(indent=1))
     return key, key_path
+
+
+def _generator(seed: int, reference: Side, candidate: Side, pairs: Sequence[Pair]) -> random.Random:
+    """Names by the seed and by all that is asked about, so that no two studies share one."""
+    pictures = [
+        [pair.prompt, pair.seed, *(digests.sha256(path) for path in (pair.reference, pair.candidate))] for pair in pairs
+    ]
+    return random.Random(json.dumps([seed, reference.model_dump(), candidate.model_dump(), pictures]))
 
 
 def _name(generator: random.Random) -> str:

@@ -15,6 +15,7 @@ from srpo.errors import ConfigError
 from srpo.evaluation.comparison import check_settings
 from srpo.evaluation.entries import Entry, Key, settings_of
 from srpo.evaluation.thumbnails import spaced
+from srpo.wording import shortest_end
 
 IDENTITY = {"prompt", "seed", "model", "transformer_sha256", "prefix"}
 """Text fields of `generate`'s PNGs that name the picture or its model (a registered one brings its prefix); all others
@@ -55,7 +56,9 @@ def pairs_of_entries(reference: Entry, candidate: Entry) -> Pairs:
 
 def pairs_of_folders(reference: Path, candidate: Path) -> Pairs:
     """From two folders that `generate` wrote; ConfigError if prompts, seeds or settings differ."""
-    (side, ours), (other, theirs) = _read_folder(reference), _read_folder(candidate)
+    homes = [folder.resolve() for folder in (reference, candidate)]
+    names = [shortest_end(home, homes) for home in homes]
+    (side, ours), (other, theirs) = map(_read_folder, (reference, candidate), names)
     if alone := sorted(ours.keys() ^ theirs.keys()):
         raise ConfigError(
             f"{reference} and {candidate} hold different pictures: {len(alone)} are in one alone, such as that of "
@@ -80,8 +83,8 @@ def _is_fair(entry: Entry, key: Key) -> bool:
     return key in entry.images and "sample" in entry.images[key].kept
 
 
-def _read_folder(folder: Path) -> tuple[Side, dict[Key, tuple[Mapping[str, Any], Path]]]:
-    """The model of a folder, and (prompt, seed) -> (settings, file)."""
+def _read_folder(folder: Path, name: str) -> tuple[Side, dict[Key, tuple[Mapping[str, Any], Path]]]:
+    """The model of a folder, called `name`, and (prompt, seed) -> (settings, file)."""
     found: dict[Key, tuple[Mapping[str, Any], Path]] = {}
     models: set[str] = set()
     for path in sorted(folder.glob("*.png")):
@@ -91,7 +94,7 @@ def _read_folder(folder: Path) -> tuple[Side, dict[Key, tuple[Mapping[str, Any],
         found[facts["prompt"], int(facts["seed"])] = (settings, path)
     if len(models) != 1:
         raise ConfigError(f"{folder} holds PNGs of {len(models)} models; give a folder that one `generate` has written")
-    return Side(name=folder.name, transformer_sha256=models.pop()), found
+    return Side(name=name, transformer_sha256=models.pop()), found
 
 
 def _facts(path: Path) -> dict[str, str]:

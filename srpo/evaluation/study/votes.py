@@ -76,6 +76,7 @@ def merge_votes(paths: Sequence[Path], key: StudyKey) -> Study:
         reasons = "; ".join(f"{path}: {ballot.note}" for path, ballot in ballots.items())
         raise ConfigError(f"no votes to merge ({reasons})")
     return Study(
+        study=key.study,
         reference=key.reference.name,
         candidate=key.candidate.name,
         confidence=CONFIDENCE,

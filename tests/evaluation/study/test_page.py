@@ -10,9 +10,10 @@ from PIL import Image
 
 from srpo.errors import ConfigError
 from srpo.evaluation.entries import load_entry
-from srpo.evaluation.schema import Report
+from srpo.evaluation.schema import Report, Study
 from srpo.evaluation.study import StudyKey, merge_votes, pairs_of_entries, pairs_of_folders, write_study
 from srpo.evaluation.study.merge import add_to_report
+from srpo.evaluation.study.page import KeyPair
 from srpo.pictures import save_png
 from tests.browser import KEYS, Browser, browser, needs_chromium
 from tests.evaluation.synthetic import make_picture, make_report, write_synthetic
@@ -244,6 +245,26 @@ def test_an_earlier_study_is_not_written_over(report: Path, tmp_path: Path, kept
     assert (tmp_path / kept).read_bytes() == before
 
 
+def test_the_same_seed_names_alike_only_what_is_alike(tmp_path: Path) -> None:
+    """Else the votes of one study could be merged into another."""
+    sides = [generated(tmp_path / name, model) for name, model in (("base", "a"), ("one", "b"), ("two", "c"))]
+    found = pairs_of_folders(*sides[:2])
+    key, again, other = (
+        write_study(pairs, tmp_path / f"{name}.html", seed=0)[0]
+        for name, pairs in {"first": found, "again": found, "other": pairs_of_folders(sides[0], sides[2])}.items()
+    )
+    assert again == key
+    assert (tmp_path / "again.html").read_bytes() == (tmp_path / "first.html").read_bytes()
+    make_picture(32, 9, "b").save(found[2][0].candidate)
+    redrawn, _ = write_study(found, tmp_path / "redrawn.html", seed=0)
+    names = [{one.study, *(name for pair in one.pairs for name in names_of(pair))} for one in (key, other, redrawn)]
+    assert not names[0] & names[1] and not names[0] & names[2]
+
+
+def names_of(pair: KeyPair) -> tuple[str, str, str]:
+    return pair.pair, pair.reference, pair.candidate
+
+
 def test_of_a_report_only_the_fair_sample_is_asked_about(tmp_path: Path) -> None:
     write_synthetic(tmp_path, make_report(num_prompts=20), size=16, count=12)
     images = Report.model_validate_json((tmp_path / "report.json").read_text()).images
@@ -273,6 +294,15 @@ def test_folders_of_generate_are_matched_by_prompt_and_seed(tmp_path: Path) -> N
     assert len(pairs) == 3
 
 
+def test_folders_of_the_same_name_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for parent in "ab":
+        (tmp_path / parent).mkdir()
+    base, new = generated(tmp_path / "a" / "out", "a"), generated(tmp_path / "b" / "out", "b")
+    assert [side.name for side in pairs_of_folders(base, new)[:2]] == ["a/out", "b/out"]
+    monkeypatch.chdir(new)
+    assert [side.name for side in pairs_of_folders(base, Path())[:2]] == ["a/out", "b/out"], "a folder called `.` too"
+
+
 def test_folders_that_do_not_match_are_refused(tmp_path: Path) -> None:
     base = generated(tmp_path / "base", "a")
     with pytest.raises(ConfigError, match="num_steps is 10 in .*base and 20 in .*steps"):
@@ -284,15 +314,44 @@ def test_folders_that_do_not_match_are_refused(tmp_path: Path) -> None:
         pairs_of_folders(base, base)
 
 
-def test_the_result_enters_the_report_of_the_same_models(report: Path, tmp_path: Path) -> None:
-    key, _ = make(report, tmp_path)
+def voted(key: StudyKey, voter: str, folder: Path) -> Path:
+    """The file of a voter who always prefers the candidate."""
     votes = [
         {"pair": pair.pair, "question": "overall", "choice": pair.candidate, "at": "2026-01-01T00:00:00Z"}
         for pair in key.pairs
     ]
-    file = {"schema_version": 1, "study": key.study, "voter": "v", "saved": "2026-01-01T00:00:00Z", "votes": votes}
-    (tmp_path / "v.json").write_text(json.dumps(file))
-    study, page = add_to_report(merge_votes([tmp_path / "v.json"], key), key, report)
+    file = {"schema_version": 1, "study": key.study, "voter": voter, "saved": "2026-01-01T00:00:00Z", "votes": votes}
+    path = folder / f"{voter}.json"
+    path.write_text(json.dumps(file))
+    return path
+
+
+def test_no_voter_is_lost_unasked(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    write_synthetic(folder, make_report(num_prompts=5), size=24, count=30)
+    key, _ = make(folder, tmp_path)
+    first, second, third = (voted(key, name, tmp_path) for name in "abc")
+
+    def merge(*files: Path, by: StudyKey = key, replace: bool = False) -> Study | None:
+        add_to_report(merge_votes(files, by), by, folder, replace)
+        return Report.model_validate_json((folder / "report.json").read_text()).study
+
+    merge(first, second)
+    with pytest.raises(ConfigError, match="holds the votes of 2 voters, and these files lack 1 of them; .* --replace"):
+        merge(second, third)
+    more = merge(third, second, first)
+    assert more and (more.num_voters, more.study, more.voters) == (3, key.study, {"a", "b", "c"})
+    (tmp_path / "more").mkdir()
+    other = key.model_copy(update={"study": "another"})
+    with pytest.raises(ConfigError, match=rf"of another page \({key.study}\), and these files lack 3"):
+        merge(voted(other, "d", tmp_path / "more"), by=other)
+    replaced = merge(third, replace=True)
+    assert replaced and replaced.voters == {"c"}
+
+
+def test_the_result_enters_the_report_of_the_same_models(report: Path, tmp_path: Path) -> None:
+    key, _ = make(report, tmp_path)
+    study, page = add_to_report(merge_votes([voted(key, "v", tmp_path)], key), key, report)
     assert (study.reference, study.candidate) == ("base", "candidate")
     assert "What people said" in page.read_text()
     assert Report.model_validate_json((report / "report.json").read_text()).study == study

@@ -47,8 +47,10 @@ def test_ties_count_half() -> None:
     assert found.lower < 0.625 < found.upper
 
 
-@pytest.mark.parametrize(("voters", "pairs", "lean"), [(1, 40, 0.5), (5, 20, 1.0), (8, 30, 0.0)])
-def test_the_interval_covers_the_truth_about_as_often_as_it_says(voters: int, pairs: int, lean: float) -> None:
+@pytest.mark.parametrize(
+    ("voters", "pairs", "lean"), [(1, 40, 0.5), (2, 40, 0.5), (3, 40, 0.5), (5, 20, 1.0), (8, 30, 0.0)]
+)
+def test_the_interval_covers_the_truth_at_least_as_often_as_it_says(voters: int, pairs: int, lean: float) -> None:
     """Voters and pairs differ (logits with standard deviations 0.5 and 1); the truth is that of all of them."""
     generator = np.random.default_rng(0)
     habit, taste = generator.normal(size=(2000, 1)), generator.normal(size=(1, 2000))
@@ -63,4 +65,4 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says(voters: int, pa
         votes = (generator.random((voters, pairs)) < chance(voter, pair)).astype(float)
         lower, upper = interval(*crossed(votes.tolist()), 0.95)
         covered.append(lower <= truth <= upper)
-    assert 0.90 < np.mean(covered) < 0.99
+    assert np.mean(covered) > 0.945
