@@ -60,7 +60,7 @@ def train(job: TrainJob, accelerator: Accelerator) -> Trained:
 def _train(run: Trainer, config: RunConfig, accelerator: Accelerator, preemption: Preemption) -> Trained:
     """The loop."""
     if run.update == 0:
-        run.watch()
+        run.watch_first()
     while run.update < config.train.num_updates and not run.stopped:
         run.begin()
         clock, record = Clock(accelerator.device), UpdateRecord()

@@ -35,6 +35,7 @@ from srpo.preemption import Preemption
 from srpo.prompts import load_categories, load_prompt_set
 from srpo.record import Clock, Record
 from srpo.sharding import defer_reduction, is_sharded, release, whole
+from srpo.start import begin_from
 from srpo.trained_model import export, trained_model
 from srpo.tuning import make_optimizer, set_learning_rate, stepping
 
@@ -54,9 +55,8 @@ class Trainer:
             config.model, job.weights.model.path, config.guidance
         )  # a plan sees no model still to be fetched
         set_seed(config.seed)
-        self.model, self.parameters = trained_model(
-            config, job.weights.model.path, job.start.path if job.start else None, accelerator
-        )
+        self.model, self.parameters = trained_model(config, job.weights.model.path, accelerator)
+        self.start = job.start
         self.criteria = load_criteria(config, job.weights, accelerator.device)
         self.method = make_method(config, self.model, self.criteria, accelerator.autocast)
         self.batches = Batches(config, self.model, self.method, job.prompts, accelerator)
@@ -156,13 +156,24 @@ class Trainer:
             if not self.due(self.config.train.save_every):
                 self.save()
 
-    def watch(self) -> None:
+    def watch_first(self) -> None:
+        """Measure the base, then what training starts from, if that is another.
+
+        A checkpoint holds every weight that is trained, so a run that goes on from one needs no start.
+        """
+        self.watch(of_base=True)
+        if self.start:
+            begin_from(self.model.transformer, self.start.path, self.config.train.lora)
+            self.watch()
+
+    def watch(self, *, of_base: bool = False) -> None:
         """Measure the held-out set and judge it against the base model's."""
-        scores, measured = self.held_out.measure(self.model, self.update)
+        scores, measured = self.held_out.measure(self.model, self.update, of_base)
         release(self.model.transformer)
-        if self.update == 0:
+        if of_base:
             measure_scales(self.criteria, scores, self.config.method.trains_on)
-        self.record.measurement(self.update, measured, self.held_out.strip(self.update))
+        strip = None if of_base and self.start else self.held_out.strip(self.update)  # the start's shows the base's too
+        self.record.measurement(self.update, measured, strip)
         self.stopped = self._stop_reason()
         if self.stopped:
             self.record.stopped(self.stopped)
