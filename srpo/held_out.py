@@ -61,14 +61,16 @@ class HeldOut:
         process gets the means, and saves the strip.
         """
         mine, size = self._share(), self.config.evaluation.batch_size
-        parts = [self._batch(model, mine[start : start + size]) for start in range(0, len(mine), size)]
-        images = torch.cat([images for images, _ in parts])
+        drawn = mine + mine[-1:] * self._surplus(len(mine))
+        parts = [self._batch(model, drawn[start : start + size]) for start in range(0, len(drawn), size)]
+        images = torch.cat([images for images, _ in parts])[: len(mine)]
+        own = {name: torch.cat([found[name] for _, found in parts])[: len(mine)] for name in parts[0][1]}
         num_shown = sum(index < self.config.monitor.strip_images for index in mine)
         shown: list[Tensor] = gather_object(
             [images[:num_shown].clone()]
         )  # a view would be sent with all of its storage
         small: list[Tensor] = gather_object([_small(images)])
-        gathered: list[Mapping[str, Tensor]] = gather_object([scores for _, scores in parts])
+        gathered: list[Mapping[str, Tensor]] = gather_object([own])
         scores = {name: torch.cat([part[name] for part in gathered]) for name in gathered[0]}
         if not self.accelerator.is_main_process:
             return scores, {}
@@ -90,6 +92,11 @@ class HeldOut:
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         count = self.config.monitor.num_images
         return list(range(count * rank // world, count * (rank + 1) // world))
+
+    def _surplus(self, count: int) -> int:
+        """Images that a process with so many draws for nothing, as all take part in each pass of a sliced model."""
+        most = -(-self.config.monitor.num_images // self.accelerator.num_processes)
+        return most - count if self.config.train.sharding != "none" else 0
 
     def _batch(self, model: TextToImage, indices: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
         """Images of some members of the set, and their scores, in float32 on the CPU."""

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
@@ -42,6 +42,11 @@ from srpo.tuning import make_optimizer, set_learning_rate, stepping
 RESULT = "result.json"
 CONTENTS = {"words": "preference.words_file", "images": "images.source"}
 """What a checkpoint knows the hash of -> the setting that names the files."""
+MEASURED: dict[str, Any] = {
+    "monitor": {"num_images", "share", "strip_images", "bounds", "watch"},
+    "evaluation": {"num_steps", "guidance", "world", "grid_periods"},
+}
+"""Settings that held-out measurements depend on, which are compared with the base's and with each other."""
 
 
 class Trainer:
@@ -281,11 +286,18 @@ def refuse_other_settings(folder: Path, now: RunConfig, then: RunConfig) -> None
     if now.train.images_per_update == then.train.images_per_update and not reused:
         free |= {"num_processes", "accumulation", "sharding", "gather", "reduce"}
         free |= set() if now.images else {"batch_size"}  # micro-batches of real images have one shape each
-    fixed = {"seed", "model", "reward", "rewards", "method", "prompts", "images"}
-    fixed |= {"preference", "align", "rollout", "train"}
-    before, after = (config.model_dump(include=fixed, exclude={"train": free}) for config in (then, now))
-    changed = sorted(section for section in fixed if before[section] != after[section])
+    before, after = (_fixed(config, free) for config in (then, now))
+    changed = sorted(section for section in before if before[section] != after[section])
     if changed:
         raise ConfigError(
             f"{folder} was made with other settings in {', '.join(changed)}; resume with the same, or start a new run"
         )
+
+
+def _fixed(config: RunConfig, free: set[str]) -> dict[str, Any]:
+    """What updates and measurements depend on, by section; `free`: settings of `train` that may change."""
+    sections = {"seed", "model", "reward", "rewards", "method", "prompts", "images"}
+    sections |= {"preference", "align", "rollout", "train"}
+    fixed = config.model_dump(include=dict.fromkeys(sections, True) | MEASURED, exclude={"train": free})
+    fixed["evaluation"]["scores"] = config.watched_scores
+    return fixed

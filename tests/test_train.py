@@ -172,6 +172,37 @@ def test_a_run_goes_on_with_what_the_same_images_are_spread_over(
         refuse_other_settings(Path("run"), now, began)
 
 
+CLIP_SCORE = {"family": "clip_score", "source": "clip"}
+WATCHED = [{"metric": "clip", "min_change": 0.0}]
+
+
+@pytest.mark.parametrize(
+    ("section", "changed", "goes_on"),
+    [
+        ("monitor", {"num_images": 6}, False),
+        ("monitor", {"bounds": [{"metric": "spread", "min_ratio": 0.5}]}, False),
+        ("monitor", {"watch": "reward"}, False),
+        ("monitor", {"every": 4, "patience": 3, "stop_after_damaged": None}, True),
+        ("evaluation", {"num_steps": 4}, False),
+        ("evaluation", {"guidance": None}, False),
+        ("evaluation", {"grid_periods": [8]}, False),
+        ("evaluation", {"num_prompts": 9, "scores": {"other": CLIP_SCORE}}, True),
+        ("evaluation", {"scores": {"clip": {**CLIP_SCORE, "positive": ["Vivid"]}}}, False),
+    ],
+)
+def test_a_run_goes_on_only_with_measurements_that_can_be_compared(
+    job: TrainJob, section: str, changed: dict[str, Any], goes_on: bool
+) -> None:
+    began = RunConfig.model_validate(job.config.model_dump() | {"evaluation": {"scores": {"clip": CLIP_SCORE}}})
+    if "scores" in changed and not goes_on:
+        watching = {"monitor": began.monitor.model_dump() | {"bounds": WATCHED}}
+        began = RunConfig.model_validate(began.model_dump() | watching)
+    before = began.model_dump()
+    now = RunConfig.model_validate(before | {section: before[section] | changed})
+    with nullcontext() if goes_on else pytest.raises(ConfigError, match=f"other settings in {section};"):
+        refuse_other_settings(Path("run"), now, began)
+
+
 @pytest.mark.parametrize("settings", [{"precision": "bf16"}, {"gradient_checkpointing": "full"}])
 def test_bf16_and_recomputation_train_the_same_way(
     job: TrainJob, whole: Path, tmp_path: Path, settings: dict[str, object]

@@ -186,11 +186,6 @@ class RunConfig(Settings):
             )
         if train.rounding == "stochastic" and (weights != "bf16" or train.lora is not None):
             raise ValueError("train.rounding 'stochastic' acts on bf16 weights that are trained; here it does nothing")
-        if train.sharding != "none" and self.monitor.num_images % train.num_processes:
-            raise ValueError(
-                f"monitor.num_images ({self.monitor.num_images}) must be a multiple of train.num_processes "
-                f"({train.num_processes}) when the model is sharded: every process takes part in each forward pass"
-            )
         return self
 
     @model_validator(mode="after")
