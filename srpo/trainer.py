@@ -32,7 +32,7 @@ from srpo.hub import snapshot
 from srpo.methods import make_method
 from srpo.models import check_guidance
 from srpo.preemption import Preemption
-from srpo.prompts import load_categories, load_prompt_set
+from srpo.prompts import load_categories, load_prompt_set, texts_hash
 from srpo.record import Clock, Record
 from srpo.sharding import defer_reduction, is_sharded, release, whole
 from srpo.start import begin_from
@@ -40,8 +40,13 @@ from srpo.trained_model import export, trained_model
 from srpo.tuning import make_optimizer, set_learning_rate, stepping
 
 RESULT = "result.json"
-CONTENTS = {"words": "preference.words_file", "images": "images.source"}
-"""What a checkpoint knows the hash of -> the setting that names the files."""
+CONTENTS = {
+    "words": "preference.words_file",
+    "images": "images.source",
+    "train_prompts": "prompts.train",
+    "held_out_prompts": "prompts.held_out",
+}
+"""What a checkpoint knows the hash of -> the setting that names the files; weights are named as their snapshots."""
 MEASURED: dict[str, Any] = {
     "monitor": {"num_images", "share", "strip_images", "bounds", "watch"},
     "evaluation": {"num_steps", "guidance", "world", "grid_periods"},
@@ -68,6 +73,9 @@ class Trainer:
         self.contents = {
             "words": self.method.words_digest,
             "images": job.prompts.images and job.prompts.images.sha256,
+            "train_prompts": texts_hash(job.prompts.train),
+            "held_out_prompts": texts_hash(job.prompts.held_out),
+            **weights_hashes(job),
         }
         self.optimizer = make_optimizer(self.parameters, config.train)
         self.scheduler = get_scheduler(
@@ -234,10 +242,11 @@ class Trainer:
         folder = self.store.path(self.copies.newest)
         state = load_state(folder)
         refuse_other_settings(folder, self.config, RunConfig.model_validate(state["config"]))
-        for name, setting in CONTENTS.items():
-            if state.get(name) != self.contents[name]:
+        for name, now in self.contents.items():
+            if state.get(name, now) != now:
+                what = CONTENTS.get(name, f"the {name.replace('_', ' ')}")
                 raise ConfigError(
-                    f"{folder} was made with another content of {setting}; bring it back, or start a new run"
+                    f"{folder} was made with another content of {what}; bring it back, or start a new run"
                 )
         load_weights(folder, self.model.transformer, self.optimizer)
         self.scheduler.load_state_dict(state["scheduler"])
@@ -274,6 +283,13 @@ class Trainer:
         )
         write_atomic(self.output_dir / RESULT, result.model_dump_json(indent=1))
         return result
+
+
+def weights_hashes(job: TrainJob) -> dict[str, str]:
+    """The content of all weights that take part in training and its measurements."""
+    scores = {name: job.weights.scores[name] for name in job.config.watched_scores if name in job.weights.scores}
+    used = job.weights.model_copy(update={"scores": scores})
+    return {f"{name}_weights": files.sha256 for name, files in used.snapshots.items()}
 
 
 def refuse_other_settings(folder: Path, now: RunConfig, then: RunConfig) -> None:

@@ -19,6 +19,7 @@ from srpo.config import Bound, RunConfig, TrainConfig
 from srpo.draws import Draw
 from srpo.durable.checkpoints import CheckpointCopies
 from srpo.errors import ConfigError, PreemptedError, TrainingStoppedError
+from srpo.prompts import embed_prompts
 from srpo.record import read_journal
 from srpo.rollout import Rollout
 from srpo.train import reproducible, train
@@ -231,6 +232,31 @@ def test_a_run_goes_on_only_with_the_words_file_it_began_with(job: TrainJob, tmp
     words.write_text("first_update,last_update,positive\n1,2,Dark\n")
     with pytest.raises(ConfigError, match=r"another content of preference.words_file"):
         run(place(worded, tmp_path / "run", num_updates=4, schedule="constant"))
+
+
+def test_a_run_goes_on_only_with_the_prompts_and_weights_it_began_with(job: TrainJob, tmp_path: Path) -> None:
+    """Files of the same names; where the embeddings of the texts lie does not matter."""
+    run(place(job, tmp_path / "run", num_updates=2, schedule="constant"))
+    config, more = job.config, {"num_updates": 4, "schedule": "constant"}
+
+    def embedded(name: str, train: str, held_out: str) -> TrainJob:
+        files = {"train": tmp_path / f"{name}-train.txt", "held_out": tmp_path / f"{name}-held-out.txt"}
+        for part, text in (("train", train), ("held_out", held_out)):
+            files[part].write_text(text)
+        prompts = config.prompts.model_copy(update={part: str(path) for part, path in files.items()})
+        return job.model_copy(update={"prompts": embed_prompts(config.model, prompts, job.weights, tmp_path / name)})
+
+    train, held_out = (Path(path).read_text() for path in (config.prompts.train, config.prompts.held_out))
+    file = job.weights.reward.files[0].model_copy(update={"sha256": "0" * 64})
+    reward = job.weights.reward.model_copy(update={"files": (file, *job.weights.reward.files[1:])})
+    for other, problem in (
+        (embedded("a", f"{train}\na ship", held_out), "prompts.train"),
+        (embedded("b", train, held_out.replace("cow", "bull")), "prompts.held_out"),
+        (job.model_copy(update={"weights": job.weights.model_copy(update={"reward": reward})}), "the reward weights"),
+    ):
+        with pytest.raises(ConfigError, match=f"another content of {problem}; bring it back"):
+            run(place(other, tmp_path / "run", **more))
+    assert run(place(embedded("c", train, held_out), tmp_path / "run", **more)).num_updates == 4
 
 
 def guarded(job: TrainJob, output_dir: Path, **monitor: object) -> TrainJob:
