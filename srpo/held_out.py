@@ -4,7 +4,7 @@
 their pixels, at most 128 a side, averaged over the images.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -54,15 +54,25 @@ class HeldOut:
         return self.folder / f"update-{update:06d}.png"
 
     @torch.no_grad()
-    def measure(self, model: TextToImage, update: int, of_base: bool = False) -> tuple[Scores, dict[str, float]]:
+    def measure(
+        self, model: TextToImage, update: int, told: Callable[[], bool], of_base: bool = False
+    ) -> tuple[Scores, dict[str, float]] | None:
         """Every metric of every image, on all processes, and their means, the spread and the drift over the set.
 
         Those of the base, which comes first, are kept for the drift and the strips of all that follow. Only the main
-        process gets the means, and saves the strip.
+        process gets the means, and saves the strip. None once `told` to stop, which all processes ask between batches,
+        equally often, and are answered the same.
         """
         mine, size = self._share(), self.config.evaluation.batch_size
-        drawn = mine + mine[-1:] * self._surplus(len(mine))
-        parts = [self._batch(model, drawn[start : start + size]) for start in range(0, len(drawn), size)]
+        most = -(-self.config.monitor.num_images // self.accelerator.num_processes)
+        # all take part in each pass of a sliced model, if need be for nothing
+        drawn = mine if self.config.train.sharding == "none" else mine + mine[-1:] * (most - len(mine))
+        parts = []
+        for start in range(0, most, size):
+            if told():
+                return None
+            if batch := drawn[start : start + size]:
+                parts.append(self._batch(model, batch))
         images = torch.cat([images for images, _ in parts])[: len(mine)]
         own = {name: torch.cat([found[name] for _, found in parts])[: len(mine)] for name in parts[0][1]}
         num_shown = sum(index < self.config.monitor.strip_images for index in mine)
@@ -92,11 +102,6 @@ class HeldOut:
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
         count = self.config.monitor.num_images
         return list(range(count * rank // world, count * (rank + 1) // world))
-
-    def _surplus(self, count: int) -> int:
-        """Images that a process with so many draws for nothing, as all take part in each pass of a sliced model."""
-        most = -(-self.config.monitor.num_images // self.accelerator.num_processes)
-        return most - count if self.config.train.sharding != "none" else 0
 
     def _batch(self, model: TextToImage, indices: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
         """Images of some members of the set, and their scores, in float32 on the CPU."""

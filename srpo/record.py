@@ -138,6 +138,10 @@ class Record:
                 self.tracker.log_image(strip, "samples", update)
             self.progress.measurement(update, metrics, broken)
 
+    def measured(self, update: int) -> bool:
+        """Whether there are held-out numbers of an update (main process only)."""
+        return any(entry["update"] == update for entry in self.measurements.entries)
+
     def best(self) -> int | None:
         """The best measured update so far; where all are damaged, the least damaged (main process only)."""
         return chosen_update(self.measurements.entries, self.config.monitor.watch)

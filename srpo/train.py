@@ -60,7 +60,9 @@ def train(job: TrainJob, accelerator: Accelerator) -> Trained:
 def _train(run: Trainer, config: RunConfig, accelerator: Accelerator, preemption: Preemption) -> Trained:
     """The loop."""
     if run.update == 0:
-        run.watch_first()
+        run.watch_first(preemption)
+    elif run.owes_measurement():
+        run.watch(preemption)
     while run.update < config.train.num_updates and not run.stopped:
         run.begin()
         clock, record = Clock(accelerator.device), UpdateRecord()
@@ -80,7 +82,7 @@ def _train(run: Trainer, config: RunConfig, accelerator: Accelerator, preemption
         run.step()
         run.log(metrics, clock)
         if run.due(config.monitor.every):
-            run.watch()
+            run.watch(preemption)
         if run.due(config.train.save_every):
             run.save()
         run.check_budget()

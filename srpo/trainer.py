@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -87,6 +88,8 @@ class Trainer:
         self.copies, self.store = copies, copies.store
         self.update = self.saved = 0
         """The present one, and the last that has a checkpoint."""
+        self.before: Mapping[str, bytes] | None = None
+        """Of an update that has begun."""
         self.seconds = 0.0
         self.budget = Budget(config, accelerator.num_processes)
         self._resume()
@@ -111,7 +114,7 @@ class Trainer:
         return self.config.train.accumulation * self.config.num_injections
 
     def begin(self) -> None:
-        """The next update; what a checkpoint of the one before it would hold is kept until this one ends."""
+        """The next update; what a checkpoint of the one before it would hold is kept until this one's step."""
         self.before = self.batches.state()
         self.update += 1
 
@@ -149,6 +152,7 @@ class Trainer:
             self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self.before = None
 
     def log(self, metrics: dict[str, float], clock: Clock) -> None:
         """Write down the update's numbers."""
@@ -169,19 +173,23 @@ class Trainer:
             if not self.due(self.config.train.save_every):
                 self.save()
 
-    def watch_first(self) -> None:
+    def watch_first(self, preemption: Preemption) -> None:
         """Measure the base, then what training starts from, if that is another.
 
         A checkpoint holds every weight that is trained, so a run that goes on from one needs no start.
         """
-        self.watch(of_base=True)
+        self.watch(preemption, of_base=True)
         if self.start:
             begin_from(self.model.transformer, self.start.path, self.config.train.lora)
-            self.watch()
+            self.watch(preemption)
 
-    def watch(self, *, of_base: bool = False) -> None:
-        """Measure the held-out set and judge it against the base model's."""
-        scores, measured = self.held_out.measure(self.model, self.update, of_base)
+    def watch(self, preemption: Preemption, of_base: bool = False) -> None:
+        """Measure the held-out set and judge it against the base model's; gives way where it is told to."""
+        told = partial(preemption.requested, self.accelerator)
+        found = self.held_out.measure(self.model, self.update, told, of_base)
+        if found is None:
+            self.give_way(preemption)
+        scores, measured = found
         release(self.model.transformer)
         if of_base:
             measure_scales(self.criteria, scores, self.config.method.trains_on)
@@ -190,6 +198,11 @@ class Trainer:
         self.stopped = self._stop_reason()
         if self.stopped:
             self.record.stopped(self.stopped)
+
+    def owes_measurement(self) -> bool:
+        """Whether the update that it goes on from is to be measured first, which it was told to stop in before."""
+        main, due = self.accelerator.is_main_process, self.due(self.config.monitor.every)
+        return bool(broadcast_object_list([due and not self.record.measured(self.update) if main else None])[0])
 
     def save(self, own: Mapping[str, bytes] | None = None) -> None:
         """Write a checkpoint, then drop those no longer kept. `own`: the batches' state, if not as it is now."""
@@ -207,13 +220,13 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def give_way(self, preemption: Preemption) -> NoReturn:
-        """Drop the update that has begun, save the one before it if it is not, have it sent in the time that is left.
+        """Drop an update that has begun, save the last whole one if it is not, have it sent in the time that is left.
 
         Ends with a PreemptedError that says so.
         """
         release(self.model.transformer)
         self.optimizer.zero_grad(set_to_none=True)
-        self.update -= 1
+        self.update -= self.before is not None
         if self.update != self.saved:
             self.save(self.before)
         try:
@@ -222,9 +235,9 @@ class Trainer:
             fate = str(error)
         self.accelerator.wait_for_everyone()
         saved = f"after update {self.update}, which is saved in {self.store.directory}"
+        when = saved if self.update else "before the end of the first update"
         raise PreemptedError(
-            f"told to stop (SIGTERM) {saved if self.update else 'in the first update'}{f' ({fate})' if fate else ''}; "
-            "run it again: it goes on from there"
+            f"told to stop (SIGTERM) {when}{f' ({fate})' if fate else ''}; run it again: it goes on from there"
         )
 
     def _stop_reason(self) -> str | None:

@@ -49,5 +49,5 @@ def test_where_a_model_is_sliced_all_take_part_in_each_pass(
         for rank in range(2):
             process: Any = SimpleNamespace(num_processes=2, process_index=rank, is_main_process=False)
             share: Any = HeldOut(config, [], None, ["a"] * 8, None, process, tmp_path)  # type: ignore[arg-type]
-            measured += share.measure(None, 1)[0]["luminance"].tolist()
+            measured += share.measure(None, 1, lambda: False)[0]["luminance"].tolist()
         assert (passes, measured) == (expected, [0, 1, 2])

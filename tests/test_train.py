@@ -19,8 +19,9 @@ from srpo.config import Bound, RunConfig, TrainConfig
 from srpo.draws import Draw
 from srpo.durable.checkpoints import CheckpointCopies
 from srpo.errors import ConfigError, PreemptedError, TrainingStoppedError
+from srpo.held_out import HeldOut
 from srpo.prompts import embed_prompts
-from srpo.record import read_journal
+from srpo.record import HELD_OUT, read_journal
 from srpo.rollout import Rollout
 from srpo.train import reproducible, train
 from srpo.trainer import Trainer, refuse_other_settings
@@ -96,6 +97,36 @@ def test_told_to_stop_within_an_update_it_saves_the_one_before_and_goes_on_bit_f
     assert_same_weights(whole, told, 6)
     for journal in ("metrics.jsonl", "heldout.jsonl"):
         assert timeless(told / journal) == timeless(whole / journal)
+
+
+@pytest.mark.parametrize("update", [0, 4, 6])
+def test_told_to_stop_within_a_measurement_it_saves_the_update_and_measures_it_first_when_it_goes_on(
+    job: TrainJob, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, update: int
+) -> None:
+    """Drawing takes minutes, and less is left until the kill."""
+    evaluation = job.config.evaluation.model_copy(update={"batch_size": 2})
+    job = job.model_copy(update={"config": job.config.model_copy(update={"evaluation": evaluation})})
+    drawn: list[int] = []
+    draw, measured = HeldOut._batch, update // 2
+
+    def tell(self: HeldOut, model: Any, indices: list[int]) -> Any:
+        drawn.extend(indices)
+        if len(drawn) == 4 * measured + 2:  # the first half of a set of four
+            signal.raise_signal(signal.SIGTERM)
+        return draw(self, model, indices)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HeldOut, "_batch", tell)
+        with pytest.raises(PreemptedError, match=f"after update {update}, which" if update else "the first update;"):
+            run(place(job, tmp_path))
+    assert len(drawn) == 4 * measured + 2, "it went on drawing"
+    assert [entry["update"] for entry in read_journal(tmp_path / "heldout.jsonl")] == list(range(0, update, 2))
+    run(place(job, tmp_path))
+    assert_same_weights(whole, tmp_path, 6)
+    assert timeless(tmp_path / "metrics.jsonl") == timeless(whole / "metrics.jsonl")
+    for again, expected in zip(timeless(tmp_path / HELD_OUT), timeless(whole / HELD_OUT), strict=True):
+        assert again.pop("violations") == expected.pop("violations")
+        assert again == pytest.approx(expected, abs=1e-5)  # drawn in batches of another size
 
 
 def test_the_time_that_saving_takes_is_taken_off_that_for_the_upload(
