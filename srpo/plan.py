@@ -172,7 +172,7 @@ def _reward(config: RunConfig, reward: RewardConfig) -> str:
     path = resolve(reward.source, "reward")
     rewards.check_reward(reward, path)
     if config.method.trains_on == "relative":
-        rewards.check_text_is_read(reward, path)
+        rewards.check_text_is_read(reward, path, config.method.unless_text_is_read)
     return f"{reward.source}: a whole {reward.family} checkpoint"
 
 

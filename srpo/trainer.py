@@ -192,7 +192,7 @@ class Trainer:
         scores, measured = found
         release(self.model.transformer)
         if of_base:
-            measure_scales(self.criteria, scores, self.config.method.trains_on)
+            measure_scales(self.criteria, scores, self.config.method.scaled_by)
         strip = None if of_base and self.start else self.held_out.strip(self.update)  # the start's shows the base's too
         self.record.measurement(self.update, measured, strip)
         self.stopped = self._stop_reason()

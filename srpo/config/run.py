@@ -155,6 +155,13 @@ class RunConfig(Settings):
             )
         if ignored := [key for key in self.method.unread if self._differs(*key.split("."))]:
             warnings.warn(f"method {self.method.name} does not train by {', '.join(ignored)}", stacklevel=2)
+        word = self.method.word if isinstance(self.method, PlainMethod) else None
+        if word and self.monitor.watch == "relative" and word not in self.preference.positive:
+            warnings.warn(
+                f"method.word {word!r} is not among preference.positive ({', '.join(self.preference.positive)}), so "
+                "relative, which the monitor watches, says nothing of it; name it there, or set monitor.watch",
+                stacklevel=2,
+            )
         return self
 
     def _differs(self, section: str, name: str) -> bool:
