@@ -122,6 +122,19 @@ def space_needed(output_dir: Path) -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def memory_needed() -> Iterator[None]:
+    """A GPU whose memory does not suffice as a ConfigError: it would not the next time."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ConfigError(
+            f"the GPU's memory does not suffice ({str(error).partition('. GPU')[0]}); take a preset of "
+            "configs/hardware, or set align.together to false, train.gradient_checkpointing to full, or train.batch_size "
+            "lower (`plan --gpu NAME` predicts what fits)"
+        ) from error
+
+
 def make_accelerator(config: TrainConfig) -> Accelerator:
     """Processes, device and precision."""
     check_device()
@@ -160,11 +173,12 @@ def _main(job: TrainJob, main_process: bool) -> int:
         (folder / ERROR).unlink(missing_ok=True)
     try:
         accelerator = make_accelerator(job.config.train)
-        with space_needed(folder), reproducible(job.config.train):
+        with space_needed(folder), memory_needed(), reproducible(job.config.train):
             train(job, accelerator)
     except (ConfigError, TrainingStoppedError, PreemptedError, UnreachableError, DiskFullError) as error:
         code = EXIT_PERMANENT if isinstance(error, (ConfigError, TrainingStoppedError)) else EXIT_RETRY
-        if main_process:
+        alone_knows = isinstance(error.__cause__, torch.OutOfMemoryError)  # the others wait for it in vain
+        if main_process or alone_knows:
             content = {"kind": type(error).__name__, "message": str(error), "exit_code": code}
             write_atomic(folder / ERROR, json.dumps(content))
         sys.stderr.write(f"{error}\n")

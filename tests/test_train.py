@@ -1,5 +1,6 @@
 """The loop on real (untrained) models: a stop anywhere is invisible after resuming, and what it refuses."""
 
+import json
 import signal
 import time
 from contextlib import nullcontext
@@ -18,12 +19,12 @@ from srpo.batches import Batches
 from srpo.config import Bound, RunConfig, TrainConfig
 from srpo.draws import Draw
 from srpo.durable.checkpoints import CheckpointCopies
-from srpo.errors import ConfigError, PreemptedError, TrainingStoppedError
+from srpo.errors import EXIT_PERMANENT, ConfigError, PreemptedError, TrainingStoppedError
 from srpo.held_out import HeldOut
 from srpo.prompts import embed_prompts
 from srpo.record import HELD_OUT, read_journal
 from srpo.rollout import Rollout
-from srpo.train import reproducible, train
+from srpo.train import main, reproducible, train
 from srpo.trainer import Trainer, refuse_other_settings
 from tests.jobs import assert_same_weights, killed, place, run, weights_of, with_rollout
 
@@ -174,6 +175,29 @@ def test_a_non_finite_gradient_stops_before_the_step(
     assert [entry["update"] for entry in read_journal(tmp_path / "metrics.jsonl")] == [1, 2, 3]
     kept = weights_of(tmp_path, 2)
     assert all(bool(torch.isfinite(tensor).all()) for tensor in kept.values())
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_too_little_memory_is_not_tried_again(
+    job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rank: str
+) -> None:
+    """It is said by whichever process has too little."""
+
+    def fill(*_: object) -> None:
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of ..."
+        )
+
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr("srpo.train.train", fill)
+    monkeypatch.setattr("srpo.train.make_accelerator", lambda *_: None)
+    path = tmp_path / "job.json"
+    path.write_text(place(job, tmp_path).model_dump_json())
+    assert main(path) == EXIT_PERMANENT
+    said = json.loads((tmp_path / "error.json").read_text())
+    assert (said["kind"], said["exit_code"]) == ("ConfigError", EXIT_PERMANENT)
+    assert "(CUDA out of memory. Tried to allocate 2.00 GiB); take a preset" in said["message"]
+    assert said["message"] in capsys.readouterr().err
 
 
 def test_more_updates_may_follow_where_the_rate_does_not_depend_on_them(job: TrainJob, tmp_path: Path) -> None:
