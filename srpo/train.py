@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 
 from srpo.alone import alone_in
 from srpo.artifacts import Trained, TrainJob
+from srpo.budget import Budget
 from srpo.checkpoint import CheckpointStore
 from srpo.config import RunConfig, TrainConfig
 from srpo.durable.checkpoints import CheckpointCopies
@@ -46,10 +47,11 @@ ERROR = "error.json"
 
 def train(job: TrainJob, accelerator: Accelerator) -> Trained:
     """Train to the end, from the start or from the last checkpoint in the job's output folder."""
+    budget = Budget(job.config, accelerator.num_processes)
     output_dir, preemption = Path(job.output_dir), Preemption()
     store = CheckpointStore(output_dir / "checkpoints", job.config.train.keep_last)
     with preemption.noticed(), CheckpointCopies(job.config.storage, output_dir, store, accelerator) as copies:
-        run = Trainer(job, accelerator, copies)
+        run = Trainer(job, accelerator, copies, budget)
         try:
             return _train(run, job.config, accelerator, preemption)
         finally:
@@ -130,8 +132,8 @@ def memory_needed() -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise ConfigError(
             f"the GPU's memory does not suffice ({str(error).partition('. GPU')[0]}); take a preset of "
-            "configs/hardware, or set align.together to false, train.gradient_checkpointing to full, or train.batch_size "
-            "lower (`plan --gpu NAME` predicts what fits)"
+            "configs/hardware, or set align.together to false, train.gradient_checkpointing to full, or "
+            "train.batch_size lower (`plan --gpu NAME` predicts what fits)"
         ) from error
 
 

@@ -58,7 +58,7 @@ MEASURED: dict[str, Any] = {
 class Trainer:
     """What an update works with, and what a checkpoint holds."""
 
-    def __init__(self, job: TrainJob, accelerator: Accelerator, copies: CheckpointCopies) -> None:
+    def __init__(self, job: TrainJob, accelerator: Accelerator, copies: CheckpointCopies, budget: Budget) -> None:
         self.config = config = job.config
         self.accelerator = accelerator
         self.output_dir = Path(job.output_dir)
@@ -91,7 +91,7 @@ class Trainer:
         self.before: Mapping[str, bytes] | None = None
         """Of an update that has begun."""
         self.seconds = 0.0
-        self.budget = Budget(config, accelerator.num_processes)
+        self.budget = budget
         self._resume()
         self.record = Record(self.output_dir, self.update, config, accelerator.is_main_process)
         if accelerator.is_main_process:
