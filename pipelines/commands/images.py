@@ -34,7 +34,7 @@ def generate(
         Path | None,
         typer.Option(help="For a folder: a run file with image size, steps and guidance (else 1024x1024, 50, 3.5)."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Picture i (from 0) gets seed + i.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Picture i (from 0) gets seed + i.")] = None,
     num_steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps.")] = None,
     guidance: Annotated[float | None, typer.Option(min=0, help="Guidance.")] = None,
     height: Annotated[int | None, typer.Option(min=1, help="Pixels.")] = None,

@@ -35,8 +35,8 @@ class RunConfig(Settings):
     """Form of this file."""
     name: str = Field(default="srpo", pattern=r"^[A-Za-z0-9._-]+$")
     """Name of the experiment; runs are named after it."""
-    seed: int = Field(default=0, ge=0)
-    """Seed of everything random."""
+    seed: int = Field(default=0, ge=0, le=2**32 - 1)
+    """Seed of everything random; NumPy's takes no larger one."""
     model: ModelConfig = ModelConfig()
     """The base model, and the size of its images."""
     reward: RewardConfig = RewardConfig()
