@@ -37,7 +37,7 @@ from srpo.errors import (
     UnreachableError,
 )
 from srpo.files import write_atomic
-from srpo.gpus import check_device
+from srpo.gpus import check_device, check_processes
 from srpo.preemption import Preemption
 from srpo.record import Clock, UpdateRecord
 from srpo.trainer import Trainer
@@ -140,6 +140,7 @@ def memory_needed() -> Iterator[None]:
 def make_accelerator(config: TrainConfig) -> Accelerator:
     """Processes, device and precision."""
     check_device()
+    check_processes(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     # all wait while one writes a checkpoint, which is 140 GB for FLUX.1-dev in fp32
     patient = InitProcessGroupKwargs(timeout=timedelta(hours=2))
     precision = "bf16" if config.precision == "bf16" else "no"

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 
 from srpo import gpus
-from srpo.config import ModelConfig, TrainConfig
+from srpo.config import ModelConfig, RunConfig, TrainConfig
 from srpo.encoding import Encoding
 from srpo.errors import ConfigError
 from srpo.evaluation.measure import measure
 from srpo.generate import Generator
 from srpo.gpus import check_device, driver_version
+from srpo.plan import make_plan
 from srpo.train import make_accelerator
 
 NONE: Any = None
@@ -67,3 +68,18 @@ def test_a_container_without_a_device_on_a_node_with_gpus_has_none(devices: Path
 def test_a_driver_that_says_nothing_is_unknown(devices: Path) -> None:
     gpus.DRIVER.unlink()
     assert driver_version() == "unknown"
+
+
+def test_processes_do_not_share_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said by a plan, and by a training that several nodes share, of which each may have another number."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    config = RunConfig.model_validate({"train": {"num_processes": 2}})
+    with pytest.raises(ConfigError, match="2 processes are to train on this machine, which has 1 GPU; lower"):
+        make_plan(config, tmp_path)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="which has 1 GPU; lower train.num_processes"):
+        make_accelerator(config.train)
+    gpus.check_processes(1)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    gpus.check_processes(2)
