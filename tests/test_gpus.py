@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from srpo import gpus
 from srpo.config import ModelConfig, RunConfig, TrainConfig
@@ -83,3 +85,13 @@ def test_processes_do_not_share_a_gpu(tmp_path: Path, monkeypatch: pytest.Monkey
     gpus.check_processes(1)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     gpus.check_processes(2)
+
+
+def test_training_computes_no_convolution_in_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is what torch does unless it is told; rewards look at pictures through one."""
+    convolutions: Any = torch.backends.cudnn.conv
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr("srpo.train.Accelerator", lambda **_: SimpleNamespace(num_processes=1))
+    assert convolutions.fp32_precision == "tf32"
+    make_accelerator(TrainConfig(precision="fp32"))
+    assert convolutions.fp32_precision != "tf32"
