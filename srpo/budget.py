@@ -6,7 +6,7 @@ from srpo.config import RunConfig
 
 
 class Budget:
-    """Hours of all processes, from the loading of the model on; each is taken to hold one GPU, on a CPU too.
+    """Hours of all processes, from before the model is loaded on; each is taken to hold one GPU, on a CPU too.
 
     Time after the last checkpoint of an attempt that was killed is lost from the count.
     """

@@ -3,7 +3,7 @@
     loss = loss of the first reward + sum over the others of weight * loss(scale * scores)
 
 `scale` brings a reward's scores to those of the first one: the ratio of their standard deviations over the base model's
-held-out images, of what the method trains on, unless the run file fixes it.
+held-out images, of the kind of scores that the method trains on, unless the run file fixes it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,7 +46,7 @@ def load_criteria(config: RunConfig, weights: Weights, device: torch.device) -> 
     found = list(zip(config.all_rewards.values(), paths, strict=True))
     if config.method.trains_on == "relative":
         for reward, path in found:
-            check_text_is_read(reward, path)
+            check_text_is_read(reward, path, config.method.unless_text_is_read)
     return criteria_of(config, [load_reward(reward, path).to(device) for reward, path in found])
 
 

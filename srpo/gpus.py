@@ -64,6 +64,18 @@ def check_device() -> None:
     )
 
 
+def check_processes(num_processes: int) -> None:
+    """ConfigError where so many processes of this machine would have to share its GPUs."""
+    import torch
+
+    if 0 < (count := torch.cuda.device_count()) < num_processes:
+        raise ConfigError(
+            f"{num_processes} processes are to train on this machine, which has {count} GPU{'s' if count > 1 else ''}; "
+            "lower train.num_processes (and raise train.accumulation as much), or set CUDA_VISIBLE_DEVICES= (to "
+            "nothing) to train on the CPU"
+        )
+
+
 def driver_version() -> str:
     """The version of this machine's NVIDIA driver, `unknown` where it does not say."""
     found = re.search(r"\d+\.\d[\d.]*", DRIVER.read_text(encoding="utf-8")) if DRIVER.exists() else None

@@ -4,7 +4,7 @@
 their pixels, at most 128 a side, averaged over the images.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -53,33 +53,47 @@ class HeldOut:
         return self.folder / f"update-{update:06d}.png"
 
     @torch.no_grad()
-    def measure(self, model: TextToImage, update: int) -> tuple[Scores, dict[str, float]]:
+    def measure(
+        self, model: TextToImage, update: int, told: Callable[[], bool], of_base: bool = False
+    ) -> tuple[Scores, dict[str, float]] | None:
         """Every metric of every image, on all processes, and their means, the spread and the drift over the set.
 
-        Update 0 is what training starts from. Only the main process gets the means, and saves the strip.
+        Those of the base, which comes first, are kept for the drift and the strips of all that follow. Only the main
+        process gets the means, and saves the strip. None once `told` to stop, which all processes ask between batches,
+        equally often, and are answered the same.
         """
         mine, size = self._share(), self.config.evaluation.batch_size
-        parts = [self._batch(model, mine[start : start + size]) for start in range(0, len(mine), size)]
-        images = torch.cat([images for images, _ in parts])
+        most = -(-self.config.monitor.num_images // self.accelerator.num_processes)
+        # all take part in each pass of a sliced model, if need be for nothing
+        drawn = mine if self.config.train.sharding == "none" else mine + mine[-1:] * (most - len(mine))
+        parts = []
+        for start in range(0, most, size):
+            if told():
+                return None
+            if batch := drawn[start : start + size]:
+                parts.append(self._batch(model, batch))
+        images = torch.cat([images for images, _ in parts])[: len(mine)]
+        own = {name: torch.cat([found[name] for _, found in parts])[: len(mine)] for name in parts[0][1]}
         num_shown = sum(index < self.config.monitor.strip_images for index in mine)
         shown: list[Tensor] = gather_object(
             [images[:num_shown].clone()]
         )  # a view would be sent with all of its storage
         small: list[Tensor] = gather_object([_small(images)])
-        gathered: list[Mapping[str, Tensor]] = gather_object([scores for _, scores in parts])
+        gathered: list[Mapping[str, Tensor]] = gather_object([own])
         scores = {name: torch.cat([part[name] for part in gathered]) for name in gathered[0]}
         if not self.accelerator.is_main_process:
             return scores, {}
-        return scores, summarise(scores) | {DRIFT: self._compare(update, torch.cat(shown), torch.cat(small))}
+        drift = self._compare(torch.cat(shown), torch.cat(small), self.strip(update), of_base)
+        return scores, summarise(scores) | {DRIFT: drift}
 
-    def _compare(self, update: int, shown: Tensor, small: Tensor) -> float:
-        """Drift of the small images from the base's, which update 0 keeps; the strip shows both."""
+    def _compare(self, shown: Tensor, small: Tensor, strip: Path, of_base: bool) -> float:
+        """Drift of the small images from the base's, which are kept; the strip shows both."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        if update == 0:
+        if of_base:
             save_file({"shown": shown, "small": small}, self.folder / BASE)
         base = load_file(self.folder / BASE)
-        rows = [base["shown"], shown] if update else [shown]
-        save_image(make_grid(torch.cat(rows), nrow=len(shown), padding=1), self.strip(update))
+        rows = [shown] if of_base else [base["shown"], shown]
+        save_image(make_grid(torch.cat(rows), nrow=len(shown), padding=1), strip)
         return float((small - base["small"]).square().mean((1, 2, 3)).sqrt().mean())
 
     def _share(self) -> list[int]:

@@ -66,9 +66,9 @@ def best_update(measurements: Sequence[Mapping[str, Any]], watch: str) -> int | 
 def chosen_update(measurements: Sequence[Mapping[str, Any]], watch: str) -> int | None:
     """The update whose checkpoint goes on: the best, or where all are damaged the least damaged; None of none.
 
-    `measurements`: the base's first; its own update is never chosen.
+    `measurements`: the base's first; update 0, what training starts from, is never chosen.
     """
-    after = measurements[1:]
+    after = _after(measurements)
     sound = best_update(after, watch)
     if sound is not None or not after:
         return sound
@@ -77,7 +77,7 @@ def chosen_update(measurements: Sequence[Mapping[str, Any]], watch: str) -> int 
 
 def stop_reason(measurements: Sequence[Mapping[str, Any]], config: MonitorConfig) -> str | None:
     """Why training should stop after the last of these measurements (the base's first), in words; None to go on."""
-    after = measurements[1:]
+    after = _after(measurements)
     damaged, patience, watch = config.stop_after_damaged, config.patience, config.watch
     if damaged and len(after) >= damaged and all(entry["violations"] for entry in after[-damaged:]):
         return f"{_times(damaged)} in a row the model was damaged: {'; '.join(after[-1]['violations'])}"
@@ -85,6 +85,11 @@ def stop_reason(measurements: Sequence[Mapping[str, Any]], config: MonitorConfig
     if patience and sum(entry["update"] > (best or 0) for entry in after) >= patience:
         return f"{watch} has not risen above its value at update {best or 0} for {_times(patience)}"
     return None
+
+
+def _after(measurements: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those of training: of update 0 are the base and, if that is another, what it starts from."""
+    return [entry for entry in measurements if entry["update"] > 0]
 
 
 def _sound(entry: Mapping[str, Any], watch: str) -> bool:

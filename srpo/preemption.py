@@ -1,4 +1,4 @@
-"""SIGTERM, which a scheduler sends before it takes the machine away: noticed between micro-batches, by all processes.
+"""SIGTERM, which a scheduler sends before it takes the machine away: noticed between batches, by all processes.
 
 The handler only notes the time; what has begun of an update is dropped, and done again when the run goes on.
 """

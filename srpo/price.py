@@ -49,7 +49,8 @@ def predict(config: RunConfig, cost: Cost, gpu: str) -> Prediction:
     work = (cost.rollout + cost.gradient) / (device.peak * 1e12)
     image_hours = cost.held_out / (device.peak * 1e12 * EXPECTED * 3600)
     slower = TF32 if config.model.weights == "fp32" else 1.0  # training and its measurements run under autocast
-    measurements = 1 + ceil(config.train.num_updates / config.monitor.every)
+    before = 1 if config.train.start == "base" else 2  # the base, and what training starts from
+    measurements = before + ceil(config.train.num_updates / config.monitor.every)
     return Prediction(
         gpu=gpu,
         memory=memory,

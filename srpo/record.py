@@ -124,15 +124,23 @@ class Record:
             self.tracker.log_metrics({f"train/{name}": value for name, value in metrics.items()}, update)
             self.progress.update(update, metrics)
 
-    def measurement(self, update: int, metrics: Mapping[str, float], strip: Path) -> None:
-        """The held-out numbers after an update (0: the base model), and what they violate."""
+    def measurement(self, update: int, metrics: Mapping[str, float], strip: Path | None) -> None:
+        """The held-out numbers after an update, and what they violate.
+
+        Of update 0 are the base's, the first of all, and then those of what training starts from, if that is another.
+        """
         if self.writes:
             base = self.measurements.entries[0] if self.measurements.entries else metrics
             broken = violations(metrics, base, self.config.monitor.bounds)
             self.measurements.append({"update": update, **metrics, "violations": broken})
             self.tracker.log_metrics({f"held_out/{name}": value for name, value in metrics.items()}, update)
-            self.tracker.log_image(strip, "samples", update)
+            if strip:
+                self.tracker.log_image(strip, "samples", update)
             self.progress.measurement(update, metrics, broken)
+
+    def measured(self, update: int) -> bool:
+        """Whether there are held-out numbers of an update (main process only)."""
+        return any(entry["update"] == update for entry in self.measurements.entries)
 
     def best(self) -> int | None:
         """The best measured update so far; where all are damaged, the least damaged (main process only)."""

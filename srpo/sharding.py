@@ -58,6 +58,17 @@ def _read_slices(transformer: nn.Module, folder: Path, device: torch.device) -> 
     assert not set(missing) & targets.keys(), "the folder has been checked"
 
 
+@torch.no_grad()
+def read_weights(transformer: nn.Module, folder: Path) -> None:
+    """Give each parameter, whole or a slice, its values from a folder of safetensors, or one file, in place."""
+    targets = dict(transformer.named_parameters())
+    for path in weight_files(folder):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                target, tensor = targets[name], file.get_tensor(name)
+                target.copy_(_slice_like(target, tensor, target.device) if isinstance(target, DTensor) else tensor)
+
+
 def _slice_like(target: Tensor, tensor: Tensor, device: torch.device) -> DTensor:
     """This process's rows of a whole tensor, which is mapped from its file, copied to the device."""
     assert isinstance(target, DTensor)

@@ -20,7 +20,8 @@ from srpo.artifacts import Snapshot
 from srpo.config import LoraConfig, RunConfig
 from srpo.errors import ConfigError
 from srpo.hub import snapshot
-from srpo.models.weights import ADAPTER, adapter_file, check_transformer
+from srpo.models.weights import ADAPTER, adapter_file, add_adapter, check_transformer
+from srpo.sharding import read_weights
 
 BASE, CHAMPION = "base", "champion"
 VERSION = re.compile(r"models:/[^@/]+/\d+")
@@ -116,6 +117,18 @@ def _form(adapter: Path) -> dict[str, Any]:
     names = {"rank": "transformer.r", "alpha": "transformer.lora_alpha", "target_modules": "transformer.target_modules"}
     form = {ours: said.get(theirs) for ours, theirs in names.items()}
     return form | {"target_modules": sorted(form["target_modules"] or ())}
+
+
+def begin_from(transformer: ModelMixin, start: Path, lora: LoraConfig | None) -> None:
+    """Give the base's transformer, made ready to be trained, the weights that training starts from, in place."""
+    adapter = adapter_file(start)
+    if adapter is None:
+        read_weights(transformer, start)
+    elif lora is not None:
+        continue_adapter(transformer, start)
+    else:
+        add_adapter(transformer, adapter)
+        merge_adapter(transformer)
 
 
 def merge_adapter(transformer: ModelMixin) -> None:

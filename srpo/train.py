@@ -22,12 +22,13 @@ from safetensors import SafetensorError
 
 from srpo.alone import alone_in
 from srpo.artifacts import Trained, TrainJob
+from srpo.budget import Budget
 from srpo.checkpoint import CheckpointStore
 from srpo.config import RunConfig, TrainConfig
 from srpo.durable.checkpoints import CheckpointCopies
 from srpo.errors import BusyError, ConfigError, DiskFullError, KnownError
 from srpo.files import write_atomic
-from srpo.gpus import check_device
+from srpo.gpus import check_device, check_processes
 from srpo.preemption import Preemption
 from srpo.record import Clock, UpdateRecord
 from srpo.trainer import Trainer
@@ -37,10 +38,11 @@ ERROR = "error.json"
 
 def train(job: TrainJob, accelerator: Accelerator) -> Trained:
     """Train to the end, from the start or from the last checkpoint in the job's output folder."""
+    budget = Budget(job.config, accelerator.num_processes)
     output_dir, preemption = Path(job.output_dir), Preemption()
     store = CheckpointStore(output_dir / "checkpoints", job.config.train.keep_last)
     with preemption.noticed(), CheckpointCopies(job.config.storage, output_dir, store, accelerator) as copies:
-        run = Trainer(job, accelerator, copies)
+        run = Trainer(job, accelerator, copies, budget)
         try:
             return _train(run, job.config, accelerator, preemption)
         finally:
@@ -51,7 +53,9 @@ def train(job: TrainJob, accelerator: Accelerator) -> Trained:
 def _train(run: Trainer, config: RunConfig, accelerator: Accelerator, preemption: Preemption) -> Trained:
     """The loop."""
     if run.update == 0:
-        run.watch()
+        run.watch_first(preemption)
+    elif run.owes_measurement():
+        run.watch(preemption)
     while run.update < config.train.num_updates and not run.stopped:
         run.begin()
         clock, record = Clock(accelerator.device), UpdateRecord()
@@ -71,7 +75,7 @@ def _train(run: Trainer, config: RunConfig, accelerator: Accelerator, preemption
         run.step()
         run.log(metrics, clock)
         if run.due(config.monitor.every):
-            run.watch()
+            run.watch(preemption)
         if run.due(config.train.save_every):
             run.save()
         run.check_budget()
@@ -111,9 +115,24 @@ def space_needed(output_dir: Path) -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def memory_needed() -> Iterator[None]:
+    """A GPU whose memory does not suffice as a ConfigError: it would not the next time."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ConfigError(
+            f"the GPU's memory does not suffice ({str(error).partition('. GPU')[0]}); take a preset of "
+            "configs/hardware, or set align.together to false, train.gradient_checkpointing to full, or "
+            "train.batch_size lower (`plan --gpu NAME` predicts what fits)"
+        ) from error
+
+
 def make_accelerator(config: TrainConfig) -> Accelerator:
     """Processes, device and precision."""
     check_device()
+    check_processes(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    torch.backends.cudnn.allow_tf32 = False  # torch's default for convolutions, through which rewards see
     # all wait while one writes a checkpoint, which is 140 GB for FLUX.1-dev in fp32
     patient = InitProcessGroupKwargs(timeout=timedelta(hours=2))
     precision = "bf16" if config.precision == "bf16" else "no"
@@ -149,10 +168,11 @@ def _main(job: TrainJob, main_process: bool) -> int:
         (folder / ERROR).unlink(missing_ok=True)
     try:
         accelerator = make_accelerator(job.config.train)
-        with space_needed(folder), reproducible(job.config.train):
+        with space_needed(folder), memory_needed(), reproducible(job.config.train):
             train(job, accelerator)
     except KnownError as error:
-        if main_process:
+        alone_knows = isinstance(error.__cause__, torch.OutOfMemoryError)  # the others wait for it in vain
+        if main_process or alone_knows:
             content = {"kind": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
             write_atomic(folder / ERROR, json.dumps(content))
         sys.stderr.write(f"{error}\n")

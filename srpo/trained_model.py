@@ -9,41 +9,31 @@ from torch import Tensor, nn
 
 from srpo.config import RunConfig
 from srpo.models import TextToImage, find_family, load_model, load_without_transformer
-from srpo.models.weights import adapter_file
 from srpo.sharding import shard
-from srpo.start import continue_adapter, merge_adapter
 from srpo.tuning import add_lora, check_compiler, save_memory, speed_up, trainable
 
 
-def trained_model(
-    config: RunConfig, base: Path, start: Path | None, accelerator: Accelerator
-) -> tuple[TextToImage, list[nn.Parameter]]:
-    """The model on the device, and the parameters of its transformer that are trained.
+def trained_model(config: RunConfig, base: Path, accelerator: Accelerator) -> tuple[TextToImage, list[nn.Parameter]]:
+    """The model on the device, still the base's in all it computes, and the parameters of its transformer to train.
 
-    `base`: folder of the pipeline; `start`: what training starts from instead of its transformer, an adapter of it too.
-    ConfigError for settings that this machine cannot run.
+    `base`: folder of the pipeline. ConfigError for settings that this machine cannot run.
     """
     check_compiler(config.train, accelerator.device.type == "cuda")
-    model = _load(config, base, start, accelerator.device)
-    transformer, train, weights = model.transformer, config.train, start or base / "transformer"
+    model = _load(config, base, accelerator.device)
+    transformer, train = model.transformer, config.train
     if train.lora is not None:
         add_lora(transformer, train.lora)
-        if adapter_file(weights):
-            continue_adapter(transformer, weights)
     save_memory(transformer, model.vae, train)
     speed_up(transformer, train)
     if train.sharding == "fsdp2":
-        shard(transformer, weights, accelerator, keep=train.gather == "each_update")
+        shard(transformer, base / "transformer", accelerator, keep=train.gather == "each_update")
     return model, trainable(transformer)
 
 
-def _load(config: RunConfig, base: Path, start: Path | None, device: torch.device) -> TextToImage:
-    """With the weights that training starts from; a transformer that will be sliced has none yet."""
+def _load(config: RunConfig, base: Path, device: torch.device) -> TextToImage:
+    """With its weights; a transformer that will be sliced has none yet."""
     if config.train.sharding == "none":
-        model = load_model(config.model, base, None if config.train.lora else start)
-        if adapter_file(start) and config.train.lora is None:
-            merge_adapter(model.transformer)
-        return model.to(device)
+        return load_model(config.model, base).to(device)
     model = load_without_transformer(config.model, base)
     model.vae.to(device)
     return model

@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
@@ -32,21 +33,32 @@ from srpo.hub import snapshot
 from srpo.methods import make_method
 from srpo.models import check_guidance
 from srpo.preemption import Preemption
-from srpo.prompts import load_categories, load_prompt_set
+from srpo.prompts import load_categories, load_prompt_set, texts_hash
 from srpo.record import Clock, Record
 from srpo.sharding import defer_reduction, is_sharded, release, whole
+from srpo.start import begin_from
 from srpo.trained_model import export, trained_model
 from srpo.tuning import make_optimizer, set_learning_rate, stepping
 
 RESULT = "result.json"
-CONTENTS = {"words": "preference.words_file", "images": "images.source"}
-"""What a checkpoint knows the hash of -> the setting that names the files."""
+CONTENTS = {
+    "words": "preference.words_file",
+    "images": "images.source",
+    "train_prompts": "prompts.train",
+    "held_out_prompts": "prompts.held_out",
+}
+"""What a checkpoint knows the hash of -> the setting that names the files; weights are named as their snapshots."""
+MEASURED: dict[str, Any] = {
+    "monitor": {"num_images", "share", "strip_images", "bounds", "watch"},
+    "evaluation": {"num_steps", "guidance", "world", "grid_periods"},
+}
+"""Settings that held-out measurements depend on, which are compared with the base's and with each other."""
 
 
 class Trainer:
     """What an update works with, and what a checkpoint holds."""
 
-    def __init__(self, job: TrainJob, accelerator: Accelerator, copies: CheckpointCopies) -> None:
+    def __init__(self, job: TrainJob, accelerator: Accelerator, copies: CheckpointCopies, budget: Budget) -> None:
         self.config = config = job.config
         self.accelerator = accelerator
         self.output_dir = Path(job.output_dir)
@@ -54,15 +66,17 @@ class Trainer:
             config.model, job.weights.model.path, config.guidance
         )  # a plan sees no model still to be fetched
         set_seed(config.seed)
-        self.model, self.parameters = trained_model(
-            config, job.weights.model.path, job.start.path if job.start else None, accelerator
-        )
+        self.model, self.parameters = trained_model(config, job.weights.model.path, accelerator)
+        self.start = job.start
         self.criteria = load_criteria(config, job.weights, accelerator.device)
         self.method = make_method(config, self.model, self.criteria, accelerator.autocast)
         self.batches = Batches(config, self.model, self.method, job.prompts, accelerator)
         self.contents = {
             "words": self.method.words_digest,
             "images": job.prompts.images and job.prompts.images.sha256,
+            "train_prompts": texts_hash(job.prompts.train),
+            "held_out_prompts": texts_hash(job.prompts.held_out),
+            **weights_hashes(job),
         }
         self.optimizer = make_optimizer(self.parameters, config.train)
         self.scheduler = get_scheduler(
@@ -74,8 +88,10 @@ class Trainer:
         self.copies, self.store = copies, copies.store
         self.update = self.saved = 0
         """The present one, and the last that has a checkpoint."""
+        self.before: Mapping[str, bytes] | None = None
+        """Of an update that has begun."""
         self.seconds = 0.0
-        self.budget = Budget(config, accelerator.num_processes)
+        self.budget = budget
         self._resume()
         self.record = Record(self.output_dir, self.update, config, accelerator.is_main_process)
         if accelerator.is_main_process:
@@ -98,7 +114,7 @@ class Trainer:
         return self.config.train.accumulation * self.config.num_injections
 
     def begin(self) -> None:
-        """The next update; what a checkpoint of the one before it would hold is kept until this one ends."""
+        """The next update; what a checkpoint of the one before it would hold is kept until this one's step."""
         self.before = self.batches.state()
         self.update += 1
 
@@ -136,6 +152,7 @@ class Trainer:
             self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self.before = None
 
     def log(self, metrics: dict[str, float], clock: Clock) -> None:
         """Write down the update's numbers."""
@@ -156,16 +173,36 @@ class Trainer:
             if not self.due(self.config.train.save_every):
                 self.save()
 
-    def watch(self) -> None:
-        """Measure the held-out set and judge it against the base model's."""
-        scores, measured = self.held_out.measure(self.model, self.update)
+    def watch_first(self, preemption: Preemption) -> None:
+        """Measure the base, then what training starts from, if that is another.
+
+        A checkpoint holds every weight that is trained, so a run that goes on from one needs no start.
+        """
+        self.watch(preemption, of_base=True)
+        if self.start:
+            begin_from(self.model.transformer, self.start.path, self.config.train.lora)
+            self.watch(preemption)
+
+    def watch(self, preemption: Preemption, of_base: bool = False) -> None:
+        """Measure the held-out set and judge it against the base model's; gives way where it is told to."""
+        told = partial(preemption.requested, self.accelerator)
+        found = self.held_out.measure(self.model, self.update, told, of_base)
+        if found is None:
+            self.give_way(preemption)
+        scores, measured = found
         release(self.model.transformer)
-        if self.update == 0:
-            measure_scales(self.criteria, scores, self.config.method.trains_on)
-        self.record.measurement(self.update, measured, self.held_out.strip(self.update))
+        if of_base:
+            measure_scales(self.criteria, scores, self.config.method.scaled_by)
+        strip = None if of_base and self.start else self.held_out.strip(self.update)  # the start's shows the base's too
+        self.record.measurement(self.update, measured, strip)
         self.stopped = self._stop_reason()
         if self.stopped:
             self.record.stopped(self.stopped)
+
+    def owes_measurement(self) -> bool:
+        """Whether the update that it goes on from is to be measured first, which it was told to stop in before."""
+        main, due = self.accelerator.is_main_process, self.due(self.config.monitor.every)
+        return bool(broadcast_object_list([due and not self.record.measured(self.update) if main else None])[0])
 
     def save(self, own: Mapping[str, bytes] | None = None) -> None:
         """Write a checkpoint, then drop those no longer kept. `own`: the batches' state, if not as it is now."""
@@ -183,13 +220,13 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def give_way(self, preemption: Preemption) -> NoReturn:
-        """Drop the update that has begun, save the one before it if it is not, have it sent in the time that is left.
+        """Drop an update that has begun, save the last whole one if it is not, have it sent in the time that is left.
 
         Ends with a PreemptedError that says so.
         """
         release(self.model.transformer)
         self.optimizer.zero_grad(set_to_none=True)
-        self.update -= 1
+        self.update -= self.before is not None
         if self.update != self.saved:
             self.save(self.before)
         try:
@@ -198,9 +235,9 @@ class Trainer:
             fate = str(error)
         self.accelerator.wait_for_everyone()
         saved = f"after update {self.update}, which is saved in {self.store.directory}"
+        when = saved if self.update else "before the end of the first update"
         raise PreemptedError(
-            f"told to stop (SIGTERM) {saved if self.update else 'in the first update'}{f' ({fate})' if fate else ''}; "
-            "run it again: it goes on from there"
+            f"told to stop (SIGTERM) {when}{f' ({fate})' if fate else ''}; run it again: it goes on from there"
         )
 
     def _stop_reason(self) -> str | None:
@@ -218,10 +255,11 @@ class Trainer:
         folder = self.store.path(self.copies.newest)
         state = load_state(folder)
         refuse_other_settings(folder, self.config, RunConfig.model_validate(state["config"]))
-        for name, setting in CONTENTS.items():
-            if state.get(name) != self.contents[name]:
+        for name, now in self.contents.items():
+            if state.get(name, now) != now:
+                what = CONTENTS.get(name, f"the {name.replace('_', ' ')}")
                 raise ConfigError(
-                    f"{folder} was made with another content of {setting}; bring it back, or start a new run"
+                    f"{folder} was made with another content of {what}; bring it back, or start a new run"
                 )
         load_weights(folder, self.model.transformer, self.optimizer)
         self.scheduler.load_state_dict(state["scheduler"])
@@ -260,6 +298,13 @@ class Trainer:
         return result
 
 
+def weights_hashes(job: TrainJob) -> dict[str, str]:
+    """The content of all weights that take part in training and its measurements."""
+    scores = {name: job.weights.scores[name] for name in job.config.watched_scores if name in job.weights.scores}
+    used = job.weights.model_copy(update={"scores": scores})
+    return {f"{name}_weights": files.sha256 for name, files in used.snapshots.items()}
+
+
 def refuse_other_settings(folder: Path, now: RunConfig, then: RunConfig) -> None:
     """A run goes on only as it began, but for what the same images of each update are spread over.
 
@@ -270,11 +315,18 @@ def refuse_other_settings(folder: Path, now: RunConfig, then: RunConfig) -> None
     if now.train.images_per_update == then.train.images_per_update and not reused:
         free |= {"num_processes", "accumulation", "sharding", "gather", "reduce"}
         free |= set() if now.images else {"batch_size"}  # micro-batches of real images have one shape each
-    fixed = {"seed", "model", "reward", "rewards", "method", "prompts", "images"}
-    fixed |= {"preference", "align", "rollout", "train"}
-    before, after = (config.model_dump(include=fixed, exclude={"train": free}) for config in (then, now))
-    changed = sorted(section for section in fixed if before[section] != after[section])
+    before, after = (_fixed(config, free) for config in (then, now))
+    changed = sorted(section for section in before if before[section] != after[section])
     if changed:
         raise ConfigError(
             f"{folder} was made with other settings in {', '.join(changed)}; resume with the same, or start a new run"
         )
+
+
+def _fixed(config: RunConfig, free: set[str]) -> dict[str, Any]:
+    """What updates and measurements depend on, by section; `free`: settings of `train` that may change."""
+    sections = {"seed", "model", "reward", "rewards", "method", "prompts", "images"}
+    sections |= {"preference", "align", "rollout", "train"}
+    fixed = config.model_dump(include=dict.fromkeys(sections, True) | MEASURED, exclude={"train": free})
+    fixed["evaluation"]["scores"] = config.watched_scores
+    return fixed

@@ -50,10 +50,10 @@ def killed(monkeypatch: pytest.MonkeyPatch, update: int, moment: str) -> Iterato
     """Training inside ends in an update, where the trainer's method `moment` begins."""
     original = getattr(Trainer, moment)
 
-    def stop(self: Trainer, *arguments: object) -> None:
+    def stop(self: Trainer, *arguments: object, **named: object) -> None:
         if self.update == update:
             raise _KilledError
-        original(self, *arguments)
+        original(self, *arguments, **named)
 
     with monkeypatch.context() as patch, pytest.raises(_KilledError):
         patch.setattr(Trainer, moment, stop)

@@ -1,6 +1,7 @@
 """GPU-hours are counted over attempts and processes, and training stops, resumably, where they are spent."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,6 +9,7 @@ from srpo.artifacts import TrainJob
 from srpo.budget import Budget
 from srpo.config import RunConfig
 from srpo.price import planned_gpu_hours, price
+from srpo.trained_model import trained_model
 from srpo.trainer import Trainer
 from tests.jobs import assert_same_weights, place, run, weights_of
 
@@ -49,6 +51,17 @@ def test_hours_of_all_processes_and_attempts_are_added(clock: list[float]) -> No
     clock[0] = 2.125 * HOUR
     assert budget.stop_reason() == "the run has taken 10 GPU-hours, and resources.max_gpu_hours is 10"
     assert Budget(RunConfig(), 4).stop_reason() is None
+
+
+def test_loading_the_model_counts(
+    job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: list[float]
+) -> None:
+    def take_two_hours(*arguments: Any) -> Any:
+        clock[0] += 2 * HOUR
+        return trained_model(*arguments)
+
+    monkeypatch.setattr("srpo.trainer.trained_model", take_two_hours)
+    assert run(place(job, tmp_path, num_updates=1)).gpu_hours == 2
 
 
 def test_a_spent_budget_stops_with_a_checkpoint_and_a_larger_one_goes_on(

@@ -36,6 +36,7 @@ def test_defaults_are_the_reference_recipe() -> None:
         ({"nonsense": 1}, "run.yaml: nonsense: unknown key"),
         ({"train": {"num_updates": -3}}, r"train.num_updates: Input should be greater than 0 \(got -3\)"),
         ({"align": {"window": [0, 25]}}, "align: window starts at step 0, sigma 1"),
+        ({"seed": 2**32}, "seed: Input should be less than or equal to 4294967295"),
         ({"preference": {"negative": []}}, "preference.negative: Tuple should have at least 1 item"),
         ({"monitor": {"every": 3}}, r"monitor.every \(3\) must be a multiple of train.save_every \(5\)"),
         ({"monitor": {"bounds": [{"metric": "spread"}]}}, "monitor.bounds.0: the bound on 'spread' has no limit"),

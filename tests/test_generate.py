@@ -64,11 +64,12 @@ def test_encoder_and_model_take_turns(flux_folder: Path, monkeypatch: pytest.Mon
 
 def test_pictures_are_drawn_in_tf32_and_nothing_else_is(flux_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU takes eight times as long for whole float32 products; rewards and training stay exact."""
-    products, seen, sample = torch.backends.cuda.matmul, [], rollout.sample
-    before = products.fp32_precision
+    kinds, seen, sample = (torch.backends.cuda.matmul, torch.backends.cudnn.conv), [], rollout.sample
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # as in training; torch's default is True
+    before = [kind.fp32_precision for kind in kinds]
 
     def spy(*arguments: Any) -> Any:
-        seen.append(products.fp32_precision)
+        seen.append([kind.fp32_precision for kind in kinds])
         return sample(*arguments)
 
     for module in (generate, images):
@@ -79,5 +80,6 @@ def test_pictures_are_drawn_in_tf32_and_nothing_else_is(flux_folder: Path, monke
     embeddings = load_text_encoder(ModelConfig(), flux_folder).encode_prompts([PROMPTS[0]], 12)
     settings = EvaluationConfig(num_steps=2, guidance=SAMPLING.guidance)
     drawn = images.draw(model, (32, 32), settings, embeddings, [replace(cell, seed=5)], torch.device("cpu"))
-    assert (seen, products.fp32_precision) == (["tf32", "tf32"], before)
+    assert seen == [["tf32", "tf32"]] * 2
+    assert [kind.fp32_precision for kind in kinds] == before != seen[0]
     assert torch.equal(drawn[0], picture), "an evaluation and the version that it judged draw the same"

@@ -2,17 +2,20 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from srpo import gpus
-from srpo.config import ModelConfig, TrainConfig
+from srpo.config import ModelConfig, RunConfig, TrainConfig
 from srpo.encoding import Encoding
 from srpo.errors import ConfigError
 from srpo.evaluation.measure import draw_and_score
 from srpo.generate import Painter
 from srpo.gpus import check_device, driver_version
+from srpo.plan import make_plan
 from srpo.train import make_accelerator
 
 NONE: Any = None
@@ -67,3 +70,28 @@ def test_a_container_without_a_device_on_a_node_with_gpus_has_none(devices: Path
 def test_a_driver_that_says_nothing_is_unknown(devices: Path) -> None:
     gpus.DRIVER.unlink()
     assert driver_version() == "unknown"
+
+
+def test_processes_do_not_share_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said by a plan, and by a training that several nodes share, of which each may have another number."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    config = RunConfig.model_validate({"train": {"num_processes": 2}})
+    with pytest.raises(ConfigError, match="2 processes are to train on this machine, which has 1 GPU; lower"):
+        make_plan(config, tmp_path)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="which has 1 GPU; lower train.num_processes"):
+        make_accelerator(config.train)
+    gpus.check_processes(1)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    gpus.check_processes(2)
+
+
+def test_training_computes_no_convolution_in_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is what torch does unless it is told; rewards look at pictures through one."""
+    convolutions: Any = torch.backends.cudnn.conv
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr("srpo.train.Accelerator", lambda **_: SimpleNamespace(num_processes=1))
+    assert convolutions.fp32_precision == "tf32"
+    make_accelerator(TrainConfig(precision="fp32"))
+    assert convolutions.fp32_precision != "tf32"

@@ -1,12 +1,18 @@
-"""The held-out set is gathered from the processes without a byte too many."""
+"""The held-out set: its shares, which are gathered from the processes without a byte too many."""
 
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from srpo import held_out
 from srpo.artifacts import TrainJob
+from srpo.config import RunConfig
+from srpo.held_out import HeldOut
 from tests.jobs import place, run
 
 
@@ -21,3 +27,27 @@ def test_pictures_are_gathered_once(job: TrainJob, tmp_path: Path, monkeypatch: 
     strip, small, _ = sent[:3]
     assert 3 * image < strip < 3 * image + names
     assert 4 * image < small < 4 * image + names
+
+
+def test_where_a_model_is_sliced_all_take_part_in_each_pass(
+    job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three pictures on two processes: one of them draws a picture for nothing, which is not measured."""
+    passes: list[list[int]] = []
+
+    def draw(_: HeldOut, __: object, indices: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
+        passes.append(indices)
+        return torch.zeros(len(indices), 3, 8, 8), {"luminance": torch.tensor(indices)}
+
+    monkeypatch.setattr(HeldOut, "_batch", draw)
+    monkeypatch.setattr(held_out, "gather_object", lambda own: own)
+    settings = {"monitor": {"num_images": 3}, "evaluation": {"batch_size": 1}}
+    for train, expected in (({}, [[0], [1], [2]]), ({"sharding": "fsdp2"}, [[0], [0], [1], [2]])):
+        config = RunConfig.model_validate(job.config.model_dump() | settings | {"train": {"num_processes": 2, **train}})
+        passes.clear()
+        measured = []
+        for rank in range(2):
+            process: Any = SimpleNamespace(num_processes=2, process_index=rank, is_main_process=False)
+            share: Any = HeldOut(config, [], None, ["a"] * 8, None, process, tmp_path)  # type: ignore[arg-type]
+            measured += share.measure(None, 1, lambda: False)[0]["luminance"].tolist()
+        assert (passes, measured) == (expected, [0, 1, 2])

@@ -56,6 +56,20 @@ def test_where_all_are_damaged_the_least_damaged_goes_on() -> None:
     assert chosen_update(measured[:1], "relative") is None
 
 
+def test_what_training_starts_from_is_no_measurement_of_it() -> None:
+    """Where that is not the base, update 0 has two entries, and no checkpoint."""
+    first, start = entry(0, 0.0), entry(0, 0.5, "a")
+    assert chosen_update([first, start], "relative") is None
+    assert chosen_update([first, entry(0, 0.5), entry(10, 0.1)], "relative") == 10
+    assert stop_reason([first, start], MonitorConfig(stop_after_damaged=1)) is None
+    assert stop_reason([first, start, entry(10, 0.1, "a")], MonitorConfig(stop_after_damaged=2)) is None
+    patient = MonitorConfig(patience=1)
+    assert stop_reason([first, entry(0, 0.5)], patient) is None
+    assert stop_reason([first, entry(0, 0.5), entry(10, 0.4)], patient) == (
+        "relative has not risen above its value at update 0 for 1 measurement"
+    )
+
+
 def entry(update: int, relative: float, *broken: str) -> dict[str, object]:
     return {"update": update, "relative": relative, "violations": list(broken)}
 

@@ -9,10 +9,11 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
 from srpo.artifacts import Trained, TrainJob
-from srpo.config import LoraConfig
+from srpo.config import Bound, LoraConfig
 from srpo.errors import ConfigError
 from srpo.models import load_model
 from srpo.models.weights import adapter_file
+from srpo.record import HELD_OUT, read_journal
 from srpo.start import find_start, merge_adapter
 from tests.jobs import place, run
 
@@ -51,12 +52,30 @@ def test_its_pictures_at_update_0_are_those_of_what_it_starts_from(
     second = run(starting_from(job, source, tmp_path / "second", lora=lora, **SHORT))
     base, last = strip(Path(earlier.output_dir), 0), strip(Path(earlier.output_dir), earlier.best_update)
     begun = strip(tmp_path / "second", 0)
-    height = begun.shape[1] - 1  # of a picture and one line of padding; the strip shows the base's above
-    drawn = last[:, height:]
-    assert drawn.shape == begun.shape
-    assert (drawn.int() - begun.int()).abs().max() <= 1  # merging adds the same numbers in another order
-    assert (base.int() - begun.int()).abs().max() > 1
+    height = base.shape[1] - 1  # of a picture and one line of padding; the strip shows the base's above
+    assert torch.equal(begun[:, : height + 1], base)
+    assert begun.shape == last.shape
+    assert (last.int() - begun.int()).abs().max() <= 1  # merging adds the same numbers in another order
+    assert (base.int() - begun[:, height:].int()).abs().max() > 1
     assert (adapter_file(second.transformer.path) is not None) == (lora is not None)
+    _, start, trained = read_journal(tmp_path / "second" / HELD_OUT)
+    assert start["drift"] > 0 and trained["drift"] != start["drift"], "the optimizer has other parameters"
+
+
+def test_it_is_judged_by_the_base_and_not_by_what_it_starts_from(job: TrainJob, full: Trained, tmp_path: Path) -> None:
+    """Else each generation might lose as much again. What it starts from is no checkpoint that it could end with."""
+    base, *_, last = read_journal(Path(full.output_dir) / HELD_OUT)
+    bounds = (Bound(metric="drift", max_change=0.9 * last["drift"]),)
+    monitor = job.config.monitor.model_copy(update={"bounds": bounds, "stop_after_damaged": 1})
+    job = job.model_copy(update={"config": job.config.model_copy(update={"monitor": monitor})})
+    gentle = {"num_updates": 4, "learning_rate": 1e-5}
+    result = run(starting_from(job, full.transformer.path, tmp_path / "second", **gentle))
+    first, start, after = read_journal(tmp_path / "second" / HELD_OUT)
+    assert first == base
+    assert start | {"violations": []} == last | {"update": 0}
+    assert start["violations"] and after["violations"]
+    assert (result.best_update, result.num_updates) == (2, 2)
+    assert result.stopped and "1 measurement in a row the model was damaged: drift changed by" in result.stopped
 
 
 def test_a_merged_adapter_computes_the_same_and_trains_every_weight(job: TrainJob, adapter: Trained) -> None:

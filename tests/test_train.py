@@ -1,5 +1,6 @@
 """The loop on real (untrained) models: a stop anywhere is invisible after resuming, and what it refuses."""
 
+import json
 import signal
 import time
 from contextlib import nullcontext
@@ -18,10 +19,12 @@ from srpo.batches import Batches
 from srpo.config import Bound, RunConfig, TrainConfig
 from srpo.draws import Draw
 from srpo.durable.checkpoints import CheckpointCopies
-from srpo.errors import ConfigError, PreemptedError, TrainingStoppedError
-from srpo.record import read_journal
+from srpo.errors import EXIT_PERMANENT, ConfigError, PreemptedError, TrainingStoppedError
+from srpo.held_out import HeldOut
+from srpo.prompts import embed_prompts
+from srpo.record import HELD_OUT, read_journal
 from srpo.rollout import Rollout
-from srpo.train import reproducible, train
+from srpo.train import main, reproducible, train
 from srpo.trainer import Trainer, refuse_other_settings
 from tests.jobs import assert_same_weights, killed, place, run, weights_of, with_rollout
 
@@ -97,6 +100,36 @@ def test_told_to_stop_within_an_update_it_saves_the_one_before_and_goes_on_bit_f
         assert timeless(told / journal) == timeless(whole / journal)
 
 
+@pytest.mark.parametrize("update", [0, 4, 6])
+def test_told_to_stop_within_a_measurement_it_saves_the_update_and_measures_it_first_when_it_goes_on(
+    job: TrainJob, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, update: int
+) -> None:
+    """Drawing takes minutes, and less is left until the kill."""
+    evaluation = job.config.evaluation.model_copy(update={"batch_size": 2})
+    job = job.model_copy(update={"config": job.config.model_copy(update={"evaluation": evaluation})})
+    drawn: list[int] = []
+    draw, measured = HeldOut._batch, update // 2
+
+    def tell(self: HeldOut, model: Any, indices: list[int]) -> Any:
+        drawn.extend(indices)
+        if len(drawn) == 4 * measured + 2:  # the first half of a set of four
+            signal.raise_signal(signal.SIGTERM)
+        return draw(self, model, indices)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HeldOut, "_batch", tell)
+        with pytest.raises(PreemptedError, match=f"after update {update}, which" if update else "the first update;"):
+            run(place(job, tmp_path))
+    assert len(drawn) == 4 * measured + 2, "it went on drawing"
+    assert [entry["update"] for entry in read_journal(tmp_path / "heldout.jsonl")] == list(range(0, update, 2))
+    run(place(job, tmp_path))
+    assert_same_weights(whole, tmp_path, 6)
+    assert timeless(tmp_path / "metrics.jsonl") == timeless(whole / "metrics.jsonl")
+    for again, expected in zip(timeless(tmp_path / HELD_OUT), timeless(whole / HELD_OUT), strict=True):
+        assert again.pop("violations") == expected.pop("violations")
+        assert again == pytest.approx(expected, abs=1e-5)  # drawn in batches of another size
+
+
 def test_the_time_that_saving_takes_is_taken_off_that_for_the_upload(
     job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,6 +177,29 @@ def test_a_non_finite_gradient_stops_before_the_step(
     assert all(bool(torch.isfinite(tensor).all()) for tensor in kept.values())
 
 
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_too_little_memory_is_not_tried_again(
+    job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rank: str
+) -> None:
+    """It is said by whichever process has too little."""
+
+    def fill(*_: object) -> None:
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of ..."
+        )
+
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr("srpo.train.train", fill)
+    monkeypatch.setattr("srpo.train.make_accelerator", lambda *_: None)
+    path = tmp_path / "job.json"
+    path.write_text(place(job, tmp_path).model_dump_json())
+    assert main(path) == EXIT_PERMANENT
+    said = json.loads((tmp_path / "error.json").read_text())
+    assert (said["kind"], said["exit_code"]) == ("ConfigError", EXIT_PERMANENT)
+    assert "(CUDA out of memory. Tried to allocate 2.00 GiB); take a preset" in said["message"]
+    assert said["message"] in capsys.readouterr().err
+
+
 def test_more_updates_may_follow_where_the_rate_does_not_depend_on_them(job: TrainJob, tmp_path: Path) -> None:
     run(place(job, tmp_path, num_updates=2, schedule="constant"))
     assert run(place(job, tmp_path, num_updates=4, schedule="constant")).num_updates == 4
@@ -169,6 +225,37 @@ def test_a_run_goes_on_with_what_the_same_images_are_spread_over(
     began = RunConfig.model_validate(job.config.model_dump() | {"rollout": rollout, "images": images})
     now = RunConfig.model_validate(began.model_dump() | {"train": began.train.model_dump() | changed})
     with nullcontext() if goes_on else pytest.raises(ConfigError, match="other settings in train"):
+        refuse_other_settings(Path("run"), now, began)
+
+
+CLIP_SCORE = {"family": "clip_score", "source": "clip"}
+WATCHED = [{"metric": "clip", "min_change": 0.0}]
+
+
+@pytest.mark.parametrize(
+    ("section", "changed", "goes_on"),
+    [
+        ("monitor", {"num_images": 6}, False),
+        ("monitor", {"bounds": [{"metric": "spread", "min_ratio": 0.5}]}, False),
+        ("monitor", {"watch": "reward"}, False),
+        ("monitor", {"every": 4, "patience": 3, "stop_after_damaged": None}, True),
+        ("evaluation", {"num_steps": 4}, False),
+        ("evaluation", {"guidance": None}, False),
+        ("evaluation", {"grid_periods": [8]}, False),
+        ("evaluation", {"num_prompts": 9, "scores": {"other": CLIP_SCORE}}, True),
+        ("evaluation", {"scores": {"clip": {**CLIP_SCORE, "positive": ["Vivid"]}}}, False),
+    ],
+)
+def test_a_run_goes_on_only_with_measurements_that_can_be_compared(
+    job: TrainJob, section: str, changed: dict[str, Any], goes_on: bool
+) -> None:
+    began = RunConfig.model_validate(job.config.model_dump() | {"evaluation": {"scores": {"clip": CLIP_SCORE}}})
+    if "scores" in changed and not goes_on:
+        watching = {"monitor": began.monitor.model_dump() | {"bounds": WATCHED}}
+        began = RunConfig.model_validate(began.model_dump() | watching)
+    before = began.model_dump()
+    now = RunConfig.model_validate(before | {section: before[section] | changed})
+    with nullcontext() if goes_on else pytest.raises(ConfigError, match=f"other settings in {section};"):
         refuse_other_settings(Path("run"), now, began)
 
 
@@ -200,6 +287,31 @@ def test_a_run_goes_on_only_with_the_words_file_it_began_with(job: TrainJob, tmp
     words.write_text("first_update,last_update,positive\n1,2,Dark\n")
     with pytest.raises(ConfigError, match=r"another content of preference.words_file"):
         run(place(worded, tmp_path / "run", num_updates=4, schedule="constant"))
+
+
+def test_a_run_goes_on_only_with_the_prompts_and_weights_it_began_with(job: TrainJob, tmp_path: Path) -> None:
+    """Files of the same names; where the embeddings of the texts lie does not matter."""
+    run(place(job, tmp_path / "run", num_updates=2, schedule="constant"))
+    config, more = job.config, {"num_updates": 4, "schedule": "constant"}
+
+    def embedded(name: str, train: str, held_out: str) -> TrainJob:
+        files = {"train": tmp_path / f"{name}-train.txt", "held_out": tmp_path / f"{name}-held-out.txt"}
+        for part, text in (("train", train), ("held_out", held_out)):
+            files[part].write_text(text)
+        prompts = config.prompts.model_copy(update={part: str(path) for part, path in files.items()})
+        return job.model_copy(update={"prompts": embed_prompts(config.model, prompts, job.weights, tmp_path / name)})
+
+    train, held_out = (Path(path).read_text() for path in (config.prompts.train, config.prompts.held_out))
+    file = job.weights.reward.files[0].model_copy(update={"sha256": "0" * 64})
+    reward = job.weights.reward.model_copy(update={"files": (file, *job.weights.reward.files[1:])})
+    for other, problem in (
+        (embedded("a", f"{train}\na ship", held_out), "prompts.train"),
+        (embedded("b", train, held_out.replace("cow", "bull")), "prompts.held_out"),
+        (job.model_copy(update={"weights": job.weights.model_copy(update={"reward": reward})}), "the reward weights"),
+    ):
+        with pytest.raises(ConfigError, match=f"another content of {problem}; bring it back"):
+            run(place(other, tmp_path / "run", **more))
+    assert run(place(embedded("c", train, held_out), tmp_path / "run", **more)).num_updates == 4
 
 
 def guarded(job: TrainJob, output_dir: Path, **monitor: object) -> TrainJob:

@@ -220,7 +220,7 @@ def test_what_a_gpu_runs_compiled_is_refused_without_a_compiler(
     on_gpu: Any = SimpleNamespace(device=torch.device("cuda"))
     model = ModelConfig(weights="bf16" if "rounding" in setting else "fp32")
     with pytest.raises(ConfigError, match=named):  # before anything is loaded
-        trained_model(RunConfig(model=model, train=config), tmp_path / "nowhere", None, on_gpu)
+        trained_model(RunConfig(model=model, train=config), tmp_path / "nowhere", on_gpu)
     check_compiler(config, on_gpu=False)
     check_compiler(TrainConfig(), on_gpu=True)
     clang = tmp_path / "clang"

@@ -39,7 +39,7 @@ def generate(
             help="For a folder: a run file with image size, steps, guidance (else 1024x1024, 50, the model's)."
         ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Picture i (from 0) gets seed + i.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Picture i (from 0) gets seed + i.")] = None,
     num_steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps.")] = None,
     guidance: Annotated[
         str | None, typer.Option(metavar="NUMBER|null", help="Guidance, as the model takes it; null for none.")

@@ -150,9 +150,17 @@ class SrpoMethod(Settings):
     unread: ClassVar[tuple[str, ...]] = ()
     """Settings of the run that training by this method ignores."""
 
+    scaled_by: ClassVar[str] = "relative"
+    """The kind of scores in the loss, whose deviation gives rewards one scale."""
+    unless_text_is_read: ClassVar[str] = (
+        "control words cancel out of its relative preference (what is left is k * r, whatever they say); set method to "
+        "'direct_align', 'refl' or 'draft_lv'"
+    )
+    """What happens with a reward that ignores the text, and what to do."""
+
     @property
     def trains_on(self) -> str:
-        """The held-out metric that training raises: the monitor watches it, its deviation gives rewards one scale."""
+        """The held-out metric that training raises, which the monitor watches."""
         return "relative"
 
     def num_injections(self, align: AlignConfig) -> int:
@@ -178,6 +186,8 @@ class PlainMethod(Settings):
     """The reward is asked about `"<word>. <prompt>"`; null: about the prompt."""
 
     unread: ClassVar[tuple[str, ...]] = (*RELATIVE_ONLY, *GRID_ONLY)
+    scaled_by: ClassVar[str] = "reward"
+    unless_text_is_read: ClassVar[str] = "method.word says nothing to it; leave method.word out"
 
     @property
     def trains_on(self) -> str:

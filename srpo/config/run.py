@@ -35,8 +35,8 @@ class RunConfig(Settings):
     """Form of this file."""
     name: str = Field(default="srpo", pattern=r"^[A-Za-z0-9._-]+$")
     """Name of the experiment; runs are named after it."""
-    seed: int = Field(default=0, ge=0)
-    """Seed of everything random."""
+    seed: int = Field(default=0, ge=0, le=2**32 - 1)
+    """Seed of everything random; NumPy's takes no larger one."""
     model: ModelConfig = ModelConfig()
     """The base model, and the size of its images."""
     reward: RewardConfig = RewardConfig()
@@ -155,6 +155,13 @@ class RunConfig(Settings):
             )
         if ignored := [key for key in self.method.unread if self._differs(*key.split("."))]:
             warnings.warn(f"method {self.method.name} does not train by {', '.join(ignored)}", stacklevel=2)
+        word = self.method.word if isinstance(self.method, PlainMethod) else None
+        if word and self.monitor.watch == "relative" and word not in self.preference.positive:
+            warnings.warn(
+                f"method.word {word!r} is not among preference.positive ({', '.join(self.preference.positive)}), so "
+                "relative, which the monitor watches, says nothing of it; name it there, or set monitor.watch",
+                stacklevel=2,
+            )
         return self
 
     def _differs(self, section: str, name: str) -> bool:
@@ -186,11 +193,6 @@ class RunConfig(Settings):
             )
         if train.rounding == "stochastic" and (weights != "bf16" or train.lora is not None):
             raise ValueError("train.rounding 'stochastic' acts on bf16 weights that are trained; here it does nothing")
-        if train.sharding != "none" and self.monitor.num_images % train.num_processes:
-            raise ValueError(
-                f"monitor.num_images ({self.monitor.num_images}) must be a multiple of train.num_processes "
-                f"({train.num_processes}) when the model is sharded: every process takes part in each forward pass"
-            )
         return self
 
     @model_validator(mode="after")

@@ -45,9 +45,14 @@ def load_transformer(cls: Any, base: Path, aligned: Path | None, weights: Weight
         transformer = cls.from_pretrained(source, **options)
     quantise(transformer, weights)
     if adapter:
-        named = {"prefix": "transformer", "weight_name": adapter.name}
-        transformer.load_lora_adapter(adapter.parent, local_files_only=True, **named)
+        add_adapter(transformer, adapter)
     return transformer
+
+
+def add_adapter(transformer: Any, adapter: Path) -> None:
+    """Put the adapter in a file on a transformer."""
+    named = {"prefix": "transformer", "weight_name": adapter.name}
+    transformer.load_lora_adapter(adapter.parent, local_files_only=True, **named)
 
 
 def adapter_file(path: Path | None) -> Path | None:

@@ -30,6 +30,7 @@ __all__ = [
     "read_both",
     "read_held_out",
     "read_prompts",
+    "texts_hash",
 ]
 
 TEXT_PARTS = ("text_encoder", "tokenizer")
@@ -113,6 +114,12 @@ def load_prompt_set(prompt_set: PromptSet) -> tuple[list[str], StoredRows]:
 def load_categories(prompt_set: PromptSet) -> list[str]:
     """What each prompt is about, in the order of the prompts; empty where the file did not say."""
     return _read_index(prompt_set)["categories"]
+
+
+def texts_hash(prompt_set: PromptSet) -> str:
+    """Of the texts and their categories, wherever their embeddings lie."""
+    index = _read_index(prompt_set)
+    return hashlib.sha256(json.dumps([index["texts"], index["categories"]]).encode()).hexdigest()
 
 
 def _read_index(prompt_set: PromptSet) -> dict[str, Any]:

@@ -75,10 +75,7 @@ def check_reward(config: RewardConfig, path: Path) -> None:
     find_family(config.family).check(path, config.architecture)
 
 
-def check_text_is_read(config: RewardConfig, path: Path) -> None:
-    """Refuse a reward that ignores the text where a relative preference is to be made of it."""
+def check_text_is_read(config: RewardConfig, path: Path, otherwise: str) -> None:
+    """Refuse a reward that ignores the text where words say what is wanted; `otherwise`: the end of the error."""
     if not find_family(config.family).reads_text(path):
-        raise ConfigError(
-            f"the reward {config.source} does not read the text: control words cancel out of its relative preference "
-            "(what is left is k * r, whatever they say); set method to 'direct_align', 'refl' or 'draft_lv'"
-        )
+        raise ConfigError(f"the reward {config.source} does not read the text: {otherwise}")

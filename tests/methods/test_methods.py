@@ -179,6 +179,32 @@ def test_added_rewards_of_a_plain_method_add_up_by_weight_and_scale() -> None:
     torch.testing.assert_close(both, alone + 0.25 * 3.0 * gradient_of(second, positions)[1], rtol=1e-9, atol=1e-12)
 
 
+def test_a_word_that_the_monitor_does_not_look_for_is_said(recwarn: pytest.WarningsRecorder) -> None:
+    worded = {"method": {"name": "refl", "word": "Bright"}}
+    with pytest.warns(UserWarning, match="method.word 'Bright' is not among preference.positive .*says nothing of it"):
+        parse_config(worded | {"preference": {"positive": ["Vivid"]}}, "test")
+    recwarn.clear()
+    parse_config(worded | {"preference": {"positive": ["Vivid", "Bright"]}}, "test")
+    parse_config(worded | {"monitor": {"watch": "luminance"}}, "test")
+    assert not [warning for warning in recwarn if "method.word" in str(warning.message)]
+
+
+@pytest.mark.parametrize(
+    ("method", "kind"), [("srpo", "relative"), ("refl", "reward"), ({"name": "refl", "word": "Bright"}, "reward")]
+)
+def test_rewards_get_one_scale_by_the_scores_that_a_method_trains(
+    job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: object, kind: str
+) -> None:
+    """With a word it is still the reward that is in the loss, not the preference for the word."""
+
+    def seen(_: object, __: object, kind: str) -> None:
+        raise LookupError(kind)
+
+    monkeypatch.setattr("srpo.trainer.measure_scales", seen)
+    with pytest.raises(LookupError, match=f"^{kind}$"):
+        run(with_method(job, tmp_path, method))
+
+
 def with_method(job: TrainJob, folder: Path, method: object, **train_settings: object) -> TrainJob:
     job = place(job, folder, schedule="constant", **train_settings)
     chosen = parse_config({"method": method}, "test")

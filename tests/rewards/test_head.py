@@ -85,14 +85,17 @@ def test_a_head_of_the_image_alone_ignores_texts_and_is_refused_where_words_are_
     check_reward(HEAD_REWARD, folder)
     first, second = load_reward(HEAD_REWARD, folder)(images, TEXTS, TEXTS[::-1])
     assert torch.equal(first, second) and first[0] != first[1]
-    with pytest.raises(ConfigError, match="control words cancel out"):
-        check_text_is_read(HEAD_REWARD, folder)
-    check_text_is_read(HEAD_REWARD, make(tmp_path / "text", clip_folder, (3 * WIDTH,)))
+    with pytest.raises(ConfigError, match="does not read the text: nothing can be done"):
+        check_text_is_read(HEAD_REWARD, folder, "nothing can be done")
+    check_text_is_read(HEAD_REWARD, make(tmp_path / "text", clip_folder, (3 * WIDTH,)), "")
     settings = {"model": {"source": str(flux_folder)}, "reward": {"source": str(folder), "family": "head"}}
     srpo, plain = (parse_config(settings | {"method": name}, "test") for name in ("srpo", "direct_align"))
     weights = fetch_weights(srpo.model.model_copy(update={"height": 32, "width": 32}), srpo.reward, {})
-    with pytest.raises(ConfigError, match=r"set method to 'direct_align'"):
+    with pytest.raises(ConfigError, match=r"control words cancel out .* set method to 'direct_align'"):
         load_criteria(srpo, weights, torch.device("cpu"))
+    worded = {"method": {"name": "direct_align", "word": "Bright"}, "preference": {"positive": ["Bright"]}}
+    with pytest.raises(ConfigError, match=r"does not read the text: method\.word says nothing to it; leave"):
+        load_criteria(parse_config(settings | worded, "test"), weights, torch.device("cpu"))
     (criterion,) = load_criteria(plain, weights, torch.device("cpu"))
     assert torch.equal(criterion.reward(images, TEXTS)[0], first)
 
