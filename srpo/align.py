@@ -85,7 +85,7 @@ class SigmaGrid:
         """From `stride` points cleaner up to m, or to one stride above the clean end where m is small."""
         stride = self._stride(position)
         lower = (position - stride).clamp(min=1)
-        upper = (lower + stride).clamp(max=self.num_levels)
+        upper = lower + stride
         return Levels(self.sigmas[self.num_levels - lower], self.sigmas[self.num_levels - upper], lower)
 
     def _stride(self, position: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ def limits(bound: Bound) -> Iterator[tuple[Limit, float]]:
 
 def holds(limit: Limit, threshold: float, value: float | None) -> bool:
     """Whether a change or ratio keeps its limit; one that is unknown or not a number never does."""
-    if value is None or math.isnan(value):
+    if value is None:
         return False
     return value >= threshold if limit.startswith("min") else value <= threshold
 

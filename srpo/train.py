@@ -72,6 +72,7 @@ def _train(run: Trainer, config: RunConfig, accelerator: Accelerator, preemption
                     record.add(scores)
         metrics = record.metrics(accelerator) | {"grad_norm": run.reduce_and_clip()}
         run.refuse_non_finite(metrics)
+        metrics["learning_rate"] = run.learning_rate
         run.step()
         run.log(metrics, clock)
         if run.due(config.monitor.every):

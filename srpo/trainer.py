@@ -113,6 +113,11 @@ class Trainer:
         """Injections of one process that an update's gradient is averaged over."""
         return self.config.train.accumulation * self.config.num_injections
 
+    @property
+    def learning_rate(self) -> float:
+        """Of the step that comes next."""
+        return float(self.scheduler.get_last_lr()[0])
+
     def begin(self) -> None:
         """The next update; what a checkpoint of the one before it would hold is kept until this one's step."""
         self.before = self.batches.state()
@@ -160,7 +165,6 @@ class Trainer:
         self.seconds += sum(seconds.values())
         metrics |= {f"seconds/{part}": value for part, value in seconds.items()}
         metrics["images_per_second"] = self.config.train.images_per_update / sum(seconds.values())
-        metrics["learning_rate"] = float(self.scheduler.get_last_lr()[0])
         self.record.update(self.update, metrics)
 
     def check_budget(self) -> None:

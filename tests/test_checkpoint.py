@@ -46,6 +46,14 @@ def test_weights_and_optimizer_continue_bit_for_bit(tmp_path: Path) -> None:
         assert torch.equal(parameter, same)
 
 
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    model, optimizer = trained(0)
+    save_weights(tmp_path, model, optimizer)
+    deeper = nn.Sequential(*model, nn.Linear(2, 2))
+    with pytest.raises(ConfigError, match=r"transformer\.safetensors does not hold what is trained here"):
+        load_weights(tmp_path, deeper, torch.optim.AdamW(deeper.parameters()))
+
+
 def test_one_file_at_a_time_lies_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The weights that were gathered are gone before the moments, twice their size, are gathered."""
     gathered: list[weakref.ref[torch.Tensor]] = []
@@ -71,8 +79,12 @@ def test_half_written_checkpoints_do_not_count_and_old_ones_go(tmp_path: Path) -
     with pytest.raises(KeyboardInterrupt), store.writing(11):
         raise KeyboardInterrupt
     assert store.updates() == [1, 2, 3, 10]
+    store.prune(best=None, spared=1)
+    assert store.updates() == [1, 3, 10]
     store.prune(best=1)
     assert store.updates() == [1, 3, 10]
+    store.prune(best=None)
+    assert store.updates() == [3, 10]
 
 
 def test_another_schema_version_is_refused(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ BASE = {"content": 0.9, "spread": 0.16, "clipped": 0.0, "relative": -0.05}
         (Bound(metric="content", min_change=-0.05), 0.84, True),
         (Bound(metric="clipped", max_change=0.1), 0.09, False),
         (Bound(metric="clipped", max_change=0.1), 0.11, True),
+        (Bound(metric="content", min_change=0.0), 0.9, False),  # a limit that is just reached is kept
+        (Bound(metric="clipped", max_change=0.0), 0.0, False),
         (Bound(metric="spread", min_ratio=0.6), 0.1, False),
         (Bound(metric="spread", min_ratio=0.6), 0.09, True),
         (Bound(metric="spread", max_ratio=2), 0.31, False),
@@ -83,7 +85,7 @@ def test_of_equals_the_earliest_is_best() -> None:
 
 
 def test_there_is_no_best_if_all_are_damaged_or_nothing_was_measured() -> None:
-    assert best_update([entry(20, 0.3, "content"), entry(40, math.nan)], "relative") is None
+    assert best_update([entry(20, 0.3, "content"), entry(40, math.nan), entry(60, math.inf)], "relative") is None
     assert best_update([], "relative") is None
 
 
@@ -93,7 +95,13 @@ FIRST = entry(0, 0.0)
 
 @pytest.mark.parametrize(
     ("damaged", "stops"),
-    [((False, True, True), True), ((True, True, False), False), ((True, False, True), False), ((True,), False)],
+    [
+        ((True, True), True),
+        ((False, True, True), True),
+        ((True, True, False), False),
+        ((True, False, True), False),
+        ((True,), False),
+    ],
 )
 def test_damage_in_a_row_stops(damaged: tuple[bool, ...], stops: bool) -> None:
     measured = [FIRST, *(entry(10 * i, 0.1, *(["spread"] if bad else [])) for i, bad in enumerate(damaged, 1))]

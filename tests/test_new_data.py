@@ -1,5 +1,6 @@
 """Whether there is something new to train on, against versions in a real MLflow registry."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,20 +45,30 @@ def champion(own: RunConfig, place: Place) -> Outcome:
     return outcome
 
 
+@pytest.fixture
+def train_file(own: RunConfig) -> Iterator[Path]:
+    """The run's prompts, which are afterwards as they were."""
+    path = Path(own.prompts.train)
+    same = path.read_text()
+    yield path
+    path.write_text(same)
+
+
 def test_without_a_champion_there_is_everything_to_learn(finished: Outcome, own: RunConfig, place: Place) -> None:
     nobody = own.model_copy(update={"registry": own.registry.model_copy(update={"model_name": "nobody"})})
     assert look(nobody, place.mlflow_uri).anything
 
 
-def test_the_same_data_is_nothing_new_and_each_change_is_named(own: RunConfig, champion: Outcome, place: Place) -> None:
-    path = Path(own.prompts.train)
-    same = path.read_text()
+def test_the_same_data_is_nothing_new_and_each_change_is_named(
+    own: RunConfig, champion: Outcome, place: Place, train_file: Path
+) -> None:
+    same = train_file.read_text()
     found = look(own, place.mlflow_uri)
     assert (found.champion, found.changed) == ("models:/new-data/1", ())
     assert not found.anything
-    path.write_text(f"{same}\na white circle on a blue background")
+    train_file.write_text(f"{same}\na white circle on a blue background")
     assert look(own, place.mlflow_uri).changed == ("prompts or images",)
-    path.write_text(same)  # content counts, not the time of change
+    train_file.write_text(same)  # content counts, not the time of change
     assert not look(own, place.mlflow_uri).anything
     words = own.preference.model_copy(update={"positive": ("Vivid",)})
     assert look(own.model_copy(update={"preference": words}), place.mlflow_uri).changed == ("control words",)
@@ -69,25 +80,30 @@ def test_a_champion_of_unknown_data_is_not_taken_for_up_to_date(
     client = connect(place.mlflow_uri)
     tags = client.get_model_version("new-data", "1").tags
     client.delete_model_version_tag("new-data", "1", "data_hash")
-    assert look(own, place.mlflow_uri).changed == ("prompts or images",)
-    client.set_model_version_tag("new-data", "1", "data_hash", tags["data_hash"])
+    try:
+        assert look(own, place.mlflow_uri).changed == ("prompts or images",)
+    finally:
+        client.set_model_version_tag("new-data", "1", "data_hash", tags["data_hash"])
 
 
-def test_what_a_challenger_was_trained_on_is_not_new(own: RunConfig, champion: Outcome, place: Place) -> None:
+def test_what_a_challenger_was_trained_on_is_not_new(
+    own: RunConfig, champion: Outcome, place: Place, train_file: Path
+) -> None:
     """Without that, data on which a version lost would be trained on again each week."""
-    path, client = Path(own.prompts.train), connect(place.mlflow_uri)
-    same = path.read_text()
-    path.write_text(f"{same}\na black circle on a blue background")
+    same, client = train_file.read_text(), connect(place.mlflow_uri)
+    train_file.write_text(f"{same}\na black circle on a blue background")
     tags = client.get_model_version("new-data", "1").tags | {"data_hash": fingerprint.of_data(own)}
     assert look(own, place.mlflow_uri).anything
     version = client.create_model_version("new-data", "runs:/none/model", tags=tags).version
     client.set_registered_model_alias("new-data", "challenger", version)
-    assert str(look(own, place.mlflow_uri)).startswith(f"nothing new: the challenger models:/new-data/{version} was")
-    path.write_text(f"{same}\na grey circle on a blue background")
-    assert look(own, place.mlflow_uri).anything
-    client.delete_model_version("new-data", version)
-    client.set_registered_model_alias("new-data", "challenger", "1")
-    path.write_text(same)
+    try:
+        found = look(own, place.mlflow_uri)
+        assert str(found).startswith(f"nothing new: the challenger models:/new-data/{version} was")
+        train_file.write_text(f"{same}\na grey circle on a blue background")
+        assert look(own, place.mlflow_uri).anything
+    finally:
+        client.delete_model_version("new-data", version)
+        client.set_registered_model_alias("new-data", "challenger", "1")
 
 
 def test_a_retraining_starts_from_the_champion_of_its_first_moment(

@@ -93,16 +93,30 @@ def test_two_branches_are_half_of_each(model: TextToImage, reward: Reward, rollo
     assert same(both, (denoise + inversion) / 2)
 
 
-def test_the_loss_is_the_formula(model: TextToImage, reward: Reward, rollout: Rollout) -> None:
-    _, loss, (denoise, inversion) = gradient(model, reward, rollout, POSITIONS, margin=0.7, content_anchor=3.0)
+@pytest.mark.parametrize("discount", [{}, {"discount_shift": 3.0}])
+def test_the_loss_is_the_formula(
+    model: TextToImage, reward: Reward, rollout: Rollout, discount: dict[str, float]
+) -> None:
+    settings = {"margin": 0.7, "content_anchor": 3.0} | discount
+    _, loss, (denoise, inversion) = gradient(model, reward, rollout, POSITIONS, **settings)
     for measured in (denoise, inversion):
         target, other = reward(measured.images, measured.branch.target, measured.branch.other)
         torch.testing.assert_close(measured.relative, (1 + measured.branch.k) * target - other)
         torch.testing.assert_close(measured.reward, reward(measured.images, PROMPTS)[0])
-    expected = (
-        (0.7 - denoise.relative).relu().mean() - 3.0 * denoise.reward.mean() + (0.7 - inversion.relative).relu().mean()
-    )
+    pushed, pulled = ((0.7 - each.branch.discount * each.relative).relu().mean() for each in (denoise, inversion))
+    expected = pushed - 3.0 * denoise.reward.mean() + pulled
     assert loss == pytest.approx(expected.item() / 2, rel=1e-5)
+
+
+def test_what_is_measured_keeps_no_graph(model: TextToImage, reward: Reward, rollout: Rollout) -> None:
+    align, settings = AlignConfig(), PreferenceConfig()
+    made = make_branches(align, settings, control_words(settings), SigmaGrid(align), POSITIONS, PROMPTS, update=1)
+    asked = [Asked(Criterion(name, reward, settings), made) for name in ("", "other")]
+    loss, scores = objective(model, rollout, asked, len(made), align.guidance)
+    assert loss.requires_grad
+    for each in scores:
+        measured = [each.images, each.relative, each.reward, each.loss, *each.added.values()]
+        assert len(measured) == 6 and not any(tensor.requires_grad for tensor in measured)
 
 
 def test_an_image_that_has_reached_the_margin_is_left_alone(

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,9 +30,12 @@ class Server:
     def __init__(self) -> None:
         self.up = True
         self.taken: list[int] = []
+        self.refused = threading.Event()
+        """Whether it was ever asked while it was not."""
 
     def take(self, entry: dict[str, Any]) -> None:
         if not self.up:
+            self.refused.set()
             raise ConnectionError
         self.taken.append(entry["step"])
 
@@ -52,10 +56,45 @@ def test_what_a_server_misses_is_sent_in_order_when_it_is_back(tmp_path: Path) -
     put(box, range(1, 4))
     server.up = False
     put(box, range(4, 8))
+    assert server.refused.wait(10)
     server.up = True
     put(box, range(8, 10))
     assert box.close(10) == 0
     assert server.taken == list(range(1, 10))
+
+
+def test_the_pause_doubles_up_to_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outbox, "FIRST_PAUSE", 1.0)
+    server, pauses = Server(), list[float]()
+
+    def wait(_: Outbox, seconds: float) -> None:
+        pauses.append(seconds)
+        server.up = len(pauses) == 8
+
+    server.up = False
+    monkeypatch.setattr(Outbox, "_wait", wait)
+    taken = threading.Event()
+    box = Outbox(tmp_path, lambda entry: server.take(entry) or taken.set())
+    put(box, range(1, 2))
+    assert taken.wait(10) and box.close(10) == 0
+    assert pauses == [1, 2, 4, 8, 16, 30, 30, 30]
+
+
+def test_an_entry_says_when_it_was_made_in_milliseconds(tmp_path: Path) -> None:
+    sent: list[dict[str, Any]] = []
+    box = Outbox(tmp_path, sent.append)
+    put(box, range(1, 2))
+    assert box.close(10) == 0
+    assert abs(sent[0]["time"] / 1000 - time.time()) < 60
+
+
+def test_other_numbers_of_the_same_step_are_another_entry(tmp_path: Path) -> None:
+    sent: list[dict[str, Any]] = []
+    box = Outbox(tmp_path, sent.append)
+    for metrics in ({"a": 1}, {"b": 1}, {"a": 2}):
+        box.put({"kind": "metrics", "metrics": metrics, "step": 1})
+    assert box.close(10) == 0
+    assert [entry["metrics"] for entry in sent] == [{"a": 1}, {"b": 1}]
 
 
 def test_what_is_under_way_when_it_closes_does_not_move_another_s_mark_back(tmp_path: Path) -> None:

@@ -33,6 +33,13 @@ def test_k_is_read_on_each_branchs_own_schedule() -> None:
     torch.testing.assert_close(inversion.k, torch.tensor([0.3 - 0.29 * 100 / 999, 0.3 - 0.29 * 800 / 999]))
 
 
+def test_the_discount_is_read_where_k_is() -> None:
+    denoise, inversion = branches(1, preference=PreferenceConfig(discount_shift=3.0))
+    torch.testing.assert_close(denoise.discount, torch.tensor([0.6 / 1.4, 2.7 / 2.8]))  # 3 t / (1 + 2 t), t = m / 1000
+    torch.testing.assert_close(inversion.discount, torch.tensor([0.3 / 1.2, 2.4 / 2.6]))  # at m = 100 and 800
+    assert branches(1)[0].discount == 1.0
+
+
 def test_only_the_branches_asked_for() -> None:
     assert [branch.name for branch in branches(1, AlignConfig(branches=("inversion",)))] == ["inversion"]
 

@@ -19,7 +19,7 @@ STACK = "keeping"
 
 
 @pytest.fixture(scope="module")
-def client(place: Place) -> Any:
+def client(place: Place) -> Iterator[Any]:
     from zenml.client import Client
     from zenml.enums import StackComponentType
 
@@ -31,7 +31,35 @@ def client(place: Place) -> Any:
     client.create_stack_component(STACK, "keeper", StackComponentType.ORCHESTRATOR, {})
     store = client.active_stack_model.components[StackComponentType.ARTIFACT_STORE][0].name
     client.create_stack(STACK, {StackComponentType.ORCHESTRATOR: STACK, StackComponentType.ARTIFACT_STORE: store})
-    return client
+    yield client
+    client.delete_stack(STACK)
+    client.delete_stack_component(STACK, StackComponentType.ORCHESTRATOR)
+    client.delete_flavor("keeper")
+
+
+@pytest.fixture
+def cluster(client: Any) -> Iterator[str]:
+    """A stack on Kubernetes; the secret that schedules on it need goes with it."""
+    pytest.importorskip("kubernetes")
+    from zenml.enums import StackComponentType
+
+    pod = {"resources": {"requests": {"cpu": "500m"}}}
+    gpu = {
+        "resources": {"limits": {"nvidia.com/gpu": "1"}},
+        "node_selectors": {"gpu": "true"},
+        "tolerations": [{"key": "gpu", "operator": "Exists"}],
+        "additional_pod_spec_args": {"automount_service_account_token": False},
+    }
+    settings = {"kubernetes_context": "none", "orchestrator_pod_settings": pod, "pod_settings": gpu}
+    accounts = {"service_account_name": "orchestrator", "step_pod_service_account_name": "step"}
+    name = "scheduling-cluster"
+    client.create_stack_component(name, "kubernetes", StackComponentType.ORCHESTRATOR, settings | accounts)
+    client.create_stack_component(name, "s3", StackComponentType.ARTIFACT_STORE, {"path": "s3://somewhere/zenml"})
+    client.create_stack(name, dict.fromkeys((StackComponentType.ORCHESTRATOR, StackComponentType.ARTIFACT_STORE), name))
+    yield name
+    client.delete_stack(name, recursive=True)
+    for secret in client.list_secrets(name="srpo-zenml"):
+        client.delete_secret(secret.id)
 
 
 @pytest.fixture
@@ -88,6 +116,24 @@ def test_pausing_and_resuming_reach_orchestrator_and_record(client: Any, weekly:
         set_active(client, "daily", False)
 
 
+def test_what_the_orchestrator_cannot_do_to_a_schedule_is_refused(
+    client: Any, weekly: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from zenml.orchestrators import BaseOrchestrator
+
+    from pipelines.schedules import delete, find, set_active
+    from tests.keeper import Keeper
+
+    with monkeypatch.context() as unable:
+        for method in ("update_schedule", "delete_schedule"):
+            unable.setattr(Keeper, method, getattr(BaseOrchestrator, method))
+        with pytest.raises(ConfigError, match="kept by keeper and cannot be paused or resumed through ZenML"):
+            set_active(client, weekly, False)
+        with pytest.raises(ConfigError, match="kept by keeper and cannot be deleted through ZenML"):
+            delete(client, weekly)
+    assert find(client, weekly).active and Keeper.kept == {weekly: True}
+
+
 def test_run_now_submits_what_is_scheduled(client: Any, weekly: str, config: RunConfig) -> None:
     from pipelines.schedules import run_now
     from tests.keeper import Keeper
@@ -141,32 +187,17 @@ def test_the_commands_do_the_same(client: Any, place: Place, capsys: pytest.Capt
 
 
 def test_on_kubernetes_the_looking_pod_is_without_gpu_and_never_overlaps(
-    client: Any, config: RunConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    client: Any, cluster: str, config: RunConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """As far as ZenML compiles it: what the orchestrator makes the CronJob from."""
-    pytest.importorskip("kubernetes")
     from kubernetes.client import V1Container, V1PodSpec
     from zenml.config.schedule import Schedule
-    from zenml.enums import StackComponentType
     from zenml.integrations.kubernetes.manifest_utils import add_pod_settings
 
     from pipelines.schedules import _self_contained, active, prepared
 
     monkeypatch.setenv("SRPO_IMAGE", "host/srpo:1")
-    pod = {"resources": {"requests": {"cpu": "500m"}}}
-    gpu = {
-        "resources": {"limits": {"nvidia.com/gpu": "1"}},
-        "node_selectors": {"gpu": "true"},
-        "tolerations": [{"key": "gpu", "operator": "Exists"}],
-        "additional_pod_spec_args": {"automount_service_account_token": False},
-    }
-    settings = {"kubernetes_context": "none", "orchestrator_pod_settings": pod, "pod_settings": gpu}
-    accounts = {"service_account_name": "orchestrator", "step_pod_service_account_name": "step"}
-    name = "scheduling-cluster"
-    client.create_stack_component(name, "kubernetes", StackComponentType.ORCHESTRATOR, settings | accounts)
-    client.create_stack_component(name, "s3", StackComponentType.ARTIFACT_STORE, {"path": "s3://somewhere/zenml"})
-    client.create_stack(name, dict.fromkeys((StackComponentType.ORCHESTRATOR, StackComponentType.ARTIFACT_STORE), name))
-    with active(client, name):
+    with active(client, cluster):
         with pytest.raises(ConfigError, match="no secret srpo-zenml with the key api_key"):
             _self_contained(client, config)
         client.create_secret("srpo-zenml", {"api_key": "secret"})
@@ -177,7 +208,7 @@ def test_on_kubernetes_the_looking_pod_is_without_gpu_and_never_overlaps(
             _self_contained(client, load_config(CONFIG, ("prompts.train=/home/me/prompts.txt",)))
         pod_reaches_its_own_cluster(tmp_path, monkeypatch)
         pipeline = prepared(client, config, schedule=Schedule(name="weekly", cron_expression="0 3 * * 0"))
-        pipeline.prepare(config, name)
+        pipeline.prepare(config, cluster)
         snapshot, schedule, _ = pipeline._compile(**pipeline._run_args)
         orchestrator = client.active_stack.orchestrator
         found = orchestrator.get_settings(snapshot)
@@ -231,7 +262,8 @@ def test_where_there_is_no_scheduler_the_crontab_line_is_given(
 
 
 @pytest.mark.parametrize(
-    "wrong", ["0 3 * *", "60 3 * * 0", "0 24 * * 0", "0 3 0 * *", "0 3 * 1-13 *", "a 3 * * 0", "*/0 * * * *"]
+    "wrong",
+    ["0 3 * *", "60 3 * * 0", "0 24 * * 0", "0 3 0 * *", "0 3 * 1-13 *", "0 3 * * 5-1", "a 3 * * 0", "*/0 * * * *"],
 )
 def test_a_wrong_expression_is_refused_before_anything_is_made(wrong: str) -> None:
     from pipelines.cron import checked_cron

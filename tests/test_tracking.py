@@ -44,6 +44,31 @@ def test_metrics_pictures_and_files_arrive(tracked: TrackedRun, client: MlflowCl
     assert any("samples" in file.path for file in client.list_artifacts(tracked.run_id, "images"))
 
 
+def test_an_entry_of_the_outbox_keeps_its_own_time_and_arrives_once(tracked: TrackedRun, client: MlflowClient) -> None:
+    entry = {"kind": "metrics", "metrics": {"train/kept": 0.5}, "step": 3, "time": 1_700_000_000_123}
+    for _ in range(2):
+        Tracker(tracked)._send(entry)
+    (point,) = client.get_metric_history(tracked.run_id, "train/kept")
+    assert (point.step, point.value, point.timestamp) == (3, 0.5, 1_700_000_000_123)
+
+
+def test_a_setting_that_is_too_long_for_mlflow_is_cut(
+    tracked: TrackedRun, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRUNCATE_LONG_VALUES", "false")  # as with a server that refuses them
+    Tracker(tracked).log_params({"long": 7000 * "x"})
+    assert client.get_run(tracked.run_id).data.params["long"] == 6000 * "x"
+
+
+def test_a_picture_is_known_by_its_key_step_and_time(tracked: TrackedRun, tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "strip.png")
+    tracker, entry = Tracker(tracked), {"key": "known", "step": 2, "time": 1_700_000_000_123}
+    tracker._log_image(tmp_path / "strip.png", "known", 2, entry["time"])
+    assert tracker._has_image(entry)
+    for other in ({"key": "other"}, {"step": 3}, {"time": 1_700_000_000_124}):
+        assert not tracker._has_image(entry | other)
+
+
 def test_the_environment_names_the_run_only_inside_the_block(
     tracked: TrackedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:

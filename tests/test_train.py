@@ -162,7 +162,8 @@ def test_an_update_is_the_same_in_one_batch_or_accumulated(job: TrainJob, tmp_pa
 def test_a_non_finite_gradient_stops_before_the_step(
     job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clip = Trainer.reduce_and_clip
+    clip, step = Trainer.reduce_and_clip, Trainer.step
+    stepped: list[int] = []
 
     def poison(self: Trainer) -> float:
         if self.update == 4:
@@ -170,9 +171,10 @@ def test_a_non_finite_gradient_stops_before_the_step(
         return clip(self)
 
     monkeypatch.setattr(Trainer, "reduce_and_clip", poison)
+    monkeypatch.setattr(Trainer, "step", lambda trainer: stepped.append(trainer.update) or step(trainer))
     with pytest.raises(TrainingStoppedError, match=r"update 4: grad_norm not finite.*update-000002"):
         run(place(job, tmp_path))
-    assert [entry["update"] for entry in read_journal(tmp_path / "metrics.jsonl")] == [1, 2, 3]
+    assert stepped == [entry["update"] for entry in read_journal(tmp_path / "metrics.jsonl")] == [1, 2, 3]
     kept = weights_of(tmp_path, 2)
     assert all(bool(torch.isfinite(tensor).all()) for tensor in kept.values())
 
@@ -198,6 +200,31 @@ def test_too_little_memory_is_not_tried_again(
     assert (said["kind"], said["exit_code"]) == ("ConfigError", EXIT_PERMANENT)
     assert "(CUDA out of memory. Tried to allocate 2.00 GiB); take a preset" in said["message"]
     assert said["message"] in capsys.readouterr().err
+
+
+def test_a_gradient_above_the_norm_is_scaled_down_to_it(
+    job: TrainJob, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip, scaled = Trainer.reduce_and_clip, list[float]()
+
+    def measure(self: Trainer) -> float:
+        before = clip(self)
+        gradients = [each.grad.flatten() for each in self.parameters if each.grad is not None]
+        scaled.append(float(torch.cat(gradients).norm()))
+        return before
+
+    monkeypatch.setattr(Trainer, "reduce_and_clip", measure)
+    run(place(job, tmp_path, num_updates=1, schedule="constant", max_grad_norm=1e-3))
+    (entry,), first = read_journal(tmp_path / "metrics.jsonl"), read_journal(whole / "metrics.jsonl")[0]
+    assert entry["grad_norm"] == pytest.approx(first["grad_norm"]) and entry["grad_norm"] > 2e-3
+    assert scaled == [pytest.approx(1e-3, rel=1e-2)]
+
+
+def test_the_rate_warms_up_linearly(job: TrainJob, tmp_path: Path) -> None:
+    """From 0 for the first update."""
+    run(place(job, tmp_path, num_updates=3, schedule="constant_with_warmup", num_warmup_updates=2))
+    rates = [entry["learning_rate"] for entry in read_journal(tmp_path / "metrics.jsonl")]
+    assert rates == pytest.approx([0.0, 0.5e-4, 1e-4])
 
 
 def test_more_updates_may_follow_where_the_rate_does_not_depend_on_them(job: TrainJob, tmp_path: Path) -> None:

@@ -157,6 +157,14 @@ def test_stochastic_rounding_keeps_in_the_mean_what_nearest_drops() -> None:
     assert moved["stochastic"] == pytest.approx(20, rel=0.05)
 
 
+@pytest.mark.parametrize("kind", [{}, {"optimizer": "adamw_8bit"}, {"rounding": "stochastic"}])
+def test_every_optimizer_has_all_its_settings_from_the_config(kind: dict[str, str]) -> None:
+    settings = {"betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.3}
+    optimizer = make_optimizer([nn.Parameter(torch.ones(2))], TrainConfig(learning_rate=0.01, **settings, **kind))
+    assert {name: optimizer.defaults[name] for name in settings} == settings
+    assert float(optimizer.defaults["lr"]) == pytest.approx(0.01)
+
+
 @pytest.mark.parametrize("kept", ["selective", "full"])
 def test_recomputation_changes_no_gradient(flux_folder: Path, kept: str) -> None:
     plain, saving = model_of(flux_folder), model_of(flux_folder)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from srpo.config import Bound, EvaluationConfig, MonitorConfig, RunConfig
+from srpo.config import Bound, EvaluationConfig, ModelConfig, MonitorConfig, RunConfig
 from srpo.errors import ConfigError
 from srpo.evaluation.gate import Evidence, Judgement, check_gate, check_metrics
 from srpo.evaluation.gate import judge as judge_evidence
@@ -109,6 +109,28 @@ def test_the_gate_looks_at_its_own_intervals_and_the_words_at_those_shown() -> N
     )
 
 
+def test_the_gate_against_the_champion_looks_at_its_own_intervals_too() -> None:
+    clear, doubtful = ({"relative": row(0.2, half)} for half in (0.05, 0.3))
+    named = config([Bound(metric="relative", min_change=0)])
+    judged = judge_evidence(named, Evidence("base", clear, clear), Evidence("champion", clear, doubtful))
+    assert judged.verdict == "keep"
+
+
+def test_damage_is_told_by_the_intervals_that_are_shown() -> None:
+    rows = {half: {"relative": row(0.5, 0.05), "content": row(-0.3, half)} for half in (0.1, 0.4)}
+    named = config([Bound(metric="relative", min_change=0)], [Bound(metric="content", min_change=-0.1)])
+    assert judge_evidence(named, Evidence("base", shown=rows[0.1], strict=rows[0.4])).verdict == "collapsed"
+    assert judge_evidence(named, Evidence("base", shown=rows[0.4], strict=rows[0.1])).verdict == "promote"
+
+
+def test_scores_that_are_not_finite_are_collapse_and_say_so() -> None:
+    named = config([Bound(metric="relative", min_change=0)])
+    clear = {"relative": row(0.2, 0.05)}
+    judged = judge_evidence(named, Evidence("base", clear, clear), broken_scores=["content is not finite"])
+    assert (judged.verdict, judged.damage) == ("collapsed", ["content is not finite"])
+    assert judged.reason == "The model is damaged: content is not finite."
+
+
 def test_what_is_better_than_the_base_must_be_better_than_the_champion_too() -> None:
     named = config([Bound(metric="relative", min_change=0)])
     base, worse, better = ({"relative": row(change, 0.05)} for change in (0.2, 0.04, 0.06))
@@ -177,6 +199,10 @@ def test_damage_beyond_doubt_is_collapse_even_if_the_gate_holds() -> None:
         ({"max_change": 0.05}, 0.06, "promote"),
         ({"max_change": 0.05}, 0.26, "collapsed"),
         ({"min_change": -0.05, "max_change": 0.05}, 0.26, "collapsed"),
+        ({"min_ratio": 0.9}, -0.15, "promote"),  # the interval reaches from 0.65 to 1.05 times the base
+        ({"min_ratio": 0.9}, -0.35, "collapsed"),
+        ({"max_ratio": 1.1}, 0.15, "promote"),
+        ({"max_ratio": 1.1}, 0.35, "collapsed"),
     ],
 )
 def test_what_may_be_chance_is_no_collapse(bound: dict[str, float], change: float, verdict: str) -> None:
@@ -219,6 +245,13 @@ def test_the_base_has_no_drift_to_be_compared_by_ratio(limit: str) -> None:
         check_metrics(RunConfig(monitor=MonitorConfig(bounds=bounds)))
     with pytest.raises(ConfigError, match=rf"evaluation\.gate: a {limit} of drift never holds"):
         check_metrics(RunConfig(evaluation=EvaluationConfig(gate=bounds)))
+
+
+def test_a_grid_must_be_seen_along_the_shorter_side() -> None:
+    evaluation = EvaluationConfig(grid_periods=(16,))
+    check_metrics(RunConfig(model=ModelConfig(height=128, width=128), evaluation=evaluation))
+    with pytest.raises(ConfigError, match=r"grid_periods: 16 px cannot be seen in images of 32 px"):
+        check_metrics(RunConfig(model=ModelConfig(height=32, width=128), evaluation=evaluation))
 
 
 def test_the_default_config_names_only_what_is_measured() -> None:

@@ -108,6 +108,14 @@ def test_a_higher_confidence_widens_the_interval() -> None:
     assert wide.lower < narrow.lower < narrow.upper < wide.upper
 
 
+def test_a_confidence_that_is_asked_for_comes_before_the_configs() -> None:
+    base, trained = scores(), scores(seed=1)
+    configured = CONFIG.model_copy(update={"confidence": 0.99})
+    asked, expected = compare(base, trained, CONFIG, 0, 0.99), compare(base, trained, configured, 0)
+    for name, row in asked.items():
+        assert row.model_copy(update={"detectable": None}) == expected[name].model_copy(update={"detectable": None})
+
+
 @pytest.mark.parametrize("count", [1, 4])
 def test_too_few_prompts_for_an_interval_are_refused(count: int) -> None:
     with pytest.raises(ValueError, match=f"got {count} prompts, but .* at least 5"):
@@ -124,8 +132,9 @@ def test_scores_of_other_prompts_or_metrics_are_refused() -> None:
 def test_scores_that_are_not_finite_are_refused() -> None:
     broken = scores()
     broken["relative"][2, 1] = np.nan
-    with pytest.raises(ValueError, match="'relative' has scores that are not finite"):
-        compare(scores(), broken, CONFIG, 0)
+    for pair in ((scores(), broken), (broken, scores())):
+        with pytest.raises(ValueError, match="'relative' has scores that are not finite"):
+            compare(*pair, CONFIG, 0)
 
 
 def test_the_level_is_raised_for_few_prompts_only() -> None:

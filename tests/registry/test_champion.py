@@ -2,8 +2,12 @@
 
 import getpass
 import hashlib
+import json
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,7 @@ from srpo.artifacts import FileEntry, Snapshot
 from srpo.config import ModelConfig, RunConfig
 from srpo.errors import ConfigError, UnreachableError
 from srpo.registry import (
+    GateResult,
     Manifest,
     Move,
     champion_moves,
@@ -25,8 +30,9 @@ from srpo.registry import (
     that_happened,
     versions,
 )
-from srpo.registry.champion import Standing, make
-from srpo.registry.history import settle
+from srpo.registry.champion import Standing
+from srpo.registry.history import LONGEST_REASON, settle
+from srpo.registry.lease import lease
 from srpo.registry.lookup import open_model
 from srpo.registry.manifest import MANIFEST
 from srpo.tracking import connect
@@ -170,15 +176,74 @@ def test_a_crash_between_alias_and_note_leaves_a_move_that_happened(
     assert [move.after for move in moves_of(store, name)] == ["1", "2"]
 
 
-def test_without_the_lease_nothing_is_written(store: str, name: str) -> None:
-    class Lost:
-        def confirm(self) -> None:
-            raise UnreachableError("taken over")
+class Lost:
+    """A lease that another has taken over."""
 
+    def confirm(self) -> None:
+        raise UnreachableError("taken over")
+
+
+@contextmanager
+def lost(*_: object) -> Iterator[Lost]:
+    yield Lost()
+
+
+Act = Callable[[str, str], object]
+ACTS = [
+    pytest.param(lambda store, name: promote(store, f"{name}/2", "better"), id="promote"),
+    pytest.param(lambda store, name: rollback(store, name, "worse"), id="rollback"),
+    pytest.param(lambda store, name: delete(store, f"{name}/2"), id="delete"),
+]
+
+
+def state(store: str, name: str) -> tuple[object, list[str]]:
+    return champion_moves(store)[name], [entry.version for entry in versions(store) if entry.name == name]
+
+
+@pytest.fixture
+def three(store: str, name: str) -> None:
+    """Version 3 is champion, 1 was it before."""
+    fill(store, name, 3)
+    promote(store, f"{name}/1", "first")
+    promote(store, f"{name}/3", "next")
+
+
+@pytest.mark.usefixtures("three")
+@pytest.mark.parametrize("act", ACTS)
+def test_what_another_holds_is_waited_for_and_left_as_it_is(
+    store: str, name: str, monkeypatch: pytest.MonkeyPatch, act: Act
+) -> None:
+    before = state(store, name)
+    for module in ("champion", "retention"):
+        monkeypatch.setattr(f"srpo.registry.{module}.lease", partial(lease, wait=0.2))
+    held = pytest.raises(UnreachableError, match="another process has held")
+    with lease(store, None, name), ThreadPoolExecutor() as another, held:
+        another.submit(act, store, name).result()
+    assert state(store, name) == before
+
+
+@pytest.mark.usefixtures("three")
+@pytest.mark.parametrize("act", ACTS)
+def test_who_has_lost_the_lease_writes_nothing(
+    store: str, name: str, monkeypatch: pytest.MonkeyPatch, act: Act
+) -> None:
+    before = state(store, name)
+    for module in ("champion", "retention"):
+        monkeypatch.setattr(f"srpo.registry.{module}.lease", lost)
+    with pytest.raises(UnreachableError, match="taken over"):
+        act(store, name)
+    assert state(store, name) == before
+
+
+def test_a_version_that_broke_very_many_limits_can_be_promoted(store: str, name: str) -> None:
+    """Its move says as much of them as a database keeps of a tag."""
     client = fill(store, name, 1)
-    with pytest.raises(UnreachableError):
-        make(client, Lost(), Standing(client, name).next_move("promote", "1", "why"))
-    assert champion_moves(store)[name] == ([], None)
+    broken = GateResult(metric="m", against="base", limit="min_change", threshold=0, value=-1, held=False)
+    client.set_model_version_tag(name, "1", "gate", json.dumps([broken.model_dump()] * 100))
+    gate = promote(store, f"{name}/1", "all the same").gate
+    assert gate.startswith("0 of 100 held; m against base: min_change 0, short by 1;")
+    assert len(gate) == LONGEST_REASON
+    assert moves_of(store, name)[0].gate == gate
 
 
 def test_a_rollback_passes_over_what_was_deleted(store: str, name: str) -> None:
