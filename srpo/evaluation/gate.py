@@ -4,7 +4,8 @@ A smallest change or ratio is compared with the interval's lower end, a largest 
 does not promote. There is one gate against the base, and one against the champion: promoted is only what is better than
 both. A gate that holds has kept every one of its limits, so luck promotes no more often than it would break the hardest
 one (Berger 1982, intersection-union tests); the correction of `evaluation.gate_confidence` is for what the report says
-of each limit. A model whose whole interval lies past a bound of the monitor has collapsed.
+of each limit. A model whose whole interval lies past a bound of the monitor has collapsed, unless the gate limits the
+same metric on the same side, and the limit holds: what the verdict allows is then said there.
 """
 
 from collections.abc import Mapping, Sequence
@@ -103,7 +104,7 @@ def judge(
         evidence[champion.against] = champion
         beyond_doubt = settings.champion_gate is None
         checks += check_gate(settings.against_champion, champion.strict, champion.against, beyond_doubt)
-    damage = [*broken_scores, *_damage(config, base.shown)]
+    damage = [*broken_scores, *_damage(config, base, checks)]
     wanted = describe_change(settings.wanted, base.shown[settings.wanted], settings.confidence)
     broken = [check for check in checks if not check.held]
     if damage:
@@ -114,17 +115,21 @@ def judge(
     return Judgement("promote", f"{wanted}, and {_all(len(checks), list(evidence))}.", checks, damage)
 
 
-def _damage(config: RunConfig, metrics: Metrics) -> list[str]:
-    """The monitor's bounds that are broken beyond doubt: a checkpoint that was just inside may be just outside here."""
-    base = {name: row.reference for name, row in metrics.items()}
-    candidate = {name: row.candidate for name, row in metrics.items()}
-    broken = [bound for bound in config.monitor.bounds if _surely_broken(bound, metrics[bound.metric])]
-    return violations(candidate, base, broken)
+def _damage(config: RunConfig, base: Evidence, checks: Sequence[GateCheck]) -> list[str]:
+    """The monitor's bounds that are broken beyond doubt, and by no limit of the gate allowed.
 
-
-def _surely_broken(bound: Bound, row: Comparison) -> bool:
-    """Whether even the better end of the interval breaks a limit; where there is no interval the estimate tells."""
-    return any(not holds(limit, threshold, _end(OPPOSITE[limit], row)) for limit, threshold in limits(bound))
+    A checkpoint that was just inside may be just outside here: even the better end of the interval has to break it.
+    """
+    allowed = {(check.metric, check.limit[:3]) for check in checks if check.against == base.against and check.held}
+    broken = [
+        Bound.model_validate({"metric": bound.metric, limit: threshold})
+        for bound in config.monitor.bounds
+        for limit, threshold in limits(bound)
+        if (bound.metric, limit[:3]) not in allowed
+        and not holds(limit, threshold, _end(OPPOSITE[limit], base.shown[bound.metric]))
+    ]
+    before = {name: row.reference for name, row in base.shown.items()}
+    return violations({name: row.candidate for name, row in base.shown.items()}, before, broken)
 
 
 def check_gate(bounds: Sequence[Bound], metrics: Metrics, against: str, exceed: bool = False) -> list[GateCheck]:

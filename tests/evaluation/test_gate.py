@@ -212,6 +212,24 @@ def test_what_may_be_chance_is_no_collapse(bound: dict[str, float], change: floa
     assert (judged.verdict, len(judged.damage)) == (verdict, int(verdict == "collapsed"))
 
 
+@pytest.mark.parametrize(
+    ("limit", "verdict"),
+    [
+        ({"min_change": -0.5}, "promote"),
+        ({"min_ratio": 0.5}, "promote"),
+        ({"max_change": 0.5}, "collapsed"),  # the other side
+        ({"min_change": -0.4}, "collapsed"),  # does not hold: the interval reaches from -0.46 to -0.06
+    ],
+)
+def test_what_the_gate_allows_is_no_collapse(limit: dict[str, float], verdict: str) -> None:
+    """The monitor's bound may be tighter than the gate's limit, so that it stops in time."""
+    metrics = {"relative": row(0.5, 0.05), "content": row(-0.26, 0.2)}
+    allowed = Bound.model_validate({"metric": "content"} | limit)
+    gate = [Bound(metric="relative", min_change=0), allowed]
+    judged = judge(config(gate, [Bound(metric="content", min_change=-0.05)]), metrics)
+    assert (judged.verdict, len(judged.damage)) == (verdict, int(verdict == "collapsed"))
+
+
 @pytest.mark.parametrize("section", ["gate", "champion_gate", "bounds", "wanted"])
 def test_a_metric_that_is_not_measured_is_refused_before_any_work(section: str) -> None:
     evaluation: dict[str, object] = {"wanted": "relative"}
