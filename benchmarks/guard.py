@@ -2,10 +2,10 @@
 or `... report OUT` (an hour).
 
 On the embedded world, where the truth can be measured: runs as configured, too long, and with learning rates three and
-ten times too high (the last measured twice as often), fifteen seeds each. Every run trains to its end with the guard off
-and keeps all measured checkpoints; what the guard would have done is replayed from the journal of measurements, which
-is all that it reads. Then the gate judges the last checkpoint (no guard) and the guard's. The rule is chosen on seeds 0
-to 9 and tested on seeds 10 to 14.
+ten times too high (the last measured twice as often), fifteen seeds each. Every run trains to its end with the guard
+off and keeps all measured checkpoints; what the guard would have done is replayed from the journal of measurements,
+which is all that it reads. Then the gate judges the last checkpoint (no guard) and the guard's. The rule is chosen on
+seeds 0 to 9 and tested on seeds 10 to 14.
 """
 
 import itertools
