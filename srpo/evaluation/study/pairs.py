@@ -17,7 +17,7 @@ from srpo.evaluation.entries import Entry, Key, settings_of
 from srpo.evaluation.thumbnails import spaced
 from srpo.wording import shortest_end
 
-IDENTITY = {"prompt", "seed", "model", "transformer_sha256", "prefix"}
+IDENTITY = {"prompt", "seed", "model", "source", "transformer_sha256", "base_sha256", "prefix"}
 """Text fields of `generate`'s PNGs that name the picture or its model (a registered one brings its prefix); all others
 say how it was made."""
 

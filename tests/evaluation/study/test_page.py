@@ -278,7 +278,7 @@ def generated(folder: Path, model: str, **changes: str) -> Path:
     folder.mkdir()
     for index in range(3):
         facts = {"prompt": f"a ring {index}", "seed": str(index), "num_steps": "10", "model": model}
-        facts |= {"transformer_sha256": 64 * model[0]} | changes
+        facts |= {"source": model, "base_sha256": 64 * model[0], "transformer_sha256": 64 * model[0]} | changes
         save_png(make_picture(32, index, model), facts, folder / f"{index:04d}.png")
     return folder
 
