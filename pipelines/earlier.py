@@ -31,17 +31,20 @@ def earlier_outputs(place: Place, config: RunConfig, first: str) -> dict[str, st
     needed = list(needed_before(first))
     if not needed:
         return {}
+    freed = []
     for record in load_runs(place):
         outputs = record.given | outputs_of(record)
         if same_origin(record, config, needed) and set(needed) <= set(outputs):
             if "trained" in needed and not _weights_are_left(record, outputs["trained"]):
+                freed.append(record.name)
                 continue
             anew = {"weights"} if record.config.evaluation.scores != config.evaluation.scores else set()
             return {name: outputs[name] for name in needed if name not in anew}
     raise ConfigError(
         f"--from {first} needs the results of the steps before it, and no run of experiment {config.name!r} in "
-        f"{place.runs} made them all with these settings ({', '.join(needed)}) and has kept its weights; run without "
-        "--from"
+        f"{place.runs} made them all with these settings ({', '.join(needed)})"
+        + (f", but {freed[0]}, whose weights were freed (`delete`, `gc`)" if freed else "")
+        + "; run without --from"
     )
 
 

@@ -146,7 +146,7 @@ class Trained(Settings):
 
     output_dir: str
     transformer: Snapshot
-    """What the best checkpoint was written as: a Diffusers folder of its transformer, or an adapter's file."""
+    """What the best checkpoint was written as: a folder of its transformer, or of its adapter."""
     best_update: int
     num_updates: int
     seconds: float

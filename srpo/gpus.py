@@ -48,13 +48,16 @@ def find_gpu(name: str) -> Gpu:
 
 
 def check_device() -> None:
-    """ConfigError where work would go to the CPU because torch cannot use the NVIDIA GPU that is here.
+    """Make torch ready for its device: convolutions, through which rewards see, in whole float32, not its TF32.
+
+    ConfigError where work would go to the CPU because torch cannot use the NVIDIA GPU that is here.
 
     CUDA_VISIBLE_DEVICES that shows none asks for the CPU. What counts is a device: a container without any sees the
     driver of its node too.
     """
     import torch
 
+    torch.backends.cudnn.allow_tf32 = False
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1")
     if hidden or not any(DEVICES.glob("nvidia[0-9]*")) or torch.cuda.is_available():
         return

@@ -20,7 +20,7 @@ from srpo.evaluation.images import MONITOR, image_seed
 from srpo.evaluation.pairs import DRIFT, SIDE
 from srpo.evaluation.scores import Scorer, Scores, summarise
 from srpo.models import TextToImage
-from srpo.prompts.split import split_held_out
+from srpo.prompts.split import split_held_out, take
 from srpo.rollout import sample, seeded_noise
 from srpo.shards import StoredRows
 
@@ -42,7 +42,8 @@ class HeldOut:
     ) -> None:
         self.config = config
         self.prompts = prompts
-        self.places, _ = split_held_out(categories, config.monitor.share)
+        share, _ = split_held_out(categories, config.monitor.share)
+        self.places = [share[i] for i in take([categories[place] for place in share], config.monitor.num_images)]
         self.embeddings = embeddings
         self.scorer = scorer
         self.accelerator = accelerator

@@ -18,7 +18,6 @@ from srpo.evaluation.gate import check_metrics
 from srpo.evaluation.published import check_benchmark
 from srpo.evaluation.scores import check_captions
 from srpo.footprint import disk_needed, embedding_bytes, gibibytes, memory_to_save, to_fetch
-from srpo.gpus import check_processes
 from srpo.hub import Part, fetched, is_remote, missing, resolve, survey, without_weights
 from srpo.hub.place import store_dir
 from srpo.images.survey import describe_images, texts_at_hand
@@ -205,8 +204,6 @@ def _update(train: TrainConfig, on_gpu: bool) -> str:
     """`on_gpu`: this machine has one, and is taken for the one that trains."""
     check_attention(train, on_gpu)
     check_compiler(train, on_gpu)
-    if on_gpu:
-        check_processes(train.num_processes)
     parts = {"batch_size": train.batch_size, "accumulation": train.accumulation, "num_processes": train.num_processes}
     return f"{train.images_per_update} images ({' x '.join(f'{name} {count}' for name, count in parts.items())})"
 

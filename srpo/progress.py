@@ -1,6 +1,7 @@
 """The terminal's view of training: a live bar where there is a terminal, a line per measurement everywhere."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -35,11 +36,12 @@ class TrainingProgress:
         note = f"loss {metrics['loss']:.3f}  {metrics['images_per_second']:.1f} images/s"
         self.bar.update(self.task, completed=update, note=note)
 
-    def measurement(self, update: int, metrics: Mapping[str, float], violations: Sequence[str]) -> None:
-        """Held-out scores after an update, and what is wrong with them."""
-        scores = "  ".join(f"{name} {metrics[name]:.3f}" for name in SHOWN if name in metrics)
-        warning = f"  [yellow]{'; '.join(violations)}[/]" if violations else ""
-        self.bar.console.print(f"update {update:>4}  {scores}{warning}", highlight=False, soft_wrap=True)
+    def measurement(self, entry: Mapping[str, Any]) -> None:
+        """Held-out scores, as the journal has them, and what is wrong with them."""
+        what = f"the {entry['of']}   " if "of" in entry else f"update {entry['update']:>4}"
+        scores = "  ".join(f"{name} {entry[name]:.3f}" for name in SHOWN if name in entry)
+        warning = f"  [yellow]{'; '.join(entry['violations'])}[/]" if entry["violations"] else ""
+        self.bar.console.print(f"{what}  {scores}{warning}", highlight=False, soft_wrap=True)
 
     def stopped(self, reason: str) -> None:
         """Training ends before its last update."""

@@ -22,6 +22,8 @@ from srpo.tracking import Tracker
 log = logging.getLogger(__name__)
 
 METRICS, HELD_OUT = "metrics.jsonl", "heldout.jsonl"
+BASE = "base"
+"""What the first measurement is `of`, where training starts from another model."""
 
 
 class Journal:
@@ -46,6 +48,12 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
         return []
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     return [json.loads(line) for line in lines]
+
+
+def tracked(entry: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    """What MLflow is told of a journal's entry; the base's own, where training starts from another, stands apart."""
+    prefix = f"{prefix}_{entry['of']}" if "of" in entry else prefix
+    return {f"{prefix}/{name}": value for name, value in entry.items() if name not in ("update", "violations", "of")}
 
 
 class Clock:
@@ -121,22 +129,24 @@ class Record:
         """The numbers of one update."""
         if self.writes:
             self.metrics.append({"update": update, **metrics})
-            self.tracker.log_metrics({f"train/{name}": value for name, value in metrics.items()}, update)
+            self.tracker.log_metrics(tracked(metrics, "train"), update)
             self.progress.update(update, metrics)
 
     def measurement(self, update: int, metrics: Mapping[str, float], strip: Path | None) -> None:
         """The held-out numbers after an update, and what they violate.
 
-        Of update 0 are the base's, the first of all, and then those of what training starts from, if that is another.
+        Of update 0 are the base's, the first of all, and then those of what training starts from, if that is another:
+        the base's are marked then, and have no `strip`, as the other's shows its pictures too.
         """
         if self.writes:
             base = self.measurements.entries[0] if self.measurements.entries else metrics
             broken = violations(metrics, base, self.config.monitor.bounds)
-            self.measurements.append({"update": update, **metrics, "violations": broken})
-            self.tracker.log_metrics({f"held_out/{name}": value for name, value in metrics.items()}, update)
+            entry = {"update": update, **metrics, "violations": broken} | ({} if strip else {"of": BASE})
+            self.measurements.append(entry)
+            self.tracker.log_metrics(tracked(entry, "held_out"), update)
             if strip:
                 self.tracker.log_image(strip, "samples", update)
-            self.progress.measurement(update, metrics, broken)
+            self.progress.measurement(entry)
 
     def measured(self, update: int) -> bool:
         """Whether there are held-out numbers of an update (main process only)."""

@@ -75,8 +75,8 @@ def _registered(reference: str, uri: str | None, base: Snapshot | None) -> Snaps
     manifest = load_manifest(uri, reference)
     if base is not None and manifest.base.sha256 != base.sha256:
         raise ConfigError(
-            f"train.start: {reference} was trained from another base ({manifest.base.source}) than this run's "
-            f"({base.source}); set model.source to the same, or train.start to base"
+            f"train.start: {reference} was trained from another base ({manifest.base.source}), or another content of "
+            f"it, than this run's ({base.source}); set model.source to the same, or train.start to base"
         )
     is_adapter = ADAPTER in {file.path for file in manifest.transformer.files}
     if base is None and manifest.remote and not is_adapter:

@@ -133,7 +133,6 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     """Processes, device and precision."""
     check_device()
     check_processes(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    torch.backends.cudnn.allow_tf32 = False  # torch's default for convolutions, through which rewards see
     # all wait while one writes a checkpoint, which is 140 GB for FLUX.1-dev in fp32
     patient = InitProcessGroupKwargs(timeout=timedelta(hours=2))
     precision = "bf16" if config.precision == "bf16" else "no"

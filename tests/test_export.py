@@ -121,17 +121,21 @@ def test_s3_that_is_away_may_be_tried_again(files: ModelFiles, monkeypatch: pyte
 
 
 @pytest.mark.usefixtures("impatient")
-def test_s3_that_goes_away_in_the_middle_never_gets_the_card(
+def test_s3_that_goes_away_in_the_middle_may_be_tried_again(
     files: ModelFiles, bucket: Any, moto_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`config.json` arrives; every connection that the weights take breaks."""
+    """`config.json` arrives; every connection that the weights take breaks, and what is there goes again."""
     proxy = FaultyProxy(moto_url)
     proxy.fault = "cut"
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
     with pytest.raises(UnreachableError, match=f"{TO} cannot be reached now"):
         export(files, TO, "transformer", [])
+    assert "Contents" not in bucket.list_objects_v2(Bucket=BUCKET)
+    proxy.fault = "none"
+    export(files, TO, "transformer", [])
     proxy.close()
-    assert [entry["Key"] for entry in bucket.list_objects_v2(Bucket=BUCKET)["Contents"]] == ["a/b/config.json"]
+    keys = [entry["Key"] for entry in bucket.list_objects_v2(Bucket=BUCKET)["Contents"]]
+    assert {"a/b/README.md", "a/b/config.json"} < set(keys)
 
 
 def test_the_base_own_card_and_licence_file_state_its_terms(files: ModelFiles, tmp_path: Path) -> None:

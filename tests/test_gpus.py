@@ -9,13 +9,12 @@ import pytest
 import torch
 
 from srpo import gpus
-from srpo.config import ModelConfig, RunConfig, TrainConfig
+from srpo.config import ModelConfig, TrainConfig
 from srpo.encoding import Encoding
 from srpo.errors import ConfigError
 from srpo.evaluation.measure import draw_and_score
 from srpo.generate import Painter
 from srpo.gpus import check_device, driver_version
-from srpo.plan import make_plan
 from srpo.train import make_accelerator
 
 NONE: Any = None
@@ -72,26 +71,23 @@ def test_a_driver_that_says_nothing_is_unknown(devices: Path) -> None:
     assert driver_version() == "unknown"
 
 
-def test_processes_do_not_share_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Said by a plan, and by a training that several nodes share, of which each may have another number."""
+def test_processes_do_not_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    config = RunConfig.model_validate({"train": {"num_processes": 2}})
-    with pytest.raises(ConfigError, match="2 processes are to train on this machine, which has 1 GPU; lower"):
-        make_plan(config, tmp_path)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="which has 1 GPU; lower train.num_processes"):
-        make_accelerator(config.train)
+    with pytest.raises(ConfigError, match="2 processes are to train on this machine, which has 1 GPU; lower"):
+        make_accelerator(TrainConfig())
     gpus.check_processes(1)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     gpus.check_processes(2)
 
 
-def test_training_computes_no_convolution_in_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("begin", [lambda: make_accelerator(TrainConfig(precision="fp32")), check_device])
+def test_no_convolution_is_computed_in_tf32(begin: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
     """It is what torch does unless it is told; rewards look at pictures through one."""
     convolutions: Any = torch.backends.cudnn.conv
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     monkeypatch.setattr("srpo.train.Accelerator", lambda **_: SimpleNamespace(num_processes=1))
     assert convolutions.fp32_precision == "tf32"
-    make_accelerator(TrainConfig(precision="fp32"))
+    begin()
     assert convolutions.fp32_precision != "tf32"

@@ -29,6 +29,13 @@ def test_pictures_are_gathered_once(job: TrainJob, tmp_path: Path, monkeypatch: 
     assert 4 * image < small < 4 * image + names
 
 
+def test_a_list_sorted_by_category_is_watched_in_all_of_them(tmp_path: Path) -> None:
+    config = RunConfig.model_validate({"monitor": {"num_images": 8, "share": 0.25}})
+    categories = [name for name in "abcd" for _ in range(40)]
+    watched = HeldOut(config, [], None, categories, None, None, tmp_path).places  # type: ignore[arg-type]
+    assert [categories[place] for place in watched] == [*"aabbccdd"]
+
+
 def test_where_a_model_is_sliced_all_take_part_in_each_pass(
     job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

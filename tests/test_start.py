@@ -13,7 +13,7 @@ from srpo.config import Bound, LoraConfig
 from srpo.errors import ConfigError
 from srpo.models import load_model
 from srpo.models.weights import adapter_file
-from srpo.record import HELD_OUT, read_journal
+from srpo.record import HELD_OUT, read_journal, tracked
 from srpo.start import find_start, merge_adapter
 from tests.jobs import place, run
 
@@ -71,8 +71,10 @@ def test_it_is_judged_by_the_base_and_not_by_what_it_starts_from(job: TrainJob, 
     gentle = {"num_updates": 4, "learning_rate": 1e-5}
     result = run(starting_from(job, full.transformer.path, tmp_path / "second", **gentle))
     first, start, after = read_journal(tmp_path / "second" / HELD_OUT)
-    assert first == base
+    assert first == base | {"of": "base"}
     assert start | {"violations": []} == last | {"update": 0}
+    assert {*tracked(first, "held_out")}.isdisjoint(tracked(start, "held_out")), "MLflow keeps both of step 0"
+    assert tracked(first, "held_out")["held_out_base/luminance"] == base["luminance"]
     assert start["violations"] and after["violations"]
     assert (result.best_update, result.num_updates) == (2, 2)
     assert result.stopped and "1 measurement in a row the model was damaged: drift changed by" in result.stopped

@@ -25,7 +25,9 @@ def evaluate(
     prompts: Annotated[
         str | None, typer.Option(metavar="FILE", help="Prompts instead of the run file's held-out ones.")
     ] = None,
-    num_prompts: Annotated[int | None, typer.Option(min=MIN_PROMPTS, help="Use the first so many of them.")] = None,
+    num_prompts: Annotated[
+        int | None, typer.Option(min=MIN_PROMPTS, help="Use so many of them, of each category its share.")
+    ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Images per prompt.")] = None,
     stack: RegistryOption = None,
 ) -> None:

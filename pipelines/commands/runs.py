@@ -86,9 +86,13 @@ def run(
         return
     if detach and not stack:
         raise ConfigError("--detach is for runs on a cluster; name its stack with --stack")
-    plan = _check(settings, steps, elsewhere=bool(stack) and _in_pods(settings, registered(stack)))
+    in_pods = bool(stack) and _in_pods(settings, registered(stack))
+    plan = _check(settings, steps, elsewhere=in_pods)
     from pipelines.execute import new_run
+    from srpo.gpus import check_processes
 
+    if "train" in steps and not in_pods:
+        check_processes(settings.train.num_processes)
     record = new_run(here(), plan, registered(stack))
     if detach:
         _submit(record)

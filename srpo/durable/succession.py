@@ -6,7 +6,7 @@ from pathlib import Path
 from srpo.durable.mirror import Mirror
 from srpo.errors import ConfigError
 from srpo.files import atomic_folder, link_or_copy
-from srpo.record import HELD_OUT, METRICS, read_journal
+from srpo.record import HELD_OUT, METRICS, read_journal, tracked
 from srpo.tracking import Tracker
 
 CHECKPOINTS, SAMPLES = "checkpoints", "samples"
@@ -39,5 +39,4 @@ def log_again(folder: Path, tracker: Tracker) -> None:
     """Tell another MLflow run what a training's journals say."""
     for name, prefix in ((METRICS, "train"), (HELD_OUT, "held_out")):
         for entry in read_journal(folder / name):
-            numbers = {key: value for key, value in entry.items() if key not in ("update", "violations")}
-            tracker.log_metrics({f"{prefix}/{key}": value for key, value in numbers.items()}, entry["update"])
+            tracker.log_metrics(tracked(entry, prefix), entry["update"])

@@ -70,7 +70,7 @@ def find_champion(config: RunConfig, weights: Weights, trained: Trained, uri: st
     contender = Contender(
         label=CHAMPION,
         reference=reference,
-        model=drawn_alike(manifest.model, config),
+        model=drawn_alike(manifest.model, config).model_copy(update={"weights": config.model.weights}),
         base=weights.model,
         transformer=transformer,
     )

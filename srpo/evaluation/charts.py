@@ -141,4 +141,5 @@ def _padded(low: float, high: float) -> tuple[float, float]:
 
 def _note(entry: Mapping[str, Any], key: str) -> str:
     broken = "; ".join(entry.get("violations", ()))
-    return f"update {entry['update']}: {float(entry[key]):.4g}{f' ({broken})' if broken else ''}"
+    what = f"the {entry['of']}" if "of" in entry else f"update {entry['update']}"
+    return f"{what}: {float(entry[key]):.4g}{f' ({broken})' if broken else ''}"

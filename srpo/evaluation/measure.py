@@ -166,6 +166,7 @@ class _Worker:
     """A loaded contender and what scores its images."""
 
     def __init__(self, work: Work, device: torch.device) -> None:
+        check_device()  # each process has its own torch
         contender, config = work.contender, work.config
         transformer = contender.transformer.path if contender.transformer else None
         self.work, self.device = work, device

@@ -26,6 +26,7 @@ from srpo.generate import Painter, Sampling
 from srpo.hub import resolve
 from srpo.preference import with_word
 from srpo.prompts import read_both
+from srpo.prompts.split import take
 from srpo.rewards import Reward, check_reward, load_reward
 from srpo.rewards.dual_encoder import DualEncoderReward
 from srpo.shapes.render import AXES, STYLES, parse_caption, render
@@ -58,10 +59,11 @@ class WordReport(Settings):
 
 
 def measure_words(config: RunConfig, words: Sequence[str], num_prompts: int) -> list[WordReport]:
-    """One report per word for a run's reward and model, over its first held-out prompts."""
+    """One report per word for a run's reward and model, over so many of its held-out prompts."""
     settings, source = config.evaluation, resolve(config.reward.source, "reward")
     check_reward(config.reward, source)
-    prompts = [prompt.text for prompt in read_both(config.prompts)[1][:num_prompts]]
+    held_out = read_both(config.prompts)[1]
+    prompts = [held_out[place].text for place in take([prompt.category for prompt in held_out], num_prompts)]
     if settings.world:
         check_captions(settings.world, prompts)
     painter = Painter(config.model, resolve(config.model.source, "model"))

@@ -3,10 +3,10 @@
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from srpo.errors import ConfigError
+from srpo.errors import ConfigError, UnreachableError
 from srpo.files import atomic_folder
 from srpo.hub.listing import CARD
 
@@ -56,9 +56,15 @@ def _bucket(to: str) -> Iterator[Path]:
         raise ConfigError(f"--to {to}: name a bucket and a prefix, s3://BUCKET/PREFIX")
     if found := sorted(key for key in bucket.keys(f"{bucket.prefix}/") if not key.endswith("/")):
         raise ConfigError(f"--to {to} holds {found[0].removeprefix(f'{bucket.prefix}/')} already; give a new prefix")
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
         yield folder
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        for path in sorted(files, key=lambda path: path == folder / CARD):
-            bucket.upload(path, bucket.key(path.relative_to(folder).as_posix()))
+        names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        try:
+            for name in sorted(names, key=lambda name: name == CARD):
+                bucket.upload(folder / name, bucket.key(name))
+        except UnreachableError:
+            with suppress(UnreachableError):  # it can be tried again if S3 answers now
+                for name in names:
+                    bucket.delete(bucket.key(name))
+            raise

@@ -34,7 +34,7 @@ class Manifest(Settings):
     base: Snapshot
     """Diffusers folder of the base model: VAE, text encoders, scheduler."""
     transformer: Snapshot
-    """Diffusers folder of the aligned transformer, or the file of its adapter."""
+    """Folder of the aligned transformer, or of its adapter."""
     sampling: Sampling
     remote: str | None = None
     """`storage.remote` of its run, which keeps a copy of the transformer; None: its files lie on one machine alone."""

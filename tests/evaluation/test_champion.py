@@ -76,6 +76,9 @@ def test_the_champion_is_drawn_with_the_settings_of_now(world: tuple[Inputs, str
     itself = load(evaluate(now, weights, prompts, trained, tmp_path / "itself"))
     for image, alone, before in zip(report.images, itself.images, first.images, strict=True):
         assert image.scores["champion"] == alone.scores["candidate"] != before.scores["candidate"]
+    light = config.model_copy(update={"model": config.model.model_copy(update={"weights": "bf16"})})
+    found = find_champion(light, weights, other(trained, tmp_path / "light"), uri)
+    assert found and found.contender and found.contender.model.weights == "bf16"
 
 
 def test_a_candidate_that_is_the_champion_is_not_compared_with_itself(

@@ -20,7 +20,11 @@ def test_ticks_are_round_numbers_inside_the_range(low: float, high: float, ticks
 
 
 def test_a_line_runs_over_the_whole_width_and_marks_damage_and_the_best() -> None:
-    entries = [{"update": 0, "m": 1.0}, {"update": 5, "m": 3.0}, {"update": 10, "m": 2.0, "violations": ["m is bad"]}]
+    entries = [
+        {"update": 0, "m": 1.0, "of": "base"},
+        {"update": 5, "m": 3.0},
+        {"update": 10, "m": 2.0, "violations": ["m is bad"]},
+    ]
     chart = line_chart("m", entries, "m", best_update=5, marks=True)
     assert chart is not None
     xs, ys = [point.x for point in chart.points], [point.y for point in chart.points]
@@ -29,7 +33,7 @@ def test_a_line_runs_over_the_whole_width_and_marks_damage_and_the_best() -> Non
     assert all(0 < y < HEIGHT for y in ys)
     assert all(0 < x < WIDTH for x in xs)
     assert [point.damaged for point in chart.points] == [False, False, True]
-    assert chart.points[2].note == "update 10: 2 (m is bad)"
+    assert [chart.points[index].note for index in (0, 2)] == ["the base: 1", "update 10: 2 (m is bad)"]
 
 
 def test_a_single_measurement_that_does_not_vary_can_be_drawn() -> None:
