@@ -109,7 +109,7 @@ def journals(out: Path, seeds: SeedsOption) -> None:
 
 @app.command()
 def choose(out: Path, seeds: SeedsOption) -> None:
-    """How each rule does on these seeds, the best first: passes of the gate, then healthy runs left alone, then soonest."""
+    """How each rule does on these seeds: most passes, then most healthy runs left alone, then soonest, comes first."""
     runs = [_read(out, name, seed) for name in CONDITIONS for seed in _range(seeds)]
     table = Table("spread at least", "measurements outside", f"of {len(runs)} pass", "stopped in vain", "updates")
     worth = {(spread, times): _worth(rule_of(spread, times), runs) for spread in SPREADS for times in TIMES}
