@@ -119,7 +119,12 @@ def choose(out: Path, seeds: SeedsOption) -> None:
 
 
 @app.command()
-def judge(out: Path, seeds: SeedsOption, spread: float, times: int = 1) -> None:
+def judge(
+    out: Path,
+    seeds: SeedsOption,
+    spread: Annotated[float, typer.Option(help="Least ratio to the base's.")],
+    times: Annotated[int, typer.Option(help="Measurements outside in a row that end a run.")] = 1,
+) -> None:
     """How runs end without the guard, and with one rule."""
     table = Table("condition", "passes at the end", "stopped, at", "passes with the guard")
     for name in CONDITIONS:
