@@ -311,7 +311,7 @@ def test_ctrl_c_leaves_a_run_that_goes_on_where_it_was_and_nothing_in_the_home(t
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=300,
     )
     assert second.returncode == 0, second.stdout + second.stderr
     assert "resuming after update" in second.stdout + second.stderr

@@ -47,9 +47,13 @@ def test_two_processes_draw_what_one_draws(files: ModelFiles, tmp_path: Path) ->
 
 def test_a_process_that_is_killed_ends_the_drawing(files: ModelFiles, tmp_path: Path) -> None:
     """As the kernel does where memory runs out."""
+    others = psutil.Process().children()  # of tests before this one, which may be about to end
 
     def kill() -> None:
-        while not (workers := [one for one in psutil.Process().children() if "spawn_main" in " ".join(one.cmdline())]):
+        def is_worker(process: psutil.Process) -> bool:
+            return process not in others and "spawn_main" in " ".join(process.cmdline())
+
+        while not (workers := [process for process in psutil.Process().children() if is_worker(process)]):
             time.sleep(0.05)
         workers[0].kill()
 
