@@ -1,4 +1,4 @@
-"""What every section of a run file is made of."""
+"""What sections of a run file, and everything else that is kept as JSON, are made of."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ Range = tuple[float, float]
 
 
 class Settings(BaseModel):
-    """Base of every section: frozen, strict about keys, documented by the strings under the fields."""
+    """Base of every section, manifest and report: frozen, strict about keys, documented by the strings under the fields."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, serialize_by_alias=True
