@@ -9,7 +9,7 @@ Range = tuple[float, float]
 
 
 class Settings(BaseModel):
-    """Base of sections, manifests and reports: frozen, strict about keys, documented by the strings under the fields."""
+    """Base of sections, manifests and reports: frozen, strict about keys, documented by strings under the fields."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, serialize_by_alias=True
