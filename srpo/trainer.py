@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
@@ -25,7 +25,7 @@ from srpo.checkpoint import (
 from srpo.config import RunConfig
 from srpo.criteria import load_criteria, measure_scales
 from srpo.durable.checkpoints import CheckpointCopies
-from srpo.errors import ConfigError, PreemptedError, TrainingStoppedError, UnreachableError
+from srpo.errors import PreemptedError, TrainingStoppedError, UnreachableError
 from srpo.evaluation.scores import Scorer, load_scores
 from srpo.files import atomic_folder, write_atomic
 from srpo.held_out import HeldOut
@@ -33,26 +33,15 @@ from srpo.hub import snapshot
 from srpo.methods import make_method
 from srpo.models import check_guidance
 from srpo.preemption import Preemption
-from srpo.prompts import load_categories, load_prompt_set, texts_hash
+from srpo.prompts import load_categories, load_prompt_set
 from srpo.record import Clock, Record
+from srpo.same_run import contents_of, refuse_other_contents, refuse_other_settings
 from srpo.sharding import defer_reduction, is_sharded, release, whole
 from srpo.start import begin_from
 from srpo.trained_model import export, trained_model
 from srpo.tuning import make_optimizer, set_learning_rate, stepping
 
 RESULT = "result.json"
-CONTENTS = {
-    "words": "preference.words_file",
-    "images": "images.source",
-    "train_prompts": "prompts.train",
-    "held_out_prompts": "prompts.held_out",
-}
-"""What a checkpoint knows the hash of -> the setting that names the files; weights are named as their snapshots."""
-MEASURED: dict[str, Any] = {
-    "monitor": {"num_images", "share", "strip_images", "bounds", "watch"},
-    "evaluation": {"num_steps", "guidance", "world", "grid_periods"},
-}
-"""Settings that held-out measurements depend on, which are compared with the base's and with each other."""
 
 
 class Trainer:
@@ -71,13 +60,7 @@ class Trainer:
         self.criteria = load_criteria(config, job.weights, accelerator.device)
         self.method = make_method(config, self.model, self.criteria, accelerator.autocast)
         self.batches = Batches(config, self.model, self.method, job.prompts, accelerator)
-        self.contents = {
-            "words": self.method.words_digest,
-            "images": job.prompts.images and job.prompts.images.sha256,
-            "train_prompts": texts_hash(job.prompts.train),
-            "held_out_prompts": texts_hash(job.prompts.held_out),
-            **weights_hashes(job),
-        }
+        self.contents = contents_of(job, self.method.words_digest)
         self.optimizer = make_optimizer(self.parameters, config.train)
         self.scheduler = get_scheduler(
             config.train.schedule,
@@ -259,12 +242,7 @@ class Trainer:
         folder = self.store.path(self.copies.newest)
         state = load_state(folder)
         refuse_other_settings(folder, self.config, RunConfig.model_validate(state["config"]))
-        for name, now in self.contents.items():
-            if state.get(name, now) != now:
-                what = CONTENTS.get(name, f"the {name.replace('_', ' ')}")
-                raise ConfigError(
-                    f"{folder} was made with another content of {what}; bring it back, or start a new run"
-                )
+        refuse_other_contents(folder, self.contents, state)
         load_weights(folder, self.model.transformer, self.optimizer)
         self.scheduler.load_state_dict(state["scheduler"])
         for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
@@ -300,37 +278,3 @@ class Trainer:
         )
         write_atomic(self.output_dir / RESULT, result.model_dump_json(indent=1))
         return result
-
-
-def weights_hashes(job: TrainJob) -> dict[str, str]:
-    """The content of all weights that take part in training and its measurements."""
-    scores = {name: job.weights.scores[name] for name in job.config.watched_scores if name in job.weights.scores}
-    used = job.weights.model_copy(update={"scores": scores})
-    return {f"{name}_weights": files.sha256 for name, files in used.snapshots.items()}
-
-
-def refuse_other_settings(folder: Path, now: RunConfig, then: RunConfig) -> None:
-    """A run goes on only as it began, but for what the same images of each update are spread over.
-
-    More updates are fine where the learning rate does not depend on them.
-    """
-    free = {"keep_last"} | ({"num_updates"} if now.train.schedule.startswith("constant") else set())
-    reused = now.rollout.reuse > 1  # those pictures are each process's own
-    if now.train.images_per_update == then.train.images_per_update and not reused:
-        free |= {"num_processes", "accumulation", "sharding", "gather", "reduce"}
-        free |= set() if now.images else {"batch_size"}  # micro-batches of real images have one shape each
-    before, after = (_fixed(config, free) for config in (then, now))
-    changed = sorted(section for section in before if before[section] != after[section])
-    if changed:
-        raise ConfigError(
-            f"{folder} was made with other settings in {', '.join(changed)}; resume with the same, or start a new run"
-        )
-
-
-def _fixed(config: RunConfig, free: set[str]) -> dict[str, Any]:
-    """What updates and measurements depend on, by section; `free`: settings of `train` that may change."""
-    sections = {"seed", "model", "reward", "rewards", "method", "prompts", "images"}
-    sections |= {"preference", "align", "rollout", "train"}
-    fixed = config.model_dump(include=dict.fromkeys(sections, True) | MEASURED, exclude={"train": free})
-    fixed["evaluation"]["scores"] = config.watched_scores
-    return fixed

@@ -24,8 +24,9 @@ from srpo.held_out import HeldOut
 from srpo.prompts import embed_prompts
 from srpo.record import HELD_OUT, read_journal
 from srpo.rollout import Rollout
+from srpo.same_run import refuse_other_settings
 from srpo.train import main, reproducible, train
-from srpo.trainer import Trainer, refuse_other_settings
+from srpo.trainer import Trainer
 from tests.jobs import assert_same_weights, killed, place, run, weights_of, with_rollout
 
 
