@@ -59,7 +59,7 @@ def _read_slices(transformer: nn.Module, folder: Path, device: torch.device) -> 
 
 
 @torch.no_grad()
-def read_weights(transformer: nn.Module, folder: Path) -> None:
+def fill_weights(transformer: nn.Module, folder: Path) -> None:
     """Give each parameter, whole or a slice, its values from a folder of safetensors, or one file, in place."""
     targets = dict(transformer.named_parameters())
     for path in weight_files(folder):

@@ -21,7 +21,7 @@ from srpo.config import LoraConfig, RunConfig
 from srpo.errors import ConfigError
 from srpo.hub import snapshot
 from srpo.models.weights import ADAPTER, adapter_file, add_adapter, check_transformer
-from srpo.sharding import read_weights
+from srpo.sharding import fill_weights
 
 BASE, CHAMPION = "base", "champion"
 VERSION = re.compile(r"models:/[^@/]+/\d+")
@@ -123,7 +123,7 @@ def begin_from(transformer: ModelMixin, start: Path, lora: LoraConfig | None) ->
     """Give the base's transformer, made ready to be trained, the weights that training starts from, in place."""
     adapter = adapter_file(start)
     if adapter is None:
-        read_weights(transformer, start)
+        fill_weights(transformer, start)
     elif lora is not None:
         continue_adapter(transformer, start)
     else:

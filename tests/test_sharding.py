@@ -12,7 +12,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from srpo.config import ModelConfig
 from srpo.models import load_model, load_without_transformer
-from srpo.sharding import defer_reduction, read_weights, release, shard
+from srpo.sharding import defer_reduction, fill_weights, release, shard
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_it_goes_on_from_its_slices_of_other_weights(
     transformer = load_without_transformer(ModelConfig(), flux_folder).transformer
     shard(transformer, flux_folder / "transformer", second_of_two)  # type: ignore[arg-type]
     before = list(transformer.parameters())
-    read_weights(transformer, tmp_path)
+    fill_weights(transformer, tmp_path)
     assert all(now is then for now, then in zip(transformer.parameters(), before, strict=True)), "an optimizer has them"
     for name, parameter in transformer.named_parameters():
         assert torch.equal(parameter.to_local(), other.state_dict()[name].chunk(2)[1])  # type: ignore[operator]
