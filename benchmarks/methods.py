@@ -18,6 +18,7 @@ from statistics import mean, pstdev
 from typing import Any
 
 from accelerate import Accelerator
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
@@ -130,54 +131,22 @@ def _changes(measurements: Sequence[dict[str, float]], metric: str) -> list[tupl
     return [(entry[metric] - base[metric], entry["luminance"] - base["luminance"]) for entry in measurements]
 
 
-COLOURS = ("#1b6ca8", "#58a4d8", "#9b59b6", "#1a9850", "#111111", "#e08214", "#8c510a", "#c0392b", "#7f7f7f", "#f1b6da")
-WIDTH, HEIGHT, MARGIN = 300, 240, 52
-
-
-def front(runs: Sequence[Run]) -> str:
-    """Luminance gained against what was lost, as SVG: a row for each reward, a line for each variant."""
-    panels = []
-    for row, source in enumerate(REWARDS):
-        for column, metric in enumerate(LOSSES):
-            here = {v: [run for run in runs if (run["reward"], run["variant"]) == (source, v)] for v in VARIANTS}
-            lines = {variant: path_of(those, metric) for variant, those in here.items() if those}
-            title = f"{source.removeprefix('builtin:')}: change of {LOSSES[metric]}"
-            panels.append(_panel(lines, title, column * (WIDTH + MARGIN) + MARGIN, row * (HEIGHT + MARGIN) + MARGIN))
-    top = len(REWARDS) * (HEIGHT + MARGIN) + MARGIN + 10
-    legend = [
-        f'<text x="{MARGIN + 340 * (i % 4)}" y="{top + 18 * (i // 4)}" fill="{colour}">{variant}</text>'
-        for i, (variant, colour) in enumerate(zip(VARIANTS, COLOURS, strict=True))
-    ]
-    size = f'width="{len(LOSSES) * (WIDTH + MARGIN) + MARGIN}" height="{top + 60}"'
-    style = 'xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" font-size="12"'
-    return f'<svg {style} {size}><rect width="100%" height="100%" fill="white"/>{"".join([*panels, *legend])}</svg>\n'
-
-
-def _panel(lines: dict[str, list[tuple[float, float]]], title: str, left: float, top: float) -> str:
-    """One diagram; the upper right corner is where one wants to be (for saturation: above 0)."""
-    xs, ys = ([point[axis] for points in lines.values() for point in points] for axis in (0, 1))
-    x_range, y_range = (min(xs), max(max(xs), min(xs) + 1e-9)), (min(ys), max(max(ys), min(ys) + 1e-9))
-    parts = [
-        f'<rect x="{left}" y="{top}" width="{WIDTH}" height="{HEIGHT}" fill="none" stroke="#999"/>',
-        f'<text x="{left}" y="{top - 6}">{title}</text>',
-        f'<text x="{left}" y="{top + HEIGHT + 14}" fill="#666">{x_range[0]:+.3f}</text>',
-        f'<text x="{left + WIDTH}" y="{top + HEIGHT + 14}" fill="#666" text-anchor="end">{x_range[1]:+.3f}</text>',
-        f'<text x="{left - 4}" y="{top + 10}" fill="#666" text-anchor="end">{y_range[1]:+.3f}</text>',
-        f'<text x="{left - 4}" y="{top + HEIGHT}" fill="#666" text-anchor="end">{y_range[0]:+.3f}</text>',
-    ]
-    for variant, points in lines.items():
-        colour = COLOURS[list(VARIANTS).index(variant)]
-        placed = [
-            (
-                left + WIDTH * (x - x_range[0]) / (x_range[1] - x_range[0]),
-                top + HEIGHT * (y_range[1] - y) / (y_range[1] - y_range[0]),
-            )
-            for x, y in points
-        ]
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
-        parts.append(f'<circle cx="{placed[-1][0]:.1f}" cy="{placed[-1][1]:.1f}" r="4" fill="{colour}"/>')
-    return "".join(parts)
+def front(runs: Sequence[Run]) -> Figure:
+    """Luminance gained against what was lost: a row for each reward, a line for each variant, a dot where it ends."""
+    figure = Figure(figsize=(14, 7.5), layout="constrained")
+    panels = figure.subplots(len(REWARDS), len(LOSSES), sharey="row", squeeze=False)
+    for source, row in zip(REWARDS, panels, strict=True):
+        row[0].set_ylabel(f"luminance gained by {source.removeprefix('builtin:')}")
+        for metric, axes in zip(LOSSES, row, strict=True):
+            axes.set_xlabel(f"change of {LOSSES[metric]}")
+            axes.grid(alpha=0.3)
+            for colour, variant in enumerate(VARIANTS):
+                here = [run for run in runs if (run["reward"], run["variant"]) == (source, variant)]
+                if here:
+                    path = zip(*path_of(here, metric), strict=True)
+                    axes.plot(*path, color=f"C{colour}", marker="o", markevery=[-1], label=variant)
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    return figure
 
 
 def table(runs: Sequence[Run]) -> Table:
@@ -213,7 +182,7 @@ def main() -> None:
             f"{done['reward']} {done['variant']} {done['seed']}: {done['num_updates']} updates, {figures}", flush=True
         )
         write_atomic(options.out / "results.json", json.dumps(runs, indent=1))
-    write_atomic(options.out / "front.svg", front(runs))
+    front(runs).savefig(options.out / "front.svg")
     Console().print(table(runs))
 
 

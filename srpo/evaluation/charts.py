@@ -1,56 +1,44 @@
-"""Geometry of the report's charts; the template draws them as inline SVG in the page's own colours.
+"""The report's charts: matplotlib draws the curves, as inline SVG in the page's own colours.
 
-No library draws them: matplotlib's SVG carries inline styles, which the page's security policy forbids, and which would
-not follow light and dark.
+Its inline styles, which the page's security policy forbids, become attributes, and its colours the page's variables, so
+that a chart follows light and dark. The bar in a table's cell is a few lines of the template; its geometry is here.
 """
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from xml.etree import ElementTree
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from srpo.evaluation.schema import Comparison, GateCheck
 
-WIDTH, HEIGHT = 320, 170
-LEFT, RIGHT, TOP, BOTTOM = 40, WIDTH - 10, 10, HEIGHT - 22
-"""Where the axes of a chart end."""
-FRAME = {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM}
-"""The same for the template."""
-NUM_TICKS = 6
+SIZE = (3.2, 1.75)  # inches, of 72 units of the view box
+COLOURS = {name: f"#{place:06x}" for place, name in enumerate(("accent", "bad", "card", "good", "line", "soft"), 1)}
+"""Variable of the page's style -> the colour that stands for it while matplotlib draws."""
 MARGIN = 1.12  # an interval bar's axis reaches this much further than what it shows
-
-
-@dataclass(frozen=True)
-class Tick:
-    """A position on an axis and its label."""
-
-    at: float
-    label: str
-
-
-@dataclass(frozen=True)
-class Point:
-    """A measured point; `note` appears on hovering."""
-
-    x: float
-    y: float
-    damaged: bool
-    note: str
+SVG, LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
 
 
 @dataclass(frozen=True)
 class LineChart:
-    """One quantity over the updates, in the coordinates of a WIDTH x HEIGHT view box."""
+    """One quantity over the updates."""
 
     title: str
-    path: str
-    """Points of a polyline."""
-    points: list[Point]
-    """Marks on the line; none where every update is a point."""
-    x_ticks: list[Tick]
-    y_ticks: list[Tick]
-    best: float
-    """Where the best update lies."""
+    svg: str
+    """An element for the page, as wide as what holds it."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Where a limit of the gate lies on a bar, in percent."""
+
+    at: float
+    label: str
 
 
 @dataclass(frozen=True)
@@ -60,36 +48,37 @@ class IntervalBar:
     low: float
     high: float
     estimate: float
-    limits: list[Tick]
+    limits: list[Limit]
 
 
 def line_chart(
     title: str, entries: Sequence[Mapping[str, Any]], key: str, best_update: int, marks: bool
 ) -> LineChart | None:
-    """`key` of the entries over their `update`; `marks` draws each entry as a point.
+    """`key` of the entries over their `update`; `marks` draws each entry as a point, hollow where it is damaged.
 
     What is missing or no finite number is passed over; None where nothing else is left.
     """
     entries = [entry for entry in entries if _is_finite(entry.get(key))]
     if not entries:
         return None
-    updates, values = [float(entry["update"]) for entry in entries], [float(entry[key]) for entry in entries]
-    first, last = min(*updates, best_update), max(*updates, best_update)
-    x_scale = _Scale(first, max(last, first + 1), LEFT, RIGHT)
-    low, high = _padded(min(values), max(values))
-    y_scale = _Scale(low, high, BOTTOM, TOP)
-    points = [
-        Point(x_scale(update), y_scale(value), bool(entry.get("violations")), _note(entry, key))
-        for update, value, entry in zip(updates, values, entries, strict=True)
-    ]
-    return LineChart(
-        title=title,
-        path=" ".join(f"{point.x:.1f},{point.y:.1f}" for point in points),
-        points=points if marks else [],
-        x_ticks=[Tick(x_scale(at), f"{at:g}") for at in nice_ticks(x_scale.low, x_scale.high) if at == int(at)],
-        y_ticks=[Tick(y_scale(at), f"{at:g}") for at in nice_ticks(low, high)],
-        best=x_scale(best_update),
-    )
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes = figure.subplots()
+    axes.plot(*_points(entries, key), color=COLOURS["accent"], clip_on=False)
+    axes.axvline(best_update, color=COLOURS["good"], linewidth=1, linestyle="--", clip_on=False)
+    notes: dict[str, list[str]] = {}
+    for kind, face, edge in (("sound", "accent", "accent"), ("damaged", "card", "bad")) if marks else ():
+        those = [entry for entry in entries if bool(entry.get("violations")) == (kind == "damaged")]
+        (line,) = axes.plot(*_points(those, key), "o", markersize=5, gid=kind, clip_on=False)
+        line.set(markerfacecolor=COLOURS[face], markeredgecolor=COLOURS[edge])
+        notes[kind] = [_note(entry, key) for entry in those]
+    axes.spines[:].set_visible(False)
+    axes.grid(axis="y", color=COLOURS["line"], clip_on=False)
+    axes.tick_params(length=0, labelsize=8, labelcolor=COLOURS["soft"])
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
+    axes.yaxis.offsetText.set(color=COLOURS["soft"], size=8)
+    return LineChart(title, _inline(figure, f"{title} over the updates", notes))
 
 
 def interval_bar(row: Comparison, checks: Sequence[GateCheck]) -> IntervalBar:
@@ -100,43 +89,53 @@ def interval_bar(row: Comparison, checks: Sequence[GateCheck]) -> IntervalBar:
         else (check.threshold - 1) * row.reference
         for check in checks
     }
-    reach = MARGIN * max(map(abs, (row.lower, row.upper, row.change, *limits.values()))) or 1.0
-    scale = _Scale(-reach, reach, 0, 100)
-    marks = [Tick(scale(value), label) for label, value in limits.items()]
-    return IntervalBar(scale(row.lower), scale(row.upper), scale(row.change), marks)
+    changes = row.lower, row.upper, row.change, *limits.values()
+    reach = MARGIN * max(map(abs, changes)) or 1.0
+    low, high, estimate, *places = (50 + 50 * change / reach for change in changes)
+    return IntervalBar(low, high, estimate, [Limit(at, label) for at, label in zip(places, limits, strict=True)])
 
 
-def nice_ticks(low: float, high: float) -> list[float]:
-    """At most NUM_TICKS + 1 round numbers (1, 2 or 5 times a power of ten apart) from low to high."""
-    raw = (high - low) / NUM_TICKS
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [round(index * step, 12) for index in range(first, last + 1)]
+def _inline(figure: Figure, label: str, notes: Mapping[str, Sequence[str]]) -> str:
+    """The figure as an element of the page; `notes`: id of a line -> what hovering over each of its marks shows."""
+    drawn = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
+        figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
+    root = ElementTree.fromstring(drawn.getvalue())
+    for kind, texts in notes.items():
+        marks = root.iterfind(f".//*[@id='{kind}']//{SVG}use")
+        for mark, text in zip(marks, texts, strict=True):
+            ElementTree.SubElement(mark, f"{SVG}title").text = text
+    for unwanted in (*root.findall(f"{SVG}metadata"), *root.findall(f"{SVG}defs")):  # what it says of itself; styles
+        root.remove(unwanted)
+    for element in root.iter():
+        _tidy(element)
+    root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": label}
+    text = ElementTree.tostring(root, encoding="unicode")
+    for name, colour in COLOURS.items():
+        text = text.replace(colour, f"var(--{name})")
+    return text
 
 
-@dataclass(frozen=True)
-class _Scale:
-    """Linear map of [low, high] onto [start, end]."""
+def _tidy(element: ElementTree.Element) -> None:
+    """As HTML has it, styles as attributes, without the font, which is the page's; no ids but those that marks need."""
+    for declaration in element.attrib.pop("style", "").split(";"):
+        name, _, value = (part.strip() for part in declaration.partition(":"))
+        if name and name != "font-family":
+            element.set(name, value)
+    if link := element.attrib.pop(LINK, None):
+        element.set("href", link)
+    element.tag = element.tag.removeprefix(SVG)
+    if element.tag == "g":
+        element.attrib.pop("id", None)
 
-    low: float
-    high: float
-    start: float
-    end: float
 
-    def __call__(self, value: float) -> float:
-        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
+def _points(entries: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
+    return [entry["update"] for entry in entries], [entry[key] for entry in entries]
 
 
 def _is_finite(value: object) -> bool:
     """Whether a value is a finite number; a report in JSON has null for another."""
     return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _padded(low: float, high: float) -> tuple[float, float]:
-    """A range with some air around it, even if nothing varies."""
-    margin = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
-    return low - margin, high + margin
 
 
 def _note(entry: Mapping[str, Any], key: str) -> str:

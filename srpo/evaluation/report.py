@@ -21,7 +21,6 @@ from PIL import Image
 from srpo.config import RunConfig
 from srpo.config.base import flatten
 from srpo.errors import ConfigError
-from srpo.evaluation.charts import FRAME
 from srpo.evaluation.schema import ImageSet, Report, Study
 from srpo.evaluation.tables import draw_curves, make_tables, order_metrics
 from srpo.evaluation.thumbnails import IMAGES, encode, gain, measured, picture_path, rank, ranking, spaced
@@ -149,7 +148,6 @@ def _view(report: Report, images: Path) -> dict[str, Any]:
         "tiles": order[:NUM_TILES],
         "tables": make_tables(report),
         "curves": list(draw_curves(report)),
-        "chart": FRAME,
         "strip": _strip(cards),
         "cards": cards,
         "categories": list(dict.fromkeys(card.record.category for card in cards if card.record.category)),

@@ -1,7 +1,5 @@
 """The comparison of methods: equal work, changes against the base, a front that can be drawn."""
 
-from xml.etree import ElementTree
-
 import pytest
 
 from benchmarks.methods import REWARDS, VARIANTS, front, path_of, settings
@@ -23,10 +21,12 @@ def test_points_are_changes_averaged_over_seeds() -> None:
 
 def test_the_front_has_a_line_for_each_variant_in_each_panel() -> None:
     runs = [run_of(reward, variant, 0, 0.6) for reward in REWARDS for variant in VARIANTS]
-    drawn = ElementTree.fromstring(front(runs))
-    lines = [part for part in drawn.iter() if part.tag.endswith("polyline")]
-    assert len(lines) == len(REWARDS) * len(VARIANTS) * 4
-    assert {text.text for text in drawn.iter() if text.tag.endswith("text")} >= set(VARIANTS)
+    panels = front(runs).axes
+    assert len(panels) == len(REWARDS) * 4
+    for panel in panels:
+        assert [line.get_label() for line in panel.lines] == list(VARIANTS)
+    assert panels[1].get_xlabel() == "change of spread of luminance"
+    assert panels[1].lines[0].get_xydata().ravel().tolist() == pytest.approx([0, 0, -0.1, 0.2])
 
 
 @pytest.mark.filterwarnings("ignore:method")

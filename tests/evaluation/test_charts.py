@@ -1,46 +1,66 @@
-"""Geometry of the charts: ticks, scales, and where a limit lies."""
+"""The charts: to scale, in the page's colours, and where a limit lies."""
+
+import re
+from typing import Any
+from xml.etree.ElementTree import Element, fromstring
 
 import pytest
 
-from srpo.evaluation.charts import HEIGHT, WIDTH, interval_bar, line_chart, nice_ticks
+from srpo.evaluation.charts import COLOURS, interval_bar, line_chart
 from srpo.evaluation.schema import Comparison, GateCheck
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "ticks"),
-    [
-        (0, 120, [0, 20, 40, 60, 80, 100, 120]),
-        (0.48, 0.69, [0.5, 0.55, 0.6, 0.65]),
-        (-0.1, 0.1, [-0.1, -0.05, 0, 0.05, 0.1]),
-        (3e-7, 9e-7, [3e-7, 4e-7, 5e-7, 6e-7, 7e-7, 8e-7, 9e-7]),
-    ],
-)
-def test_ticks_are_round_numbers_inside_the_range(low: float, high: float, ticks: list[float]) -> None:
-    assert nice_ticks(low, high) == pytest.approx(ticks, abs=1e-12)
-
-
-def test_a_line_runs_over_the_whole_width_and_marks_damage_and_the_best() -> None:
-    entries = [
-        {"update": 0, "m": 1.0, "of": "base"},
-        {"update": 5, "m": 3.0},
-        {"update": 10, "m": 2.0, "violations": ["m is bad"]},
-    ]
-    chart = line_chart("m", entries, "m", best_update=5, marks=True)
+def drawn(*entries: dict[str, Any], best: int = 0, marks: bool = True) -> Element:
+    """The chart of `m`; it parses as XML."""
+    chart = line_chart("m", entries, "m", best, marks)
     assert chart is not None
-    xs, ys = [point.x for point in chart.points], [point.y for point in chart.points]
-    assert xs[0] < xs[1] == chart.best == pytest.approx((xs[0] + xs[2]) / 2)
-    assert min(ys) == ys[1]  # the largest value is drawn highest
-    assert all(0 < y < HEIGHT for y in ys)
-    assert all(0 < x < WIDTH for x in xs)
-    assert [point.damaged for point in chart.points] == [False, False, True]
-    assert [chart.points[index].note for index in (0, 2)] == ["the base: 1", "update 10: 2 (m is bad)"]
+    return fromstring(chart.svg)
 
 
-def test_a_single_measurement_that_does_not_vary_can_be_drawn() -> None:
-    chart = line_chart("m", [{"update": 3, "m": 0.0}], "m", best_update=3, marks=False)
-    assert chart is not None
-    assert chart.y_ticks
-    assert not chart.points
+def points(path: Element) -> list[tuple[float, float]]:
+    """Where a path goes."""
+    numbers = [float(number) for number in re.findall(r"-?[\d.]+", path.attrib["d"])]
+    return list(zip(numbers[::2], numbers[1::2], strict=True))
+
+
+def strokes(chart: Element, variable: str) -> list[Element]:
+    return [path for path in chart.iter("path") if path.get("stroke") == f"var(--{variable})"]
+
+
+def test_a_line_is_to_scale_and_marks_damage_and_the_best() -> None:
+    measured = {"update": 0, "m": 1.0, "of": "base"}, {"update": 5, "m": 3.0}
+    chart = drawn(*measured, {"update": 20, "m": 2.0, "violations": ["m < 3 & bad"]}, best=5)
+    (x0, y0), (x1, y1), (x2, y2) = points(strokes(chart, "accent")[0])
+    assert 0 < x0 < x2 < float(chart.attrib["viewBox"].split()[2])
+    assert (x1 - x0) / (x2 - x0) == pytest.approx(5 / 20)
+    assert (y2 - y0) / (y1 - y0) == pytest.approx(1 / 2)
+    assert y1 < y0, "the largest value is drawn highest"
+    assert {x for x, _ in points(strokes(chart, "good")[0])} == {x1}
+    marks = {mark.findtext("title"): mark.attrib for mark in chart.iter("use")}
+    assert {note: mark["stroke"] for note, mark in marks.items()} == {
+        "the base: 1": "var(--accent)",
+        "update 5: 3": "var(--accent)",
+        "update 20: 2 (m < 3 & bad)": "var(--bad)",
+    }
+    assert [float(mark["x"]) for mark in marks.values()] == pytest.approx([x0, x1, x2])
+
+
+def test_a_chart_has_what_the_page_allows_and_only_its_colours() -> None:
+    chart = drawn({"update": 0, "m": 1.0}, {"update": 1, "m": 2.0, "violations": ["bad"]})
+    assert not [element for element in chart.iter() if element.tag in ("style", "script") or "style" in element.attrib]
+    colours = {element.get(name, "none") for element in chart.iter() for name in ("fill", "stroke")}
+    assert colours == {"none", *(f"var(--{name})" for name in COLOURS)}
+    targets = [element.attrib["id"] for element in chart.iter() if "id" in element.attrib]
+    assert sorted(f"#{target}" for target in targets) == sorted({mark.attrib["href"] for mark in chart.iter("use")})
+
+
+@pytest.mark.parametrize("value", [0.0, 3e-7, 1e9])
+def test_a_single_measurement_that_does_not_vary_can_be_drawn(value: float) -> None:
+    chart = drawn({"update": 3, "m": value}, best=3, marks=False)
+    labels = [text.text for text in chart.iter("text")]
+    assert labels[0] == "3", "an update is a whole number"
+    assert len(labels) > 2
+    assert not list(chart.iter("use"))
 
 
 def row(change: float, half: float) -> Comparison:
@@ -66,8 +86,7 @@ def test_a_metric_that_did_not_change_is_drawn_at_zero() -> None:
 def test_what_is_missing_or_not_finite_is_passed_over() -> None:
     values = [1.0, float("nan"), None, float("inf"), 2.0]
     entries = [*({"update": update, "m": value} for update, value in enumerate(values)), {"update": 9}]
-    chart = line_chart("m", entries, "m", best_update=0, marks=True)
-    assert chart is not None
-    assert [point.note for point in chart.points] == ["update 0: 1", "update 4: 2"]
-    assert "nan" not in chart.path
+    chart = drawn(*entries)
+    assert [mark.findtext("title") for mark in chart.iter("use")] == ["update 0: 1", "update 4: 2"]
+    assert len(points(strokes(chart, "accent")[0])) == 2
     assert line_chart("m", entries[1:4], "m", best_update=0, marks=True) is None

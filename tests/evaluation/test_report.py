@@ -222,8 +222,8 @@ def test_a_measurement_that_is_not_finite_breaks_no_page(tmp_path: Path) -> None
     curves = report.curves.model_copy(update={"held_out": held_out, "updates": []})
     page = write_synthetic(tmp_path, report.model_copy(update={"curves": curves}))
     before = page.read_text(encoding="utf-8")
-    assert before.count("<polyline") == 1
-    assert write_report(load(page), tmp_path).read_text(encoding="utf-8").count("<polyline") == 1
+    assert before.count('<figure class="curve card"') == 1
+    assert write_report(load(page), tmp_path).read_text(encoding="utf-8").count('<figure class="curve card"') == 1
 
 
 def test_the_page_can_be_made_again_from_its_folder(page: Path) -> None:
