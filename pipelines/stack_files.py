@@ -18,6 +18,7 @@ from zenml.stack.utils import validate_stack_component_config
 from zenml.utils.secret_utils import is_secret_field, is_secret_reference, parse_secret_reference
 
 from pipelines import stacks
+from pipelines.place import ZENML
 from srpo.config import Settings
 from srpo.errors import ConfigError
 
@@ -128,7 +129,7 @@ def _refuse_plain_secrets(config_class: Any, component: Component, where: str) -
         field = config_class.model_fields.get(key)
         if field and is_secret_field(field) and not is_secret_reference(value):
             raise ConfigError(
-                f"{where}: {key} is written in clear; make a secret (zenml secret create NAME) "
+                f"{where}: {key} is written in clear; make a secret ({ZENML} secret create NAME --interactive) "
                 "and write {{NAME.KEY}}"
             )
 
@@ -145,7 +146,7 @@ def resolve_secrets(client: Client, component: Component) -> dict[str, Any]:
             except KeyError:
                 raise ConfigError(
                     f"no secret {name} with the key {entry} in ZenML; make it: "
-                    f"zenml secret create {name} --interactive, or zenml secret update {name} --interactive"
+                    f"{ZENML} secret create {name} --interactive (`update` instead of `create` if it is there)"
                 ) from None
     return resolved
 
@@ -171,7 +172,7 @@ def _register_component(client: Client, stack: StackFile, kind: StackComponentTy
     if found[0].flavor_name != flavor:
         raise ConfigError(
             f"the {kind} {stack.name} in ZenML has the flavor {found[0].flavor_name}, the file says {flavor}; "
-            f"delete the stack: zenml stack delete {stack.name} --recursive"
+            f"delete the stack: {ZENML} stack delete {stack.name} --recursive"
         )
     if found[0].configuration == settings:
         return "unchanged"

@@ -57,7 +57,8 @@ def server_key() -> str:
     except KeyError:
         raise ConfigError(
             f"no secret {SECRET} with the key {KEY} in ZenML, with which scheduled pods start runs; make it: "
-            f"zenml service-account create srpo, then zenml secret create {SECRET} --interactive"
+            "export ZENML_CONFIG_PATH=$PWD/.srpo/zenml, then zenml service-account create srpo, "
+            f"then zenml secret create {SECRET} --interactive"
         ) from None
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import yaml
 
 from pipelines.commands.common import registered
-from pipelines.place import Place
+from pipelines.place import ZENML, Place
 from pipelines.stack_files import STACKS, StackFile, fill, parse_stack, read_stack, register, stack_names, validate
 from pipelines.stack_health import (
     QUESTIONS,
@@ -149,10 +150,10 @@ def test_registering_twice_changes_nothing_and_once_more_what_differs(client: An
 def test_nothing_is_registered_of_a_stack_with_a_mistake(client: Any, site: None) -> None:
     stack = fill(read_stack("local"))
     mistakes = {
-        "secret is written in clear": changed(
+        f"secret is written in clear; make a secret ({ZENML} secret create NAME --interactive)": changed(
             stack, "artifact_store", path="s3://a", key="{{srpo-s3.key}}", secret="x1y2"
         ),
-        "no secret srpo-s3 with the key other": changed(
+        f"no secret srpo-s3 with the key other in ZenML; make it: {ZENML} secret create srpo-s3 ": changed(
             stack, "artifact_store", path="s3://a", key="{{srpo-s3.other}}"
         ),
         "pathh": changed(stack, "artifact_store", pathh="s3://a"),
@@ -161,11 +162,16 @@ def test_nothing_is_registered_of_a_stack_with_a_mistake(client: Any, site: None
         ),
     }
     for message, mistaken in mistakes.items():
-        with pytest.raises(ConfigError, match=message) as refused:
+        with pytest.raises(ConfigError, match=re.escape(message)) as refused:
             register(client, mistaken)
         assert "x1y2" not in str(refused.value)
     assert client.list_stacks(name="srpo-local-s3").total == 0
     assert client.list_stack_components(name="srpo-local-s3").total == 0
+
+
+def test_what_a_person_is_told_to_call_reaches_the_zenml_that_srpo_asks(tmp_path: Path) -> None:
+    configuration = Place(tmp_path / ".srpo").environment()["ZENML_CONFIG_PATH"]
+    assert ZENML.replace("$PWD", str(tmp_path)) == f"ZENML_CONFIG_PATH={configuration} zenml"
 
 
 @pytest.mark.parametrize("name", ["kubernetes", "kubeflow"])
