@@ -17,16 +17,21 @@ from srpo.artifacts import Trained
 from srpo.config import RunConfig, with_overrides
 from srpo.errors import BusyError, ConfigError
 from srpo.plan import make_plan
+from srpo.same_run import HOW
 from srpo.tracking import open_run
 
 
 def to_resume(place: Place, name: str, overrides: tuple[str, ...] = ()) -> RunRecord:
-    """The run to be executed, or watched. `overrides` may change `resources` alone, which decide no number of a run.
+    """The run to be executed, or watched. `overrides` may change what decides no number of a run but by rounding.
 
     Raises ConfigError for a run that is done, BusyError for one that somebody else is at.
     """
-    if others := [each for each in overrides if not each.startswith("resources.")]:
-        raise ConfigError(f"--resume goes on with the run's own settings; only resources may change, got {others[0]!r}")
+    allowed = ("resources.", *(f"{section}.{name}=" for section, names in HOW.items() for name in sorted(names)))
+    if others := [each for each in overrides if not each.startswith(allowed)]:
+        raise ConfigError(
+            f"--resume goes on with the run's own settings; only {', '.join(each.strip('.=') for each in allowed)} may "
+            f"change, got {others[0]!r}"
+        )
     record = _at_rest(place, load_run(place, name), overrides)
     config = with_overrides(record.config, overrides, f"run {name}")
     trained = trained_by(place, record) if overrides or record.state == "done" else None

@@ -6,6 +6,7 @@ from typing import Any
 
 from srpo.artifacts import TrainJob
 from srpo.config import RunConfig
+from srpo.config.base import flatten
 from srpo.errors import ConfigError
 from srpo.prompts import texts_hash
 
@@ -21,6 +22,11 @@ MEASURED: dict[str, Any] = {
     "evaluation": {"num_steps", "guidance", "world", "grid_periods"},
 }
 """Settings that held-out measurements depend on, which are compared with the base's and with each other."""
+HOW: dict[str, set[str]] = {
+    "train": {"gradient_checkpointing", "vae_checkpointing", "compile", "attention"},
+    "align": {"together"},
+}
+"""Settings by section that decide in what memory and time an update is made; its numbers are equal to rounding."""
 
 
 def contents_of(job: TrainJob, words: str | None) -> dict[str, str | None]:
@@ -45,17 +51,17 @@ def refuse_other_contents(folder: Path, now: Mapping[str, str | None], then: Map
 
 
 def refuse_other_settings(folder: Path, now: RunConfig, then: RunConfig) -> None:
-    """A run goes on only as it began, but for what the same images of each update are spread over.
+    """A run goes on only as it began, but for how its updates are made and what their images are spread over.
 
     More updates are fine where the learning rate does not depend on them.
     """
-    free = {"keep_last"} | ({"num_updates"} if now.train.schedule.startswith("constant") else set())
+    free = {"keep_last"} | HOW["train"] | ({"num_updates"} if now.train.schedule.startswith("constant") else set())
     reused = now.rollout.reuse > 1  # those pictures are each process's own
     if now.train.images_per_update == then.train.images_per_update and not reused:
         free |= {"num_processes", "accumulation", "sharding", "gather", "reduce"}
         free |= set() if now.images else {"batch_size"}  # micro-batches of real images have one shape each
-    before, after = (_fixed(config, free) for config in (then, now))
-    changed = sorted(section for section in before if before[section] != after[section])
+    before, after = (flatten(_fixed(config, free)) for config in (then, now))
+    changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
     if changed:
         raise ConfigError(
             f"{folder} was made with other settings in {', '.join(changed)}; resume with the same, or start a new run"
@@ -63,9 +69,10 @@ def refuse_other_settings(folder: Path, now: RunConfig, then: RunConfig) -> None
 
 
 def _fixed(config: RunConfig, free: set[str]) -> dict[str, Any]:
-    """What updates and measurements depend on, by section; `free`: settings of `train` that may change."""
+    """What updates and measurements depend on; `free`: settings of `train` that may change."""
     sections = {"seed", "model", "reward", "rewards", "method", "prompts", "images"}
     sections |= {"preference", "align", "rollout", "train"}
-    fixed = config.model_dump(include=dict.fromkeys(sections, True) | MEASURED, exclude={"train": free})
+    free_too = {"train": free, "align": HOW["align"]}
+    fixed = config.model_dump(include=dict.fromkeys(sections, True) | MEASURED, exclude=free_too)
     fixed["evaluation"]["scores"] = config.watched_scores
     return fixed

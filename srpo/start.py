@@ -27,19 +27,25 @@ BASE, CHAMPION = "base", "champion"
 VERSION = re.compile(r"models:/[^@/]+/\d+")
 
 
-def pinned(config: RunConfig, uri: str) -> RunConfig:
+def pinned(config: RunConfig, uri: str, earlier: RunConfig | None = None) -> RunConfig:
     """The run with the champion of now in place of `champion`, so that it can be resumed after a change of champion.
 
-    Without a champion it starts from the base. ConfigError if what it starts from does not go with its settings.
+    Without a champion it starts from the base; a run that goes on, from what it did `earlier`. ConfigError if what it
+    starts from does not go with its settings.
     """
     if config.train.start == CHAMPION:
-        from srpo.registry import holder
-
-        champion = holder(uri, config.registry.model_name, CHAMPION)
-        start = champion.uri if champion else BASE
+        start = earlier.train.start if earlier else _champion(config, uri)
         config = config.model_copy(update={"train": config.train.model_copy(update={"start": start})})
     find_start(config, uri)
     return config
+
+
+def _champion(config: RunConfig, uri: str) -> str:
+    """The reigning champion's address, or the base."""
+    from srpo.registry import holder
+
+    champion = holder(uri, config.registry.model_name, CHAMPION)
+    return champion.uri if champion else BASE
 
 
 def find_start(config: RunConfig, uri: str | None, base: Snapshot | None = None) -> Snapshot | None:

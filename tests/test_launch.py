@@ -86,7 +86,7 @@ def test_kill_9_at_any_time(job: TrainJob, whole: Path, tmp_path: Path, seconds:
 
 def test_the_launcher_passes_errors_on(job: TrainJob, whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
-    with pytest.raises(ConfigError, match="was made with other settings in train; resume with the same"):
+    with pytest.raises(ConfigError, match="was made with other settings in train.learning_rate; resume with the same"):
         launch_training(place(job, tmp_path, learning_rate=1.0))
 
 

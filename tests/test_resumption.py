@@ -14,6 +14,7 @@ from srpo.config import RunConfig, load_config
 from srpo.errors import ConfigError
 from srpo.hub import snapshot
 from srpo.record import read_journal
+from srpo.same_run import refuse_other_settings
 from srpo.tracking import TrackedRun
 from tests.conftest import CONFIG, SHORT
 from tests.runs import call, run
@@ -94,9 +95,15 @@ def test_a_run_that_failed_goes_on_with_other_resources(failed: RunRecord, place
     assert record.config.model_dump(exclude={"resources"}) == failed.config.model_dump(exclude={"resources"})
 
 
-def test_nothing_but_resources_can_change(failed: RunRecord, place: Place) -> None:
+def test_a_run_that_found_too_little_memory_goes_on_with_less(failed: RunRecord, place: Place) -> None:
+    record = to_resume(place, failed.name, ("align.together=false", "train.gradient_checkpointing=full"))
+    assert (record.config.align.together, record.config.train.gradient_checkpointing) == (False, "full")
+    refuse_other_settings(Path(record.folder), record.config, failed.config)
+
+
+def test_nothing_else_can_change(failed: RunRecord, place: Place) -> None:
     before = (Path(failed.folder) / "run.json").read_bytes()
-    with pytest.raises(ConfigError, match=r"only resources may change, got 'train.num_updates=9'"):
+    with pytest.raises(ConfigError, match=r"only resources, .*align.together may change, got 'train.num_updates=9'"):
         to_resume(place, failed.name, ("resources.train.cpu=2", "train.num_updates=9"))
     with pytest.raises(ConfigError, match=r"resources.max_gpu_hours: Input should be greater than 0"):
         to_resume(place, failed.name, ("resources.max_gpu_hours=0",))

@@ -245,6 +245,7 @@ def test_more_updates_may_follow_where_the_rate_does_not_depend_on_them(job: Tra
         ({"num_processes": 2, "accumulation": 1}, {}, {"source": "photos"}, True),
         ({"num_processes": 2, "batch_size": 1}, {}, {"source": "photos"}, False),
         ({"learning_rate": 1.0}, {}, None, False),
+        ({"gradient_checkpointing": "full", "vae_checkpointing": True, "attention": "native"}, {}, None, True),
     ],
 )
 def test_a_run_goes_on_with_what_the_same_images_are_spread_over(
@@ -263,6 +264,8 @@ WATCHED = [{"metric": "clip", "min_change": 0.0}]
 @pytest.mark.parametrize(
     ("section", "changed", "goes_on"),
     [
+        ("align", {"together": False}, True),
+        ("align", {"shift": 1.0}, False),
         ("monitor", {"num_images": 6}, False),
         ("monitor", {"bounds": [{"metric": "spread", "min_ratio": 0.5}]}, False),
         ("monitor", {"watch": "reward"}, False),
@@ -283,7 +286,8 @@ def test_a_run_goes_on_only_with_measurements_that_can_be_compared(
         began = RunConfig.model_validate(began.model_dump() | watching)
     before = began.model_dump()
     now = RunConfig.model_validate(before | {section: before[section] | changed})
-    with nullcontext() if goes_on else pytest.raises(ConfigError, match=f"other settings in {section};"):
+    key = f"{section}.{next(iter(changed))}"
+    with nullcontext() if goes_on else pytest.raises(ConfigError, match=rf"other settings in {key}[.;]"):
         refuse_other_settings(Path("run"), now, began)
 
 

@@ -2,6 +2,7 @@
 
 import shlex
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -153,13 +154,17 @@ def job(
     """Prepare training without the pipeline: fetch, embed, write job.json, and print the command that trains it."""
     settings, place = load(config, tuple(set_ or ())), here()
     place.prepare(*settings.inputs)
-    from srpo.launch import launch_command, prepare_job
+    from srpo.artifacts import TrainJob
+    from srpo.launch import JOB, launch_command, prepare_job
     from srpo.plan import make_plan
     from srpo.start import pinned
 
     with console.status("checking settings, files and layouts; encoding the prompts"):
         make_plan(settings, out, ("embed", "train"))
-        settings = pinned(settings, place.mlflow_uri)
+        earlier = None
+        with suppress(OSError, ValueError):  # none, or of another version of srpo, which checkpoints refuse themselves
+            earlier = TrainJob.load(out / JOB).config
+        settings = pinned(settings, place.mlflow_uri, earlier)
         path = prepare_job(settings, out.resolve(), place.mlflow_uri)
     console.print(shlex.join(launch_command(settings.train, path)), soft_wrap=True, highlight=False)
 

@@ -48,6 +48,7 @@ def test_training_starts_from_it(world: tuple[Inputs, str], tmp_path: Path) -> N
     here = Path.cwd() / ".srpo"
     again = pinned(champion, uri)
     assert again.train.start == VERSION
+    assert pinned(champion, uri, earlier=config).train.start == "base", "a run that goes on starts from what it did"
     assert list(here.rglob("*.safetensors")) == [], "what is only looked at is not brought"
     start = find_start(again, uri, weights.model)
     assert start and start.path == here / trained.transformer.path.relative_to(tmp_path / "first" / ".srpo")
