@@ -20,6 +20,7 @@ from srpo.evaluation.schema import Comparison, GateCheck
 SIZE = (3.2, 1.75)  # inches, of 72 units of the view box
 COLOURS = {name: f"#{place:06x}" for place, name in enumerate(("accent", "bad", "card", "good", "line", "soft"), 1)}
 """Variable of the page's style -> the colour that stands for it while matplotlib draws."""
+STEPS = (1, 2, 5, 10)  # between ticks, times a power of ten
 MARGIN = 1.12  # an interval bar's axis reaches this much further than what it shows
 SVG, LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
 
@@ -74,8 +75,8 @@ def line_chart(
     axes.spines[:].set_visible(False)
     axes.grid(axis="y", color=COLOURS["line"], clip_on=False)
     axes.tick_params(length=0, labelsize=8, labelcolor=COLOURS["soft"])
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=STEPS, integer=True, min_n_ticks=1))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=STEPS))
     axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
     axes.yaxis.offsetText.set(color=COLOURS["soft"], size=8)
     return LineChart(title, _inline(figure, f"{title} over the updates", notes))
