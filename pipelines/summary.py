@@ -19,8 +19,9 @@ from srpo.artifacts import Evaluated
 from srpo.evaluation.schema import Report
 from srpo.evaluation.words import WordReport
 from srpo.gpus import find_gpu
-from srpo.plan import STEPS, Plan
+from srpo.plan import Plan
 from srpo.price import Prediction
+from srpo.steps import STEPS
 from srpo.wording import number, signed, span
 
 WORD_COLOURS = {"known": "green", "weak": "yellow", "unknown": "red"}
@@ -31,7 +32,7 @@ def show_plan(console: Console, plan: Plan) -> None:
     """The resolved config, the steps and what was checked."""
     text = yaml.safe_dump(plan.config.model_dump(mode="json"), sort_keys=False)
     console.print(Syntax(text, "yaml", background_color="default"))
-    console.print(_pairs("steps", ((name, STEPS[name]) for name in plan.steps)))
+    console.print(_pairs("steps", ((name, STEPS[name].does) for name in plan.steps)))
     console.print(_pairs("checked", ((check.subject, check.finding) for check in plan.checks)))
 
 

@@ -12,7 +12,7 @@ from zenml.client import Client
 from zenml.enums import ExecutionStatus
 
 from srpo.errors import EXIT_PERMANENT, KnownError
-from srpo.plan import STEPS
+from srpo.steps import STEPS
 
 SECONDS = "seconds"
 ERROR = "error: "
@@ -53,7 +53,7 @@ def _on_a_cluster() -> bool:
 
 def _title(step: str) -> str:
     number = list(STEPS).index(step) + 1
-    return f"[bold cyan]{number}/{len(STEPS)} {step}[/]  [dim]{STEPS[step]}[/]"
+    return f"[bold cyan]{number}/{len(STEPS)} {step}[/]  [dim]{STEPS[step].does}[/]"
 
 
 def _reused_before(step: str) -> list[str]:
