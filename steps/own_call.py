@@ -36,11 +36,16 @@ def own_call(step: str) -> Iterator[None]:
     except KnownError as error:
         if not remote or error.exit_code != EXIT_PERMANENT:
             raise
-        print(f"{ERROR}{error}", flush=True)  # noqa: T201 whole, on one line, for whoever reads the pod's log
+        say(error)
         sys.exit(error.exit_code)
     seconds = time.monotonic() - started
     log_metadata({SECONDS: seconds})
     console.print(f"    [green]done[/] in {seconds:.1f} s")
+
+
+def say(error: KnownError) -> None:
+    """Whole, on one line, for whoever reads the pod's log."""
+    print(f"{ERROR}{error}", flush=True)  # noqa: T201
 
 
 def _on_a_cluster() -> bool:
