@@ -67,7 +67,7 @@ class MlflowServer:
             self.process = subprocess.Popen(
                 self.command, env=self.environment, stdout=log, stderr=log, cwd=self.folder, start_new_session=True
             )
-        _wait(self.url, self.process, self.folder / "log.txt")
+        until_healthy(self.url, self.process, self.folder / "log.txt")
 
     def kill(self) -> None:
         """With all its workers, in the middle of whatever they do."""
@@ -91,12 +91,13 @@ def mlflow_server(command: list[str], environment: Mapping[str, str], folder: Pa
         server.stop()
 
 
-def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def until_healthy(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait for a server's `/health`; what it has logged if it ends before."""
     while process.poll() is None:
         try:
             httpx2.get(f"{url}/health", timeout=5).raise_for_status()
         except httpx2.HTTPError:
-            time.sleep(0.5)
+            time.sleep(0.3)
         else:
             return
     raise AssertionError(log.read_text())
