@@ -26,28 +26,41 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
+class JsonHandler(BaseHTTPRequestHandler):
+    """Replies with JSON, logs nothing."""
+
+    def reply(self, status: int, body: Any) -> None:
+        content = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        """Silence."""
+
+
 @contextmanager
-def serving(answers: Mapping[str, tuple[int, Any]]) -> Iterator[str]:
-    """A server that answers GET by path with a status and JSON, anything else with 404; its URL."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            status, body = answers.get(self.path, (404, {}))
-            content = json.dumps(body).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None:
-            """Silence."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+def listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """A server whose requests the handler answers; its URL."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
+
+
+@contextmanager
+def serving(answers: Mapping[str, tuple[int, Any]]) -> Iterator[str]:
+    """A server that answers GET by path with a status and JSON, anything else with 404; its URL."""
+
+    class Handler(JsonHandler):
+        def do_GET(self) -> None:
+            self.reply(*answers.get(self.path, (404, {})))
+
+    with listening(Handler) as url:
+        yield url
 
 
 class MlflowServer:
