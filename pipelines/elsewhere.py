@@ -12,10 +12,10 @@ from zenml.utils.pagination_utils import depaginate
 from pipelines.alignment import Request, alignment
 from pipelines.place import Place
 from pipelines.remote import state_of
-from pipelines.runs import ATTEMPT, OUTPUTS, RunRecord, load_runs
+from pipelines.runs import ATTEMPT, RunRecord, load_runs
 from pipelines.stacks import activate
 from srpo.config import RunConfig
-from srpo.plan import STEPS
+from srpo.steps import STEPS
 
 
 def adopt(place: Place, stack: str) -> None:
@@ -64,7 +64,7 @@ def _record(place: Place, name: str, stack: str, attempts: list[str], first: Any
         created=first.created.replace(tzinfo=UTC),  # which ZenML leaves out
         folder=str(place.runs / name),
         tracked=request.tracked,
-        steps=tuple(step for step in steps if OUTPUTS[step] not in request.given),
+        steps=tuple(step for step in steps if STEPS[step].output not in request.given),
         stack=stack,
         given=request.given,
         attempts=tuple(attempts),

@@ -5,11 +5,11 @@ from pathlib import Path
 from zenml.client import Client
 from zenml.enums import ExecutionStatus
 
-from pipelines.runs import OUTPUTS, RunRecord
+from pipelines.runs import RunRecord
 from srpo.artifacts import Evaluated, Registered, Trained
 from srpo.config import RunConfig, Settings
 from srpo.durable import mirror_of
-from srpo.plan import STEPS
+from srpo.steps import STEPS
 from steps.own_call import SECONDS
 
 MANIFESTS = ("trained", "evaluated", "registered")
@@ -52,7 +52,7 @@ def outcome_of(record: RunRecord, given: dict[str, str], seconds: float) -> Outc
             cached = step.status == ExecutionStatus.CACHED
             spent = 0.0 if cached else float(step.run_metadata[SECONDS])
             steps.append(StepOutcome(name=name, status="cached" if cached else "completed", seconds=spent))
-        elif OUTPUTS[name] in given:
+        elif STEPS[name].output in given:
             steps.append(StepOutcome(name=name, status="given"))
     outputs = given | outputs_of(record)
     manifests = {name: Client().get_artifact_version(outputs[name]).load() for name in MANIFESTS if name in outputs}

@@ -11,7 +11,7 @@ from pipelines.remote import for_pods
 from pipelines.resources import DISK, docker_settings, max_retries, num_gpus, refuse_nodes
 from pipelines.stack_files import StackFile
 from pipelines.stacks import storage_in
-from pipelines.summary import show_facts, table_of
+from pipelines.summary import facts_of, table_of
 from srpo.config import RunConfig, Settings
 from srpo.errors import ConfigError
 from srpo.price import planned_gpu_hours
@@ -96,7 +96,7 @@ def show_remote_plan(console: Console, plan: RemotePlan) -> None:
     console.print(table)
     facts = {"image": plan.image, "artifacts": plan.artifacts, "Jobs": plan.checked, "disk": _disk(plan)}
     facts["GPU-hours"] = _hours(plan)
-    show_facts(console, f"on stack {plan.stack}", facts)
+    console.print(facts_of(f"on stack {plan.stack}", facts.items()))
 
 
 def _disk(plan: RemotePlan) -> str:

@@ -15,21 +15,13 @@ from srpo.alone import trainer_in
 from srpo.config import RunConfig, Settings
 from srpo.errors import ConfigError, first_problem
 from srpo.files import write_atomic
-from srpo.plan import STEPS
+from srpo.steps import STEPS
 from srpo.tracking import TrackedRun
 
 State = Literal["running", "done", "failed", "interrupted"]
 FILE = "run.json"
 ATTEMPT = "-attempt-"
 """Between a run's name and the number of an attempt after the first, in ZenML's name of it."""
-OUTPUTS = {
-    "download": "weights",
-    "embed": "prompts",
-    "train": "trained",
-    "evaluate": "evaluated",
-    "register": "registered",
-}
-"""The manifest that each step hands on."""
 
 
 class RunRecord(Settings):
@@ -145,7 +137,7 @@ def needed_before(step: str) -> Iterator[str]:
     for earlier in STEPS:
         if earlier == step:
             return
-        yield OUTPUTS[earlier]
+        yield STEPS[earlier].output
 
 
 def _started(process: int) -> float | None:

@@ -10,8 +10,8 @@ from rich.table import Table
 from pipelines.place import Place
 from pipelines.runs import RunRecord, load_runs, unreadable_runs
 from pipelines.summary import command, table_of
-from srpo.plan import STEPS
 from srpo.registry import Version, champion_moves, that_happened, versions
+from srpo.steps import STEPS
 
 STATE_COLOURS = {"done": "green", "running": "cyan", "failed": "red", "interrupted": "yellow"}
 LATEST = 5

@@ -1,7 +1,7 @@
 """What the command line shows: a plan before a run, its outcome after it; `status` has the state of all runs."""
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import yaml
@@ -19,8 +19,9 @@ from srpo.artifacts import Evaluated
 from srpo.evaluation.schema import Report
 from srpo.evaluation.words import WordReport
 from srpo.gpus import find_gpu
-from srpo.plan import STEPS, Plan
+from srpo.plan import Plan
 from srpo.price import Prediction
+from srpo.steps import STEPS
 from srpo.wording import number, signed, span
 
 WORD_COLOURS = {"known": "green", "weak": "yellow", "unknown": "red"}
@@ -31,8 +32,8 @@ def show_plan(console: Console, plan: Plan) -> None:
     """The resolved config, the steps and what was checked."""
     text = yaml.safe_dump(plan.config.model_dump(mode="json"), sort_keys=False)
     console.print(Syntax(text, "yaml", background_color="default"))
-    console.print(_pairs("steps", ((name, STEPS[name]) for name in plan.steps)))
-    console.print(_pairs("checked", ((check.subject, check.finding) for check in plan.checks)))
+    console.print(facts_of("steps", ((name, STEPS[name].does) for name in plan.steps)))
+    console.print(facts_of("checked", ((check.subject, check.finding) for check in plan.checks)))
 
 
 def show_prediction(console: Console, prediction: Prediction, smaller: tuple[Path, Prediction] | None = None) -> None:
@@ -53,7 +54,7 @@ def show_prediction(console: Console, prediction: Prediction, smaller: tuple[Pat
     if smaller:
         preset, needs = smaller
         facts["instead"] = f"--config {from_here(preset)} takes {needs.memory:.1f} GiB"
-    console.print(_pairs(f"on one {prediction.gpu} (predicted, not measured)", facts.items()))
+    console.print(facts_of(f"on one {prediction.gpu} (predicted, not measured)", facts.items()))
 
 
 def show_outcome(console: Console, outcome: Outcome) -> None:
@@ -126,6 +127,14 @@ def table_of(*columns: str) -> Table:
     return table
 
 
+def facts_of(title: str, pairs: Iterable[tuple[str, str]]) -> Table:
+    """Names and values under a title."""
+    table = Table(title=title or None, title_justify="left", show_header=False, box=None, padding=(0, 2))
+    for name, value in pairs:
+        table.add_row(f"[bold]{name}[/]", value, style=None)
+    return table
+
+
 def _best(outcome: Outcome) -> str:
     assert outcome.trained is not None
     stopped = f"; stopped early: {outcome.trained.stopped}" if outcome.trained.stopped else ""
@@ -150,15 +159,3 @@ def _times(outcome: Outcome) -> str:
     spent = {step.name: f"{step.seconds:.1f}" if step.status == "completed" else "reused" for step in outcome.steps}
     parts = ", ".join(f"{name} {seconds}" for name, seconds in spent.items())
     return f"[dim]seconds: {parts}; outside the steps {outcome.overhead:.1f}; in all {outcome.seconds:.1f}[/]"
-
-
-def show_facts(console: Console, title: str, facts: Mapping[str, str]) -> None:
-    """Names and values under a title."""
-    console.print(_pairs(title, facts.items()))
-
-
-def _pairs(title: str, pairs: Iterable[tuple[str, str]]) -> Table:
-    table = Table(title=title or None, title_justify="left", show_header=False, box=None, padding=(0, 2))
-    for name, value in pairs:
-        table.add_row(f"[bold]{name}[/]", value, style=None)
-    return table

@@ -1,9 +1,12 @@
 """What updates train on: latents that are rolled out, kept from an earlier update, or of real images."""
 
 from collections import deque
+from collections.abc import Iterable
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from srpo.artifacts import PromptSets
@@ -15,7 +18,6 @@ from srpo.methods.base import Method
 from srpo.models import TextToImage
 from srpo.prompts import load_prompt_set
 from srpo.random_state import random_state, restore_random_state
-from srpo.reuse import load_rollouts, rollouts_content
 from srpo.rollout import Rollout, roll_out
 
 
@@ -69,7 +71,7 @@ class Batches:
         """What this process has of its own in a checkpoint: name -> content of a safetensors file."""
         state = {"rng": random_state(self.draws.generator)}
         if self.config.rollout.reuse > 1:
-            state["rollouts"] = rollouts_content(self.draws.noise, self.kept)
+            state["rollouts"] = _rollouts_content(self.draws.noise, self.kept)
         return state
 
     def restore(self, folder: Path) -> None:
@@ -78,5 +80,18 @@ class Batches:
         own = own_file(folder, "rng", rank)  # one that has joined draws as all do
         restore_random_state(own if own.exists() else own_file(folder, "rng", 0), self.draws.generator)
         if self.config.rollout.reuse > 1:
-            self.draws.noise, kept = load_rollouts(own_file(folder, "rollouts", rank), self.accelerator.device)
+            self.draws.noise, kept = _load_rollouts(own_file(folder, "rollouts", rank), self.accelerator.device)
             self.kept.extend(kept)
+
+
+def _rollouts_content(noise: Tensor, kept: Iterable[Tensor]) -> bytes:
+    """As a safetensors file: noise of the whole update (images, channels, h, w), and a process's x0 in order."""
+    x0 = {f"x0.{index:04d}": tensor.cpu().contiguous() for index, tensor in enumerate(kept)}
+    return save({"noise": noise} | x0)
+
+
+def _load_rollouts(path: Path, device: torch.device) -> tuple[Tensor, list[Tensor]]:
+    """What `_rollouts_content` said, from the file that it was written to: noise on the CPU, x0 on `device`."""
+    tensors = load_file(path)
+    noise = tensors.pop("noise")
+    return noise, [tensors[name].to(device) for name in sorted(tensors)]

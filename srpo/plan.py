@@ -24,15 +24,8 @@ from srpo.images.survey import describe_images, texts_at_hand
 from srpo.prompts.split import split_held_out
 from srpo.rewards.measured import check_score, find_score
 from srpo.rollout import describe
+from srpo.steps import STEPS
 from srpo.tuning import adapted, add_lora, check_attention, check_compiler
-
-STEPS = {
-    "download": "fetch or find model and reward, hash every file",
-    "embed": "text embeddings of all prompts, latents of all images",
-    "train": "the updates, with checkpoints and held-out scores",
-    "evaluate": "base against trained on held-out prompts: report and verdict",
-    "register": "a version in the model registry; champion if it passed",
-}
 
 
 class Check(Settings):

@@ -53,8 +53,9 @@ class Tracker:
     def __init__(self, run: TrackedRun | None, buffer: Path | None = None) -> None:
         """`buffer`: a folder that keeps what a server over HTTP has not taken yet (`srpo.outbox`); None: all waits."""
         self.run = run
+        self._folder = buffer or Path()
         self._client = connect(run.uri) if run else None
-        self._outbox = Outbox(buffer, self._send) if run and buffer and run.uri.startswith("http") else None
+        self._outbox = Outbox(buffer, self._send_kept) if run and buffer and run.uri.startswith("http") else None
 
     @classmethod
     def from_environment(cls, buffer: Path | None = None) -> Self:
@@ -72,41 +73,50 @@ class Tracker:
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Numbers at one step."""
-        if self._outbox:
-            self._outbox.put({"kind": "metrics", "metrics": dict(metrics), "step": step})
-        else:
-            self._log_metrics(metrics, step, int(time.time() * 1000))
+        self._log({"kind": "metrics", "metrics": dict(metrics), "step": step})
 
     def log_image(self, path: Path, key: str, step: int) -> None:
         """A picture file that belongs to one step; MLflow's page shows a slider over the steps."""
-        if self._outbox:
-            self._outbox.put(
-                {"kind": "image", "path": os.path.relpath(path, self._outbox.path.parent), "key": key, "step": step}
-            )
-        else:
-            self._log_image(path, key, step, int(time.time() * 1000))
+        self._log({"kind": "image", "path": os.path.relpath(path, self._folder), "key": key, "step": step})
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Tags of the run."""
+        self._log({"kind": "tags", "tags": dict(tags)})
 
     def close(self, seconds: float) -> int:
         """Wait for a server, at most so long; what it has not taken by then, in entries, waits on disk for a `sync`."""
         return self._outbox.close(seconds) if self._outbox else 0
 
-    def _send(self, entry: dict[str, Any]) -> None:
-        """One entry of the outbox."""
-        if entry["kind"] == "metrics":
-            self._log_metrics(entry["metrics"], entry["step"], entry["time"])
-        elif entry["kind"] == "image" and self._outbox:
-            path = self._outbox.path.parent / entry["path"]
-            if path.exists() and not self._has_image(entry):  # else somebody has tidied up, or it arrived unheard
-                self._log_image(path, entry["key"], entry["step"], entry["time"])
-        elif entry["kind"] == "tags":
-            self._set_tags(entry["tags"])
+    def _log(self, entry: dict[str, Any]) -> None:
+        """By way of the outbox, or at once where there is none."""
+        if self._outbox:
+            self._outbox.put(entry)
+        elif self._client:
+            self._send(entry | {"time": int(time.time() * 1000)})
 
-    def _log_metrics(self, metrics: Mapping[str, float], step: int, milliseconds: int) -> None:
-        if self.run and self._client:
+    def _send_kept(self, entry: dict[str, Any]) -> None:
+        """One entry of the outbox; not a picture that somebody has tidied up, or that arrived unheard."""
+        if entry["kind"] != "image" or ((self._folder / entry["path"]).exists() and not self._has_image(entry)):
+            self._send(entry)
+
+    def _send(self, entry: dict[str, Any]) -> None:
+        """What the outbox keeps, to MLflow; `time` in milliseconds since the epoch."""
+        assert self.run and self._client
+        if entry["kind"] == "metrics":
             from mlflow.entities import Metric
 
-            entities = [Metric(key, value, milliseconds, step) for key, value in metrics.items()]
-            self._client.log_batch(self.run.run_id, entities)
+            metrics = [Metric(key, value, entry["time"], entry["step"]) for key, value in entry["metrics"].items()]
+            self._client.log_batch(self.run.run_id, metrics)
+        elif entry["kind"] == "image":
+            from PIL import Image
+
+            with Image.open(self._folder / entry["path"]) as file:
+                image = file.convert("RGB")
+            where = {"key": entry["key"], "step": entry["step"], "timestamp": entry["time"]}
+            self._client.log_image(self.run.run_id, image, **where, synchronous=True)
+        elif entry["kind"] == "tags":
+            for key, value in entry["tags"].items():
+                self._client.set_tag(self.run.run_id, key, value)
 
     def _has_image(self, entry: dict[str, Any]) -> bool:
         """Whether MLflow has a picture whole, by the names that it gives to what belongs to it."""
@@ -114,14 +124,6 @@ class Tracker:
         name, last = "{key}+step+{step}+timestamp+{time}+".format_map(entry), "+compressed.webp"
         names = (Path(file.path).name for file in self._client.list_artifacts(self.run.run_id, "images"))
         return any(each.startswith(name) and each.endswith(last) for each in names)
-
-    def _log_image(self, path: Path, key: str, step: int, milliseconds: int) -> None:
-        if self.run and self._client:
-            from PIL import Image
-
-            with Image.open(path) as file:
-                image = file.convert("RGB")
-            self._client.log_image(self.run.run_id, image, key=key, step=step, timestamp=milliseconds, synchronous=True)
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """A file, or all files of a folder."""
@@ -133,18 +135,6 @@ class Tracker:
         """Columns of one length, as a table that MLflow's page shows; rows are added to what is at `path` already."""
         if self.run and self._client:
             self._client.log_table(self.run.run_id, dict(table), path)
-
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Tags of the run."""
-        if self._outbox:
-            self._outbox.put({"kind": "tags", "tags": dict(tags)})
-        else:
-            self._set_tags(tags)
-
-    def _set_tags(self, tags: Mapping[str, str]) -> None:
-        if self.run and self._client:
-            for key, value in tags.items():
-                self._client.set_tag(self.run.run_id, key, value)
 
 
 def open_run(uri: str, artifact_uri: str | None, name: str, config: RunConfig) -> TrackedRun:

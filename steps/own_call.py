@@ -12,7 +12,7 @@ from zenml.client import Client
 from zenml.enums import ExecutionStatus
 
 from srpo.errors import EXIT_PERMANENT, KnownError
-from srpo.plan import STEPS
+from srpo.steps import STEPS
 
 SECONDS = "seconds"
 ERROR = "error: "
@@ -36,11 +36,16 @@ def own_call(step: str) -> Iterator[None]:
     except KnownError as error:
         if not remote or error.exit_code != EXIT_PERMANENT:
             raise
-        print(f"{ERROR}{error}", flush=True)  # noqa: T201 whole, on one line, for whoever reads the pod's log
+        say(error)
         sys.exit(error.exit_code)
     seconds = time.monotonic() - started
     log_metadata({SECONDS: seconds})
     console.print(f"    [green]done[/] in {seconds:.1f} s")
+
+
+def say(error: KnownError) -> None:
+    """Whole, on one line, for whoever reads the pod's log."""
+    print(f"{ERROR}{error}", flush=True)  # noqa: T201
 
 
 def _on_a_cluster() -> bool:
@@ -53,7 +58,7 @@ def _on_a_cluster() -> bool:
 
 def _title(step: str) -> str:
     number = list(STEPS).index(step) + 1
-    return f"[bold cyan]{number}/{len(STEPS)} {step}[/]  [dim]{STEPS[step]}[/]"
+    return f"[bold cyan]{number}/{len(STEPS)} {step}[/]  [dim]{STEPS[step].does}[/]"
 
 
 def _reused_before(step: str) -> list[str]:

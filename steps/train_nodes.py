@@ -30,7 +30,7 @@ from srpo.launch import Nodes, launch_node
 from srpo.start import find_start
 from srpo.tracking import TrackedRun
 from srpo.trainer import RESULT
-from steps.own_call import ERROR, own_call
+from steps.own_call import own_call, say
 from steps.train import begin
 
 HANDED_OVER = "handed-over.json"
@@ -121,7 +121,7 @@ def giving_up(mirror: Mirror, folder: Path) -> Iterator[None]:
     except KnownError as error:
         if error.exit_code != EXIT_PERMANENT:
             raise
-        print(f"{ERROR}{error}", flush=True)  # noqa: T201 as in `exit_codes`
+        say(error)
         said = folder.with_name(GIVEN_UP)
         write_atomic(said / CAUSE, str(error))
         mirror.push(said)
@@ -165,7 +165,7 @@ def exit_codes() -> Iterator[None]:
     try:
         yield
     except KnownError as error:
-        print(f"{ERROR}{error}", flush=True)  # noqa: T201 whole, on one line, for whoever reads the pod's log
+        say(error)
         sys.exit(error.exit_code)
 
 

@@ -1,10 +1,10 @@
-"""What several tests need: small untrained models in the published layouts, and one short real run of the pipeline."""
+"""What several tests need: small untrained models in the published layouts, one short real run of the pipeline, S3."""
 
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -55,6 +55,27 @@ def finished(place: "Place") -> "Outcome":
     from tests.runs import run
 
     return run(place, load_config(CONFIG, SHORT))
+
+
+@pytest.fixture(scope="session")
+def moto_url() -> Iterator[str]:
+    """An S3 server on loopback."""
+    from tests.s3 import s3_server
+
+    with s3_server() as url:
+        yield url
+
+
+@pytest.fixture
+def bucket(moto_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A client of an S3 server with one empty bucket, which the environment names to everyone."""
+    from tests.s3 import BUCKET, make_bucket
+
+    client = make_bucket(moto_url, monkeypatch)
+    yield client
+    for entry in client.list_objects_v2(Bucket=BUCKET).get("Contents", []):
+        client.delete_object(Bucket=BUCKET, Key=entry["Key"])
+    client.delete_bucket(Bucket=BUCKET)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,8 @@ from pipelines.execute import execute, new_run
 from pipelines.outcome import Outcome
 from pipelines.place import Place
 from srpo.config import RunConfig
-from srpo.plan import STEPS, make_plan
+from srpo.plan import make_plan
+from srpo.steps import STEPS
 
 
 def run(place: Place, config: RunConfig, first: str = "download", last: str = "register") -> Outcome:

@@ -44,19 +44,3 @@ def make_bucket(url: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     client = s3_client(os.environ)
     client.create_bucket(Bucket=BUCKET)
     return client
-
-
-@pytest.fixture(scope="session")
-def moto_url() -> Iterator[str]:
-    with s3_server() as url:
-        yield url
-
-
-@pytest.fixture
-def bucket(moto_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A client of an S3 server with one empty bucket, which the environment names to everyone."""
-    client = make_bucket(moto_url, monkeypatch)
-    yield client
-    for entry in client.list_objects_v2(Bucket=BUCKET).get("Contents", []):
-        client.delete_object(Bucket=BUCKET, Key=entry["Key"])
-    client.delete_bucket(Bucket=BUCKET)

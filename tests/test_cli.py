@@ -50,12 +50,6 @@ def test_help_names_every_command_and_loads_nothing_heavy(capsys: pytest.Capture
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
-def test_the_step_names_are_those_of_the_plan() -> None:
-    from srpo.plan import STEPS
-
-    assert tuple(STEPS) == runs.STEP_NAMES
-
-
 def test_plan_and_dry_run_show_the_same_and_start_nothing(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     before = set(place.runs.glob("*"))
     shown = []

@@ -35,9 +35,7 @@ from srpo.tracking import open_run
 from tests.durable.faulty_proxy import FaultyProxy
 from tests.infra.loopback import NOBODY
 from tests.jobs import run
-from tests.s3 import BUCKET, bucket, moto_url
-
-__all__ = ["bucket", "moto_url"]
+from tests.s3 import BUCKET
 
 TO = f"s3://{BUCKET}/a/b"
 PROMPT = "a red circle on a blue background"

@@ -62,11 +62,23 @@ def test_a_setting_that_is_too_long_for_mlflow_is_cut(
 
 def test_a_picture_is_known_by_its_key_step_and_time(tracked: TrackedRun, tmp_path: Path) -> None:
     Image.new("RGB", (4, 4), "red").save(tmp_path / "strip.png")
-    tracker, entry = Tracker(tracked), {"key": "known", "step": 2, "time": 1_700_000_000_123}
-    tracker._log_image(tmp_path / "strip.png", "known", 2, entry["time"])
+    tracker = Tracker(tracked, tmp_path)
+    entry = {"kind": "image", "path": "strip.png", "key": "known", "step": 2, "time": 1_700_000_000_123}
+    tracker._send(entry)
     assert tracker._has_image(entry)
     for other in ({"key": "other"}, {"step": 3}, {"time": 1_700_000_000_124}):
         assert not tracker._has_image(entry | other)
+
+
+def test_of_kept_pictures_each_is_sent_once_and_one_that_is_gone_is_passed_over(
+    tracked: TrackedRun, client: MlflowClient, tmp_path: Path
+) -> None:
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "strip.png")
+    entry = {"kind": "image", "path": "strip.png", "key": "kept", "step": 2, "time": 1_700_000_000_123}
+    for later in ({}, {}, {"path": "gone.png", "step": 3}):
+        Tracker(tracked, tmp_path)._send_kept(entry | later)
+    kept = [file.path for file in client.list_artifacts(tracked.run_id, "images") if "kept" in file.path]
+    assert len([path for path in kept if path.endswith(".png")]) == 1
 
 
 def test_the_environment_names_the_run_only_inside_the_block(

@@ -25,5 +25,3 @@ for command in (
 app.add_typer(stacks.stack, name="stack")
 app.add_typer(schedules.app, name="schedule")
 app.add_typer(study.app, name="study")
-
-__all__ = ["app"]

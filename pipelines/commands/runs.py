@@ -21,6 +21,7 @@ from pipelines.commands.common import (
 )
 from pipelines.place import here
 from srpo.errors import ConfigError
+from srpo.steps import STEPS
 
 if TYPE_CHECKING:
     from pipelines.runs import RunRecord
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 STARTED = time.monotonic()
 INTERRUPTED = 130
 HARDWARE = ROOT / "configs" / "hardware"
-STEP_NAMES = ("download", "embed", "train", "evaluate", "register")
 
 
 def run(
@@ -206,7 +206,7 @@ def _run_if_new_data(settings: "RunConfig", stack: str | None) -> None:
         found = look(settings, active.tracking_uri)
         console.print(f"{found}.", soft_wrap=True, highlight=False)
         elsewhere = active.storage is not None
-        plan = _check(from_champion(settings), STEP_NAMES, elsewhere) if found.anything else None
+        plan = _check(from_champion(settings), tuple(STEPS), elsewhere) if found.anything else None
         record = new_run(place, plan, stack) if plan else None
     if record:
         _execute(record)
@@ -282,14 +282,15 @@ def _check(settings: "RunConfig", steps: tuple[str, ...], elsewhere: bool) -> "P
 
 def _steps(from_: str | None, until: str | None) -> tuple[str, ...]:
     """The steps from one to another, both included."""
+    names = tuple(STEPS)
     for option, step in (("--from", from_), ("--until", until)):
-        if step is not None and step not in STEP_NAMES:
-            raise ConfigError(f"{option} {step}: no such step; choose from {', '.join(STEP_NAMES)}")
-    first = STEP_NAMES.index(from_) if from_ else 0
-    last = STEP_NAMES.index(until) if until else len(STEP_NAMES) - 1
+        if step is not None and step not in names:
+            raise ConfigError(f"{option} {step}: no such step; choose from {', '.join(names)}")
+    first = names.index(from_) if from_ else 0
+    last = names.index(until) if until else len(names) - 1
     if first > last:
-        raise ConfigError(f"--from {from_} comes after --until {until}; the order is {', '.join(STEP_NAMES)}")
-    return STEP_NAMES[first : last + 1]
+        raise ConfigError(f"--from {from_} comes after --until {until}; the order is {', '.join(names)}")
+    return names[first : last + 1]
 
 
 def _show_plan(plan: "Plan") -> None:

@@ -20,46 +20,9 @@ from srpo.config.method import (
     SrpoMethod,
 )
 from srpo.config.notify import NotifyConfig
-from srpo.config.resources import GpuStepResources, ResourcesConfig, StepResources
+from srpo.config.resources import ResourcesConfig
 from srpo.config.rewards import AddedReward
 from srpo.config.run import RunConfig
 from srpo.config.storage import StorageConfig
 from srpo.config.training import LoraConfig, TrainConfig
 from srpo.config.world import ModelConfig, PromptsConfig, RewardConfig, WeightsFormat
-
-__all__ = [
-    "DAMAGE_BOUNDS",
-    "AddedReward",
-    "AlignConfig",
-    "Bound",
-    "DirectAlignMethod",
-    "DraftLvMethod",
-    "EvaluationConfig",
-    "GpuStepResources",
-    "ImagesConfig",
-    "LoraConfig",
-    "Method",
-    "ModelConfig",
-    "MonitorConfig",
-    "NotifyConfig",
-    "PlainMethod",
-    "PreferenceConfig",
-    "PromptsConfig",
-    "Range",
-    "ReflMethod",
-    "RegistryConfig",
-    "ResourcesConfig",
-    "RewardConfig",
-    "RolloutConfig",
-    "RunConfig",
-    "ScoreConfig",
-    "Settings",
-    "SrpoMethod",
-    "StepResources",
-    "StorageConfig",
-    "TrainConfig",
-    "WeightsFormat",
-    "load_config",
-    "parse_config",
-    "with_overrides",
-]

@@ -23,5 +23,3 @@ copied: they come from the store that nodes share (`SRPO_STORE`). Credentials ar
 """
 
 from srpo.durable.mirror import OWN_COPIES, Mirror, mirror_of
-
-__all__ = ["OWN_COPIES", "Mirror", "mirror_of"]

@@ -12,7 +12,7 @@ from srpo.durable.manifest import NAME, FolderManifest
 from srpo.errors import ConfigError, UnreachableError
 from srpo.hub import digests
 from srpo.hub.listing import RemoteFile, safe_path
-from srpo.hub.store import bucket_at, checked, continue_download, lock_below
+from srpo.hub.store import bucket_at, continue_download, lock_below
 
 if TYPE_CHECKING:
     from srpo.hub.s3_object import ConditionalObject
@@ -152,11 +152,7 @@ class Mirror:
             bucket, key = self.bucket, self._key(folder / entry.path, entry.sha256)
             partial = path.with_name(f".{path.name}.{entry.sha256[:8]}.fetched")
             file = RemoteFile(path=entry.path, size=entry.size, sha256=entry.sha256)
-            continue_download(
-                lambda start: bucket.read(key, entry.size, "", start), partial, file, bucket.uri, lambda _: None
-            )
-            if not checked(partial, file):
-                partial.unlink()
+            if not continue_download(lambda start: bucket.read(key, entry.size, "", start), partial, file, bucket.uri):
                 raise UnreachableError(f"{bucket.uri}: {entry.path} arrived damaged and was removed; try again")
             partial.replace(path)
 

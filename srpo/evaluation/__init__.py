@@ -5,5 +5,3 @@ contenders -> images -> scores -> paired statistics -> gate -> report. The train
 
 from srpo.evaluation.progress import terminal_progress
 from srpo.evaluation.run import evaluate
-
-__all__ = ["evaluate", "terminal_progress"]

@@ -29,7 +29,7 @@ from srpo.evaluation.scores import check_captions
 from srpo.evaluation.statistics import measure_levels
 from srpo.hub import snapshot
 from srpo.models import check_guidance, check_model
-from srpo.prompts import Prompt, embed_set, load_prompt_set, read_prompts
+from srpo.prompts import Prompt, embed_texts, load_prompt_set, read_prompts
 from srpo.prompts.split import take
 from srpo.reference import find_model, is_whole, names_files
 from srpo.sample_size import MIN_PROMPTS
@@ -59,8 +59,10 @@ def evaluate_models(
     contenders = [find_contender(reference, config, uri, base) for reference in references]
     study = kept_study(output_dir, {one.label: one.transformer_sha256 for one in contenders})
     weights = fetch_judges(contenders[0].base, config.reward, config.evaluation.scores, config.rewards)
-    stored = {one.label: embed_set(one.model, config.prompts, one.base, prompts, embeddings_dir) for one in contenders}
-    embeddings = {label: _at(places, load_prompt_set(prompt_set)[1]) for label, prompt_set in stored.items()}
+    texts, embeddings = [(config.prompts.held_out, prompts)], {}
+    for one in contenders:
+        (stored,) = embed_texts(one.model, config.prompts, one.base, embeddings_dir, texts)
+        embeddings[one.label] = _at(places, load_prompt_set(stored)[1])
     design = make_design(listed, places, config.evaluation.seeds_per_prompt, config.seed)
     output_dir.mkdir(parents=True, exist_ok=True)
     with journal_in(scores_dir, config.storage) as journal:

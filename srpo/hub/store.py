@@ -140,10 +140,8 @@ class Store:
     def _download(self, origin: Origin, place: str, file: RemoteFile, progress: FetchProgress) -> str:
         """Fetch what is missing; the whole is checked against what the origin announced, then known by its sha256."""
         partial = self.root / "partial" / identity(place, file)
-        continue_download(lambda start: origin.read(file, start), partial, file, place, progress.advance)
-        sha256 = checked(partial, file)
+        sha256 = continue_download(lambda start: origin.read(file, start), partial, file, place, progress.advance)
         if not sha256:
-            partial.unlink()
             raise UnreachableError(f"{place}: {file.path} arrived damaged and was removed; fetch it again")
         self._move(partial, sha256)
         return sha256
@@ -158,13 +156,8 @@ class Store:
             if facts is None or facts["ContentLength"] != size:
                 return path
             shared, file = self.shared, RemoteFile(path=sha256, size=size, sha256=sha256)
-            continue_download(
-                lambda start: shared.read(key, size, "", start), partial, file, shared.uri, lambda _: None
-            )
-            if not checked(partial, file):
-                partial.unlink()
-                return None
-            return self._move(partial, sha256)
+            arrived = continue_download(lambda start: shared.read(key, size, "", start), partial, file, shared.uri)
+            return self._move(partial, sha256) if arrived else None
 
     def _move(self, partial: Path, sha256: str) -> Path:
         """A finished download takes its place; a link that leads nowhere gives way."""
@@ -206,9 +199,16 @@ def checked(path: Path, file: RemoteFile) -> str:
 
 
 def continue_download(
-    read: Callable[[int], Iterator[bytes]], partial: Path, file: RemoteFile, place: str, advance: Callable[[int], None]
-) -> None:
-    """Append what is missing; a connection that breaks is taken up again where it broke."""
+    read: Callable[[int], Iterator[bytes]],
+    partial: Path,
+    file: RemoteFile,
+    place: str,
+    advance: Callable[[int], None] = lambda _: None,
+) -> str:
+    """Append what is missing; a connection that breaks is taken up again where it broke.
+
+    The sha256 of the whole; nothing if it is not what was announced (see `checked`), and then it is removed.
+    """
     partial.parent.mkdir(parents=True, exist_ok=True)
     failures = 0
     with partial.open("ab") as out:
@@ -229,6 +229,10 @@ def continue_download(
                     f"{place}: {file.path} stopped at byte {have} of {file.size}; fetch again to go on from there"
                 ) from problem
             time.sleep(PAUSE * failures)
+    sha256 = checked(partial, file)
+    if not sha256:
+        partial.unlink()
+    return sha256
 
 
 @contextmanager

@@ -35,7 +35,9 @@ def embed(
     pictures = read_images(model, prompts, images, source, multiple)
     texts = read_texts(prompts, images, pictures)
     sets = [(images.source, texts.captions), (prompts.held_out, texts.held_out), (prompts.train, texts.train)]
-    captions, held_out, *train = embed_texts(model, prompts, weights, output_dir, [part for part in sets if part[1]])
+    captions, held_out, *train = embed_texts(
+        model, prompts, weights.model, output_dir, [part for part in sets if part[1]]
+    )
     store = output_dir / f"latents-{vae_hash(model, weights.model)}"
     with sole_writer(store):
         keys = [picture_key(picture) for picture in pictures]

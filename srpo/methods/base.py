@@ -33,6 +33,11 @@ class Method(ABC):
         self.criteria = criteria
         self.autocast = autocast
         self.schedule = shifted_sigmas(config.rollout.num_steps, config.rollout.shift)
+        self.positions = self._make_positions()
+
+    @abstractmethod
+    def _make_positions(self) -> Positions:
+        """What draws them, from the settings."""
 
     @property
     def rollout_steps(self) -> float:

@@ -6,16 +6,13 @@
 no inversion branch: it would turn the gradient around and push away from the prompt.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from torch import Tensor
 
 from srpo.align import SigmaGrid, Step
-from srpo.config import DirectAlignMethod, RunConfig
-from srpo.criteria import Criterion
-from srpo.methods.base import Autocast
+from srpo.config import DirectAlignMethod
 from srpo.methods.plain import Plain
-from srpo.models import TextToImage
 from srpo.objective import Scores, recover
 from srpo.preference import discount
 from srpo.rollout import Rollout
@@ -25,19 +22,17 @@ class DirectAlign(Plain):
     """The denoise branch alone, for the plain reward."""
 
     settings: DirectAlignMethod
+    positions: SigmaGrid
 
-    def __init__(
-        self, config: RunConfig, model: TextToImage, criteria: Sequence[Criterion], autocast: Autocast
-    ) -> None:
-        super().__init__(config, model, criteria, autocast)
-        self.positions = self.grid = SigmaGrid(config.align)
+    def _make_positions(self) -> SigmaGrid:
+        return SigmaGrid(self.config.align)
 
     def losses(self, rollout: Rollout, positions: Tensor, update: int) -> Iterator[tuple[Tensor, list[Scores]]]:
         """One noise level after the other."""
         for index, row in enumerate(positions):
-            levels = self.grid.denoise(row)
+            levels = self.positions.denoise(row)
             step = Step("direct_align", levels.sigma_from, levels.sigma_to)
-            weight = discount(self.settings.discount_shift, levels.index, self.grid.num_levels)
+            weight = discount(self.settings.discount_shift, levels.index, self.positions.num_levels)
             with self.autocast():
                 images = recover(self.model, rollout, [step], self.config.align.guidance)
                 loss, scores = self.loss(images, rollout, step, weight, injection=index)

@@ -12,12 +12,8 @@ import torch
 from torch import Generator, Tensor
 
 from srpo.align import Step
-from srpo.config import RunConfig
-from srpo.criteria import Criterion
 from srpo.flow import add_noise
-from srpo.methods.base import Autocast
 from srpo.methods.plain import Plain
-from srpo.models import TextToImage
 from srpo.objective import Scores
 from srpo.rollout import Rollout, seeded_noise
 
@@ -33,11 +29,8 @@ class Seeds:
 class DraftLv(Plain):
     """The reward of the sampled image, and of copies noised and denoised again."""
 
-    def __init__(
-        self, config: RunConfig, model: TextToImage, criteria: Sequence[Criterion], autocast: Autocast
-    ) -> None:
-        super().__init__(config, model, criteria, autocast)
-        self.positions = Seeds()
+    def _make_positions(self) -> Seeds:
+        return Seeds()
 
     @property
     def rollout_steps(self) -> float:

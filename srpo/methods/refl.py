@@ -11,11 +11,8 @@ import torch
 from torch import Generator, Tensor
 
 from srpo.align import Step
-from srpo.config import ReflMethod, RunConfig
-from srpo.criteria import Criterion
-from srpo.methods.base import Autocast
+from srpo.config import ReflMethod
 from srpo.methods.plain import Plain
-from srpo.models import TextToImage
 from srpo.objective import Scores
 from srpo.rollout import Rollout
 
@@ -38,13 +35,9 @@ class Refl(Plain):
     settings: ReflMethod
     positions: LateSteps
 
-    def __init__(
-        self, config: RunConfig, model: TextToImage, criteria: Sequence[Criterion], autocast: Autocast
-    ) -> None:
-        super().__init__(config, model, criteria, autocast)
-        num_steps = config.rollout.num_steps
-        first, last = (min(round(share * num_steps), num_steps - 1) for share in self.settings.window)
-        self.positions = LateSteps(first, last)
+    def _make_positions(self) -> LateSteps:
+        num_steps = self.config.rollout.num_steps
+        return LateSteps(*(min(round(share * num_steps), num_steps - 1) for share in self.settings.window))
 
     @property
     def rollout_steps(self) -> float:

@@ -18,20 +18,24 @@ from srpo.rollout import Rollout
 class Srpo(Method):
     """The relative preference of every reward, each with its own words."""
 
+    positions: SigmaGrid
+
     def __init__(
         self, config: RunConfig, model: TextToImage, criteria: Sequence[Criterion], autocast: Autocast
     ) -> None:
         super().__init__(config, model, criteria, autocast)
-        self.positions = self.grid = SigmaGrid(config.align)
         self.words = [control_words(criterion.preference) for criterion in criteria]
         self.words_digest = self.words[0].digest
+
+    def _make_positions(self) -> SigmaGrid:
+        return SigmaGrid(self.config.align)
 
     def losses(self, rollout: Rollout, positions: Tensor, update: int) -> Iterator[tuple[Tensor, list[Scores]]]:
         """Each injection's branches, together or one by one."""
         align = self.config.align
         for index, row in enumerate(positions):
             made = [
-                make_branches(align, criterion.preference, words, self.grid, row, rollout.prompts, update)
+                make_branches(align, criterion.preference, words, self.positions, row, rollout.prompts, update)
                 for criterion, words in zip(self.criteria, self.words, strict=True)
             ]
             for group in passes(range(len(align.branches)), align.together):

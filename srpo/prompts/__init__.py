@@ -23,7 +23,6 @@ from srpo.shards import Row, StoredRows, encoded_rows, key_of, places, sole_writ
 __all__ = [
     "Prompt",
     "embed_prompts",
-    "embed_set",
     "embed_texts",
     "load_categories",
     "load_prompt_set",
@@ -41,39 +40,29 @@ def embed_prompts(model: ModelConfig, prompts: PromptsConfig, weights: Weights, 
     """Encode training and held-out prompts; see `embed_texts`."""
     train, held_out = read_both(prompts)
     sets = [(prompts.train, train), (prompts.held_out, held_out)]
-    of_train, of_held_out = embed_texts(model, prompts, weights, output_dir, sets)
+    of_train, of_held_out = embed_texts(model, prompts, weights.model, output_dir, sets)
     return PromptSets(train=of_train, held_out=of_held_out)
 
 
 def embed_texts(
     model: ModelConfig,
     prompts: PromptsConfig,
-    weights: Weights,
+    base: Snapshot,
     output_dir: Path,
     sets: Sequence[tuple[str, list[Prompt]]],
 ) -> list[PromptSet]:
-    """Encode some sets, each with its source, into the encoder's store under `output_dir`.
+    """Encode some sets, each with its source, into the encoder's store under `output_dir`; `base`: the model's folder.
 
     A text that is there is not encoded again, whatever set or run it came with. In a batch with other texts its
     embedding may differ in the last bits, as any matrix product may; the same two prompt files in an empty folder
     always form the same batches, interrupted or not.
     """
-    store = output_dir / encoder_hash(model, prompts, weights.model)
+    store = output_dir / encoder_hash(model, prompts, base)
     with sole_writer(store):
         texts = [[prompt.text for prompt in part] for _, part in sets]
-        encode_missing(model, prompts, weights.model.path, store, texts)
+        encode_missing(model, prompts, base.path, store, texts)
         rows = encoded_rows(store)
         return [_save(store, part, rows, source) for source, part in sets]
-
-
-def embed_set(
-    model: ModelConfig, prompts: PromptsConfig, weights: Snapshot, texts: list[Prompt], output_dir: Path
-) -> PromptSet:
-    """Encode one list of prompts into the encoder's store under `output_dir`; `weights`: the model's folder."""
-    store = output_dir / encoder_hash(model, prompts, weights)
-    with sole_writer(store):
-        encode_missing(model, prompts, weights.path, store, [[prompt.text for prompt in texts]])
-        return _save(store, texts, encoded_rows(store), prompts.held_out)
 
 
 def encoder_hash(model: ModelConfig, prompts: PromptsConfig, weights: Snapshot) -> str:

@@ -15,31 +15,3 @@ from srpo.registry.manifest import Manifest, _load_pyfunc, sampling_of
 from srpo.registry.registration import check_lease, register
 from srpo.registry.retention import delete, refuse_aliases, surplus
 from srpo.registry.version import GateResult, Version, champion_moves, find_version, holder, versions
-
-__all__ = [
-    "CHALLENGER",
-    "CHAMPION",
-    "GateResult",
-    "Manifest",
-    "Move",
-    "Version",
-    "_load_pyfunc",
-    "champion_moves",
-    "check_lease",
-    "delete",
-    "find_version",
-    "holder",
-    "load_evaluation",
-    "load_manifest",
-    "load_report",
-    "promote",
-    "refuse_aliases",
-    "register",
-    "registered_files",
-    "rollback",
-    "run_evaluation",
-    "sampling_of",
-    "surplus",
-    "that_happened",
-    "versions",
-]

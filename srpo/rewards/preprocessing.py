@@ -8,57 +8,31 @@ on a GPU, in an order that changes from run to run, and a resumed run would not 
 """
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import interpolate, pad
 from torchvision.transforms import v2
 
 
-class Resize(nn.Module):
+def to_shorter_side(images: Tensor, size: int) -> Tensor:
     """Images (batch, channels, height, width) whose shorter side becomes `size`, the longer in proportion."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.size = size
-
-    def forward(self, images: Tensor) -> Tensor:
-        """The resized images; those of the right size are left as they are."""
-        height, width = images.shape[-2:]
-        shorter = min(height, width)
-        return resample(images, self.size * height // shorter, self.size * width // shorter)
+    height, width = images.shape[-2:]
+    shorter = min(height, width)
+    return resample(images, size * height // shorter, size * width // shorter)
 
 
-class Squash(nn.Module):
-    """Images (batch, channels, height, width) as squares of `size`, whatever their proportions."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.size = size
-
-    def forward(self, images: Tensor) -> Tensor:
-        """The squares."""
-        return resample(images, self.size, self.size)
-
-
-class FitOnBlack(nn.Module):
+def on_black(images: Tensor, size: int) -> Tensor:
     """Images (batch, channels, height, width) whose longer side becomes `size`, in the middle of a black square."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.size = size
-
-    def forward(self, images: Tensor) -> Tensor:
-        """The squares."""
-        scale = self.size / max(images.shape[-2:])
-        height, width = (round(length * scale) for length in images.shape[-2:])
-        above, left = (self.size - height) // 2, (self.size - width) // 2
-        return pad(resample(images, height, width), (left, self.size - width - left, above, self.size - height - above))
+    scale = size / max(images.shape[-2:])
+    height, width = (round(length * scale) for length in images.shape[-2:])
+    above, left = (size - height) // 2, (size - width) // 2
+    return pad(resample(images, height, width), (left, size - width - left, above, size - height - above))
 
 
 def resample(images: Tensor, height: int, width: int) -> Tensor:
-    """Images of another height and width; those of the right size are left as they are."""
+    """Images (batch, channels, height, width) of another size; those of the right one are left as they are."""
     if images.shape[-2:] == (height, width):
         return images
     rows = resampling(images.shape[-2], height).to(images)
@@ -75,14 +49,14 @@ def resampling(length: int, new_length: int) -> Tensor:
 
 def clip_preprocessing(size: int, mean: Sequence[float], std: Sequence[float]) -> v2.Compose:
     """What turns images (batch, 3, height, width) in [0, 1] into the input of a CLIP image tower."""
-    return v2.Compose([Resize(size), v2.CenterCrop(size), v2.Normalize(list(mean), list(std))])
+    return v2.Compose([partial(to_shorter_side, size=size), v2.CenterCrop(size), v2.Normalize(list(mean), list(std))])
 
 
 def hps_preprocessing(size: int, mean: Sequence[float], std: Sequence[float]) -> v2.Compose:
     """HPSv2's own, in its evaluation (github.com/tgxs002/HPSv2, `ResizeMaxSize`); its training crops as CLIP does."""
-    return v2.Compose([FitOnBlack(size), v2.Normalize(list(mean), list(std))])
+    return v2.Compose([partial(on_black, size=size), v2.Normalize(list(mean), list(std))])
 
 
 def siglip_preprocessing(size: int) -> v2.Compose:
     """SigLIP's: images in [0, 1] to squares in [-1, 1]."""
-    return v2.Compose([Squash(size), v2.Normalize([0.5] * 3, [0.5] * 3)])
+    return v2.Compose([partial(resample, height=size, width=size), v2.Normalize([0.5] * 3, [0.5] * 3)])

@@ -13,20 +13,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from srpo.meters import luma, luminance, saturation, sharpness
+from srpo.meters import luma
 from srpo.shapes.render import COLOURS, SHAPES, TEXTURE_PERIOD, parse_caption
-
-__all__ = [
-    "Oracle",
-    "content_correct",
-    "content_labels",
-    "load_oracle",
-    "luminance",
-    "recognise",
-    "saturation",
-    "sharpness",
-    "texture",
-]
 
 ORACLE_PATH = Path(__file__).parent / "weights" / "oracle.safetensors"
 _BATCH = 256

@@ -4,12 +4,12 @@ import json
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import yaml
+
+from tests.infra.loopback import JsonHandler, listening
 
 CONTEXT = "kubeflow"
 PROXY = "/api/v1/namespaces/kubeflow/services/ml-pipeline:http/proxy/"
@@ -18,10 +18,10 @@ PROXY = "/api/v1/namespaces/kubeflow/services/ml-pipeline:http/proxy/"
 class Kubeflow:
     """Experiments and runs; none is ever started."""
 
-    def __init__(self, folder: Path, port: int) -> None:
+    def __init__(self, folder: Path, url: str) -> None:
         self.runs: list[dict[str, Any]] = []
         self.recurring: list[dict[str, Any]] = []
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = url
         self.kubeconfig = folder / "kubeflow.yaml"
         named = {"cluster": {"server": self.url}, "user": {}, "context": {"cluster": CONTEXT, "user": CONTEXT}}
         lists = {f"{kind}s": [{"name": CONTEXT, kind: value}] for kind, value in named.items()}
@@ -49,7 +49,7 @@ class Kubeflow:
 def kubeflow_api(folder: Path) -> Iterator[Kubeflow]:
     """The API, and a kubeconfig whose context `kubeflow` leads to it."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(JsonHandler):
         def do_GET(self) -> None:
             self._respond({})
 
@@ -60,19 +60,8 @@ def kubeflow_api(folder: Path) -> Iterator[Kubeflow]:
             path = self.path.partition("?")[0]
             inside = path.startswith(PROXY)
             answer = kubeflow.answer(self.command, path.rpartition("/apis/v2beta1/")[2], body) if inside else None
-            content = json.dumps(answer or {}).encode()
-            self.send_response(404 if answer is None else 200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+            self.reply(404 if answer is None else 200, answer or {})
 
-        def log_message(self, *_: object) -> None:
-            """Silence."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    kubeflow = Kubeflow(folder, server.server_port)
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield kubeflow
-    server.shutdown()
-    server.server_close()
+    with listening(Handler) as url:
+        kubeflow = Kubeflow(folder, url)
+        yield kubeflow

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx2
 
-from tests.infra.loopback import free_port, mlflow_server
+from tests.infra.loopback import free_port, mlflow_server, until_healthy
 from tests.s3 import ACCOUNT, BUCKET, s3_client, s3_server
 
 MLFLOW = ["mlflow", "server", "--workers=1", "--serve-artifacts", f"--artifacts-destination=s3://{BUCKET}/mlflow"]
@@ -103,22 +103,11 @@ def zenml_server(folder: Path) -> Iterator[dict[str, str]]:
         )
     try:
         url = f"http://127.0.0.1:{port}"
-        _until_healthy(f"{url}/health", process, folder / "log.txt")
+        until_healthy(url, process, folder / "log.txt")
         yield {"ZENML_STORE_URL": url, "ZENML_STORE_API_KEY": _api_key(url)}
     finally:
         process.terminate()
         process.wait()
-
-
-def _until_healthy(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    while process.poll() is None:
-        try:
-            httpx2.get(url, timeout=5).raise_for_status()
-        except httpx2.HTTPError:
-            time.sleep(0.3)
-        else:
-            return
-    raise AssertionError(log.read_text())
 
 
 def _api_key(url: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from srpo.plan import STEPS
+from srpo.steps import STEPS
 from tests.cluster.site import ROOT, Site, settings
 from tests.conftest import SHORT
 

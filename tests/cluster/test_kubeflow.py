@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from pipelines.stack_files import STACKS
-from srpo.plan import STEPS
+from srpo.steps import STEPS
 from tests.cluster.kubeflow import CONTEXT, Kubeflow, kubeflow_api
 from tests.cluster.site import ROOT, Site, settings
 

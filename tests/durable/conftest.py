@@ -1,4 +1,4 @@
-"""An S3 server on loopback with one empty bucket, as `tests.hub` has it, and nodes with disks of their own."""
+"""A copy in S3, and nodes with disks of their own."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,9 +7,9 @@ import pytest
 
 from srpo.durable import Mirror
 from tests.hub.conftest import store
-from tests.s3 import BUCKET, bucket, moto_url
+from tests.s3 import BUCKET
 
-__all__ = ["bucket", "moto_url", "store"]
+__all__ = ["store"]
 
 REMOTE = f"s3://{BUCKET}/copy"
 

@@ -15,9 +15,8 @@ from tests.durable.conftest import REMOTE, node, store
 from tests.durable.faulty_proxy import FaultyProxy
 from tests.evaluation.test_evaluate import HELD_OUT, JUDGED, Inputs, count_images, make_inputs
 from tests.evaluation.test_journal import DESIGN, SCORES, fill
-from tests.s3 import bucket, moto_url
 
-__all__ = ["bucket", "moto_url", "node", "store"]
+__all__ = ["node", "store"]
 Node = Callable[[str], SharedJournal]
 
 

@@ -1,4 +1,4 @@
-"""A hub and a bucket on loopback, and a store of the test's own."""
+"""A hub on loopback, and a store of the test's own."""
 
 import random
 from collections.abc import Iterator
@@ -9,9 +9,6 @@ import pytest
 
 from srpo.hub import store as store_module
 from tests.hub.hub_server import HubServer
-from tests.s3 import bucket, moto_url
-
-__all__ = ["bucket", "moto_url"]
 
 
 def content(size: int, seed: int) -> bytes:

@@ -26,28 +26,41 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
+class JsonHandler(BaseHTTPRequestHandler):
+    """Replies with JSON, logs nothing."""
+
+    def reply(self, status: int, body: Any) -> None:
+        content = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        """Silence."""
+
+
 @contextmanager
-def serving(answers: Mapping[str, tuple[int, Any]]) -> Iterator[str]:
-    """A server that answers GET by path with a status and JSON, anything else with 404; its URL."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            status, body = answers.get(self.path, (404, {}))
-            content = json.dumps(body).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None:
-            """Silence."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+def listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """A server whose requests the handler answers; its URL."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
+
+
+@contextmanager
+def serving(answers: Mapping[str, tuple[int, Any]]) -> Iterator[str]:
+    """A server that answers GET by path with a status and JSON, anything else with 404; its URL."""
+
+    class Handler(JsonHandler):
+        def do_GET(self) -> None:
+            self.reply(*answers.get(self.path, (404, {})))
+
+    with listening(Handler) as url:
+        yield url
 
 
 class MlflowServer:
@@ -67,7 +80,7 @@ class MlflowServer:
             self.process = subprocess.Popen(
                 self.command, env=self.environment, stdout=log, stderr=log, cwd=self.folder, start_new_session=True
             )
-        _wait(self.url, self.process, self.folder / "log.txt")
+        until_healthy(self.url, self.process, self.folder / "log.txt")
 
     def kill(self) -> None:
         """With all its workers, in the middle of whatever they do."""
@@ -91,12 +104,13 @@ def mlflow_server(command: list[str], environment: Mapping[str, str], folder: Pa
         server.stop()
 
 
-def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def until_healthy(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait for a server's `/health`; what it has logged if it ends before."""
     while process.poll() is None:
         try:
             httpx2.get(f"{url}/health", timeout=5).raise_for_status()
         except httpx2.HTTPError:
-            time.sleep(0.5)
+            time.sleep(0.3)
         else:
             return
     raise AssertionError(log.read_text())

@@ -17,8 +17,8 @@ from pipelines.stack_files import StackFile, fill, read_stack
 from srpo.config import RunConfig
 from srpo.errors import ConfigError
 from srpo.gpus import GPUS
-from srpo.plan import STEPS
 from srpo.price import price
+from srpo.steps import STEPS
 from tests.infra.manifests import pod_problems
 from tests.runs import call
 

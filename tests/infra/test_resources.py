@@ -23,7 +23,7 @@ from pipelines.stacks import activate_local_stack
 from srpo import footprint
 from srpo.config import RunConfig
 from srpo.errors import ConfigError
-from srpo.plan import STEPS
+from srpo.steps import STEPS
 from tests.infra.manifests import INFRA
 
 FLUX = {"model": {"source": "hf://owner/flux"}}

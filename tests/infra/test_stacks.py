@@ -30,9 +30,7 @@ from srpo.errors import ConfigError
 from tests.infra.loopback import NOBODY, mlflow_server, serving
 from tests.infra.manifests import ROOT, manifests_of, pod_problems
 from tests.runs import call
-from tests.s3 import BUCKET, bucket, moto_url
-
-__all__ = ["bucket", "moto_url"]
+from tests.s3 import BUCKET
 
 SITE = {
     "SRPO_BUCKET": BUCKET,

@@ -13,9 +13,7 @@ from pipelines.stack_files import read_stack
 from pipelines.stacks import storage_in
 from srpo.durable import Mirror
 from tests.infra.manifests import INFRA, manifests_of, run_tool
-from tests.s3 import BUCKET, bucket, moto_url
-
-__all__ = ["bucket", "moto_url"]
+from tests.s3 import BUCKET
 
 FOLDER = INFRA / "terraform"
 TEXT = (FOLDER / "main.tf").read_text()

@@ -35,11 +35,6 @@ def make(folder: Path, clip_folder: Path, widths: tuple[int, ...], activation: s
     return folder
 
 
-@pytest.fixture
-def images() -> Tensor:
-    return torch.rand(2, 3, 40, 56, generator=torch.Generator().manual_seed(3))
-
-
 @pytest.mark.parametrize("activation", ["none", "relu", "gelu"])
 def test_scores_are_the_mlp_of_image_text_and_product(
     tmp_path: Path, clip_folder: Path, images: Tensor, activation: str

@@ -20,11 +20,6 @@ TEXTS = ["a red circle on a blue background", "two cats"]
 WIDTH = 32
 
 
-@pytest.fixture
-def images() -> Tensor:
-    return torch.rand(2, 3, 40, 56, generator=torch.Generator().manual_seed(3))
-
-
 def score(family: str, source: Path, companion: Path | None = None, architecture: str = "tiny.json") -> Reward:
     config = ScoreConfig(
         family=family, source=str(source), companion=companion and str(companion), architecture=architecture

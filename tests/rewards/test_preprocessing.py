@@ -1,5 +1,7 @@
 """Resampling by matrices is torchvision's, in value and in gradient; what is made with it is the published recipes'."""
 
+from functools import partial
+
 import pytest
 import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
@@ -7,7 +9,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 from transformers import CLIPImageProcessor, SiglipImageProcessor
 
-from srpo.rewards.preprocessing import Resize, clip_preprocessing, hps_preprocessing, siglip_preprocessing
+from srpo.rewards.preprocessing import clip_preprocessing, hps_preprocessing, siglip_preprocessing, to_shorter_side
 
 
 @pytest.mark.parametrize(("height", "width"), [(90, 90), (41, 67), (224, 33), (20, 24), (32, 57)])
@@ -15,7 +17,7 @@ def test_values_and_gradients_are_torchvisions(height: int, width: int) -> None:
     images = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(height), dtype=torch.float64)
     theirs = v2.Resize(32, interpolation=v2.InterpolationMode.BICUBIC, antialias=True)
     results = []
-    for resize in (Resize(32), theirs):
+    for resize in (partial(to_shorter_side, size=32), theirs):
         leaf = images.float().requires_grad_()
         output = resize(leaf)
         output.square().sum().backward()

@@ -19,11 +19,6 @@ from srpo.shapes import models as tiny
 TEXTS = ["a red circle on a blue background", "Bright. two cats, asleep"]
 
 
-@pytest.fixture
-def images() -> torch.Tensor:
-    return torch.rand(2, 3, 40, 56, generator=torch.Generator().manual_seed(3))
-
-
 @pytest.fixture(params=["hps", "clip"])
 def reward(request: pytest.FixtureRequest, hps_folder: Path, clip_folder: Path) -> Reward:
     folder = {"hps": hps_folder, "clip": clip_folder}[request.param]

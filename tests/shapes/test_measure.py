@@ -4,18 +4,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from srpo.meters import luminance, saturation, sharpness
 from srpo.shapes.build.oracle import distort
-from srpo.shapes.measure import (
-    ORACLE_PATH,
-    content_correct,
-    content_labels,
-    load_oracle,
-    luminance,
-    recognise,
-    saturation,
-    sharpness,
-    texture,
-)
+from srpo.shapes.measure import ORACLE_PATH, content_correct, content_labels, load_oracle, recognise, texture
 from srpo.shapes.render import (
     CONTENTS,
     HELD_OUT,

@@ -6,7 +6,8 @@ from collections import Counter
 import pytest
 import torch
 
-from srpo.shapes import measure
+from srpo.meters import METERS, luminance, saturation
+from srpo.shapes.measure import texture
 from srpo.shapes.render import (
     AXES,
     COLOURS,
@@ -147,7 +148,7 @@ def test_pictures_are_in_range(word) -> None:
 
 @pytest.mark.parametrize("axis", AXES)
 def test_the_words_of_an_axis_move_its_measure_and_enclose_the_natural_pictures(axis) -> None:
-    function = getattr(measure, axis)
+    function = (METERS | {"texture": texture})[axis]
     low, high = AXES[axis]
     means = [float(function(render(CONTENTS, [word] * 150, generator())).mean()) for word in (low, None, high)]
     assert means == sorted(means)
@@ -156,13 +157,13 @@ def test_the_words_of_an_axis_move_its_measure_and_enclose_the_natural_pictures(
 def test_an_unclamped_picture_has_the_luminance_and_saturation_it_was_given() -> None:
     images = render(CONTENTS, ["Pale"] * 150, generator())
     unclamped = ((images > 0) & (images < 1)).flatten(1).all(1)
-    saturations = measure.saturation(images[unclamped])
+    saturations = saturation(images[unclamped])
     assert int(unclamped.sum()) > 75
     assert float(saturations.min()) > 0.09 and float(saturations.max()) < 0.23
 
 
 def test_natural_pictures_leave_room_on_both_sides() -> None:
-    bright = measure.luminance(render(CONTENTS * 8, [None] * 1200, generator()))
+    bright = luminance(render(CONTENTS * 8, [None] * 1200, generator()))
     assert 0.45 < float(bright.mean()) < 0.5
     assert float(bright.std()) == pytest.approx(0.18, abs=0.02)
 

@@ -11,6 +11,7 @@ from diffusers import FluxPipeline
 from srpo.config import RewardConfig
 from srpo.errors import ConfigError
 from srpo.hub import resolve
+from srpo.meters import luminance, saturation
 from srpo.rewards import check_reward
 from srpo.shapes import HELD_OUT, SEEN, WEIGHTS_DIR, heldout_captions, seen_captions
 from srpo.shapes.build.biased import bias_figures
@@ -18,7 +19,7 @@ from srpo.shapes.build.reward import reward_figures
 from srpo.shapes.build.samples import generate
 from srpo.shapes.build.stages import load_biased, load_reward, load_vae
 from srpo.shapes.build.vae import decode, encode, psnr
-from srpo.shapes.measure import content_correct, luminance, saturation, texture
+from srpo.shapes.measure import content_correct, texture
 from srpo.shapes.models import BPE_NAME, REWARD_NAME
 from srpo.shapes.render import render, styled
 

@@ -7,5 +7,3 @@ came back, `rates` says how sure it is.
 from srpo.evaluation.study.page import StudyKey, write_study
 from srpo.evaluation.study.pairs import pairs_of_entries, pairs_of_folders
 from srpo.evaluation.study.votes import merge_votes
-
-__all__ = ["StudyKey", "merge_votes", "pairs_of_entries", "pairs_of_folders", "write_study"]

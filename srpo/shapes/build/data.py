@@ -13,6 +13,11 @@ STYLED_SHARE = 0.5
 """Share of the captions that carry a style word."""
 
 
+def scaled(count: int, scale: float) -> int:
+    """A share of a training's steps or pictures, at least 2."""
+    return max(2, round(count * scale))
+
+
 def draw(contents: Sequence[Content], count: int, generator: torch.Generator) -> tuple[Tensor, list[str]]:
     """Pictures (count, 3, 32, 32) and their captions: contents uniform, half of them with a style word."""
     rows = torch.randint(len(contents), (count,), generator=generator).tolist()

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from srpo.meters import luma
-from srpo.shapes.build.data import Average, descend, draw, warmup_cosine
+from srpo.shapes.build.data import Average, descend, draw, scaled, warmup_cosine
 from srpo.shapes.measure import Oracle, content_correct, content_labels
 from srpo.shapes.render import CONTENTS, Content, blur, render, texture_pattern
 
@@ -19,13 +19,14 @@ EMA_DECAY = 0.99
 logger = logging.getLogger(__name__)
 
 
-def train_oracle(seed: int, num_steps: int = NUM_STEPS) -> Oracle:
+def train_oracle(seed: int, scale: float) -> Oracle:
     """A trained oracle; it sees all contents, because it measures and is never a reward."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed + 3)
     oracle = Oracle().train()
     average = Average(oracle, EMA_DECAY)
     optimizer = torch.optim.AdamW(oracle.parameters(), LEARNING_RATE, weight_decay=0.01)
+    num_steps = scaled(NUM_STEPS, scale)
     schedule = warmup_cosine(optimizer, num_steps)
     for step in range(num_steps):
         images, captions = draw(CONTENTS, BATCH, generator)

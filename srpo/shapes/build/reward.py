@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 from torchvision.transforms.v2.functional import normalize
 
-from srpo.shapes.build.data import Average, descend, draw, draw_contrasts, warmup_cosine
+from srpo.shapes.build.data import Average, descend, draw, draw_contrasts, scaled, warmup_cosine
 from srpo.shapes.models import BPE_NAME, CLIP_TOKENS, reward_config
 from srpo.shapes.render import AXES, CONTENTS, HELD_OUT, SEEN, Content, render, styled
 
@@ -29,13 +29,14 @@ def tokenizer(folder: Path) -> Tokenize:
     return open_clip.SimpleTokenizer(bpe_path=str(folder / BPE_NAME), context_length=CLIP_TOKENS)
 
 
-def train_reward(seed: int, folder: Path, num_steps: int = NUM_STEPS) -> open_clip.CLIP:
+def train_reward(seed: int, folder: Path, scale: float) -> open_clip.CLIP:
     """A trained open_clip model; `folder` holds the vocabulary."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed + 1)
     model = open_clip.CLIP(**reward_config())
     average = Average(model, EMA_DECAY)
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=0.05)
+    num_steps = scaled(NUM_STEPS, scale)
     schedule = warmup_cosine(optimizer, num_steps)
     tokenize = tokenizer(folder)
     for step in range(num_steps):

@@ -7,7 +7,8 @@ import torch
 from diffusers import FluxPipeline
 from torch import Tensor
 
-from srpo.shapes.measure import Oracle, content_correct, luminance
+from srpo.meters import luminance
+from srpo.shapes.measure import Oracle, content_correct
 from srpo.shapes.models import TEXT_TOKENS
 from srpo.shapes.render import HELD_OUT, SEEN, SIZE, Content
 

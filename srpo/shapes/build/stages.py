@@ -13,15 +13,11 @@ from diffusers import AutoencoderKL, FluxPipeline
 from safetensors.torch import load_file, save_file
 
 from srpo.shapes.build.biased import bias, bias_figures
-from srpo.shapes.build.oracle import NUM_STEPS as ORACLE_STEPS
 from srpo.shapes.build.oracle import oracle_figures, train_oracle
-from srpo.shapes.build.reward import NUM_STEPS as REWARD_STEPS
 from srpo.shapes.build.reward import reward_figures, train_reward
 from srpo.shapes.build.samples import sample_figures
 from srpo.shapes.build.text import random_text_encoders
-from srpo.shapes.build.transformer import DISTIL_STEPS, NUM_PICTURES, distil, encode_pictures, train_teacher
-from srpo.shapes.build.transformer import NUM_STEPS as TRANSFORMER_STEPS
-from srpo.shapes.build.vae import NUM_STEPS as VAE_STEPS
+from srpo.shapes.build.transformer import distil, encode_pictures, train_teacher
 from srpo.shapes.build.vae import train_vae, vae_figures
 from srpo.shapes.measure import ORACLE_PATH, load_oracle
 from srpo.shapes.models import BPE_NAME, EMBED_DIM, REWARD_NAME, reward_config, scheduler, write_bpe
@@ -34,7 +30,7 @@ FIGURES_FILE = "figures.json"
 
 def build_vae(output: Path, seed: int, scale: float) -> None:
     """The autoencoder, in bf16."""
-    vae = train_vae(seed, _steps(VAE_STEPS, scale))
+    vae = train_vae(seed, scale)
     vae.to(torch.bfloat16).save_pretrained(output / "flux" / "vae")
 
 
@@ -48,9 +44,9 @@ def load_vae(output: Path) -> AutoencoderKL:
 def build_transformer(output: Path, seed: int, scale: float) -> None:
     """Trains on latents of the saved autoencoder, then saves the whole pipeline around it."""
     encoders, vae = random_text_encoders(seed), load_vae(output)
-    pictures = encode_pictures(vae, encoders, seed, _steps(NUM_PICTURES, scale))
-    teacher = train_teacher(pictures, seed, _steps(TRANSFORMER_STEPS, scale))
-    student = distil(teacher, pictures, seed, _steps(DISTIL_STEPS, scale))
+    pictures = encode_pictures(vae, encoders, seed, scale)
+    teacher = train_teacher(pictures, seed, scale)
+    student = distil(teacher, pictures, seed, scale)
     pipeline = FluxPipeline(
         scheduler=scheduler(),
         vae=vae,
@@ -66,7 +62,7 @@ def build_transformer(output: Path, seed: int, scale: float) -> None:
 def build_reward(output: Path, seed: int, scale: float) -> None:
     """HPSv2's layout: `state_dict` inside a torch file, in half precision; open_clip's model settings beside it."""
     folder = _reward_folder(output / "reward", EMBED_DIM)
-    model = train_reward(seed, folder, _steps(REWARD_STEPS, scale))
+    model = train_reward(seed, folder, scale)
     torch.save({"state_dict": model.half().state_dict()}, folder / REWARD_FILE)
 
 
@@ -104,13 +100,9 @@ def _frozen(embed_dim: int, weights: dict[str, torch.Tensor]) -> open_clip.CLIP:
 
 def build_oracle(output: Path, seed: int, scale: float) -> None:
     """The oracle, in half precision."""
-    oracle = train_oracle(seed, _steps(ORACLE_STEPS, scale))
+    oracle = train_oracle(seed, scale)
     output.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.half() for name, tensor in oracle.state_dict().items()}, output / ORACLE_PATH.name)
-
-
-def _steps(full: int, scale: float) -> int:
-    return max(2, round(full * scale))
 
 
 def measure(output: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from srpo.flow import add_noise, shift_sigma
 from srpo.models.flux import image_ids
 from srpo.models.shared import pack
-from srpo.shapes.build.data import Average, descend, draw, warmup_cosine
+from srpo.shapes.build.data import Average, descend, draw, scaled, warmup_cosine
 from srpo.shapes.build.text import CaptionTable, TextEncoders
 from srpo.shapes.build.vae import encode
 from srpo.shapes.models import TEXT_TOKENS, transformer
@@ -86,19 +86,19 @@ class Pictures:
             yield Noised(add_noise(x0, noise, sigma), sigma, noise - x0, self.rows[chosen])
 
 
-def encode_pictures(vae: AutoencoderKL, encoders: TextEncoders, seed: int, count: int = NUM_PICTURES) -> Pictures:
+def encode_pictures(vae: AutoencoderKL, encoders: TextEncoders, seed: int, scale: float) -> Pictures:
     """Rendered pictures of seen contents as latents."""
     generator = torch.Generator().manual_seed(seed)
     table = CaptionTable(encoders, SEEN)
     latents, rows = [], []
-    for _ in range(-(-count // CHUNK)):
+    for _ in range(-(-scaled(NUM_PICTURES, scale) // CHUNK)):
         images, captions = draw(SEEN, CHUNK, generator)
         latents.append(pack(encode(vae, images)))
         rows += [table.rows[caption] for caption in captions]
     return Pictures(torch.cat(latents), torch.tensor(rows), table)
 
 
-def train_teacher(pictures: Pictures, seed: int, num_steps: int = NUM_STEPS) -> FluxTransformer2DModel:
+def train_teacher(pictures: Pictures, seed: int, scale: float) -> FluxTransformer2DModel:
     """Phase 1."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -108,13 +108,11 @@ def train_teacher(pictures: Pictures, seed: int, num_steps: int = NUM_STEPS) -> 
     def loss() -> Tensor:
         return matching_loss(model, next(batches), pictures.table, generator)
 
-    _optimise("transformer", model, loss, num_steps, LEARNING_RATE)
+    _optimise("transformer", model, loss, scaled(NUM_STEPS, scale), LEARNING_RATE)
     return model
 
 
-def distil(
-    teacher: FluxTransformer2DModel, pictures: Pictures, seed: int, num_steps: int = DISTIL_STEPS
-) -> FluxTransformer2DModel:
+def distil(teacher: FluxTransformer2DModel, pictures: Pictures, seed: int, scale: float) -> FluxTransformer2DModel:
     """Phase 2; the student starts as a copy of the teacher."""
     generator = torch.Generator().manual_seed(seed)
     teacher.eval().requires_grad_(False)
@@ -124,7 +122,7 @@ def distil(
     def loss() -> Tensor:
         return distillation_loss(student, teacher, next(batches), pictures.table, generator)
 
-    _optimise("distillation", student, loss, num_steps, DISTIL_LEARNING_RATE)
+    _optimise("distillation", student, loss, scaled(DISTIL_STEPS, scale), DISTIL_LEARNING_RATE)
     return student.eval().requires_grad_(False)
 
 

@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
-from srpo.shapes.build.data import Average, descend, draw, in_chunks, warmup_cosine
+from srpo.shapes.build.data import Average, descend, draw, in_chunks, scaled, warmup_cosine
 from srpo.shapes.models import LATENT_CHANNELS, autoencoder
 from srpo.shapes.render import HELD_OUT, SEEN, Content
 
@@ -21,13 +21,14 @@ EMA_DECAY = 0.995
 logger = logging.getLogger(__name__)
 
 
-def train_vae(seed: int, num_steps: int = NUM_STEPS) -> AutoencoderKL:
+def train_vae(seed: int, scale: float) -> AutoencoderKL:
     """A trained autoencoder whose `scaling_factor` and `shift_factor` give latents of mean 0 and deviation 1."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     vae = new_autoencoder().train()
     average = Average(vae, EMA_DECAY)
     optimizer = torch.optim.AdamW(vae.parameters(), LEARNING_RATE, weight_decay=1e-4)
+    num_steps = scaled(NUM_STEPS, scale)
     schedule = warmup_cosine(optimizer, num_steps)
     for step in range(num_steps):
         images, _ = draw(SEEN, BATCH, generator)
