@@ -1,5 +1,7 @@
 """How the transformer's weights are kept in memory: as they were trained, in bf16, or quantised once and frozen.
 
+bf16, which quantised weights pass through too, is rounded stochastically (`srpo.rounding`).
+
 Quantised are the linear layers of the repeated blocks, which hold nearly all of the weights; what stands around them
 stays in bf16. int8: one scale per output channel (torchao). nf4: blocks of 64 values on a grid of normal quantiles
 (QLoRA, arXiv:2305.14314; bitsandbytes). Both are lossy, which only a base that is not trained can bear.
