@@ -19,6 +19,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from srpo.models.layout import weight_files
+from srpo.rounding import rounded
 
 
 def shard(transformer: nn.Module, folder: Path, accelerator: Accelerator, keep: bool = False) -> None:
@@ -65,7 +66,8 @@ def fill_weights(transformer: nn.Module, folder: Path) -> None:
     for path in weight_files(folder):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118
-                target, tensor = targets[name], file.get_tensor(name)
+                target = targets[name]
+                tensor = rounded(name, file.get_tensor(name), target.dtype)
                 target.copy_(_slice_like(target, tensor, target.device) if isinstance(target, DTensor) else tensor)
 
 

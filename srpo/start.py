@@ -10,9 +10,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import ModelMixin
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY as METADATA
 from peft import set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -21,6 +23,7 @@ from srpo.config import LoraConfig, RunConfig
 from srpo.errors import ConfigError
 from srpo.hub import snapshot
 from srpo.models.weights import ADAPTER, adapter_file, add_adapter, check_transformer
+from srpo.rounding import rounded
 from srpo.sharding import fill_weights
 
 BASE, CHAMPION = "base", "champion"
@@ -137,9 +140,14 @@ def begin_from(transformer: ModelMixin, start: Path, lora: LoraConfig | None) ->
         merge_adapter(transformer)
 
 
+@torch.no_grad()
 def merge_adapter(transformer: ModelMixin) -> None:
     """Add the adapter that a transformer was loaded with to its weights, all of which are trained from there on."""
-    transformer.fuse_lora()
+    for name, layer in transformer.named_modules():
+        if isinstance(layer, BaseTunerLayer):
+            weight, (adapter,) = layer.get_base_layer().weight, layer.active_adapters
+            merged = weight.float() + layer.get_delta_weight(adapter).float()
+            weight.copy_(rounded(f"{name}.weight", merged, weight.dtype))
     transformer.unload_lora()
     transformer.requires_grad_(True)
 

@@ -12,6 +12,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from srpo.config import ModelConfig
 from srpo.models import load_model, load_without_transformer
+from srpo.rounding import rounded
 from srpo.sharding import defer_reduction, fill_weights, release, shard
 
 
@@ -37,21 +38,23 @@ def test_a_process_reads_its_slices_and_no_more(flux_folder: Path, second_of_two
         assert mine.untyped_storage().nbytes() == expected.nbytes
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_it_goes_on_from_its_slices_of_other_weights(
-    flux_folder: Path, second_of_two: SimpleNamespace, tmp_path: Path
+    dtype: torch.dtype, flux_folder: Path, second_of_two: SimpleNamespace, tmp_path: Path
 ) -> None:
     other = load_model(ModelConfig(), flux_folder).transformer
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.add_(1)
     other.save_pretrained(tmp_path)
-    transformer = load_without_transformer(ModelConfig(), flux_folder).transformer
+    transformer = load_without_transformer(ModelConfig(), flux_folder).transformer.to(dtype)
     shard(transformer, flux_folder / "transformer", second_of_two)  # type: ignore[arg-type]
     before = list(transformer.parameters())
     fill_weights(transformer, tmp_path)
     assert all(now is then for now, then in zip(transformer.parameters(), before, strict=True)), "an optimizer has them"
     for name, parameter in transformer.named_parameters():
-        assert torch.equal(parameter.to_local(), other.state_dict()[name].chunk(2)[1])  # type: ignore[operator]
+        expected = rounded(name, other.state_dict()[name], dtype)  # the whole, so that all processes round alike
+        assert torch.equal(parameter.to_local(), expected.chunk(2)[1])  # type: ignore[operator]
 
 
 def test_what_is_kept_is_gathered_once_until_it_is_released(flux_folder: Path, second_of_two: SimpleNamespace) -> None:

@@ -1,7 +1,8 @@
 """The registry's champion as a third contender, where it can be: a model on the same base.
 
 It is drawn as the candidate is, whatever settings it was registered with: the question is which of the two is better
-under those of now, and a change of them must not keep a champion for ever.
+under those of now, and a change of them must not keep a champion for ever. One trained in fp32 stays as far from the
+base where the candidate's weights are bf16, because it is rounded stochastically (`srpo.rounding`).
 """
 
 from dataclasses import dataclass

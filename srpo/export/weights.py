@@ -16,6 +16,7 @@ from torch import Tensor
 
 from srpo.export.names import original_tensors
 from srpo.models.layout import file_shapes, weight_files
+from srpo.rounding import rounded
 
 FP8 = torch.float8_e4m3fn
 FP8_MAX = torch.finfo(FP8).max
@@ -58,7 +59,7 @@ class StoredTensors(Mapping[str, Tensor]):
 def write_bf16(transformer: Path, config: Path, folder: Path) -> None:
     """One bf16 file and its config.json: a transformer for FluxPipeline, and for ComfyUI's `diffusion_models/`."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.to(torch.bfloat16) for name, tensor in StoredTensors(transformer).items()}
+    tensors = {name: rounded(name, tensor) for name, tensor in StoredTensors(transformer).items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     shutil.copyfile(config, folder / CONFIG)
 
@@ -69,7 +70,7 @@ def write_fp8(transformer: Path, file: Path) -> Fp8Error:
     errors: dict[str, tuple[float, float]] = {}
     for name, tensor in original_tensors(StoredTensors(transformer)):
         if tensor.ndim != 2:
-            tensors[name] = tensor.to(torch.bfloat16)
+            tensors[name] = rounded(name, tensor)
             continue
         tensors[name], scale = quantise(tensor)
         tensors[f"{name.removesuffix('.weight')}.scale_weight"] = scale

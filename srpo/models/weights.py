@@ -1,5 +1,7 @@
 """How the transformer's weights are kept in memory: as they were trained, in bf16, or quantised once and frozen.
 
+bf16, which quantised weights pass through too, is rounded stochastically (`srpo.rounding`).
+
 Quantised are the linear layers of the repeated blocks, which hold nearly all of the weights; what stands around them
 stays in bf16. int8: one scale per output channel (torchao). nf4: blocks of 64 values on a grid of normal quantiles
 (QLoRA, arXiv:2305.14314; bitsandbytes). Both are lossy, which only a base that is not trained can bear.
@@ -12,12 +14,13 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE as ADAPTER
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import nn
 
 from srpo.config import WeightsFormat
 from srpo.errors import ConfigError
-from srpo.models.layout import Shapes, compare_shapes, file_shapes, folder_shapes
+from srpo.models.layout import Shapes, compare_shapes, file_shapes, folder_shapes, weight_files
+from srpo.rounding import rounded
 
 ADAPTED = re.compile(r"transformer\.(?P<layer>.+)\.lora_(?P<side>A|B)\.weight")
 """Names of an adapter's tensors."""
@@ -38,11 +41,7 @@ def load_transformer(cls: Any, base: Path, aligned: Path | None, weights: Weight
             return cls.from_config(cls.load_config(base, local_files_only=True)).eval()
     adapter = adapter_file(aligned)
     source = base if adapter or aligned is None else aligned
-    if source.is_file():
-        transformer = _from_file(cls, base, source, load_dtype(weights))
-    else:
-        options = {"dtype": load_dtype(weights), "local_files_only": True, "use_safetensors": True}
-        transformer = cls.from_pretrained(source, **options)
+    transformer = _read(cls, base if source.is_file() else source, source, load_dtype(weights))
     quantise(transformer, weights)
     if adapter:
         add_adapter(transformer, adapter)
@@ -86,11 +85,18 @@ def _check_adapter(path: Path, base: Shapes) -> None:
             raise ConfigError(f"{path} changes a layer of another size: {name} is {shape}, the base's {layer}")
 
 
-def _from_file(cls: Any, base: Path, path: Path, dtype: torch.dtype) -> Any:
-    """A diffusers-named state dict (the form in which SRPO's own weights are released), by the config of `base`."""
+def _read(cls: Any, config: Path, source: Path, dtype: torch.dtype) -> Any:
+    """The tensors of a folder, or a file (the form in which SRPO's own are released), by the config in a folder.
+
+    Not diffusers' `from_pretrained`, which rounds to nearest. One tensor at a time is held in the file's own type.
+    """
     with init_empty_weights(include_buffers=False):  # Qwen's rotary angles are neither: they have to be real
-        transformer = cls.from_config(cls.load_config(base, local_files_only=True))
-    transformer.load_state_dict({name: tensor.to(dtype) for name, tensor in load_file(path).items()}, assign=True)
+        transformer = cls.from_config(cls.load_config(config, local_files_only=True))
+    tensors: dict[str, torch.Tensor] = {}
+    for path in weight_files(source):
+        with safe_open(path, framework="pt") as file:
+            tensors |= {name: rounded(name, file.get_tensor(name), dtype) for name in file.keys()}  # noqa: SIM118
+    transformer.load_state_dict(tensors, assign=True)
     return transformer.eval()
 
 
