@@ -119,7 +119,7 @@ def first_problem(error: "ValidationError") -> str:
     return problem_text(error.errors()[0])
 
 
-def problem_text(problem: Mapping[str, Any], whole: str = "") -> str:
-    """One of pydantic's `ErrorDetails`: `key: what`; where it is wrong as a whole, `whole: what`, or only what."""
-    key = ".".join(map(str, problem["loc"])) or whole
+def problem_text(problem: Mapping[str, Any]) -> str:
+    """One of pydantic's `ErrorDetails`: `key: what`; where it is wrong as a whole, only what."""
+    key = ".".join(map(str, problem["loc"]))
     return (f"{key}: " if key else "") + problem["msg"].removeprefix("Value error, ")
