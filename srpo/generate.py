@@ -158,6 +158,7 @@ def read_texts(prompts: str) -> list[str]:
         return [prompt.text for prompt in read_prompts(prompts, "held_out", PromptsConfig().max_characters)]
     if not prompts.strip():
         raise ConfigError("--prompts is empty; give a text, or a file with one prompt per line")
-    if path.suffix in {".txt", ".csv", ".tsv", ".json", ".jsonl"}:
+    one_word = len(prompts.split()) == 1
+    if path.suffix in {".txt", ".csv", ".tsv", ".json", ".jsonl"} or (one_word and (path.suffix or "/" in prompts)):
         raise ConfigError(f"--prompts: no file at {path}")
     return [prompts]
