@@ -96,7 +96,13 @@ def test_wrong_overrides(tmp_path: Path, override: str, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("a: [", "not valid YAML"), ("- 1", "must hold a mapping"), (None, "no config file")]
+    ("text", "message"),
+    [
+        ("a: [", "not valid YAML"),
+        ("? [a]\n: 1", "not valid YAML"),
+        ("- 1", "must hold a mapping"),
+        (None, "no config file"),
+    ],
 )
 def test_wrong_files(tmp_path: Path, text: str | None, message: str) -> None:
     path = tmp_path / "run.yaml"
