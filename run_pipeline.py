@@ -10,7 +10,6 @@ import signal
 import sys
 import traceback
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import NoReturn
 
 import typer
@@ -19,16 +18,27 @@ from rich.markup import escape
 
 from pipelines.commands import app
 from pipelines.place import here
-from srpo.errors import EXIT_PERMANENT, EXIT_RETRY, KnownError, UnreachableError
+from srpo.errors import (
+    EXIT_PERMANENT,
+    EXIT_RETRY,
+    DiskFullError,
+    KnownError,
+    UnreachableError,
+    disk_full,
+    memory_needed,
+)
 
 
-def _write_traceback() -> Path:
-    """Details of an unexpected error, in a file of their own."""
-    folder = here().logs
-    folder.mkdir(parents=True, exist_ok=True)
+def _details() -> str:
+    """Where the details of an unexpected error are: a file of their own; themselves where none can be written."""
+    folder, details = here().logs, traceback.format_exc()
     path = folder / f"error-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}.txt"
-    path.write_text(traceback.format_exc(), encoding="utf-8")
-    return path
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(details, encoding="utf-8")
+    except OSError as error:
+        return f"the details are here, because {folder} cannot be written ({error.strerror}):\n{details}"
+    return f"the details are in {path}"
 
 
 def _interrupt(*_: object) -> None:
@@ -48,21 +58,23 @@ def main(arguments: list[str] | None = None) -> None:
     problems = Console(stderr=True)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        app(arguments)
+        with memory_needed():
+            app(arguments)
     except SystemExit as ended:
         misused = ended.code == typer.BadParameter.exit_code  # of every UsageError, which has been told
         sys.exit(EXIT_PERMANENT if misused else ended.code)
     except KnownError as error:
         _end(problems, error)
     except Exception as error:
+        if said := disk_full(error):
+            _end(problems, DiskFullError(f"no space left on the disk ({said}); free some, then run it again"))
         from srpo.tracking import is_unanswered
 
         if is_unanswered(error):
             reason = "the MLflow server does not answer; nothing is lost: run it again when it is back"
             _end(problems, UnreachableError(f"{reason} ({error})"))
-        path = _write_traceback()
         problems.print(f"[bold red]unexpected error:[/] {type(error).__name__}: {escape(str(error))}", soft_wrap=True)
-        problems.print(f"the details are in {path}", soft_wrap=True)
+        problems.print(_details(), soft_wrap=True, markup=False, highlight=False)
         sys.exit(1)
 
 

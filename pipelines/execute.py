@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
 from zenml.client import Client
@@ -101,19 +101,23 @@ def _state_kept(record: RunRecord) -> Iterator[None]:
     except (KeyboardInterrupt, RunInterruptedException) as signal:
         if on_cluster():
             cancel(record.attempts[-1])
-        record.changed(state="interrupted")
-        _tell(record, "KILLED")
+        _note(record, "KILLED", state="interrupted")
         raise KeyboardInterrupt from signal
     except (BusyError, OutOfSightError):
         raise  # the run is another's to tell of, or goes on
     except PreemptedError:
-        record.changed(state="interrupted")
-        _tell(record, "KILLED")
+        _note(record, "KILLED", state="interrupted")
         raise
     except BaseException as error:
-        record.changed(state="failed", error=f"{type(error).__name__}: {error}")
-        _tell(record, "FAILED")
+        _note(record, "FAILED", state="failed", error=f"{type(error).__name__}: {error}")
         raise
+
+
+def _note(record: RunRecord, status: str, **changes: object) -> None:
+    """Say how the attempt ended, in its record and in MLflow; a disk that takes no more must not hide why."""
+    with suppress(OSError):
+        record.changed(**changes)
+    _tell(record, status)
 
 
 def attach(place: Place, record: RunRecord, started: float) -> Outcome:

@@ -54,6 +54,7 @@ class RunRecord(Settings):
     attempts: tuple[str, ...] = ()
     """Names of the ZenML runs: one for the start and one for each resumption."""
     error: str = ""
+    """Why the latest attempt failed."""
     verdict: str = ""
 
     @property

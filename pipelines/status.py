@@ -25,6 +25,10 @@ def show_status(console: Console, place: Place, uri: str | None) -> None:
         console.print(f"[yellow]left out:[/] {', '.join(unreadable)}: written by another version of srpo, or damaged")
     if records:
         console.print(_runs(records))
+        for record in records:
+            if record.actual_state == "failed" and record.error:
+                why = f"{record.name}: {record.error.splitlines()[0]}"
+                console.print(f"[red]{escape(why)}[/]", soft_wrap=True, highlight=False)
     else:
         console.print(f"no runs in {place.root} yet; start one with:  {command('run')}", soft_wrap=True)
     if uri is None:
@@ -38,7 +42,13 @@ def show_status(console: Console, place: Place, uri: str | None) -> None:
 def status_json(place: Place, uri: str | None) -> str:
     """The same as JSON, with every limit of every gate and every move."""
     runs = [
-        {"name": record.name, "state": record.actual_state, "verdict": record.verdict, "created": str(record.created)}
+        {
+            "name": record.name,
+            "state": record.actual_state,
+            "verdict": record.verdict,
+            "error": record.error,
+            "created": str(record.created),
+        }
         for record in load_runs(place)
     ]
     found = {"runs": runs, "unreadable": unreadable_runs(place), "versions": [], "moves": []}

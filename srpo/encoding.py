@@ -11,6 +11,7 @@ from torch import Tensor, multiprocessing
 
 from srpo.config import ModelConfig
 from srpo.devices import count_processes, device_of
+from srpo.errors import memory_needed
 from srpo.gpus import check_device
 from srpo.shards import write_shard
 
@@ -39,6 +40,10 @@ class Encoding(ABC, Generic[Item]):
     def run(self) -> None:
         """Encode it all; without anything to encode, no encoder is loaded."""
         check_device()
+        with memory_needed("set model.weights to bf16, or take a GPU with more"):
+            self._run()
+
+    def _run(self) -> None:
         world = min(count_processes(self.num_processes), len(self.shards))
         if world == 1 and not torch.cuda.is_available():
             self.share(0, 1)

@@ -1,6 +1,9 @@
 """Errors a user can cause. Their message is one sentence: what was got, what was expected, what to do."""
 
-from collections.abc import Mapping
+import errno
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -12,6 +15,11 @@ EXIT_PERMANENT = 42
 
 EXIT_RETRY = 75
 """Exit code of what may work when it is tried again, and loses nothing by it (EX_TEMPFAIL of sysexits.h)."""
+
+NO_SPACE = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "disk is full")
+"""What the system and SQLite say of a full disk, and libraries repeat."""
+NO_MEMORY = "OutOfMemoryError"
+"""Torch's error on a GPU, by name: it need not be loaded here, and comes out of other processes as text."""
 
 
 class KnownError(Exception):
@@ -30,6 +38,12 @@ class ConfigError(KnownError, ValueError):
 
 class TrainingStoppedError(KnownError, RuntimeError):
     """Training stopped itself before it could do damage; the last good checkpoint is kept."""
+
+    exit_code, word = EXIT_PERMANENT, "error"
+
+
+class GpuMemoryError(KnownError, RuntimeError):
+    """A GPU's memory does not suffice. It would not the next time."""
 
     exit_code, word = EXIT_PERMANENT, "error"
 
@@ -71,12 +85,41 @@ class DiskFullError(KnownError, OSError):
     exit_code, word = EXIT_RETRY, "stopped"
 
 
+@contextmanager
+def memory_needed(advice: str = "take a GPU with more") -> Iterator[None]:
+    """A GPU's memory that does not suffice becomes a GpuMemoryError with this advice."""
+    try:
+        yield
+    except KnownError:
+        raise
+    except Exception as error:
+        for each in _causes(error):
+            if NO_MEMORY in f"{type(each).__name__}: {each}":
+                said = str(each).rpartition(f"{NO_MEMORY}: ")[2].partition(". GPU")[0]
+                raise GpuMemoryError(f"the GPU's memory does not suffice ({said}); {advice}") from error
+        raise
+
+
+def disk_full(error: BaseException) -> str:
+    """What says that an error comes of a full disk, however it is wrapped; empty where nothing does, or it is known."""
+    if isinstance(error, KnownError):
+        return ""
+    return next((str(each) for each in _causes(error) if any(words in str(each) for words in NO_SPACE)), "")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it came of, what that came of, ..."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def first_problem(error: "ValidationError") -> str:
     """The first thing that is wrong with a file's content."""
     return problem_text(error.errors()[0])
 
 
-def problem_text(problem: Mapping[str, Any], whole: str = "") -> str:
-    """One of pydantic's `ErrorDetails`: `key: what`; where it is wrong as a whole, `whole: what`, or only what."""
-    key = ".".join(map(str, problem["loc"])) or whole
+def problem_text(problem: Mapping[str, Any]) -> str:
+    """One of pydantic's `ErrorDetails`: `key: what`; where it is wrong as a whole, only what."""
+    key = ".".join(map(str, problem["loc"]))
     return (f"{key}: " if key else "") + problem["msg"].removeprefix("Value error, ")

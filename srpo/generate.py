@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from srpo.config import ModelConfig, PromptsConfig, Settings, WeightsFormat
-from srpo.errors import ConfigError
+from srpo.errors import ConfigError, memory_needed
 from srpo.gpus import check_device
 from srpo.models import Embeddings, TextToImage, check_guidance, check_model, load_model, load_text_encoder
 from srpo.preference import with_word
@@ -77,11 +77,16 @@ class Painter:
         """
         check_guidance(self.config, self.folder, {"guidance": sampling.guidance})
         for start in range(0, len(pairs), AT_ONCE):
-            chosen = pairs[start : start + AT_ONCE]
-            encoded = self._encode([sampling.text(prompt) for prompt, _ in chosen])
-            model = self._loaded()
-            for (_, seed), embeddings in zip(chosen, encoded, strict=True):
-                yield self._draw(model, _to(self.device, embeddings), seed, sampling)
+            with memory_needed(
+                "keep the weights in fewer bits (--weights nf4; model.weights), or draw smaller pictures"
+            ):
+                yield from self._draw_all(pairs[start : start + AT_ONCE], sampling)
+
+    def _draw_all(self, pairs: Sequence[tuple[str, int]], sampling: Sampling) -> Iterator[Tensor]:
+        encoded = self._encode([sampling.text(prompt) for prompt, _ in pairs])
+        model = self._loaded()
+        for (_, seed), embeddings in zip(pairs, encoded, strict=True):
+            yield self._draw(model, _to(self.device, embeddings), seed, sampling)
 
     def _encode(self, texts: Sequence[str]) -> list[Embeddings]:
         """The embeddings of each text by itself, on the CPU; nothing else is on the device meanwhile."""
@@ -153,6 +158,7 @@ def read_texts(prompts: str) -> list[str]:
         return [prompt.text for prompt in read_prompts(prompts, "held_out", PromptsConfig().max_characters)]
     if not prompts.strip():
         raise ConfigError("--prompts is empty; give a text, or a file with one prompt per line")
-    if path.suffix in {".txt", ".csv", ".tsv", ".json", ".jsonl"}:
+    one_word = len(prompts.split()) == 1
+    if path.suffix in {".txt", ".csv", ".tsv", ".json", ".jsonl"} or (one_word and (path.suffix or "/" in prompts)):
         raise ConfigError(f"--prompts: no file at {path}")
     return [prompts]

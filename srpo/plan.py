@@ -13,7 +13,7 @@ import torch
 from srpo import models, rewards
 from srpo.config import LoraConfig, RewardConfig, RunConfig, ScoreConfig, Settings, TrainConfig
 from srpo.control_words import check_prompts, control_words
-from srpo.errors import ConfigError
+from srpo.errors import ConfigError, disk_full
 from srpo.evaluation.gate import check_metrics
 from srpo.evaluation.published import check_benchmark
 from srpo.evaluation.scores import check_captions
@@ -245,6 +245,8 @@ def _writable(folder: Path) -> str:
             file.write(b"x")
             os.fsync(file.fileno())
     except OSError as error:
+        if disk_full(error):
+            raise
         raise ConfigError(
             f"the output folder {folder} cannot be written ({error.strerror}); run in a folder of your own"
         ) from None

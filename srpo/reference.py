@@ -8,7 +8,7 @@ from srpo.generate import ModelFiles, Sampling
 from srpo.hub import fetch, is_remote, resolve, snapshot, survey
 from srpo.models import family_of, find_family
 from srpo.models.weights import check_transformer
-from srpo.registry import registered_files, sampling_of
+from srpo.registry import load_manifest, registered_files, sampling_of
 from srpo.shapes import SAMPLING_STEPS, SIZE
 from srpo.shapes.models import TEXT_TOKENS
 
@@ -60,6 +60,16 @@ def is_whole(reference: str) -> bool:
         listing = survey(reference, "model")
         return not listing.single and any(file.path.startswith("transformer/") for file in listing.files)
     return (resolve(reference, "model") / "transformer").is_dir()
+
+
+def source_of(reference: str, uri: str | None = None, base: str | None = None) -> str | None:
+    """Where the whole model behind a reference comes from, base or trained from it; None where nothing is registered.
+
+    Arguments as of `find_model`, but nothing is hashed, or fetched.
+    """
+    if names_files(reference):
+        return reference if base is None or is_whole(reference) else base
+    return load_manifest(uri, reference).model.source if uri else None
 
 
 def _local(reference: str) -> Path:

@@ -6,7 +6,6 @@ step, log, watch, save. A run resumes from what it finds in its output folder.
 """
 
 import contextlib
-import errno
 import json
 import os
 import sys
@@ -18,7 +17,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
-from safetensors import SafetensorError
 
 from srpo.alone import alone_in
 from srpo.artifacts import Trained, TrainJob
@@ -26,7 +24,7 @@ from srpo.budget import Budget
 from srpo.checkpoint import CheckpointStore
 from srpo.config import RunConfig, TrainConfig
 from srpo.durable.checkpoints import CheckpointCopies
-from srpo.errors import BusyError, ConfigError, DiskFullError, KnownError
+from srpo.errors import BusyError, ConfigError, DiskFullError, GpuMemoryError, KnownError, disk_full, memory_needed
 from srpo.files import write_atomic
 from srpo.gpus import check_device, check_processes
 from srpo.preemption import Preemption
@@ -34,6 +32,10 @@ from srpo.record import Clock, UpdateRecord
 from srpo.trainer import Trainer
 
 ERROR = "error.json"
+TO_SPARE_MEMORY = (
+    "take a preset of configs/hardware, or set align.together to false, train.gradient_checkpointing to full, or "
+    "train.batch_size lower (`plan --gpu NAME` predicts what fits)"
+)
 
 
 def train(job: TrainJob, accelerator: Accelerator) -> Trained:
@@ -104,8 +106,8 @@ def space_needed(output_dir: Path) -> Iterator[None]:
     """A full disk as a DiskFullError; the half-written checkpoint goes, which leaves room to say so."""
     try:
         yield
-    except (OSError, SafetensorError) as error:
-        if os.strerror(errno.ENOSPC) not in str(error):
+    except Exception as error:
+        if not disk_full(error):
             raise
         store = CheckpointStore(output_dir / "checkpoints", 1)
         store.remove_partial()
@@ -113,19 +115,6 @@ def space_needed(output_dir: Path) -> Iterator[None]:
         raise DiskFullError(
             f"no space left for {output_dir}; free some, then run it again: it goes on from "
             f"{f'the checkpoint of update {kept[-1]}' if kept else 'the start'}"
-        ) from error
-
-
-@contextlib.contextmanager
-def memory_needed() -> Iterator[None]:
-    """A GPU whose memory does not suffice as a ConfigError: it would not the next time."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise ConfigError(
-            f"the GPU's memory does not suffice ({str(error).partition('. GPU')[0]}); take a preset of "
-            "configs/hardware, or set align.together to false, train.gradient_checkpointing to full, or "
-            "train.batch_size lower (`plan --gpu NAME` predicts what fits)"
         ) from error
 
 
@@ -168,10 +157,10 @@ def _main(job: TrainJob, main_process: bool) -> int:
         (folder / ERROR).unlink(missing_ok=True)
     try:
         accelerator = make_accelerator(job.config.train)
-        with space_needed(folder), memory_needed(), reproducible(job.config.train):
+        with space_needed(folder), memory_needed(TO_SPARE_MEMORY), reproducible(job.config.train):
             train(job, accelerator)
     except KnownError as error:
-        alone_knows = isinstance(error.__cause__, torch.OutOfMemoryError)  # the others wait for it in vain
+        alone_knows = isinstance(error, GpuMemoryError)  # the others wait for it in vain
         if main_process or alone_knows:
             content = {"kind": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
             write_atomic(folder / ERROR, json.dumps(content))

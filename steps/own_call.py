@@ -11,7 +11,7 @@ from zenml import get_step_context, log_metadata
 from zenml.client import Client
 from zenml.enums import ExecutionStatus
 
-from srpo.errors import EXIT_PERMANENT, KnownError
+from srpo.errors import EXIT_PERMANENT, KnownError, memory_needed
 from srpo.steps import STEPS
 
 SECONDS = "seconds"
@@ -32,7 +32,8 @@ def own_call(step: str) -> Iterator[None]:
     started = time.monotonic()
     remote = _on_a_cluster()
     try:
-        yield
+        with memory_needed():
+            yield
     except KnownError as error:
         if not remote or error.exit_code != EXIT_PERMANENT:
             raise

@@ -8,19 +8,26 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from pipelines.commands import runs
 from pipelines.commands.common import load
 from pipelines.outcome import Outcome
 from pipelines.place import Place
-from pipelines.runs import load_run
+from pipelines.runs import RunRecord, State, load_run
+from pipelines.status import show_status, status_json
+from srpo.config import RunConfig
 from srpo.errors import ConfigError
 from srpo.plan import Plan
+from srpo.reference import source_of
+from srpo.tracking import TrackedRun
 from tests.conftest import CONFIG, SHORT
 from tests.processes import heed_ctrl_c
 from tests.runs import call
@@ -108,6 +115,10 @@ def test_a_run_in_pods_asks_for_no_disk_here(
         (["run", "--resume", "x", "--set", "seed=1"], "--resume goes on with the run's own settings"),
         (["generate", "--model", "nope", "--prompts", "a ring", "--out", "x"], "nope"),
         (["generate", "--model", "builtin:shapes", "--prompts", "gone.txt", "--out", "x"], "no file at gone.txt"),
+        (["generate", "--model", "builtin:shapes", "--prompts", "gone.cvs", "--out", "x"], "no file at gone.cvs"),
+        (["generate", "--model", "builtin:shapes", "--prompts", "texts/gone", "--out", "x"], "no file at texts/gone"),
+        (["evaluate", "builtin:shapes", ".", "--out", "x"], ". is no embedded model, but without --config"),
+        (["words", "--set", "model.source=hf://a/b"], "hf://a/b is no embedded model, but without --config"),
         (
             ["generate", "--model", "builtin:shapes", "--prompts", "a ring", "--out", "x", "--guidance", "-1"],
             "--guidance -1: give a number from 0 on, or null",
@@ -188,6 +199,42 @@ def test_status_lists_runs_and_versions(finished: Outcome, capsys: pytest.Captur
     assert "challenger" in shown
 
 
+def test_status_says_why_a_run_failed(tmp_path: Path) -> None:
+    def record(name: str, state: State, error: str) -> None:
+        tracked, created = TrackedRun(uri="", run_id=""), datetime.now(UTC)
+        folder = str(Place(tmp_path).runs / name)
+        RunRecord(
+            name=name,
+            config=RunConfig(),
+            created=created,
+            folder=folder,
+            tracked=tracked,
+            steps=("train",),
+            state=state,
+            error=error,
+        ).save()
+
+    record("first", "failed", "RuntimeError: the [cable] was cut\nby a saw")
+    record("second", "done", "")
+    shown = Console(file=StringIO(), width=200)
+    show_status(shown, Place(tmp_path), None)
+    assert isinstance(shown.file, StringIO)
+    assert shown.file.getvalue().splitlines()[-1] == "first: RuntimeError: the [cable] was cut"
+    runs = {run["name"]: run["error"] for run in json.loads(status_json(Place(tmp_path), None))["runs"]}
+    assert runs == {"first": "RuntimeError: the [cable] was cut\nby a saw", "second": ""}
+
+
+def test_only_what_takes_a_stack_offers_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pipelines.commands.models.registry_uri", lambda *_: None)
+    offered = {}
+    for command in (["gc"], ["delete", "a/1"], ["promote", "a/1", "--reason", "x"], ["rollback", "--reason", "x"]):
+        assert call(*command) == 42
+        offered[command[0]] = "--stack" in capsys.readouterr().err
+    assert offered == {"gc": False, "delete": False, "promote": True, "rollback": True}
+
+
 def test_a_run_that_is_done_cannot_be_resumed(finished: Outcome, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("run", "--resume", finished.record.name) == 42
     assert "is done" in capsys.readouterr().err
@@ -224,6 +271,18 @@ def test_evaluate_sets_a_registered_model_beside_its_base(
     assert (report["num_prompts"], report["seeds_per_prompt"]) == (5, 2)
     assert all(metric in shown for metric in ("luminance", "content", "diversity"))
     assert shown.strip().endswith("report.html")
+
+
+def test_what_is_made_from_an_embedded_model_needs_no_run_file(
+    finished: Outcome, place: Place, flux_folder: Path, tmp_path: Path
+) -> None:
+    transformer = str(flux_folder / "transformer")
+    assert source_of(transformer, place.mlflow_uri, "builtin:shapes") == "builtin:shapes"
+    assert source_of(str(flux_folder), place.mlflow_uri, "builtin:shapes") == str(flux_folder)
+    assert source_of("shapes@challenger", place.mlflow_uri) == "builtin:shapes"
+    out = ["--out", str(tmp_path / "out")]
+    assert call("evaluate", transformer, "--base", str(flux_folder), *out) == 42
+    assert call("evaluate", str(flux_folder), "--num-prompts", "5", "--config", str(CONFIG), *SETTINGS, *out) == 0
 
 
 def test_evaluate_may_go_online_for_all_that_judges(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

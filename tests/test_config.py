@@ -6,7 +6,18 @@ from typing import get_args
 import pytest
 from pydantic import ValidationError
 
-from srpo.config import Bound, ImagesConfig, LoraConfig, RunConfig, ScoreConfig, Settings, load_config, parse_config
+from srpo.config import (
+    Bound,
+    ImagesConfig,
+    LoraConfig,
+    MonitorConfig,
+    ResourcesConfig,
+    RunConfig,
+    ScoreConfig,
+    Settings,
+    load_config,
+    parse_config,
+)
 from srpo.config.base import flatten
 from srpo.config.method import ReflMethod
 from srpo.config.resources import TrainResources
@@ -38,7 +49,7 @@ def test_defaults_are_the_reference_recipe() -> None:
         ({"align": {"window": [0, 25]}}, "align: window starts at step 0, sigma 1"),
         ({"seed": 2**32}, "seed: Input should be less than or equal to 4294967295"),
         ({"preference": {"negative": []}}, "preference.negative: Tuple should have at least 1 item"),
-        ({"monitor": {"every": 3}}, r"monitor.every \(3\) must be a multiple of train.save_every \(5\)"),
+        ({"monitor": {"every": 3}}, r"^run.yaml: monitor.every \(3\) must be a multiple of train.save_every \(5\)"),
         ({"monitor": {"bounds": [{"metric": "spread"}]}}, "monitor.bounds.0: the bound on 'spread' has no limit"),
         (
             {"monitor": {"bounds": [{"metric": "spread", "min_ratio": 2, "max_ratio": 1}]}},
@@ -85,7 +96,13 @@ def test_wrong_overrides(tmp_path: Path, override: str, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("a: [", "not valid YAML"), ("- 1", "must hold a mapping"), (None, "no config file")]
+    ("text", "message"),
+    [
+        ("a: [", "not valid YAML"),
+        ("? [a]\n: 1", "not valid YAML"),
+        ("- 1", "must hold a mapping"),
+        (None, "no config file"),
+    ],
 )
 def test_wrong_files(tmp_path: Path, text: str | None, message: str) -> None:
     path = tmp_path / "run.yaml"
@@ -93,6 +110,53 @@ def test_wrong_files(tmp_path: Path, text: str | None, message: str) -> None:
         path.write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_config(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["train: {num_updates: 5}\nseed: 1\ntrain: {jitter: 4}\n", "seed: 1\n\ntrain: {jitter: 4, jitter: 5}\n"]
+)
+def test_what_is_said_twice_is_refused_with_its_line(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"'(train|jitter)' is there a second time(.|\n)*line 3"):
+        load_config(path)
+    with pytest.raises(ConfigError, match="'jitter' is there a second time"):
+        load_config(CONFIGS / "shapes.yaml", ("train={jitter: 4, jitter: 5}",))
+
+
+def test_a_merged_mapping_may_be_changed(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("resources:\n  embed: &gpu {gpus: 1, memory: 8}\n  train: {<<: *gpu, memory: 9}\n")
+    train = load_config(path).resources.train
+    assert (train.gpus, train.memory) == (1, 9)
+
+
+def test_a_section_whose_lines_are_all_comments_is_left_out(tmp_path: Path) -> None:
+    base, change = tmp_path / "base.yaml", tmp_path / "change.yaml"
+    base.write_text(
+        "train: {num_updates: 7, lora: {rank: 4}}\nmonitor:\nrewards:\nresources: {train: }\nalign: {guidance: }\n"
+    )
+    change.write_text("train:\n  # num_updates: 9\n")
+    config = load_config([base, change])
+    assert config.train.num_updates == 7
+    assert (config.monitor, config.resources, config.rewards) == (MonitorConfig(), ResourcesConfig(), {})
+    assert config.align.guidance is None, "which means something"
+    change.write_text("train:\n  lora:\n")
+    assert load_config([base, change]).train.lora is None
+    lora = load_config(change, ("train.lora.rank=8",)).train.lora
+    assert lora and lora.rank == 8
+
+
+def test_the_registered_model_is_named_after_the_run_if_nothing_else_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("name: realism\n")
+    assert load_config(path).registry.model_name == "realism"
+    assert load_config(path, ("name=other", "registry.lease=/leases")).registry.model_name == "other"
+    assert load_config(path, ("registry.model_name=own",)).registry.model_name == "own"
+    assert RunConfig().registry.model_name == "srpo"
+    with pytest.raises(ConfigError) as refused:
+        load_config(path, ("name=a/b",))
+    assert len(str(refused.value).splitlines()) == 1, "one mistake"
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.name)

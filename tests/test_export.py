@@ -105,6 +105,15 @@ def test_a_target_that_cannot_take_it_is_refused(to: str, said: str, files: Mode
         export(files, to, "transformer", [])
 
 
+def test_an_empty_folder_holds_nothing_yet(files: ModelFiles, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="file exists already"):
+        export(files, str(tmp_path / "file"), "transformer", [])
+    (tmp_path / "out").mkdir()
+    export(files, str(tmp_path / "out"), "transformer", [])
+    assert (tmp_path / "out" / "README.md").is_file()
+
+
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """boto3 tries again at once."""

@@ -9,6 +9,7 @@ import torch
 
 from srpo import generate, rollout
 from srpo.config import EvaluationConfig, ModelConfig
+from srpo.errors import GpuMemoryError
 from srpo.evaluation import images
 from srpo.generate import Painter, Sampling
 from srpo.models import load_model, load_text_encoder
@@ -60,6 +61,17 @@ def test_encoder_and_model_take_turns(flux_folder: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(generate, "load_model", load_model)
     assert len(list(painter(flux_folder, "cpu:0").tensors(PROMPTS, SAMPLING))) == 3
     assert moves == ["FluxText gpu", "Flux gpu", "Flux cpu", "FluxText gpu", "Flux gpu"]
+
+
+def test_a_gpu_that_is_too_small_is_told_with_what_spares_memory(
+    flux_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Painter, "_draw", fill)
+    with pytest.raises(GpuMemoryError, match=r"\(CUDA out of memory\); keep the weights in fewer bits \(--weights nf4"):
+        list(painter(flux_folder).tensors(PROMPTS, SAMPLING))
 
 
 def test_pictures_are_drawn_in_tf32_and_nothing_else_is(flux_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

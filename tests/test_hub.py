@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from srpo.errors import ConfigError
-from srpo.hub import fetch, resolve, verify
+from srpo.hub import Part, fetch, resolve, verify
 
 
 def folder(path: Path) -> Path:
@@ -23,6 +23,20 @@ def test_a_snapshot_names_every_file_by_content(tmp_path: Path) -> None:
     assert recorded.size == 9
     single = fetch(str(tmp_path / "x" / "a.txt"), "reward")
     assert single.path == tmp_path / "x" / "a.txt" and [file.path for file in single.files] == ["a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("part", "source", "offered"),
+    [
+        ("model", "nowhere", "; give a path that exists, or builtin:shapes"),
+        ("reward", "nowhere", "; give a path that exists, or builtin:shapes or builtin:shapes-biased"),
+        ("images", "nowhere", "; give a path that exists"),
+        ("images", "builtin:shapes", "no embedded world 'builtin:shapes'; give a path"),
+    ],
+)
+def test_what_is_not_there_is_told_with_what_could_be(part: Part, source: str, offered: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{part}: .*{offered}$"):
+        resolve(source, part)
 
 
 def test_the_hash_follows_content_and_names_not_the_place(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """A plan refuses what cannot work, in one sentence, before any work."""
 
+import errno
+import os
 import shutil
 from math import prod
 from pathlib import Path
@@ -120,6 +122,16 @@ def test_an_output_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ConfigError, match="cannot be written"):
         make_plan(load_config(CONFIG, SHORT), tmp_path / "file")
+
+
+def test_a_full_disk_is_not_called_a_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as raised:
+        make_plan(load_config(CONFIG, SHORT), tmp_path)
+    assert raised.type is OSError
 
 
 def test_too_little_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

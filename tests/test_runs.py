@@ -83,6 +83,23 @@ def test_a_run_that_nobody_can_be_asked_of_is_not_called_failed(tmp_path: Path) 
     assert load_runs(Place(tmp_path))[0].state == "running"
 
 
+@pytest.mark.parametrize("kind", [RuntimeError, KeyboardInterrupt])
+def test_a_record_that_cannot_be_written_hides_no_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("no space")
+
+    told: list[str] = []
+    mine = record(Place(tmp_path), "mine")
+    monkeypatch.setattr("pipelines.runs.write_atomic", full)
+    monkeypatch.setattr(execute, "on_cluster", lambda: False)
+    monkeypatch.setattr(execute, "_tell", lambda _, status: told.append(status))
+    with pytest.raises(kind), execute._state_kept(mine):
+        raise kind
+    assert told == ["FAILED" if kind is RuntimeError else "KILLED"]
+
+
 def test_a_submission_that_broke_off_can_be_resumed(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

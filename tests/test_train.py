@@ -198,7 +198,7 @@ def test_too_little_memory_is_not_tried_again(
     path.write_text(place(job, tmp_path).model_dump_json())
     assert main(path) == EXIT_PERMANENT
     said = json.loads((tmp_path / "error.json").read_text())
-    assert (said["kind"], said["exit_code"]) == ("ConfigError", EXIT_PERMANENT)
+    assert (said["kind"], said["exit_code"]) == ("GpuMemoryError", EXIT_PERMANENT)
     assert "(CUDA out of memory. Tried to allocate 2.00 GiB); take a preset" in said["message"]
     assert said["message"] in capsys.readouterr().err
 

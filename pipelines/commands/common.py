@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from pipelines.place import Place, here
+from srpo.errors import ConfigError
 
 if TYPE_CHECKING:
     from zenml.client import Client
@@ -77,6 +78,15 @@ def load(config: list[Path] | None, overrides: tuple[str, ...]) -> "RunConfig":
         text = f"[yellow]warning:[/] {escape(str(warning.message))}"
         Console(stderr=True).print(text, soft_wrap=True, highlight=False)
     return settings
+
+
+def refuse_demo_settings(name: str, source: str) -> None:
+    """ConfigError for a model that is no embedded one, where the demo's run file would speak for it in silence."""
+    if not source.startswith("builtin:"):
+        raise ConfigError(
+            f"{name} is no embedded model, but without --config it would be drawn and judged as one, by "
+            f"configs/{DEFAULT_CONFIG.name}; give --config with the run file of your model"
+        )
 
 
 def zenml_client() -> "Client":

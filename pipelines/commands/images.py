@@ -17,6 +17,7 @@ from pipelines.commands.common import (
     SetOption,
     console,
     load,
+    refuse_demo_settings,
     registry_uri,
 )
 from pipelines.place import here
@@ -108,6 +109,8 @@ def words(
     model draws the pictures, with the word and without.
     """
     settings = load(config, tuple(set_ or ()))
+    if not config:
+        refuse_demo_settings(settings.model.source, settings.model.source)
     here().prepare(*settings.inputs)
     chosen = [text.split(",") if text else [] for text in (words_, against)]
     wanted, unwanted = chosen if any(chosen) else (settings.preference.positive, settings.preference.negative)

@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands.common import BaseOption, ConfigOption, RegistryOption, SetOption, console, load, registry_uri
+from pipelines.commands.common import (
+    BaseOption,
+    ConfigOption,
+    RegistryOption,
+    SetOption,
+    console,
+    load,
+    refuse_demo_settings,
+    registry_uri,
+)
 from pipelines.place import here
 from srpo.sample_size import MIN_PROMPTS
 from srpo.wording import number, signed, span
@@ -46,9 +55,14 @@ def evaluate(
     from srpo.evaluation.lineup import evaluate_models
     from srpo.evaluation.progress import terminal_progress
     from srpo.evaluation.report import check_out
+    from srpo.reference import source_of
 
     check_out(out, "evaluate")
     uri = registry_uri(place, stack)
+    if not config:
+        for model in models:
+            if source := source_of(model, uri, base):
+                refuse_demo_settings(model, source)
     with reading(place.embeddings), terminal_progress() as progress:
         report = evaluate_models(models, settings, out, place.embeddings, place.scores, uri, base, progress)
     _show(report)

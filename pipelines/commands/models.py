@@ -76,7 +76,7 @@ def promote(
     stack: RegistryOption = None,
 ) -> None:
     """Make a version champion by hand, whatever its gate said; verdict and licences are shown first."""
-    uri = _registry(stack)
+    uri = _registry(stack, "; or give --stack")
     from srpo import registry
 
     version = registry.find_version(uri, model)
@@ -92,7 +92,7 @@ def rollback(
     stack: RegistryOption = None,
 ) -> None:
     """Give the champion back to the version that had it before; once more, one further back."""
-    uri = _registry(stack)
+    uri = _registry(stack, "; or give --stack")
     from srpo import registry
 
     _show_move(registry.rollback(uri, name, reason), as_json)
@@ -123,7 +123,8 @@ def gc(
 ) -> None:
     """Remove old versions without an alias, and the weights, checkpoints and embeddings that nothing refers to.
 
-    The version that `rollback` would lead to stays, and so does all that an unfinished run may need.
+    The version that `rollback` would lead to stays, and so does all that an unfinished run may need. A run that you
+    give up: remove .srpo/runs/NAME; gc then frees what it shared. What storage.remote keeps stays.
     """
     place = here()
     _registry()
@@ -140,13 +141,15 @@ def gc(
     _show_surplus(collect(place, keep), "removed", place, as_json)
 
 
-def _registry(stack: str | None = None) -> str:
-    """Where versions are registered; ConfigError where no stack is named and this folder has none."""
+def _registry(stack: str | None = None, elsewhere: str = "") -> str:
+    """Where versions are registered; ConfigError where no stack is named and this folder has none, with what else
+    may be given.
+    """
     place = here()
     place.prepare()
     uri = registry_uri(place, stack)
     if uri is None:
-        raise ConfigError(f"nothing is registered in {place.root} yet; `run` registers what it made; or give --stack")
+        raise ConfigError(f"nothing is registered in {place.root} yet; `run` registers what it made{elsewhere}")
     return uri
 
 

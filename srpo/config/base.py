@@ -6,6 +6,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 Range = tuple[float, float]
+NAME = r"^[A-Za-z0-9._-]+$"
+"""What is a name to MLflow, ZenML and every file system."""
 
 
 class Settings(BaseModel):

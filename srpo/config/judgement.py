@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
-from srpo.config.base import Settings
+from srpo.config.base import NAME, Settings
 from srpo.sample_size import MIN_PROMPTS
 
 ScoreName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$")]
@@ -176,8 +176,8 @@ class EvaluationConfig(Settings):
 class RegistryConfig(Settings):
     """Where versions are registered."""
 
-    model_name: str = Field(default="srpo", pattern=r"^[A-Za-z0-9._-]+$")
-    """Name of the registered model."""
+    model_name: str = Field(default="srpo", pattern=NAME)
+    """Name of the registered model, whose versions compete for one champion; the run's `name` if left out."""
     lease: str | None = None
     """Where writers agree whose turn it is to move the champion: null for what a local MLflow store, or one in
     PostgreSQL, offers itself. For an MLflow server: s3://bucket/prefix or postgresql://user@host/database, the same for

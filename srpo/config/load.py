@@ -1,15 +1,29 @@
 """Run files and overrides become a `RunConfig`, or one clear error."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from yaml.constructor import ConstructorError
 
 from srpo.config.run import SCHEMA_VERSION, RunConfig
 from srpo.errors import ConfigError, problem_text
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a mapping says nothing twice; PyYAML would take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """The mapping; ConstructorError names a repeated key, with its line."""
+        seen = set[str]()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise ConstructorError(None, None, f"{key.value!r} is there a second time", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def load_config(paths: Path | Sequence[Path], overrides: tuple[str, ...] = ()) -> RunConfig:
@@ -50,7 +64,7 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     """The settings of one file."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise ConfigError(f"no config file at {path}; see configs/ for examples") from None
     except OSError as error:
@@ -59,7 +73,19 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path} must hold a mapping of settings, got {type(data).__name__}")
-    return data
+    return _without_empty(data, RunConfig)
+
+
+def _without_empty(data: dict[str, Any], section: type[BaseModel]) -> dict[str, Any]:
+    """Sections whose lines are all comments, which are null to YAML, count as left out."""
+    kinds = {name: field.annotation for name, field in section.model_fields.items()}
+    kept = {}
+    for key, value in data.items():
+        kind = kinds.get(key)
+        inner = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+        if value is not None or not (inner or get_origin(kind) is dict):
+            kept[key] = _without_empty(value, inner) if inner and isinstance(value, dict) else value
+    return kept
 
 
 def parse_config(data: dict[str, Any], origin: str) -> RunConfig:
@@ -81,7 +107,7 @@ def _describe(origin: str, problem: Mapping[str, Any]) -> str:
     if problem["type"] == "extra_forbidden":
         return f"{origin}: {problem_text({**problem, 'msg': 'unknown key'})}"
     got = "" if problem["type"] == "value_error" else f" (got {problem['input']!r})"
-    return f"{origin}: {problem_text(problem, 'the file')}{got}"
+    return f"{origin}: {problem_text(problem)}{got}"
 
 
 def _set(data: dict[str, Any], override: str) -> None:
@@ -91,10 +117,12 @@ def _set(data: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override!r} must have the form section.key=value")
     *sections, last = key.split(".")
     for section in sections:
-        data = data.setdefault(section, {})
+        if data.get(section) is None:
+            data[section] = {}
+        data = data[section]
         if not isinstance(data, dict):
             raise ConfigError(f"--set {override!r}: {section!r} is a value, not a section")
     try:
-        data[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {override!r}: the value is not valid YAML") from None
+        data[last] = yaml.load(value, _Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value is not valid YAML: {error}") from None

@@ -1,11 +1,12 @@
 """A whole run: its sections, and what they demand of each other."""
 
+import re
 import warnings
 from typing import Any, Literal, Self
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from srpo.config.base import Settings
+from srpo.config.base import NAME, Settings
 from srpo.config.images import ImagesConfig
 from srpo.config.judgement import EvaluationConfig, MonitorConfig, RegistryConfig, ScoreConfig
 from srpo.config.method import (
@@ -33,7 +34,7 @@ class RunConfig(Settings):
 
     schema_version: Literal[1] = 1
     """Form of this file."""
-    name: str = Field(default="srpo", pattern=r"^[A-Za-z0-9._-]+$")
+    name: str = Field(default="srpo", pattern=NAME)
     """Name of the experiment; runs are named after it."""
     seed: int = Field(default=0, ge=0, le=2**32 - 1)
     """Seed of everything random; NumPy's takes no larger one."""
@@ -144,6 +145,15 @@ class RunConfig(Settings):
         except ValidationError:
             return data  # said where it stands
         return {**data, "monitor": {**monitor, "watch": method.trains_on}}
+
+    @model_validator(mode="before")
+    @classmethod
+    def versions_are_named_after_the_run(cls, data: Any) -> Any:
+        """The name of the registered model, where the run does not say."""
+        registry, name = (data.get("registry", {}), data.get("name")) if isinstance(data, dict) else (None, None)
+        if not isinstance(registry, dict) or not isinstance(name, str) or not re.match(NAME, name):
+            return data  # what is wrong is said where it stands
+        return {**data, "registry": {"model_name": name, **registry}}
 
     @model_validator(mode="after")
     def settings_are_read(self) -> Self:

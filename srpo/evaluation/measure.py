@@ -19,6 +19,7 @@ from srpo.artifacts import Weights
 from srpo.config import RunConfig
 from srpo.criteria import load_criteria
 from srpo.devices import count_processes, device_of
+from srpo.errors import memory_needed
 from srpo.evaluation.contender import Contender, score_key
 from srpo.evaluation.images import Cell, Gallery, ReportProgress, draw
 from srpo.evaluation.journal import ImageScores, ScoreJournal
@@ -106,7 +107,8 @@ def draw_and_score(
         galleries[contender.label] = gallery = journal.gallery(key)
         num_threads = max(1, torch.get_num_threads() // count_processes(config.evaluation.num_processes))
         work = Work(contender, config, weights, embeddings[contender.label], gallery, num_threads)
-        rows = _score(work, key, design, journal, progress)
+        with memory_needed("set evaluation.batch_size lower, or model.weights to fewer bits"):
+            rows = _score(work, key, design, journal, progress)
         gc.collect()  # layers in int8 know themselves: the next model would come beside this one
         torch.cuda.empty_cache()
         scores[contender.label] = _columns(rows, config.evaluation.seeds_per_prompt)

@@ -30,8 +30,8 @@ def open_target(to: str) -> Iterator[Path]:
     if "://" in to:
         raise ConfigError(f"--to {to}: give a folder, s3://BUCKET/PREFIX, or hf://OWNER/NAME")
     target = Path(to).expanduser().resolve()
-    if target.exists():
-        raise ConfigError(f"--to {to} exists already; give a new folder")
+    if target.is_file() or (target.exists() and any(target.iterdir())):
+        raise ConfigError(f"--to {to} exists already; give a new folder, or an empty one")
     with atomic_folder(target) as folder:
         yield folder
 

@@ -39,10 +39,12 @@ def is_remote(source: str) -> bool:
 
 def resolve(source: str, part: Part) -> Path:
     """The local place of a source; ConfigError where there is none. A remote source must have been fetched."""
+    known = sorted(name for name, parts in BUILTIN.items() if part in parts)
     if source.startswith("builtin:"):
         if part not in BUILTIN.get(source, {}):
-            known = sorted(name for name, parts in BUILTIN.items() if part in parts)
-            raise ConfigError(f"{part}: no embedded world {source!r}; choose from {known}")
+            raise ConfigError(
+                f"{part}: no embedded world {source!r}; {f'choose from {known}' if known else 'give a path'}"
+            )
         return BUILTIN[source][part]
     if is_remote(source):
         _origin(source, part)
@@ -54,7 +56,8 @@ def resolve(source: str, part: Part) -> Path:
         return Store().tree(listing).path
     path = Path(source).expanduser().resolve()
     if not path.exists():
-        raise ConfigError(f"{part}: nothing at {path}; give a path that exists, or one of {sorted(BUILTIN)}")
+        embedded = f", or {' or '.join(known)}" if known else ""
+        raise ConfigError(f"{part}: nothing at {path}; give a path that exists{embedded}")
     return path
 
 

@@ -13,8 +13,8 @@ from torchvision.transforms.functional import to_tensor
 
 from srpo.artifacts import Evaluated, PromptSets, Snapshot, Trained, Weights
 from srpo.config import RunConfig, ScoreConfig, parse_config
-from srpo.errors import ConfigError
-from srpo.evaluation import evaluate, run
+from srpo.errors import ConfigError, GpuMemoryError
+from srpo.evaluation import evaluate, measure, run
 from srpo.evaluation.measure import Measured
 from srpo.evaluation.schema import Report
 from srpo.evaluation.thumbnails import IMAGES, picture_path
@@ -222,6 +222,17 @@ def test_scores_that_are_not_finite_are_a_collapse_with_a_report(
     assert report.reason.startswith("The model is damaged: 1 of 12 images of candidate have scores that are not finite")
     assert (report.num_prompts, len(report.images)) == (5, 10)
     assert JUDGED[1] in report.reason and JUDGED[1] not in {image.prompt for image in report.images}
+
+
+def test_a_gpu_that_is_too_small_is_told_with_what_spares_memory(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(measure, "load_model", fill)
+    with pytest.raises(GpuMemoryError, match=r"\(CUDA out of memory\); set evaluation.batch_size lower"):
+        evaluate(*inputs, tmp_path)
 
 
 def test_progress_is_reported_for_both_models(inputs: Inputs, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from srpo.artifacts import PromptSet, PromptSets, Weights
 from srpo.config import ModelConfig, PromptsConfig, RunConfig, WeightsFormat
+from srpo.errors import GpuMemoryError
 from srpo.footprint import disk_needed
 from srpo.hub import fetch
 from srpo.models import load_text_encoder
@@ -142,6 +143,17 @@ def test_several_processes_make_the_same_files(flux_folder: Path, tmp_path: Path
     two = embed(flux_folder, write(tmp_path, texts, num_processes=2), tmp_path / "two")
     assert shards(tmp_path / "one").keys() == shards(tmp_path / "two").keys()
     assert one.train.snapshot.sha256 == two.train.snapshot.sha256
+
+
+def test_a_gpu_that_is_too_small_is_told_with_what_spares_memory(
+    flux_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("srpo.prompts.encode.load_text_encoder", fill)
+    with pytest.raises(GpuMemoryError, match=r"\(CUDA out of memory\); set model.weights to bf16"):
+        embed(flux_folder, write(tmp_path, lines(1)), tmp_path / "store")
 
 
 def test_the_plan_knows_the_size(flux_folder: Path, tmp_path: Path) -> None:
