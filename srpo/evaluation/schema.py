@@ -129,7 +129,8 @@ class Curves(Settings):
     """One entry per update: its number (`update`) and metrics."""
     held_out: list[dict[str, Any]] = Field(default_factory=list)
     """One entry per measurement on held-out prompts; `violations` lists the bounds that it broke, and what was no
-    finite number is null."""
+    finite number is null. Where training started from another model than the base there are two of update 0, and `of`
+    is `base` in the first of them."""
     best_update: int = 0
     num_updates: int = 0
     seconds: float = 0.0
