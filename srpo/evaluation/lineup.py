@@ -57,7 +57,7 @@ def evaluate_models(
     listed, places = _check(references, config)
     prompts = [listed[place] for place in places]
     contenders = [find_contender(reference, config, uri, base) for reference in references]
-    study = kept_study(output_dir, {one.label: one.transformer_sha256 for one in contenders})
+    study = kept_study(output_dir, {one.label: (one.transformer_sha256, one.base.sha256) for one in contenders})
     weights = fetch_judges(contenders[0].base, config.reward, config.evaluation.scores, config.rewards)
     stored = {one.label: embed_set(one.model, config.prompts, one.base, prompts, embeddings_dir) for one in contenders}
     embeddings = {label: _at(places, load_prompt_set(prompt_set)[1]) for label, prompt_set in stored.items()}
