@@ -216,6 +216,8 @@ class Trainer:
         self.update -= self.before is not None
         if self.update != self.saved:
             self.save(self.before)
+        if self.accelerator.is_main_process:
+            self.budget.note(self.output_dir)
         try:
             fate = self.copies.wait(preemption.seconds_left(self.config.storage.grace_s))
         except UnreachableError as error:
@@ -238,6 +240,7 @@ class Trainer:
     def _resume(self) -> None:
         """Go on from the last checkpoint, if there is one; ConfigError if it was made with other settings."""
         if not self.copies.newest:
+            self.budget.go_on(self.output_dir, 0.0)
             return
         folder = self.store.path(self.copies.newest)
         state = load_state(folder)
@@ -251,7 +254,7 @@ class Trainer:
             criterion.scale = state.get("scales", {}).get(criterion.name, criterion.scale)
         self.update = self.saved = state["update"]
         self.seconds = state["seconds"]
-        self.budget.before = state.get("gpu_hours", 0.0)
+        self.budget.go_on(self.output_dir, state.get("gpu_hours", 0.0))
         self.batches.restore(folder)
 
     def finish(self) -> Trained:
