@@ -38,6 +38,12 @@ def take_over(earlier: Path, folder: Path, mirror: Mirror) -> bool:
     return True
 
 
+def goes_on(folder: Path, mirror: Mirror) -> bool:
+    """Whether a training has a checkpoint, which holds all that it began from; with a copy one that every node sees."""
+    checkpoints = folder / CHECKPOINTS
+    return bool(mirror.folders(checkpoints)) if mirror.bucket else any(checkpoints.glob("update-*"))
+
+
 def log_again(folder: Path, tracker: Tracker) -> None:
     """Tell another MLflow run what a training's journals say."""
     for name, prefix in ((METRICS, "train"), (HELD_OUT, "held_out")):
