@@ -81,14 +81,15 @@ def _is_there(task: Task) -> bool:
     *_, facts, path = task
     if not path.exists():
         return False
+    facts = {name: text for name, text in facts.items() if name not in SPELLING}
     with Image.open(path) as picture:
         found = {name: text for name, text in getattr(picture, "text", {}).items() if name in facts}
-    if other := [name for name in found or facts if name not in SPELLING and found.get(name) != facts[name]]:
+    if other := [name for name in found or facts if found.get(name) != facts[name]]:
         raise ConfigError(
             f"{path} is another picture: its {other[0]} is {found.get(other[0])!r}, not {facts[other[0]]!r}; "
             "give another --out, or --overwrite"
         )
-    return found.keys() == facts.keys()
+    return found == facts
 
 
 def _draw_all(files: ModelFiles, tasks: list[Task], num_processes: int) -> Iterator[Path]:
