@@ -1,8 +1,14 @@
 """GPU-hours: what training has taken, and whether that is all it may take."""
 
+import json
 import time
+from pathlib import Path
 
 from srpo.config import RunConfig
+from srpo.files import write_atomic
+
+SPENT = "gpu-hours.json"
+"""What all attempts had taken when one was told to stop, which may be before it had a checkpoint to say so."""
 
 
 class Budget:
@@ -22,6 +28,15 @@ class Budget:
     def spent(self) -> float:
         """GPU-hours until now."""
         return self.before + self.num_processes * (time.monotonic() - self.start) / 3600
+
+    def note(self, folder: Path) -> None:
+        """Leave in a training's folder what was spent until now."""
+        write_atomic(folder / SPENT, json.dumps(self.spent))
+
+    def go_on(self, folder: Path, saved: float) -> None:
+        """Count earlier attempts: what their last checkpoint says, or what was noted after it."""
+        path = folder / SPENT
+        self.before = max(saved, json.loads(path.read_text(encoding="utf-8")) if path.exists() else 0.0)
 
     def stop_reason(self) -> str | None:
         """Why training should stop now, in words; None to go on."""

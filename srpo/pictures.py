@@ -24,6 +24,8 @@ SHEET_PICTURES = 256  # a sheet of 4096 x 4096 pixels
 
 Facts = dict[str, str]
 """Text fields of a PNG."""
+SPELLING = {"source"}
+"""Facts that may be written otherwise for the same picture: the base is known by its content."""
 Task = tuple[str, int, Facts, Path]
 """(prompt, seed, facts, path)."""
 
@@ -49,7 +51,7 @@ def write_pictures(
 
 
 def facts_of(files: ModelFiles, prompt: str, seed: int) -> Facts:
-    """Everything that decides a picture's pixels."""
+    """Everything that decides a picture's pixels, and where its base comes from."""
     made = files.model.model_dump(include={"source", "height", "width", "max_sequence_length", "weights"})
     made |= files.sampling.model_dump(exclude={"seed"})
     made |= files.model_dump(include={"base_sha256", "transformer_sha256"})
@@ -79,6 +81,7 @@ def _is_there(task: Task) -> bool:
     *_, facts, path = task
     if not path.exists():
         return False
+    facts = {name: text for name, text in facts.items() if name not in SPELLING}
     with Image.open(path) as picture:
         found = {name: text for name, text in getattr(picture, "text", {}).items() if name in facts}
     if other := [name for name in found or facts if found.get(name) != facts[name]]:

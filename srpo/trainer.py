@@ -25,7 +25,7 @@ from srpo.checkpoint import (
 from srpo.config import RunConfig
 from srpo.criteria import load_criteria, measure_scales
 from srpo.durable.checkpoints import CheckpointCopies
-from srpo.errors import PreemptedError, TrainingStoppedError, UnreachableError
+from srpo.errors import ConfigError, PreemptedError, TrainingStoppedError, UnreachableError
 from srpo.evaluation.scores import Scorer, load_scores
 from srpo.files import atomic_folder, write_atomic
 from srpo.held_out import HeldOut
@@ -37,7 +37,7 @@ from srpo.prompts import load_categories, load_prompt_set
 from srpo.record import Clock, Record
 from srpo.same_run import contents_of, refuse_other_contents, refuse_other_settings
 from srpo.sharding import defer_reduction, is_sharded, release, whole
-from srpo.start import begin_from
+from srpo.start import BASE, begin_from
 from srpo.trained_model import export, trained_model
 from srpo.tuning import make_optimizer, set_learning_rate, stepping
 
@@ -163,8 +163,14 @@ class Trainer:
     def watch_first(self, preemption: Preemption) -> None:
         """Measure the base, then what training starts from, if that is another.
 
-        A checkpoint holds every weight that is trained, so a run that goes on from one needs no start.
+        A checkpoint holds every weight that is trained, so a run that goes on from one needs no start. ConfigError if
+        it was to go on, and the checkpoint is gone.
         """
+        if self.config.train.start != BASE and self.start is None:
+            raise ConfigError(
+                f"{self.store.directory} has no checkpoint any more, and this job does not say where the files of "
+                f"{self.config.train.start} lie, which it began from; start a new run"
+            )
         self.watch(preemption, of_base=True)
         if self.start:
             begin_from(self.model.transformer, self.start.path, self.config.train.lora)
@@ -216,6 +222,8 @@ class Trainer:
         self.update -= self.before is not None
         if self.update != self.saved:
             self.save(self.before)
+        if self.accelerator.is_main_process:
+            self.budget.note(self.output_dir)
         try:
             fate = self.copies.wait(preemption.seconds_left(self.config.storage.grace_s))
         except UnreachableError as error:
@@ -238,6 +246,7 @@ class Trainer:
     def _resume(self) -> None:
         """Go on from the last checkpoint, if there is one; ConfigError if it was made with other settings."""
         if not self.copies.newest:
+            self.budget.go_on(self.output_dir, 0.0)
             return
         folder = self.store.path(self.copies.newest)
         state = load_state(folder)
@@ -251,7 +260,7 @@ class Trainer:
             criterion.scale = state.get("scales", {}).get(criterion.name, criterion.scale)
         self.update = self.saved = state["update"]
         self.seconds = state["seconds"]
-        self.budget.before = state.get("gpu_hours", 0.0)
+        self.budget.go_on(self.output_dir, state.get("gpu_hours", 0.0))
         self.batches.restore(folder)
 
     def finish(self) -> Trained:

@@ -9,7 +9,7 @@ from srpo.alone import refuse_busy
 from srpo.artifacts import PromptSets, Trained, TrainJob, Weights
 from srpo.config import RunConfig
 from srpo.durable import OWN_COPIES, Mirror, mirror_of
-from srpo.durable.succession import log_again, take_over
+from srpo.durable.succession import goes_on, log_again, take_over
 from srpo.hub import bring
 from srpo.launch import launch_training
 from srpo.provenance import data_version
@@ -33,7 +33,7 @@ def train(
     with own_call("train"), tracked.in_environment():
         begin(folder, mirror, weights, prompts, tracked, continues)
         weights = bring(mirror.here(weights))
-        start = find_start(config, tracked.uri, weights.model)
+        start = None if goes_on(folder, mirror) else find_start(config, tracked.uri, weights.model)
         job = TrainJob(
             config=config, weights=weights, prompts=mirror.here(prompts), start=start, output_dir=str(folder)
         )

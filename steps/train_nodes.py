@@ -23,6 +23,7 @@ from zenml.utils.pipeline_docker_image_builder import DOCKER_IMAGE_WORKDIR
 from srpo.artifacts import PromptSets, Trained, TrainJob, Weights
 from srpo.config import RunConfig, Settings, StorageConfig
 from srpo.durable import OWN_COPIES, Mirror, mirror_of
+from srpo.durable.succession import goes_on
 from srpo.errors import EXIT_PERMANENT, ConfigError, KnownError, TrainingStoppedError
 from srpo.files import write_atomic
 from srpo.hub import bring
@@ -106,7 +107,8 @@ def main(storage: StorageConfig, output_dir: str) -> None:
         _log_in(handed.stack)
         with handed.tracked.in_environment():
             weights = bring(mirror.here(handed.job.weights))
-            start = find_start(handed.job.config, handed.tracked.uri, weights.model)
+            config, uri = handed.job.config, handed.tracked.uri
+            start = None if goes_on(folder, mirror) else find_start(config, uri, weights.model)
             update = {"weights": weights, "prompts": mirror.here(handed.job.prompts), "start": start}
             launch_node(handed.job.model_copy(update={**update, "output_dir": str(folder)}), nodes)
         if nodes.rank == 0:

@@ -1,13 +1,16 @@
 """GPU-hours are counted over attempts and processes, and training stops, resumably, where they are spent."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from srpo.artifacts import TrainJob
+from srpo.batches import Batches
 from srpo.budget import Budget
 from srpo.config import RunConfig
+from srpo.errors import PreemptedError
 from srpo.price import planned_gpu_hours, price
 from srpo.trained_model import trained_model
 from srpo.trainer import Trainer
@@ -51,6 +54,35 @@ def test_hours_of_all_processes_and_attempts_are_added(clock: list[float]) -> No
     clock[0] = 2.125 * HOUR
     assert budget.stop_reason() == "the run has taken 10 GPU-hours, and resources.max_gpu_hours is 10"
     assert Budget(RunConfig(), 4).stop_reason() is None
+
+
+def test_the_time_of_attempts_that_end_within_an_update_counts(
+    job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: list[float]
+) -> None:
+    """An hour per update. Each attempt is told to stop an hour after it began: no whole update, no later checkpoint."""
+    latents, step = Batches.clean_latents, Trainer.step
+
+    def told(*arguments: Any) -> Any:
+        clock[0] += HOUR
+        signal.raise_signal(signal.SIGTERM)
+        return latents(*arguments)
+
+    def attempt() -> None:
+        with monkeypatch.context() as patch, pytest.raises(PreemptedError):
+            patch.setattr(Batches, "clean_latents", told)
+            run(budgeted(place(job, tmp_path), 10))
+
+    def take_an_hour(self: Trainer) -> None:
+        clock[0] += HOUR
+        step(self)
+
+    monkeypatch.setattr(Trainer, "step", take_an_hour)
+    attempt()
+    attempt()
+    stopped = run(budgeted(place(job, tmp_path), 3))
+    assert (stopped.num_updates, stopped.gpu_hours) == (1, 3)
+    attempt()
+    assert run(budgeted(place(job, tmp_path), 10)).gpu_hours == 3 + 1 + 5
 
 
 def test_loading_the_model_counts(

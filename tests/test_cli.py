@@ -123,6 +123,10 @@ def test_a_run_in_pods_asks_for_no_disk_here(
             ["generate", "--model", "builtin:shapes", "--prompts", "a ring", "--out", "x", "--guidance", "-1"],
             "--guidance -1: give a number from 0 on, or null",
         ),
+        (
+            ["generate", "--model", "builtin:shapes", "--prompts", "a ring", "--out", "x", "--guidance", "inf"],
+            "--guidance inf: give a number from 0 on, or null",
+        ),
         (["evaluate", "builtin:shapes", "--prompts", "gone.txt", "--out", "x"], "no prompt file at gone.txt"),
         (["evaluate", "builtin:shapes", "nobody@champion", "--out", "x"], "nobody@champion"),
     ],

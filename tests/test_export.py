@@ -27,6 +27,7 @@ from srpo.export import export
 from srpo.export.card import UNKNOWN, find_licences
 from srpo.export.comfy import OUTPUTS, as_workflow, text_to_image
 from srpo.generate import ModelFiles, Sampling
+from srpo.hub.s3 import Bucket
 from srpo.models import load_model
 from srpo.models.weights import ADAPTER
 from srpo.reference import find_model
@@ -143,6 +144,24 @@ def test_s3_that_goes_away_in_the_middle_may_be_tried_again(
     proxy.close()
     keys = [entry["Key"] for entry in bucket.list_objects_v2(Bucket=BUCKET)["Contents"]]
     assert {"a/b/README.md", "a/b/config.json"} < set(keys)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ConfigError("no right to write")], ids=["ctrl-c", "refused"])
+def test_an_upload_that_is_cut_off_leaves_nothing_in_the_way_of_the_next(
+    error: type[BaseException] | BaseException, files: ModelFiles, bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = Bucket.upload
+
+    def cut_off(self: Bucket, path: Path, key: str) -> None:
+        if path.suffix == ".safetensors":
+            raise error
+        upload(self, path, key)
+
+    with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, ConfigError)):
+        patch.setattr(Bucket, "upload", cut_off)
+        export(files, TO, "transformer", [])
+    assert "Contents" not in bucket.list_objects_v2(Bucket=BUCKET)
+    export(files, TO, "transformer", [])
 
 
 def test_the_base_own_card_and_licence_file_state_its_terms(files: ModelFiles, tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from srpo.artifacts import Weights
 from srpo.errors import ConfigError
-from srpo.hub import Part, fetch, resolve, verify
+from srpo.hub import Part, bring, fetch, resolve, verify
 
 
 def folder(path: Path) -> Path:
@@ -58,6 +59,15 @@ def test_a_change_since_the_snapshot_is_noticed(tmp_path: Path, change: str) -> 
     }[change]()
     with pytest.raises(ConfigError, match="has changed since it was recorded"):
         verify(recorded)
+
+
+def test_weights_used_in_place_are_those_that_were_recorded(tmp_path: Path) -> None:
+    model, reward = (fetch(str(folder(tmp_path / name)), part) for name, part in (("x", "model"), ("y", "reward")))
+    weights = Weights(model=model, reward=reward)
+    assert bring(weights) == weights
+    (tmp_path / "y" / "a.txt").write_text("alphA")
+    with pytest.raises(ConfigError, match=r"y has changed since it was recorded: a\.txt; start a new run"):
+        bring(weights)
 
 
 def test_of_a_diffusers_folder_only_what_is_read_counts(tmp_path: Path) -> None:

@@ -102,6 +102,17 @@ def test_a_picture_of_another_base_is_another_picture(files: ModelFiles, tmp_pat
         list(write_pictures(second, PROMPTS[:1], tmp_path / "out"))
 
 
+def test_a_base_whose_address_is_written_otherwise_is_the_same(
+    files: ModelFiles, tmp_path: Path, flux_folder: Path
+) -> None:
+    spelt = files.model_copy(update={"model": files.model.model_copy(update={"source": f"{flux_folder}/"})})
+    (path,) = write_pictures(files, PROMPTS[:1], tmp_path)
+    before = path.stat().st_mtime_ns
+    assert list(write_pictures(spelt, PROMPTS[:1], tmp_path)) == [path]
+    assert path.stat().st_mtime_ns == before
+    assert Image.open(path).text["source"] == str(flux_folder)
+
+
 def test_a_run_file_sizes_a_folder_but_does_not_say_where_it_is_from(flux_folder: Path) -> None:
     assert find_model(str(flux_folder), RunConfig()).model.source == str(flux_folder)
 

@@ -1,5 +1,6 @@
 """What `run --resume` goes on with: the same run with other resources, or a new one where its budget ended it."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,8 @@ from pipelines.resumption import to_resume, trained_by
 from pipelines.runs import RunRecord, load_run, load_runs, new_folder
 from pipelines.summary import show_outcome
 from srpo.config import RunConfig, load_config
-from srpo.errors import ConfigError
-from srpo.hub import snapshot
+from srpo.errors import ConfigError, TrainingStoppedError
+from srpo.hub import resolve, snapshot
 from srpo.record import read_journal
 from srpo.same_run import refuse_other_settings
 from srpo.tracking import TrackedRun
@@ -68,6 +69,29 @@ def test_a_larger_budget_goes_on_in_a_new_run_and_leaves_the_first_as_it_was(end
     plain = run(place, load_config(CONFIG, SETTINGS), last="train")
     assert plain.trained
     assert trained.transformer.sha256 == plain.trained.transformer.sha256
+
+
+def test_no_run_goes_on_with_weights_that_were_replaced(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Taken up again, or begun with the results of another: the recorded hashes are no longer those of the files."""
+    base = shutil.copytree(resolve("builtin:shapes", "model"), tmp_path / "base")
+    settings = (*SETTINGS, f"model.source={base}")
+
+    def fail(_: object) -> None:
+        raise TrainingStoppedError("away")
+
+    with monkeypatch.context() as patch, pytest.raises(TrainingStoppedError):
+        patch.setattr("steps.train.launch_training", fail)
+        run(place, load_config(CONFIG, settings), last="train")
+    (weights,) = (base / "transformer").glob("*.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    options = [part for setting in settings for part in ("--set", setting)]
+    for again in (["--resume", load_runs(place)[0].name], ["--config", str(CONFIG), *options, "--from", "train"]):
+        assert call("run", *again) == 42
+        assert "has changed since it was recorded: transformer/" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Training that goes on from an earlier one: its pictures before the first update are the earlier model's."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from srpo.models import load_model
 from srpo.models.weights import adapter_file
 from srpo.record import HELD_OUT, read_journal, tracked
 from srpo.start import find_start, merge_adapter
+from srpo.tracking import TrackedRun
+from steps.train import train
 from tests.jobs import place, run
 
 SHORT = {"num_updates": 2, "learning_rate": 1e-2}
@@ -103,6 +106,26 @@ def test_a_run_that_was_stopped_goes_on_from_its_own_checkpoint(job: TrainJob, f
     run(starting_from(job, source, tmp_path / "parts", num_updates=2, **settings))
     parts = run(starting_from(job, source, tmp_path / "parts", num_updates=4, **settings))
     assert parts.transformer.sha256 == whole.transformer.sha256
+
+
+def test_a_step_that_goes_on_needs_not_what_it_began_from(
+    job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be gone by then; a job that was made so says so where the checkpoint is gone too."""
+    begun = place(job, tmp_path, start=str(tmp_path / "gone"))
+    launched: list[TrainJob] = []
+    monkeypatch.setattr("steps.train.own_call", lambda _: nullcontext())
+    monkeypatch.setattr("steps.train.begin", lambda *_: None)
+    monkeypatch.setattr("steps.train.launch_training", launched.append)
+    arguments = (begun.config, begun.weights, begun.prompts, str(tmp_path), TrackedRun(uri="", run_id="1"))
+    with pytest.raises(ConfigError, match="nothing to start from"):
+        train.entrypoint(*arguments)
+    (tmp_path / "checkpoints" / "update-000001").mkdir(parents=True)
+    train.entrypoint(*arguments)
+    (tmp_path / "checkpoints" / "update-000001").rmdir()
+    assert launched[0].start is None
+    with pytest.raises(ConfigError, match="has no checkpoint any more, and this job does not say where"):
+        run(launched[0])
 
 
 def test_what_does_not_go_together_is_told(job: TrainJob, full: Trained, adapter: Trained, tmp_path: Path) -> None:

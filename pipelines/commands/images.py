@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -87,7 +88,7 @@ def _guidance(text: str) -> float | None:
     if text == "null":
         return None
     with contextlib.suppress(ValueError):
-        if (guidance := float(text)) >= 0:
+        if 0 <= (guidance := float(text)) < math.inf:
             return guidance
     raise ConfigError(f"--guidance {text}: give a number from 0 on, or null for none")
 

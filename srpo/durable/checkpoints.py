@@ -29,6 +29,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 """Seconds between a failed attempt and the next."""
 SLOWEST = 100e6
 """Bytes per second that S3 may be expected to take."""
+JOURNALS = 0
+"""In place of an update, which has no checkpoint before the first: the journals alone."""
 LEASE_WAIT = 90.0
 """Seconds that a training waits for the lease of one before it, which runs out 30 s after that was killed."""
 
@@ -53,6 +55,8 @@ class CheckpointCopies:
         """Attempts that failed so far, and why the last one did, if it did."""
         self.held: S3Held | None = None
         self._sending: int | None = None
+        self._last: set[int] = set()
+        """What is sent once more after all checkpoints."""
         self._longest_pause = LONGEST_PAUSE
         self._closed = False
         self._changed = threading.Condition()
@@ -113,11 +117,15 @@ class CheckpointCopies:
         return self.wait(seconds + size / SLOWEST)
 
     def wait(self, seconds: float) -> str:
-        """Until all that is kept is sent, at most so long; what became of it, or an UnreachableError that says it."""
+        """Until all that is kept is sent, and the journals as they are now, at most so long.
+
+        What became of the checkpoints, empty where there are none; or an UnreachableError that says it.
+        """
         if not self.writes:
             return ""
         with self._changed:
             self._longest_pause = FIRST_PAUSE
+            self._last = {JOURNALS}
             self._changed.notify_all()
             whole = self._changed.wait_for(lambda: self._next() is None and self._sending is None, seconds)
             newest = max(self.there, default=None)
@@ -127,7 +135,7 @@ class CheckpointCopies:
                     f"{newest or 'none'}; {self.problem or 'still sending'}); they are safe in {self.store.directory}; "
                     "run it again to go on from there"
                 )
-        return f"checkpoint {newest} whole in {self.storage.remote}, failed attempts: {self.failures}"
+        return f"checkpoint {newest} whole in {self.storage.remote}, failed attempts: {self.failures}" if newest else ""
 
     def _agreed(self) -> int:
         """The newest checkpoint that every node has or can bring. Raises ConfigError where nodes share nothing."""
@@ -151,8 +159,8 @@ class CheckpointCopies:
             self.bring(self.newest)
 
     def _next(self) -> int | None:
-        """The newest checkpoint that is not in the copy."""
-        return max(set(self.store.updates()) - self.there, default=None)
+        """The newest checkpoint that is not in the copy; after all of them the journals, if they are to be sent."""
+        return max({*self.store.updates(), *self._last} - self.there, default=None)
 
     def _work(self) -> None:
         """The thread."""
@@ -188,6 +196,8 @@ class CheckpointCopies:
         """The journals, the checkpoint, then away with what it makes superfluous."""
         assert self.held
         self.mirror.push(self.output_dir, OWN_COPIES, confirm=self.held.confirm)
+        if update == JOURNALS:
+            return
         self.mirror.push(self.store.path(update), confirm=self.held.confirm)
         begun = {_update(name) for name in self.mirror.begun(self.store.directory)}
         with self._changed:

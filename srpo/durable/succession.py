@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from srpo.budget import SPENT
 from srpo.durable.mirror import Mirror
 from srpo.errors import ConfigError
 from srpo.files import atomic_folder, link_or_copy
@@ -28,11 +29,19 @@ def take_over(earlier: Path, folder: Path, mirror: Mirror) -> bool:
     folder.mkdir(parents=True, exist_ok=True)
     for name in (METRICS, HELD_OUT):
         shutil.copyfile(earlier / name, folder / name)
+    if (earlier / SPENT).exists():
+        shutil.copyfile(earlier / SPENT, folder / SPENT)
     shutil.copytree(earlier / SAMPLES, folder / SAMPLES, dirs_exist_ok=True)
     with atomic_folder(target) as staging:  # last: it says that all is there
         for checkpoint in (earlier / CHECKPOINTS).glob("update-*"):
             shutil.copytree(checkpoint, staging / checkpoint.name, copy_function=link_or_copy)
     return True
+
+
+def goes_on(folder: Path, mirror: Mirror) -> bool:
+    """Whether a training has a checkpoint, which holds all that it began from; with a copy one that every node sees."""
+    checkpoints = folder / CHECKPOINTS
+    return bool(mirror.folders(checkpoints)) if mirror.bucket else any(checkpoints.glob("update-*"))
 
 
 def log_again(folder: Path, tracker: Tracker) -> None:

@@ -36,7 +36,7 @@ def write_comparison(
     """
     check_out(folder, "compare", [entry.folder for entry in entries])
     _check_names(entries)
-    study = kept_study(folder, {entry.name: entry.model.transformer_sha256 for entry in entries})
+    study = kept_study(folder, {entry.name: entry.model.content for entry in entries})
     different = check_settings(entries, despite)
     keys = _shared_keys(entries, common)
     left_out = {metric for metrics in different.values() for metric in metrics}
@@ -92,7 +92,7 @@ def check_settings(entries: Sequence[Entry], despite: Collection[str]) -> dict[s
 def _drift_from_first(entries: Sequence[Entry]) -> bool:
     """Whether all reports measured drift from the model that is the first one here."""
     origins = [entries[0].model, *(entry.report.models[0] for entry in entries)]
-    return len({(model.transformer_sha256, model.base_sha256) for model in origins}) == 1
+    return len({model.content for model in origins}) == 1
 
 
 def _each(entries: Sequence[Entry], setting: str) -> str:

@@ -57,7 +57,7 @@ def evaluate_models(
     listed, places = _check(references, config)
     prompts = [listed[place] for place in places]
     contenders = [find_contender(reference, config, uri, base) for reference in references]
-    study = kept_study(output_dir, {one.label: one.transformer_sha256 for one in contenders})
+    study = kept_study(output_dir, {one.label: (one.transformer_sha256, one.base.sha256) for one in contenders})
     weights = fetch_judges(contenders[0].base, config.reward, config.evaluation.scores, config.rewards)
     texts, embeddings = [(config.prompts.held_out, prompts)], {}
     for one in contenders:

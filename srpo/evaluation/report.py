@@ -21,7 +21,7 @@ from PIL import Image
 from srpo.config import RunConfig
 from srpo.config.base import flatten
 from srpo.errors import ConfigError
-from srpo.evaluation.schema import ImageSet, Report, Study
+from srpo.evaluation.schema import Content, ImageSet, Report, Study, same_content
 from srpo.evaluation.tables import draw_curves, make_tables, order_metrics
 from srpo.evaluation.thumbnails import IMAGES, encode, gain, measured, picture_path, rank, ranking, spaced
 from srpo.files import atomic_file, write_atomic
@@ -70,8 +70,8 @@ def check_out(out: Path, command: str, inputs: Collection[Path] = ()) -> None:
         )
 
 
-def kept_study(out: Path, weights: Mapping[str, str]) -> Study | None:
-    """The study of the report in `out` that another one of models (label -> sha256 of the transformer) will replace.
+def kept_study(out: Path, models: Mapping[str, Content]) -> Study | None:
+    """The study of the report in `out` that another one of models (label -> content) will replace.
 
     ConfigError if it is of other models: people's votes would be lost.
     """
@@ -82,8 +82,8 @@ def kept_study(out: Path, weights: Mapping[str, str]) -> Study | None:
     if before.study is None:
         return None
     asked = before.study.reference, before.study.candidate
-    then = {model.label: model.transformer_sha256 for model in before.models if model.label in asked}
-    if not then.items() <= weights.items():
+    then = {model.label: model.content for model in before.models if model.label in asked}
+    if not all(label in models and same_content(content, models[label]) for label, content in then.items()):
         raise ConfigError(
             f"--out {out} holds a study, what people said of {asked[1]} against {asked[0]}, which are not both among "
             "these models; give another --out"

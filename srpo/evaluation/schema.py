@@ -20,6 +20,15 @@ Kept = Literal["worst", "best", "sample"]
 """Why pictures are kept: the largest losses, the largest gains, or by their place alone."""
 
 
+Content = tuple[str, str]
+"""sha256 of the transformer that draws, and of the folder that it draws with; the latter is empty where not known."""
+
+
+def same_content(one: Content, other: Content) -> bool:
+    """Whether two models have the same files, as far as both are known."""
+    return one[0] == other[0] and (one[1] == other[1] or not (one[1] and other[1]))
+
+
 class Level(Settings):
     """One metric of one model over prompts (each the mean of its seeds)."""
 
@@ -41,6 +50,11 @@ class Subject(Settings):
     base_sha256: str = ""
     """Of the folder that the transformer draws with: VAE, text encoders, scheduler."""
     metrics: dict[str, Level] = Field(default_factory=dict)
+
+    @property
+    def content(self) -> Content:
+        """What it is known by."""
+        return self.transformer_sha256, self.base_sha256
 
 
 class Comparison(Settings):
@@ -129,7 +143,8 @@ class Curves(Settings):
     """One entry per update: its number (`update`) and metrics."""
     held_out: list[dict[str, Any]] = Field(default_factory=list)
     """One entry per measurement on held-out prompts; `violations` lists the bounds that it broke, and what was no
-    finite number is null."""
+    finite number is null. Where training started from another model than the base there are two of update 0, and `of`
+    is `base` in the first of them."""
     best_update: int = 0
     num_updates: int = 0
     seconds: float = 0.0

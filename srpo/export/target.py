@@ -63,8 +63,8 @@ def _bucket(to: str) -> Iterator[Path]:
         try:
             for name in sorted(names, key=lambda name: name == CARD):
                 bucket.upload(folder / name, bucket.key(name))
-        except UnreachableError:
-            with suppress(UnreachableError):  # it can be tried again if S3 answers now
+        except BaseException:  # Ctrl-C too: what it leaves would be in the way of the next attempt
+            with suppress(UnreachableError, ConfigError):
                 for name in names:
                     bucket.delete(bucket.key(name))
             raise

@@ -138,13 +138,17 @@ def at_hand(recorded: Snapshot) -> Snapshot:
 
 
 def bring(weights: Weights) -> Weights:
-    """All weights on this machine."""
+    """All weights on this machine. ConfigError if those used in place are not as they were recorded."""
     rewards = {name: at_hand(added) for name, added in weights.rewards.items()}
     scores = {
         name: ScoreWeights(checkpoint=at_hand(score.checkpoint), companion=score.companion and at_hand(score.companion))
         for name, score in weights.scores.items()
     }
-    return Weights(model=at_hand(weights.model), reward=at_hand(weights.reward), rewards=rewards, scores=scores)
+    brought = Weights(model=at_hand(weights.model), reward=at_hand(weights.reward), rewards=rewards, scores=scores)
+    for files in brought.snapshots.values():
+        if not is_remote(files.source) and files.path.exists():
+            verify(files)
+    return brought
 
 
 def snapshot(path: Path, source: str) -> Snapshot:

@@ -106,7 +106,8 @@ def _check_weights(uri: str, reference: str) -> None:
 def rollback(uri: str, name: str | None, reason: str) -> Move:
     """Give the champion back to the version that had it before; a second rollback goes one further back.
 
-    `name`: a registered model; None for the only one. ConfigError if no earlier champion is left.
+    `name`: a registered model; None for the only one. ConfigError if no earlier champion is left, or if its weights are
+    neither on this machine nor in its copy.
     """
     reason, client = checked_reason(reason), connect(uri)
     name = only_model(client, name)
@@ -114,4 +115,5 @@ def rollback(uri: str, name: str | None, reason: str) -> Move:
         standing = Standing(client, name)
         if standing.previous is None:
             raise ConfigError(f"{name} has no earlier champion to go back to; `promote` makes any version champion")
+        _check_weights(uri, address(name, standing.previous))
         return make(client, held, standing.next_move("rollback", standing.previous, reason))

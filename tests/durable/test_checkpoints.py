@@ -14,10 +14,12 @@ import torch
 from accelerate import Accelerator
 
 from srpo.artifacts import TrainJob
+from srpo.budget import Budget
 from srpo.checkpoint import CheckpointStore
 from srpo.config import StorageConfig
 from srpo.durable import Mirror, checkpoints
-from srpo.errors import EXIT_RETRY, UnreachableError
+from srpo.errors import EXIT_RETRY, PreemptedError, UnreachableError
+from srpo.held_out import HeldOut
 from srpo.launch import launch_environment
 from srpo.record import read_journal
 from srpo.registry.lease.s3 import s3_lease
@@ -76,6 +78,24 @@ def test_sigterm_saves_and_another_node_with_an_empty_disk_goes_on_bit_for_bit(
     assert start(second).wait(120) == 0
     assert curve(tmp_path / "b" / RUN) == curve(whole)
     assert_same_weights(whole, tmp_path / "b" / RUN, 6)
+
+
+def test_before_its_first_checkpoint_a_training_leaves_its_hours_for_another_node(
+    job: TrainJob, tmp_path: Path, bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = HeldOut._batch
+
+    def tell(*arguments: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return draw(*arguments)
+
+    monkeypatch.setattr(HeldOut, "_batch", tell)
+    with pytest.raises(PreemptedError, match="before the end of the first update; run it again"):
+        run(on_node(job, tmp_path / "a"))
+    assert Mirror(REMOTE, tmp_path / "b" / ".srpo").fetch(tmp_path / "b" / RUN)
+    budget = Budget(job.config, 1)
+    budget.go_on(tmp_path / "b" / RUN, 0.0)
+    assert budget.before > 0
 
 
 def test_the_copy_keeps_the_last_and_the_best_and_no_more(

@@ -24,6 +24,7 @@ from srpo.tracking import TrackedRun
 from tests.conftest import CONFIG, SHORT
 from tests.durable.conftest import REMOTE
 from tests.infra.loopback import NOBODY
+from tests.jobs import place as in_folder
 
 COMMAND = [sys.executable, str(CONFIG.parent.parent / "run_pipeline.py"), "run"]
 
@@ -78,12 +79,17 @@ def test_handing_over_on_an_empty_disk_keeps_what_mlflow_has_not_taken(job: Trai
 def test_nodes_that_give_up_end_well_and_the_step_after_them_ends_with_the_cause(
     job: TrainJob, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """ZenML would start them again otherwise; what might go better another time still ends badly."""
+    """ZenML would start them again otherwise; what might go better another time still ends badly.
+
+    What they began from is gone, and not asked for: there is a checkpoint.
+    """
     from steps import train_nodes
 
     folder, mirror = place.runs / "given-up" / "train", Mirror(REMOTE, place.root)
-    folder.mkdir(parents=True)
-    handed = train_nodes.HandedOver(job=job, tracked=TrackedRun(uri=NOBODY, run_id="1"), stack="")
+    (checkpoint := folder / "checkpoints" / "update-000001").mkdir(parents=True)
+    mirror.push(checkpoint)
+    begun = in_folder(job, folder, start="gone")
+    handed = train_nodes.HandedOver(job=begun, tracked=TrackedRun(uri=NOBODY, run_id="1"), stack="")
     (folder / train_nodes.HANDED_OVER).write_text(handed.model_dump_json())
     mirror.push(folder)
     ends = iter([RuntimeError("killed"), TrainingStoppedError("loss not finite"), RuntimeError("the others are gone")])

@@ -7,7 +7,7 @@ import pytest
 
 from srpo.artifacts import TrainJob
 from srpo.durable import OWN_COPIES, Mirror
-from srpo.durable.succession import take_over
+from srpo.durable.succession import goes_on, take_over
 from srpo.errors import ConfigError
 from tests.durable.conftest import REMOTE
 from tests.durable.test_checkpoints import RUN, curve, on_node
@@ -46,6 +46,19 @@ def test_a_node_that_was_lost_before_it_had_sent_a_checkpoint_leaves_no_beginnin
     mirror.push(first / NEXT, OWN_COPIES)
     assert take_over(second / RUN, second / NEXT, Mirror(REMOTE, second / ".srpo"))
     assert (second / NEXT / "checkpoints").is_dir()
+
+
+@pytest.mark.usefixtures("bucket")
+def test_a_training_goes_on_only_from_what_every_node_sees(tmp_path: Path) -> None:
+    first, second = (Mirror(REMOTE, tmp_path / name / ".srpo") for name in "ab")
+    checkpoint = tmp_path / "a" / RUN / "checkpoints" / "update-000001"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "state.json").write_text("{}")
+    alone = Mirror(None, first.root)
+    assert goes_on(tmp_path / "a" / RUN, alone) and not goes_on(tmp_path / "b" / RUN, alone)
+    assert not goes_on(tmp_path / "a" / RUN, first), "another node would begin without what it starts from"
+    first.push(checkpoint)
+    assert goes_on(tmp_path / "a" / RUN, first) and goes_on(tmp_path / "b" / RUN, second)
 
 
 def test_where_nothing_is_left_it_says_so(tmp_path: Path) -> None:

@@ -311,8 +311,16 @@ def test_what_people_said_stays_in_a_comparison_that_is_made_again(parts: list[R
     assert write_comparison([two, one], out).study == study
     other = parts[1].models[1].model_copy(update={"transformer_sha256": 64 * "9"})
     retrained = parts[1].model_copy(update={"models": [parts[1].models[0], other]})
-    with pytest.raises(ConfigError, match="holds a study, what people said of b against a, .* give another --out"):
-        write_comparison([one, entry(tmp_path, "b", retrained)], out)
+    known, rebased = (
+        parts[1].model_copy(
+            update={"models": [parts[1].models[0], parts[1].models[1].model_copy(update={"base_sha256": 64 * digit})]}
+        )
+        for digit in "12"
+    )
+    assert write_comparison([one, entry(tmp_path, "b", known)], out).study == study
+    for changed in (retrained, rebased):
+        with pytest.raises(ConfigError, match="holds a study, what people said of b against a, .* give another --out"):
+            write_comparison([one, entry(tmp_path, "b", changed)], out)
     assert Report.model_validate_json((out / "report.json").read_text()).study == study
 
 

@@ -107,6 +107,22 @@ def test_a_version_whose_weights_are_gone_is_not_promoted(store: str, name: str,
     assert promote(store, f"{name}/2", "sharper").after == "2"
 
 
+def test_a_champion_whose_weights_are_gone_is_not_gone_back_to(store: str, name: str, tmp_path: Path) -> None:
+    client = fill(store, name, 1)
+    file = FileEntry(path="model.safetensors", size=3, sha256=hashlib.sha256(b"abc").hexdigest())
+    (tmp_path / MANIFEST).write_text(weightless([file], str(tmp_path)).model_dump_json())
+    client.create_model_version(name, str(tmp_path))
+    (tmp_path / file.path).write_bytes(b"abc")
+    promote(store, f"{name}/2", "sharper")
+    promote(store, f"{name}/1", "softer")
+    (tmp_path / file.path).unlink()
+    with pytest.raises(ConfigError, match="have changed or are not on this machine"):
+        rollback(store, name, "too soft")
+    assert champion(client, name) == "1" and len(moves_of(store, name)) == 2
+    (tmp_path / file.path).write_bytes(b"abc")
+    assert rollback(store, name, "too soft").after == "2"
+
+
 def test_the_history_says_who_when_from_where_and_why(store: str, name: str) -> None:
     fill(store, name, 2)
     promote(store, f"{name}/1", "ein Grund: schöner")

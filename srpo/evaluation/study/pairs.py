@@ -14,6 +14,7 @@ from srpo.config import Settings
 from srpo.errors import ConfigError
 from srpo.evaluation.comparison import check_settings
 from srpo.evaluation.entries import Entry, Key, settings_of
+from srpo.evaluation.schema import Content
 from srpo.evaluation.thumbnails import spaced
 from srpo.wording import shortest_end
 
@@ -27,6 +28,13 @@ class Side(Settings):
 
     name: str
     transformer_sha256: str
+    base_sha256: str = ""
+    """Empty in keys, and of pictures, of earlier versions."""
+
+    @property
+    def content(self) -> Content:
+        """What it is known by."""
+        return self.transformer_sha256, self.base_sha256
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,7 @@ def pairs_of_entries(reference: Entry, candidate: Entry) -> Pairs:
     fair = [key for key, image in reference.images.items() if "sample" in image.kept and _is_fair(candidate, key)]
     if not fair:
         raise ConfigError(f"{reference.name} and {candidate.name} kept no pictures of the same prompt and seed")
-    sides = [Side(name=entry.name, transformer_sha256=entry.model.transformer_sha256) for entry in entries]
+    sides = [_side(entry.name, entry.model.content) for entry in entries]
     return sides[0], sides[1], [Pair(*key, reference.picture(key), candidate.picture(key)) for key in fair]
 
 
@@ -86,15 +94,20 @@ def _is_fair(entry: Entry, key: Key) -> bool:
 def _read_folder(folder: Path, name: str) -> tuple[Side, dict[Key, tuple[Mapping[str, Any], Path]]]:
     """The model of a folder, called `name`, and (prompt, seed) -> (settings, file)."""
     found: dict[Key, tuple[Mapping[str, Any], Path]] = {}
-    models: set[str] = set()
+    models: set[Content] = set()
     for path in sorted(folder.glob("*.png")):
         facts = _facts(path)
-        models.add(facts["transformer_sha256"])
+        models.add((facts["transformer_sha256"], facts.get("base_sha256", "")))
         settings = {name: value for name, value in facts.items() if name not in IDENTITY}
         found[facts["prompt"], int(facts["seed"])] = (settings, path)
     if len(models) != 1:
         raise ConfigError(f"{folder} holds PNGs of {len(models)} models; give a folder that one `generate` has written")
-    return Side(name=name, transformer_sha256=models.pop()), found
+    return _side(name, models.pop()), found
+
+
+def _side(name: str, content: Content) -> Side:
+    transformer, base = content
+    return Side(name=name, transformer_sha256=transformer, base_sha256=base)
 
 
 def _facts(path: Path) -> dict[str, str]:

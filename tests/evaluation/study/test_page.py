@@ -362,3 +362,23 @@ def test_the_result_enters_the_report_of_the_same_models(report: Path, tmp_path:
     other = key.model_copy(update={"candidate": key.candidate.model_copy(update={"transformer_sha256": 64 * "f"})})
     with pytest.raises(ConfigError, match="about the-new, whose weights no model of the report has"):
         add_to_report(study, other, report)
+
+
+def test_one_adapter_on_two_bases_is_two_models(tmp_path: Path) -> None:
+    """Of reports and of pictures; what an earlier version wrote names no base, and two models that it means are one."""
+    made = make_report(num_prompts=5)
+    bases = {"base": 64 * "1", "candidate": 64 * "2"}
+    same = {"transformer_sha256": 64 * "a"}
+    models = [model.model_copy(update=same | {"base_sha256": bases[model.label]}) for model in made.models]
+    write_synthetic(folder := tmp_path / "run", made.model_copy(update={"models": models}), size=24, count=30)
+    drawn = [generated(tmp_path / label, label, base_sha256=base, **same) for label, base in bases.items()]
+    of_reports = make(folder, tmp_path)[0]
+    of_folders, _ = write_study(pairs_of_folders(*drawn), tmp_path / "folders.html")
+    for key in (of_reports, of_folders):
+        (votes := tmp_path / key.study).mkdir()
+        study, _ = add_to_report(merge_votes([voted(key, "v", votes)], key), key, folder, replace=True)
+        assert (study.reference, study.candidate) == ("base", "candidate")
+    nameless = [side.model_copy(update={"base_sha256": ""}) for side in (of_reports.reference, of_reports.candidate)]
+    before = of_reports.model_copy(update={"reference": nameless[0], "candidate": nameless[1]})
+    with pytest.raises(ConfigError, match="does not tell the-base and the-new apart: both are its base"):
+        add_to_report(study, before, folder, replace=True)
