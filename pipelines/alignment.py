@@ -11,8 +11,9 @@ from zenml.steps import BaseStep
 
 from pipelines.resources import nodes_options, over_nodes, step_options
 from srpo.artifacts import PromptSets, Trained, Weights
-from srpo.config import RunConfig, Settings
+from srpo.config import RunConfig
 from srpo.hub import is_remote
+from srpo.strict import Strict
 from srpo.tracking import TrackedRun
 from steps.download import download
 from steps.embed import embed
@@ -22,7 +23,7 @@ from steps.train import train
 from steps.train_nodes import collect, hand_over, train_on_nodes
 
 
-class Request(Settings):
+class Request(Strict):
     """Where a run writes, what its cached steps depend on, and which part of it is wanted."""
 
     run_dir: str

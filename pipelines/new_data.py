@@ -1,12 +1,13 @@
 """Whether there is anything new to train on since the champion, looked up before a run by reading its files."""
 
 from pipelines import fingerprint
-from srpo.config import RunConfig, Settings
+from srpo.config import RunConfig
 from srpo.control_words import words_hash
 from srpo.registry import CHALLENGER, CHAMPION, Version, holder
+from srpo.strict import Strict
 
 
-class Look(Settings):
+class Look(Strict):
     """What the champion was trained on, beside what there is now."""
 
     champion: str | None

@@ -16,10 +16,11 @@ from urllib.parse import urlsplit
 import httpx2
 from pydantic import Field
 
-from srpo.config import NotifyConfig, Settings
+from srpo.config import NotifyConfig
 from srpo.config.notify import Event
 from srpo.errors import ConfigError, OutOfSightError, TrainingStoppedError, UnreachableError
 from srpo.evaluation.schema import Report
+from srpo.strict import Strict
 
 if TYPE_CHECKING:
     from pipelines.outcome import Outcome
@@ -33,7 +34,7 @@ LOG = logging.getLogger(__name__)
 logging.getLogger("httpx2").setLevel(logging.WARNING)  # what it says of each request shows the URL, a secret
 
 
-class Numbers(Settings):
+class Numbers(Strict):
     """The wanted metric of the new version against another model."""
 
     metric: str
@@ -44,7 +45,7 @@ class Numbers(Settings):
     upper: float
 
 
-class Notice(Settings):
+class Notice(Strict):
     """What the webhook gets."""
 
     event: Event

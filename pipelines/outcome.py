@@ -7,15 +7,16 @@ from zenml.enums import ExecutionStatus
 
 from pipelines.runs import RunRecord
 from srpo.artifacts import Evaluated, Registered, Trained
-from srpo.config import RunConfig, Settings
+from srpo.config import RunConfig
 from srpo.durable import mirror_of
 from srpo.steps import STEPS
+from srpo.strict import Strict
 from steps.own_call import SECONDS
 
 MANIFESTS = ("trained", "evaluated", "registered")
 
 
-class StepOutcome(Settings):
+class StepOutcome(Strict):
     """What became of a step."""
 
     name: str
@@ -25,7 +26,7 @@ class StepOutcome(Settings):
     """Inside the step's own call into srpo."""
 
 
-class Outcome(Settings):
+class Outcome(Strict):
     """What a finished run has to show."""
 
     record: RunRecord

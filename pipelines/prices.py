@@ -5,13 +5,13 @@ from pathlib import Path
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
-from srpo.config import Settings
 from srpo.errors import ConfigError
+from srpo.strict import Strict
 
 PRICES = Path(__file__).parents[1] / "infra" / "prices.yaml"
 
 
-class Price(Settings):
+class Price(Strict):
     """USD for one GPU for one hour."""
 
     on_demand: float = Field(gt=0)

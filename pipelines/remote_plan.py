@@ -12,15 +12,16 @@ from pipelines.resources import DISK, docker_settings, max_retries, num_gpus, re
 from pipelines.stack_files import StackFile
 from pipelines.stacks import storage_in
 from pipelines.summary import facts_of, table_of
-from srpo.config import RunConfig, Settings
+from srpo.config import RunConfig
 from srpo.errors import ConfigError
 from srpo.price import planned_gpu_hours
+from srpo.strict import Strict
 
 IGNORED = "follows cores, GPUs and retries alone, no memory, node pool, spot or timeout"
 """What becomes of `resources` on Kubeflow."""
 
 
-class RemotePlan(Settings):
+class RemotePlan(Strict):
     """A run on a remote stack before it starts."""
 
     config: RunConfig

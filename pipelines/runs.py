@@ -12,10 +12,11 @@ from pydantic import Field, ValidationError
 
 from pipelines.place import Place
 from srpo.alone import trainer_in
-from srpo.config import RunConfig, Settings
+from srpo.config import RunConfig
 from srpo.errors import ConfigError, first_problem
 from srpo.files import write_atomic
 from srpo.steps import STEPS
+from srpo.strict import Strict
 from srpo.tracking import TrackedRun
 
 State = Literal["running", "done", "failed", "interrupted"]
@@ -24,7 +25,7 @@ ATTEMPT = "-attempt-"
 """Between a run's name and the number of an attempt after the first, in ZenML's name of it."""
 
 
-class RunRecord(Settings):
+class RunRecord(Strict):
     """One run, over all its attempts."""
 
     schema_version: Literal[1] = 1

@@ -19,14 +19,14 @@ from zenml.utils.secret_utils import is_secret_field, is_secret_reference, parse
 
 from pipelines import stacks
 from pipelines.place import ZENML
-from srpo.config import Settings
 from srpo.errors import ConfigError
+from srpo.strict import Strict
 
 STACKS = Path(__file__).parents[1] / "infra" / "stacks"
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
-class Component(Settings):
+class Component(Strict):
     """One component of a stack."""
 
     flavor: str
@@ -34,7 +34,7 @@ class Component(Settings):
     """The flavor's own settings."""
 
 
-class StackFile(Settings):
+class StackFile(Strict):
     """A whole stack; the components carry its name."""
 
     name: str

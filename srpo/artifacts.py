@@ -7,10 +7,11 @@ from typing import Self
 
 from pydantic import Field
 
-from srpo.config import RunConfig, Settings
+from srpo.config import RunConfig
+from srpo.strict import Strict
 
 
-class FileEntry(Settings):
+class FileEntry(Strict):
     """One file of a snapshot."""
 
     path: str
@@ -21,7 +22,7 @@ class FileEntry(Settings):
     """Of the content."""
 
 
-class Snapshot(Settings):
+class Snapshot(Strict):
     """Files at one place, known by their content."""
 
     source: str
@@ -57,14 +58,14 @@ class Snapshot(Settings):
         return self.model_copy(update={"uri": f"{self.uri}/{folder}", "files": files})
 
 
-class ScoreWeights(Settings):
+class ScoreWeights(Strict):
     """A published score: its checkpoint, and what that needs beside it."""
 
     checkpoint: Snapshot
     companion: Snapshot | None = None
 
 
-class Weights(Settings):
+class Weights(Strict):
     """Result of `download`."""
 
     model: Snapshot
@@ -86,7 +87,7 @@ class Weights(Settings):
         return found
 
 
-class PromptSet(Settings):
+class PromptSet(Strict):
     """Prompts with their embeddings, in the store of an encoder that other sets share."""
 
     snapshot: Snapshot
@@ -98,7 +99,7 @@ class PromptSet(Settings):
     """On disk, averaged over the shards that hold the set."""
 
 
-class ImageSet(Settings):
+class ImageSet(Strict):
     """Real images as latents, in the store of a VAE that other sets share, with their captions."""
 
     snapshot: Snapshot
@@ -112,7 +113,7 @@ class ImageSet(Settings):
     num_images: int
 
 
-class PromptSets(Settings):
+class PromptSets(Strict):
     """Result of `embed`."""
 
     train: PromptSet
@@ -124,7 +125,7 @@ class PromptSets(Settings):
     """State of the prompt files and images that they were made from; empty where nobody looked."""
 
 
-class TrainJob(Settings):
+class TrainJob(Strict):
     """Everything `python -m srpo.train job.json` needs."""
 
     config: RunConfig
@@ -141,7 +142,7 @@ class TrainJob(Settings):
         return cls.model_validate_json(path.read_text(encoding="utf-8"))
 
 
-class Trained(Settings):
+class Trained(Strict):
     """Result of `train`."""
 
     output_dir: str
@@ -161,7 +162,7 @@ class Trained(Settings):
     """What became of the checkpoints' durable copy, where there is to be one."""
 
 
-class Evaluated(Settings):
+class Evaluated(Strict):
     """Result of `evaluate`."""
 
     report_json: str
@@ -173,7 +174,7 @@ class Evaluated(Settings):
     """The verdict in one sentence."""
 
 
-class Registered(Settings):
+class Registered(Strict):
     """Result of `register`."""
 
     name: str

@@ -21,9 +21,10 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from srpo.config import PreferenceConfig, RunConfig, Settings
+from srpo.config import PreferenceConfig, RunConfig
 from srpo.errors import ConfigError, problem_text
 from srpo.hub import local_file
+from srpo.strict import Strict
 from srpo.tables import lines, read_text
 
 SEPARATOR = "|"
@@ -37,7 +38,7 @@ def _words(value: Any) -> Any:
 Words = Annotated[tuple[Annotated[str, Field(pattern=r"\S")], ...], Field(min_length=1), BeforeValidator(_words)]
 
 
-class Row(Settings):
+class Row(Strict):
     """One exception."""
 
     prompt: str | None = None

@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from srpo.config import RunConfig, Settings, TrainConfig, WeightsFormat
+from srpo.config import RunConfig, TrainConfig, WeightsFormat
 from srpo.control_words import control_words
 from srpo.criteria import Criterion, criteria_of
 from srpo.cuda_rules import Int8, Nf4, cuda_autocast, quantise
@@ -28,6 +28,7 @@ from srpo.prompts.encode import batch_size
 from srpo.rewards import Reward
 from srpo.rewards.preprocessing import resampling
 from srpo.rollout import Rollout
+from srpo.strict import Strict
 from srpo.tuning import adapted, add_lora, save_memory, trainable
 from srpo.weightless import LiveBytes, tensors_of, without_storage
 
@@ -38,7 +39,7 @@ EIGHT_BIT = 1 + 4 / 256
 """Bytes of an 8-bit moment: a float32 scale for every 256."""
 
 
-class Memory(Settings):
+class Memory(Strict):
     """Bytes on the device of one process (of its slice, where the weights are sharded)."""
 
     embed: int

@@ -11,13 +11,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from srpo.config import ModelConfig, PromptsConfig, Settings, WeightsFormat
+from srpo.config import ModelConfig, PromptsConfig, WeightsFormat
 from srpo.errors import ConfigError, memory_needed
 from srpo.gpus import check_device
 from srpo.models import Embeddings, TextToImage, check_guidance, check_model, load_model, load_text_encoder
 from srpo.preference import with_word
 from srpo.prompts import read_prompts
 from srpo.rollout import sample, seeded_noise, tf32
+from srpo.strict import Strict
 
 CPU = torch.device("cpu")
 AT_ONCE = 128
@@ -26,7 +27,7 @@ MAX_PATH = 4096  # longer texts cannot be paths
 PLACES = ("builtin:", "hf://", "s3://")  # of files that are not here
 
 
-class Sampling(Settings):
+class Sampling(Strict):
     """How pictures are made."""
 
     seed: int = 0
@@ -116,7 +117,7 @@ class Painter:
         return self._model.to(self.device)
 
 
-class ModelFiles(Settings):
+class ModelFiles(Strict):
     """A model on disk that has not been loaded yet; it can be handed to other processes."""
 
     reference: str

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 import torch
 
 from srpo import models, rewards
-from srpo.config import LoraConfig, RewardConfig, RunConfig, ScoreConfig, Settings, TrainConfig
+from srpo.config import LoraConfig, RewardConfig, RunConfig, ScoreConfig, TrainConfig
 from srpo.control_words import check_prompts, control_words
 from srpo.errors import ConfigError, disk_full
 from srpo.evaluation.gate import check_metrics
@@ -25,17 +25,18 @@ from srpo.prompts.split import split_held_out
 from srpo.rewards.measured import check_score, find_score
 from srpo.rollout import describe
 from srpo.steps import STEPS
+from srpo.strict import Strict
 from srpo.tuning import adapted, add_lora, check_attention, check_compiler
 
 
-class Check(Settings):
+class Check(Strict):
     """One thing that was looked at and found good."""
 
     subject: str
     finding: str
 
 
-class Plan(Settings):
+class Plan(Strict):
     """A run before it starts."""
 
     config: RunConfig

@@ -3,7 +3,7 @@
 from math import ceil
 
 from srpo import models, rewards
-from srpo.config import RunConfig, Settings
+from srpo.config import RunConfig
 from srpo.cost import Cost, count
 from srpo.errors import ConfigError
 from srpo.gpus import ALLOCATOR, EXPECTED, REACHABLE, find_gpu
@@ -12,6 +12,7 @@ from srpo.models.shared import TextSkeleton
 from srpo.prompts import read_prompts
 from srpo.prompts.split import split_held_out
 from srpo.rewards.measured import score_bytes
+from srpo.strict import Strict
 
 TF32 = 2.0
 """How much longer products in TF32 take than in bf16, on every GPU of the table."""
@@ -19,7 +20,7 @@ NUM_MODELS = 2
 """Base and candidate; whether there will be a champion is not known before."""
 
 
-class Prediction(Settings):
+class Prediction(Strict):
     """What a run asks of one GPU."""
 
     gpu: str

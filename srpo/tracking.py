@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from srpo.config import RunConfig, Settings
+from srpo.config import RunConfig
 from srpo.config.base import flatten
 from srpo.outbox import Outbox
 from srpo.provenance import code_version
+from srpo.strict import Strict
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,7 +26,7 @@ RUN_VARIABLE = "MLFLOW_RUN_ID"
 MAX_PARAM_LENGTH = 6000  # MLflow refuses longer values
 
 
-class TrackedRun(Settings):
+class TrackedRun(Strict):
     """Where a run is logged."""
 
     uri: str

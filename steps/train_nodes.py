@@ -21,7 +21,7 @@ from zenml.steps import CommandStep
 from zenml.utils.pipeline_docker_image_builder import DOCKER_IMAGE_WORKDIR
 
 from srpo.artifacts import PromptSets, Trained, TrainJob, Weights
-from srpo.config import RunConfig, Settings, StorageConfig
+from srpo.config import RunConfig, StorageConfig
 from srpo.durable import OWN_COPIES, Mirror, mirror_of
 from srpo.durable.succession import goes_on
 from srpo.errors import EXIT_PERMANENT, ConfigError, KnownError, TrainingStoppedError
@@ -29,6 +29,7 @@ from srpo.files import write_atomic
 from srpo.hub import bring
 from srpo.launch import Nodes, launch_node
 from srpo.start import find_start
+from srpo.strict import Strict
 from srpo.tracking import TrackedRun
 from srpo.trainer import RESULT
 from steps.own_call import own_call, say
@@ -41,7 +42,7 @@ SECONDS_TO_SAY = 20.0
 """How long a node that failed waits for another to say that it has given up."""
 
 
-class HandedOver(Settings):
+class HandedOver(Strict):
     """What the pods of the nodes need to know."""
 
     job: TrainJob

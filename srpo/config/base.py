@@ -1,21 +1,17 @@
-"""What sections of a run file, and everything else that is kept as JSON, are made of."""
+"""What sections of a run file are made of."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from srpo.strict import Strict
 
 Range = tuple[float, float]
 NAME = r"^[A-Za-z0-9._-]+$"
 """What is a name to MLflow, ZenML and every file system."""
 
 
-class Settings(BaseModel):
-    """Base of sections, manifests and reports: frozen, strict about keys, documented by strings under the fields."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, serialize_by_alias=True
-    )
+class Settings(Strict):
+    """A section of a run file."""
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

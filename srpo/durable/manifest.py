@@ -3,12 +3,12 @@
 from typing import Literal, Self
 
 from srpo.artifacts import FileEntry
-from srpo.config import Settings
+from srpo.strict import Strict
 
 NAME = "manifest.json"
 
 
-class FolderManifest(Settings):
+class FolderManifest(Strict):
     """All files of one folder; where it is, they are."""
 
     schema_version: Literal[1] = 1

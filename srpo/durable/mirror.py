@@ -7,12 +7,13 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from srpo.artifacts import FileEntry, Snapshot
-from srpo.config import Settings, StorageConfig
+from srpo.config import StorageConfig
 from srpo.durable.manifest import NAME, FolderManifest
 from srpo.errors import ConfigError, UnreachableError
 from srpo.hub import digests
 from srpo.hub.listing import RemoteFile, safe_path
 from srpo.hub.store import bucket_at, continue_download, lock_below
+from srpo.strict import Strict
 
 if TYPE_CHECKING:
     from srpo.hub.s3_object import ConditionalObject
@@ -26,7 +27,7 @@ SMALL = 64 * 2**20
 
 FILES_AT_ONCE = 4
 
-Manifest = TypeVar("Manifest", bound=Settings)
+Manifest = TypeVar("Manifest", bound=Strict)
 
 
 def mirror_of(storage: StorageConfig) -> "Mirror":

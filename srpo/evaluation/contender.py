@@ -9,10 +9,11 @@ from pathlib import Path
 
 import srpo
 from srpo.artifacts import Snapshot, Weights
-from srpo.config import ModelConfig, RewardConfig, RunConfig, ScoreConfig, Settings
+from srpo.config import ModelConfig, RewardConfig, RunConfig, ScoreConfig
 from srpo.evaluation.schema import Level, Subject
 from srpo.hub import digests
 from srpo.rewards import hps
+from srpo.strict import Strict
 
 PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "numpy", "scipy")
 """What decides the numbers besides this package."""
@@ -21,7 +22,7 @@ OF_THE_VERDICT = {"wanted", "num_resamples", "confidence", "gate", "champion_gat
 """Settings of the evaluation that change neither an image nor its scores."""
 
 
-class Contender(Settings):
+class Contender(Strict):
     """One model."""
 
     label: str

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from srpo.config import Settings
 from srpo.monitor import Limit
+from srpo.strict import Strict
 
 REPORT_VERSION: Literal[2] = 2
 
@@ -29,7 +29,7 @@ def same_content(one: Content, other: Content) -> bool:
     return one[0] == other[0] and (one[1] == other[1] or not (one[1] and other[1]))
 
 
-class Level(Settings):
+class Level(Strict):
     """One metric of one model over prompts (each the mean of its seeds)."""
 
     value: float
@@ -39,7 +39,7 @@ class Level(Settings):
     """Upper end."""
 
 
-class Subject(Settings):
+class Subject(Strict):
     """A model that was evaluated."""
 
     label: str
@@ -57,7 +57,7 @@ class Subject(Settings):
         return self.transformer_sha256, self.base_sha256
 
 
-class Comparison(Settings):
+class Comparison(Strict):
     """One metric of two models over prompts (each the mean of its seeds)."""
 
     reference: float
@@ -78,7 +78,7 @@ class Comparison(Settings):
     """Smallest true change that this many prompts would show in four of five evaluations, at the gate's level."""
 
 
-class Contrast(Settings):
+class Contrast(Strict):
     """One model against another, on the same prompts and noise."""
 
     reference: str
@@ -90,7 +90,7 @@ class Contrast(Settings):
     """Category of prompts -> metric -> the same over its prompts alone; only categories with enough of them."""
 
 
-class Undrawn(Settings):
+class Undrawn(Strict):
     """A champion that no picture of the report is of, so that nothing was compared with it."""
 
     reference: str
@@ -99,7 +99,7 @@ class Undrawn(Settings):
     """Why it could not be drawn, or need not be."""
 
 
-class GateCheck(Settings):
+class GateCheck(Strict):
     """One limit of the gate against the end of the interval that it concerns."""
 
     metric: str
@@ -121,7 +121,7 @@ class GateCheck(Settings):
         return "more than" if not self.held and self.value == self.threshold else "at least"
 
 
-class ImageSet(Settings):
+class ImageSet(Strict):
     """The same prompt and noise, drawn by every model."""
 
     prompt_index: int
@@ -136,7 +136,7 @@ class ImageSet(Settings):
     """Why the pictures are kept beside the report; empty where they are not."""
 
 
-class Curves(Settings):
+class Curves(Strict):
     """What training wrote down; empty, with 0 updates, where models are evaluated that no run of this report made."""
 
     updates: list[dict[str, float]] = Field(default_factory=list)
@@ -158,7 +158,7 @@ class Curves(Settings):
     """Why the monitor or the budget ended training before its last update, if it did."""
 
 
-class Provenance(Settings):
+class Provenance(Strict):
     """What the numbers were made from, and with."""
 
     code: dict[str, str]
@@ -178,7 +178,7 @@ class Provenance(Settings):
     """The whole config of the run."""
 
 
-class Preference(Settings):
+class Preference(Strict):
     """What people said to one question of a blind study."""
 
     question: str
@@ -192,7 +192,7 @@ class Preference(Settings):
     """Votes."""
 
 
-class Ballot(Settings):
+class Ballot(Strict):
     """A file of votes, and what became of it."""
 
     file: str
@@ -205,7 +205,7 @@ class Ballot(Settings):
     """What is wrong with it, or what was taken from elsewhere; empty if there is nothing to say."""
 
 
-class Study(Settings):
+class Study(Strict):
     """A blind comparison of two models by people."""
 
     study: str = ""
@@ -227,7 +227,7 @@ class Study(Settings):
         return {ballot.voter for ballot in self.ballots if ballot.outcome != "rejected"}
 
 
-class Published(Settings):
+class Published(Strict):
     """What others published for the prompts that the evaluation drew."""
 
     citation: str
@@ -237,7 +237,7 @@ class Published(Settings):
     """Model -> metric of this report -> mean."""
 
 
-class Report(Settings):
+class Report(Strict):
     """Everything an evaluation found. The same inputs give the same report, but for `created` and seconds."""
 
     schema_version: Literal[2] = REPORT_VERSION

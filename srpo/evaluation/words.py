@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from srpo.config import RunConfig, Settings
+from srpo.config import RunConfig
 from srpo.evaluation.scores import check_captions
 from srpo.evaluation.statistics import Array, Bootstrap
 from srpo.generate import Painter, Sampling
@@ -30,6 +30,7 @@ from srpo.prompts.split import take
 from srpo.rewards import Reward, check_reward, load_reward
 from srpo.rewards.dual_encoder import DualEncoderReward
 from srpo.shapes.render import AXES, STYLES, parse_caption, render
+from srpo.strict import Strict
 
 Verdict = Literal["known", "weak", "unknown"]
 Draw = Callable[[Sequence[str]], Tensor]
@@ -39,7 +40,7 @@ KNOWN, CHANCE = 0.75, 0.5
 """Bounds of the separation's interval that make a word `known`, and at least `weak`."""
 
 
-class WordReport(Settings):
+class WordReport(Strict):
     """What the reward makes of one word."""
 
     word: str

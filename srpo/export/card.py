@@ -8,7 +8,6 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from srpo.config import Settings
 from srpo.evaluation.schema import Report
 from srpo.export.weights import Fp8Error
 from srpo.generate import ModelFiles
@@ -16,11 +15,12 @@ from srpo.hub import fetched, is_remote
 from srpo.hub.listing import CARD
 from srpo.models import find_family
 from srpo.models.weights import adapter_file
+from srpo.strict import Strict
 
 UNKNOWN = "not stated in its files; ask where it comes from"
 
 
-class Licence(Settings):
+class Licence(Strict):
     """What is known of the terms of something the model is made from."""
 
     subject: str

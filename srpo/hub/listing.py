@@ -8,15 +8,15 @@ from typing import Protocol
 
 from pydantic import Field
 
-from srpo.config import Settings
 from srpo.errors import ConfigError
+from srpo.strict import Strict
 
 INDEX, CARD = "model_index.json", "README.md"
 UNREAD = {".bin", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".ot", ".pb", ".pickle", ".pkl", ".pt", ".pth"}
 """Other forms of the same weights; where a folder has safetensors, only those are read."""
 
 
-class RemoteFile(Settings):
+class RemoteFile(Strict):
     """One file of a remote source."""
 
     path: str
@@ -29,7 +29,7 @@ class RemoteFile(Settings):
     """Of the content; empty until it is known."""
 
 
-class Listing(Settings):
+class Listing(Strict):
     """The files of a remote source that are needed; with every sha256 filled in, it is the store's manifest of it."""
 
     source: str

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from srpo.config import Settings
 from srpo.errors import ConfigError
+from srpo.strict import Strict
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -34,7 +34,7 @@ LONGEST_REASON = 1000
 """Characters; databases behind MLflow keep 5,000 of a tag."""
 
 
-class Move(Settings):
+class Move(Strict):
     """The champion goes from one version to another."""
 
     schema_version: Literal[1] = 1

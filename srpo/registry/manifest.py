@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from srpo.artifacts import Snapshot
-from srpo.config import ModelConfig, RunConfig, Settings, StorageConfig
+from srpo.config import ModelConfig, RunConfig, StorageConfig
 from srpo.durable import mirror_of
 from srpo.errors import ConfigError
 from srpo.generate import ModelFiles, Sampling
 from srpo.hub import at_hand, resolve, verify
+from srpo.strict import Strict
 from srpo.tracking import TrackedRun
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ LOADER = "srpo.registry"
 """The module that registered versions name as their loader; it must go on having `_load_pyfunc`."""
 
 
-class Manifest(Settings):
+class Manifest(Strict):
     """Everything a registered version needs to make pictures."""
 
     schema_version: Literal[1] = 1

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from srpo.config import Settings
 from srpo.evaluation.schema import GateCheck
 from srpo.registry.history import CHAMPION, Move, read_moves
 from srpo.registry.lookup import address, all_pages, locate, named
+from srpo.strict import Strict
 from srpo.tracking import connect
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ DATA_TAG, WORDS_TAG = "data_hash", "words_hash"
 """What a version was trained on, as `run --if-new-data` compares it."""
 
 
-class GateResult(Settings):
+class GateResult(Strict):
     """One limit of the gate, as a version remembers it."""
 
     metric: str
@@ -52,7 +52,7 @@ class GateResult(Settings):
         return f"short by {-self.margin:.3g}" if self.margin else "reached, but not exceeded"
 
 
-class Version(Settings):
+class Version(Strict):
     """One version in the registry."""
 
     name: str

@@ -15,12 +15,12 @@ from typing import Any, Literal
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from srpo.config import Settings
 from srpo.errors import ConfigError
 from srpo.evaluation.study.pairs import Pair, Pairs, Side, pick
 from srpo.evaluation.thumbnails import encode
 from srpo.files import atomic_file, write_atomic
 from srpo.hub import digests
+from srpo.strict import Strict
 
 QUESTIONS = {
     "realism": "Which picture looks more real?",
@@ -33,7 +33,7 @@ TOTAL_BYTES = 30_000_000  # of all pictures; base64 makes 40 MB of them, which b
 MOST_BYTES = 250_000  # of one picture
 
 
-class KeyPair(Settings):
+class KeyPair(Strict):
     """Which picture of a pair is whose."""
 
     pair: str
@@ -45,7 +45,7 @@ class KeyPair(Settings):
     """Random name of the judged model's picture."""
 
 
-class StudyKey(Settings):
+class StudyKey(Strict):
     """What the page does not tell."""
 
     schema_version: Literal[1] = 1

@@ -10,12 +10,12 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from srpo.config import Settings
 from srpo.errors import ConfigError
 from srpo.evaluation.comparison import check_settings
 from srpo.evaluation.entries import Entry, Key, settings_of
 from srpo.evaluation.schema import Content
 from srpo.evaluation.thumbnails import spaced
+from srpo.strict import Strict
 from srpo.wording import shortest_end
 
 IDENTITY = {"prompt", "seed", "model", "source", "transformer_sha256", "base_sha256", "prefix"}
@@ -23,7 +23,7 @@ IDENTITY = {"prompt", "seed", "model", "source", "transformer_sha256", "base_sha
 say how it was made."""
 
 
-class Side(Settings):
+class Side(Strict):
     """One of the two models."""
 
     name: str

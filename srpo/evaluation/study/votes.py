@@ -11,17 +11,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
-from srpo.config import Settings
 from srpo.errors import ConfigError, first_problem
 from srpo.evaluation.schema import Ballot, Study
 from srpo.evaluation.study.page import QUESTIONS, KeyPair, StudyKey
 from srpo.evaluation.study.rates import Opinion, preference
+from srpo.strict import Strict
 
 CONFIDENCE = 0.95
 """Of the intervals."""
 
 
-class Vote(Settings):
+class Vote(Strict):
     """One answer."""
 
     pair: str
@@ -40,7 +40,7 @@ def _vote_or_none(value: Any, validate: ValidatorFunctionWrapHandler) -> Vote | 
     return vote
 
 
-class VoteFile(Settings):
+class VoteFile(Strict):
     """What the page saves."""
 
     schema_version: Literal[1]
