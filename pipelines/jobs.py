@@ -18,7 +18,7 @@ from srpo.config import RunConfig
 from srpo.errors import ConfigError
 from steps.train_nodes import train_on_nodes
 
-KUBERNETES = "1.33"
+KUBERNETES_VERSION = "1.33"
 """Version whose schemas the Jobs are held against."""
 Job = dict[str, Any]
 
@@ -118,10 +118,10 @@ def check_jobs(jobs: dict[str, Job]) -> str:
     validator = importlib.import_module("kubernetes_validate")
     for step, job in jobs.items():
         try:
-            validator.validate(job, KUBERNETES, strict=True)
+            validator.validate(job, KUBERNETES_VERSION, strict=True)
         except validator.ValidationError as error:
             place = ".".join(map(str, error.path))
             raise ConfigError(
-                f"the Job of {step} is not valid for Kubernetes {KUBERNETES}: {place}: {error.message}"
+                f"the Job of {step} is not valid for Kubernetes {KUBERNETES_VERSION}: {place}: {error.message}"
             ) from None
-    return f"{len(jobs)} Jobs, valid for Kubernetes {KUBERNETES}"
+    return f"{len(jobs)} Jobs, valid for Kubernetes {KUBERNETES_VERSION}"

@@ -99,7 +99,7 @@ class PromptSet(Strict):
     """On disk, averaged over the shards that hold the set."""
 
 
-class ImageSet(Strict):
+class LatentSet(Strict):
     """Real images as latents, in the store of a VAE that other sets share, with their captions."""
 
     snapshot: Snapshot
@@ -119,7 +119,7 @@ class PromptSets(Strict):
     train: PromptSet
     """What is trained on: prompts that are rolled out, or where nothing is, the captions of the images."""
     held_out: PromptSet
-    images: ImageSet | None = None
+    images: LatentSet | None = None
     """Real images that are trained on."""
     data_hash: str = ""
     """State of the prompt files and images that they were made from; empty where nobody looked."""

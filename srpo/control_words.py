@@ -38,7 +38,7 @@ def _words(value: Any) -> Any:
 Words = Annotated[tuple[Annotated[str, Field(pattern=r"\S")], ...], Field(min_length=1), BeforeValidator(_words)]
 
 
-class Row(Strict):
+class WordsRow(Strict):
     """One exception."""
 
     prompt: str | None = None
@@ -74,8 +74,8 @@ class ControlWords:
 
     positive: tuple[str, ...]
     negative: tuple[str, ...]
-    prompts: Mapping[str, Row]
-    ranges: Sequence[Row]
+    prompts: Mapping[str, WordsRow]
+    ranges: Sequence[WordsRow]
     digest: str | None
     """sha256 of the file; a run goes on only with the same."""
 
@@ -122,7 +122,7 @@ def check_prompts(words: ControlWords, prompts: Sequence[str]) -> None:
         )
 
 
-def _read_csv(path: Path, text: str) -> dict[int, Row]:
+def _read_csv(path: Path, text: str) -> dict[int, WordsRow]:
     reader = csv.DictReader(io.StringIO(text), strict=True)
     raw = {}
     try:
@@ -133,7 +133,7 @@ def _read_csv(path: Path, text: str) -> dict[int, Row]:
     return _check(path, raw)
 
 
-def _read_jsonl(path: Path, text: str) -> dict[int, Row]:
+def _read_jsonl(path: Path, text: str) -> dict[int, WordsRow]:
     raw = {}
     for number, line in lines(text):
         try:
@@ -143,16 +143,16 @@ def _read_jsonl(path: Path, text: str) -> dict[int, Row]:
     return _check(path, raw)
 
 
-READERS: dict[str, Callable[[Path, str], dict[int, Row]]] = {".csv": _read_csv, ".jsonl": _read_jsonl}
+READERS: dict[str, Callable[[Path, str], dict[int, WordsRow]]] = {".csv": _read_csv, ".jsonl": _read_jsonl}
 """Ending of a words file -> what reads it: line -> row."""
 
 
-def _check(path: Path, raw: Mapping[int, Any]) -> dict[int, Row]:
+def _check(path: Path, raw: Mapping[int, Any]) -> dict[int, WordsRow]:
     """Every row by its line; ConfigError lists all lines that are wrong."""
     rows, problems = {}, []
     for number, values in raw.items():
         try:
-            rows[number] = Row.model_validate(values)
+            rows[number] = WordsRow.model_validate(values)
         except ValidationError as error:
             problems += [f"{path}, line {number}: {problem_text(problem)}" for problem in error.errors()]
     if problems:
@@ -162,7 +162,7 @@ def _check(path: Path, raw: Mapping[int, Any]) -> dict[int, Row]:
     return rows
 
 
-def _refuse_repeated_prompts(path: Path, rows: Mapping[int, Row]) -> None:
+def _refuse_repeated_prompts(path: Path, rows: Mapping[int, WordsRow]) -> None:
     """Two rows for one prompt leave open which of them counts."""
     lines: dict[str, int] = {}
     for number, row in rows.items():
@@ -170,7 +170,7 @@ def _refuse_repeated_prompts(path: Path, rows: Mapping[int, Row]) -> None:
             raise ConfigError(f"{path}, line {number}: the same prompt as line {lines[row.prompt]}; keep one of them")
 
 
-def _rising(path: Path, rows: Mapping[int, Row]) -> list[Row]:
+def _rising(path: Path, rows: Mapping[int, WordsRow]) -> list[WordsRow]:
     """The rows for ranges in order; ConfigError if two of them hold the same update."""
     lines = sorted((number for number, row in rows.items() if row.prompt is None), key=lambda line: rows[line].updates)
     for before, after in pairwise(lines):

@@ -23,7 +23,7 @@ Passed = TypeVar("Passed")
 
 
 @dataclass(frozen=True)
-class Scores:
+class StepScores:
     """What a branch measured on its images, detached."""
 
     branch: Step
@@ -59,7 +59,7 @@ def objective(
     num_branches: int,
     guidance: float | None,
     injection: int = 0,
-) -> tuple[Tensor, list[Scores]]:
+) -> tuple[Tensor, list[StepScores]]:
     """The loss of some of an injection's `num_branches` branches in one forward pass, and what each measured.
 
     `asked`: the first reward, on whose scale the loss is, then those that are added.
@@ -122,11 +122,11 @@ def recover(model: TextToImage, rollout: Rollout, branches: Sequence[Step], guid
 
 def _scores(
     branches: Sequence[Branch], added: dict[str, Tensor], images: Tensor, answer: _Answer, loss: Tensor
-) -> list[Scores]:
+) -> list[StepScores]:
     """Split what was measured in one batch back into its branches."""
     split = [tensor.detach().chunk(len(branches)) for tensor in (images, answer.relative, answer.reward, loss)]
     more = {name: tensor.detach().chunk(len(branches)) for name, tensor in added.items()}
     return [
-        Scores(branch, pixels, relative, reward, each, {name: tensors[index] for name, tensors in more.items()})
+        StepScores(branch, pixels, relative, reward, each, {name: tensors[index] for name, tensors in more.items()})
         for index, (branch, pixels, relative, reward, each) in enumerate(zip(branches, *split, strict=True))
     ]

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from srpo.config import RunConfig
 from srpo.files import write_atomic
 from srpo.monitor import chosen_update, stop_reason, violations
-from srpo.objective import Scores
+from srpo.objective import StepScores
 from srpo.progress import TrainingProgress
 from srpo.tracking import Tracker
 
@@ -88,7 +88,7 @@ class UpdateRecord:
     def __init__(self) -> None:
         self.values: dict[str, list[torch.Tensor]] = defaultdict(list)
 
-    def add(self, scores: Sequence[Scores]) -> None:
+    def add(self, scores: Sequence[StepScores]) -> None:
         """Note the branches of one forward pass."""
         for measured in scores:
             name = measured.branch.name

@@ -17,7 +17,7 @@ from srpo.config import AlignConfig, PreferenceConfig
 from srpo.criteria import Criterion
 from srpo.flow import shifted_sigmas
 from srpo.models.flux import Flux, pack
-from srpo.objective import Asked, Scores, objective, passes
+from srpo.objective import Asked, StepScores, objective, passes
 from srpo.preference import Branch, strength
 from srpo.rewards import hps
 from srpo.rewards.dual_encoder import DualEncoderReward
@@ -114,11 +114,11 @@ class Golden:
             branches.append(Branch(name, levels.sigma_from, levels.sigma_to, k, target, other))
         return branches
 
-    def update(self, cases: list[dict[str, Any]], together: bool) -> tuple[Rollout, list[Scores]]:
+    def update(self, cases: list[dict[str, Any]], together: bool) -> tuple[Rollout, list[StepScores]]:
         """Rollout, both branches, backward; the gradients are left on the transformer."""
         self.model.transformer.zero_grad()
         rollout = self.rollout(cases)
-        scores: list[Scores] = []
+        scores: list[StepScores] = []
         branches = self.branches(cases)
         for group in passes(branches, together):
             asked = [Asked(Criterion("", self.reward, self.preference), group)]

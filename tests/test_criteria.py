@@ -15,7 +15,7 @@ from srpo.criteria import Criterion, measure_scales
 from srpo.errors import ConfigError
 from srpo.hub import bring, fetch
 from srpo.methods import make_method
-from srpo.objective import Scores
+from srpo.objective import StepScores
 from srpo.provenance import data_version
 from srpo.record import read_journal
 from srpo.weights import fetch_weights
@@ -28,7 +28,7 @@ FIRST = {"positive": ["Bright"], "negative": ["Dark"], "margin": 0.1, "content_a
 SECOND = {"positive": ["Vivid"], "k_denoise": [0.5, 0.7], "margin": 0.6, "content_anchor": 0.1}
 
 
-def gradient(config: RunConfig, criteria: list[Criterion]) -> tuple[Tensor, list[Scores]]:
+def gradient(config: RunConfig, criteria: list[Criterion]) -> tuple[Tensor, list[StepScores]]:
     model = Analytic()
     method, measured = make_method(config, model, criteria, nullcontext), []
     for loss, scores in method.losses(rollout_of(noise().flip(0), noise()), POSITIONS, update=1):

@@ -11,7 +11,7 @@ from srpo.control_words import control_words
 from srpo.criteria import Criterion
 from srpo.flow import shifted_sigmas
 from srpo.models import TextToImage, load_model, load_text_encoder
-from srpo.objective import Asked, Scores, objective, passes
+from srpo.objective import Asked, StepScores, objective, passes
 from srpo.preference import make_branches
 from srpo.rewards import Reward, load_reward
 from srpo.rollout import Rollout, sample, seeded_noise
@@ -51,7 +51,7 @@ def gradient(
     together: bool = True,
     branches: tuple[str, ...] = ("denoise", "inversion"),
     **preference: float,
-) -> tuple[torch.Tensor, float, list[Scores]]:
+) -> tuple[torch.Tensor, float, list[StepScores]]:
     """The whole gradient as one vector, the loss, and the scores."""
     align, settings = AlignConfig(branches=branches), PreferenceConfig(**preference)
     words = control_words(settings)

@@ -44,7 +44,7 @@ class ImageScores(NamedTuple):
         return cls(found["metrics"], b64decode(found["features"]))
 
 
-class Row(NamedTuple):
+class ScoreRow(NamedTuple):
     """The scores of one of a model's images."""
 
     score_key: str
@@ -81,7 +81,9 @@ class ScoreJournal:
 
     def add(self, image_key: str, score_key: str, scores: Mapping[Cell, ImageScores]) -> None:
         """Note the scores of some images."""
-        self.insert(image_key, [Row(score_key, cell.prompt, cell.seed, row.dump()) for cell, row in scores.items()])
+        self.insert(
+            image_key, [ScoreRow(score_key, cell.prompt, cell.seed, row.dump()) for cell, row in scores.items()]
+        )
 
     def forget(self) -> None:
         """Drop the scores of models whose thumbnails were removed: nobody takes a score without its picture."""
@@ -93,13 +95,13 @@ class ScoreJournal:
     def complete(self, image_key: str) -> None:
         """A model is through: nothing is left to do here."""
 
-    def rows(self, image_key: str) -> list[Row]:
+    def rows(self, image_key: str) -> list[ScoreRow]:
         """All that is known of a model's images."""
         with self._open() as connection:
             query = "select score_key, prompt, seed, scores from scores where image_key = ?"
-            return [Row(*row) for row in connection.execute(query, (image_key,))]
+            return [ScoreRow(*row) for row in connection.execute(query, (image_key,))]
 
-    def insert(self, image_key: str, rows: Sequence[Row]) -> None:
+    def insert(self, image_key: str, rows: Sequence[ScoreRow]) -> None:
         """Note rows of a model."""
         with self._open() as connection:
             connection.executemany(

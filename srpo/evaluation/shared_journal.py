@@ -15,7 +15,7 @@ from pathlib import Path
 from srpo.durable import Mirror
 from srpo.errors import UnreachableError
 from srpo.evaluation.images import Cell
-from srpo.evaluation.journal import ImageScores, Row, ScoreJournal
+from srpo.evaluation.journal import ImageScores, ScoreJournal, ScoreRow
 from srpo.files import write_atomic
 
 SEND_EVERY = 60.0
@@ -60,7 +60,7 @@ class SharedJournal(ScoreJournal):
         self.sent = time.monotonic()
 
 
-def _rows_in(folder: Path) -> set[Row]:
+def _rows_in(folder: Path) -> set[ScoreRow]:
     """Of all nodes, as far as their files are here."""
     files = folder.glob("scores-*.jsonl")
-    return {Row(*json.loads(line)) for path in files for line in path.read_text(encoding="utf-8").splitlines()}
+    return {ScoreRow(*json.loads(line)) for path in files for line in path.read_text(encoding="utf-8").splitlines()}

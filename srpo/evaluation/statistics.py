@@ -26,7 +26,7 @@ from srpo.evaluation.schema import Comparison, Level
 from srpo.sample_size import MIN_PROMPTS
 
 Array = NDArray[np.float64]
-Scores = Mapping[str, Array]
+ByPrompt = Mapping[str, Array]
 """Metric -> (prompts, seeds) of one model."""
 Statistic = Callable[..., Array]
 """Arrays whose last axis runs over prompts -> one value per row."""
@@ -37,7 +37,7 @@ SPREAD, SPREAD_OF = "spread", "luminance"
 
 
 def compare(
-    reference: Scores, candidate: Scores, config: EvaluationConfig, seed: int, confidence: float | None = None
+    reference: ByPrompt, candidate: ByPrompt, config: EvaluationConfig, seed: int, confidence: float | None = None
 ) -> dict[str, Comparison]:
     """Every metric of two models, and `spread`; intervals at `confidence`, the config's if None.
 
@@ -71,7 +71,7 @@ def compare(
 
 
 def compare_categories(
-    reference: Scores, candidate: Scores, categories: Sequence[str], config: EvaluationConfig, seed: int
+    reference: ByPrompt, candidate: ByPrompt, categories: Sequence[str], config: EvaluationConfig, seed: int
 ) -> dict[str, dict[str, Comparison]]:
     """The comparison on the prompts of each category that has at least `MIN_PROMPTS` of them."""
     found = {}
@@ -85,7 +85,7 @@ def compare_categories(
     return found
 
 
-def measure_levels(scores: Scores, config: EvaluationConfig, seed: int) -> dict[str, Level]:
+def measure_levels(scores: ByPrompt, config: EvaluationConfig, seed: int) -> dict[str, Level]:
     """Every metric of one model, and `spread`."""
     model, resample = _Model(scores), Bootstrap(config.num_resamples, config.confidence, seed)
     resampled = np.concatenate([model(weights) for weights in resample.weights(model.num_prompts)])
@@ -98,7 +98,7 @@ def measure_levels(scores: Scores, config: EvaluationConfig, seed: int) -> dict[
 class _Model:
     """One model's levels as a function of the prompts' weights."""
 
-    def __init__(self, scores: Scores) -> None:
+    def __init__(self, scores: ByPrompt) -> None:
         self.names = [*scores, SPREAD]
         self.means = np.stack([values.mean(1) for values in scores.values()], axis=1)
         self.moments = np.stack([scores[SPREAD_OF].mean(1), (scores[SPREAD_OF] ** 2).mean(1)], axis=1)
@@ -179,7 +179,7 @@ def _win_rate(changes: Array) -> float:
     return float((changes > 0).mean() + 0.5 * (changes == 0).mean())
 
 
-def _check_pairs(reference: Scores, candidate: Scores) -> None:
+def _check_pairs(reference: ByPrompt, candidate: ByPrompt) -> None:
     for name in reference.keys() | candidate.keys():
         if name not in reference or name not in candidate or reference[name].shape != candidate[name].shape:
             raise ValueError(f"{name!r} was not scored on the same prompts and seeds by both models; score both alike")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from srpo.artifacts import ImageSet, PromptSet, PromptSets, Snapshot, Weights
+from srpo.artifacts import LatentSet, PromptSet, PromptSets, Snapshot, Weights
 from srpo.config import ImagesConfig, ModelConfig, PromptsConfig
 from srpo.files import write_atomic
 from srpo.hub import digests, fetch, is_remote, resolve, snapshot
@@ -87,7 +87,7 @@ def vae_hash(model: ModelConfig, weights: Snapshot) -> str:
     return hashlib.sha256(json.dumps([model.family, files]).encode()).hexdigest()[:16]
 
 
-def _save(store: Path, pictures: Sequence[Picture], keys: Sequence[str], source: str, captions: PromptSet) -> ImageSet:
+def _save(store: Path, pictures: Sequence[Picture], keys: Sequence[str], source: str, captions: PromptSet) -> LatentSet:
     """List a set's buckets and places in a file of the store."""
     rows = encoded_rows(store)
     content = {"buckets": [picture.bucket for picture in pictures], **places([rows[key] for key in keys])}
@@ -96,7 +96,7 @@ def _save(store: Path, pictures: Sequence[Picture], keys: Sequence[str], source:
     write_atomic(store / index, text)
     files = tuple(snapshot(store / name, source).files[0] for name in (index, *content["shards"]))
     facts = [[digests.sha256(picture.path), picture.caption] for picture in pictures]
-    return ImageSet(
+    return LatentSet(
         snapshot=Snapshot(source=source, uri=str(store), files=files),
         index=index,
         sha256=hashlib.sha256(json.dumps(facts).encode()).hexdigest(),
@@ -118,7 +118,7 @@ class StoredImages:
     """Bucket -> its images, by their index."""
 
 
-def load_image_set(image_set: ImageSet) -> StoredImages:
+def load_image_set(image_set: LatentSet) -> StoredImages:
     """What `embed` has made of the images."""
     folder = image_set.snapshot.path
     index = json.loads((folder / image_set.index).read_text(encoding="utf-8"))

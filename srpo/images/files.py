@@ -30,7 +30,7 @@ TURNED = {5, 6, 7, 8}
 PROBLEMS_SHOWN = 50
 
 
-class Entry(NamedTuple):
+class ListedImage(NamedTuple):
     """What a source says of one image."""
 
     name: str
@@ -92,7 +92,7 @@ def read_pictures(source: Path, rules: Rules) -> list[Picture]:
     return [picture for picture in read if isinstance(picture, Picture)]
 
 
-def find(source: Path) -> Iterator[Entry]:
+def find(source: Path) -> Iterator[ListedImage]:
     """The images that a source names, unopened, in a fixed order."""
     if source.is_dir():
         files = (file for file in sorted(source.rglob("*")) if file.suffix.lower() in SUFFIXES and file.is_file())
@@ -102,27 +102,27 @@ def find(source: Path) -> Iterator[Entry]:
     return _listed(source)
 
 
-def _beside(file: Path, folder: Path) -> Entry:
+def _beside(file: Path, folder: Path) -> ListedImage:
     """An image with the text file of the same name."""
     name, sidecar = file.relative_to(folder).as_posix(), file.with_suffix(".txt")
     try:
-        return Entry(name, file, sidecar.read_text(encoding="utf-8-sig").strip())
+        return ListedImage(name, file, sidecar.read_text(encoding="utf-8-sig").strip())
     except FileNotFoundError:
-        return Entry(name, file, "", f"no caption; write one into {sidecar.name} beside it")
+        return ListedImage(name, file, "", f"no caption; write one into {sidecar.name} beside it")
     except UnicodeDecodeError:
-        return Entry(name, file, "", f"{sidecar.name} is not UTF-8 text")
+        return ListedImage(name, file, "", f"{sidecar.name} is not UTF-8 text")
 
 
-def _listed(table: Path) -> Iterator[Entry]:
+def _listed(table: Path) -> Iterator[ListedImage]:
     """The rows of a table."""
     for place, fields in TABLES[table.suffix.lower()](read_text(table, SETTING), ["path", "caption"]):
         if isinstance(fields, str):
-            yield Entry(place, None, "", fields)
+            yield ListedImage(place, None, "", fields)
         else:
-            yield Entry(f"{place}, {fields['path']}", table.parent / fields["path"], fields["caption"])
+            yield ListedImage(f"{place}, {fields['path']}", table.parent / fields["path"], fields["caption"])
 
 
-def _read(entry: Entry, rules: Rules) -> Picture | str:
+def _read(entry: ListedImage, rules: Rules) -> Picture | str:
     """A picture, or all that is wrong with it."""
     problems = [entry.problem or text_problem(entry.caption, rules.max_characters, "caption")]
     if entry.path is None:

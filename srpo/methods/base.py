@@ -11,7 +11,7 @@ from srpo.criteria import Criterion
 from srpo.draws import Positions
 from srpo.flow import shifted_sigmas
 from srpo.models import TextToImage
-from srpo.objective import Scores
+from srpo.objective import StepScores
 from srpo.rollout import Rollout
 
 Autocast = Callable[[], AbstractContextManager[object]]
@@ -49,7 +49,7 @@ class Method(ABC):
         return self.schedule
 
     @abstractmethod
-    def losses(self, rollout: Rollout, positions: Tensor, update: int) -> Iterator[tuple[Tensor, list[Scores]]]:
+    def losses(self, rollout: Rollout, positions: Tensor, update: int) -> Iterator[tuple[Tensor, list[StepScores]]]:
         """The loss of each forward pass with gradient, and what it measured.
 
         Those of one row of `positions` (num_injections, batch) add up to the loss of its injection, a mean over the

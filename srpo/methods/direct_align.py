@@ -13,7 +13,7 @@ from torch import Tensor
 from srpo.align import SigmaGrid, Step
 from srpo.config import DirectAlignMethod
 from srpo.methods.plain import Plain
-from srpo.objective import Scores, recover
+from srpo.objective import StepScores, recover
 from srpo.preference import discount
 from srpo.rollout import Rollout
 
@@ -27,7 +27,7 @@ class DirectAlign(Plain):
     def _make_positions(self) -> SigmaGrid:
         return SigmaGrid(self.config.align)
 
-    def losses(self, rollout: Rollout, positions: Tensor, update: int) -> Iterator[tuple[Tensor, list[Scores]]]:
+    def losses(self, rollout: Rollout, positions: Tensor, update: int) -> Iterator[tuple[Tensor, list[StepScores]]]:
         """One noise level after the other."""
         for index, row in enumerate(positions):
             levels = self.positions.denoise(row)

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from srpo.align import Step
 from srpo.flow import add_noise
 from srpo.methods.plain import Plain
-from srpo.objective import Scores
+from srpo.objective import StepScores
 from srpo.rollout import Rollout, seeded_noise
 
 
@@ -41,7 +41,7 @@ class DraftLv(Plain):
         """Down to the last level that is not 0."""
         return self.schedule[:-1]
 
-    def losses(self, rollout: Rollout, positions: Tensor, update: int) -> Iterator[tuple[Tensor, list[Scores]]]:
+    def losses(self, rollout: Rollout, positions: Tensor, update: int) -> Iterator[tuple[Tensor, list[StepScores]]]:
         """The rollout's own last step (the first row of seeds is not used), then the copies."""
         x = rollout.x0
         sigma = self.schedule[-2].expand(len(x)).to(x.device)

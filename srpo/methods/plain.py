@@ -12,7 +12,7 @@ from srpo.align import Step
 from srpo.config import PlainMethod
 from srpo.flow import euler_step
 from srpo.methods.base import Method
-from srpo.objective import Scores
+from srpo.objective import StepScores
 from srpo.preference import hinge, with_word
 from srpo.rollout import Rollout
 
@@ -28,7 +28,7 @@ class Plain(Method):
 
     def loss(
         self, images: Tensor, rollout: Rollout, step: Step, discount: Tensor | float = 1.0, injection: int = 0
-    ) -> tuple[Tensor, list[Scores]]:
+    ) -> tuple[Tensor, list[StepScores]]:
         """The loss of images (batch, 3, height, width), and their scores; `discount`: a factor for each, or for all."""
         images = rollout.moved(images, injection)
         word, margin = self.settings.word, self.settings.margin
@@ -40,7 +40,7 @@ class Plain(Method):
             loss = loss + criterion.weight * (-wanted if margin is None else hinge(wanted, margin))
         first, *others = (reward.detach() for reward in rewards)
         added = {each.metric("reward"): score for each, score in zip(self.criteria[1:], others, strict=True)}
-        return loss.mean(), [Scores(step, images.detach(), None, first, loss.detach(), added)]
+        return loss.mean(), [StepScores(step, images.detach(), None, first, loss.detach(), added)]
 
     def finish(self, x: Tensor, sigma: Tensor, rollout: Rollout) -> Tensor:
         """x0_hat = `x - sigma * velocity` in one step with gradient, from noisy latents x at sigma (batch,)."""

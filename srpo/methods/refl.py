@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from srpo.align import Step
 from srpo.config import ReflMethod
 from srpo.methods.plain import Plain
-from srpo.objective import Scores
+from srpo.objective import StepScores
 from srpo.rollout import Rollout
 
 
@@ -48,7 +48,7 @@ class Refl(Plain):
         """Down to the drawn step."""
         return self.schedule[: int(positions[0, 0]) + 1]
 
-    def losses(self, rollout: Rollout, positions: Tensor, update: int) -> Iterator[tuple[Tensor, list[Scores]]]:
+    def losses(self, rollout: Rollout, positions: Tensor, update: int) -> Iterator[tuple[Tensor, list[StepScores]]]:
         """The one step."""
         sigma = self.schedule[positions[0]].to(rollout.x0.device)
         with self.autocast():

@@ -10,7 +10,7 @@ from srpo.control_words import control_words
 from srpo.criteria import Criterion
 from srpo.methods.base import Autocast, Method
 from srpo.models import TextToImage
-from srpo.objective import Asked, Scores, objective, passes
+from srpo.objective import Asked, StepScores, objective, passes
 from srpo.preference import make_branches
 from srpo.rollout import Rollout
 
@@ -30,7 +30,7 @@ class Srpo(Method):
     def _make_positions(self) -> SigmaGrid:
         return SigmaGrid(self.config.align)
 
-    def losses(self, rollout: Rollout, positions: Tensor, update: int) -> Iterator[tuple[Tensor, list[Scores]]]:
+    def losses(self, rollout: Rollout, positions: Tensor, update: int) -> Iterator[tuple[Tensor, list[StepScores]]]:
         """Each injection's branches, together or one by one."""
         align = self.config.align
         for index, row in enumerate(positions):
