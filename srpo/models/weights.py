@@ -113,10 +113,8 @@ def quantise(transformer: nn.Module, weights: WeightsFormat) -> None:
 
         quantize_(transformer, Int8WeightOnlyConfig(), filter_fn=in_blocks)
     else:
-        for name, module in list(transformer.named_modules()):
-            if in_blocks(module, name):
-                parent, _, attribute = name.rpartition(".")
-                setattr(transformer.get_submodule(parent), attribute, _nf4(module))
+        for name in [name for name, module in transformer.named_modules() if in_blocks(module, name)]:
+            transformer.set_submodule(name, _nf4(transformer.get_submodule(name)))  # one at a time is held twice
     for name, module in transformer.named_modules():
         if in_blocks(module, name):
             module.register_forward_pre_hook(_in_bf16)
