@@ -1,5 +1,5 @@
 """Does the collapse guard matter? `python benchmarks/guard.py train OUT`, then `... journals OUT`, `... choose OUT` and
-`... judge OUT --spread RATIO`.
+`... judge OUT`.
 
 On the embedded world, where the truth can be measured: runs as configured, too long, and with learning rates three and
 ten times too high (the last measured twice as often), some seeds each. Every run trains to its end with the guard off
@@ -79,7 +79,9 @@ class Run:
         entries = self.judged(rule.bounds)
         prefixes = (entries[: end + 1] for end in range(1, len(entries)))
         seen = next((prefix for prefix in prefixes if stop_reason(prefix, rule)), entries)
-        return seen[-1]["update"], chosen_update(seen, rule.watch)
+        handed_on = chosen_update(seen, rule.watch)
+        assert handed_on is not None, "a run has measurements"
+        return seen[-1]["update"], handed_on
 
 
 @app.command()
@@ -122,14 +124,15 @@ def choose(out: Path, seeds: SeedsOption) -> None:
 def judge(
     out: Path,
     seeds: SeedsOption,
-    spread: Annotated[float, typer.Option(help="Least ratio to the base's.")],
-    times: Annotated[int, typer.Option(help="Measurements outside in a row that end a run.")] = 1,
+    spread: Annotated[float | None, typer.Option(help="A rule that needs no truth: least ratio to the base's.")] = None,
+    times: Annotated[int, typer.Option(help="Its measurements outside in a row that end a run.")] = 1,
 ) -> None:
-    """How runs end without the guard, and with one rule."""
+    """How runs end without the guard, and with the recipe's own rule or, given a spread, one that needs no truth."""
+    rule = load_config(CONFIG).monitor if spread is None else rule_of(spread, times)
     table = Table("condition", "passes at the end", "stopped, at", "passes with the guard")
     for name in CONDITIONS:
         runs = [_read(out, name, seed) for seed in _range(seeds)]
-        ends = [run.replay(rule_of(spread, times)) for run in runs]
+        ends = [run.replay(rule) for run in runs]
         last = [run.entries[-1]["update"] for run in runs]
         table.add_row(name, _passing(runs, last), _stops(runs, ends), _passing(runs, [best for _, best in ends]))
     Console().print(table)

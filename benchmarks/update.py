@@ -115,7 +115,12 @@ class World:
         world = cls(model, reward, align, preference, 25, 1.0, prompts, embeddings, noise, positions)
         model.transformer.register_forward_pre_hook(world._count_forward, with_kwargs=True)
         encode = reward.encode_texts
-        reward.encode_texts = lambda tokens: (world._count_texts(tokens), encode(tokens))[1]
+
+        def counted(tokens: Tensor) -> Tensor:
+            world.counters.texts_encoded += len(tokens)
+            return encode(tokens)
+
+        reward.encode_texts = counted
         return world
 
     def _count_forward(self, module: torch.nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
@@ -124,9 +129,6 @@ class World:
             self.counters.grad_samples += samples
         else:
             self.counters.no_grad_samples += samples
-
-    def _count_texts(self, tokens: Tensor) -> None:
-        self.counters.texts_encoded += len(tokens)
 
     def roll_out(self, rows: Sequence[int]) -> Rollout:
         """Clean latents of some prompts."""
@@ -303,6 +305,7 @@ def main() -> None:
     folder = resolve(config.model.source, "model")
     model = load_model(config.model, folder)
     reward = load_reward(config.reward, resolve(config.reward.source, "reward"))
+    assert isinstance(reward, DualEncoderReward)
     from srpo.shapes import seen_captions
 
     prompts = seen_captions()[: options.prompts]
