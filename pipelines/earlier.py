@@ -10,6 +10,7 @@ from srpo.config import RunConfig
 from srpo.control_words import control_words
 from srpo.durable import mirror_of
 from srpo.errors import ConfigError
+from srpo.same_run import HOW
 from srpo.start import CHAMPION
 
 MADE_WITH: dict[str, set[str]] = {
@@ -55,7 +56,7 @@ def _weights_are_left(record: RunRecord, artifact: str) -> bool:
 
 
 def same_origin(then: RunRecord, now: RunConfig, outputs: list[str]) -> bool:
-    """Whether the settings that made these outputs are the same, the content of a words file included.
+    """Whether the settings that made these outputs are the same but for how, the content of a words file included.
 
     A run that starts from the champion goes on with what was trained from an earlier one.
     """
@@ -64,4 +65,5 @@ def same_origin(then: RunRecord, now: RunConfig, outputs: list[str]) -> bool:
     sections = {"name"}.union(*(MADE_WITH[name] for name in outputs))
     if "preference" in sections and then.words != control_words(now.preference).digest:
         return False
-    return then.config.model_dump(include=sections) == now.model_dump(include=sections)
+    before, after = (config.model_dump(include=sections, exclude=HOW) for config in (then.config, now))
+    return before == after

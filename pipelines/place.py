@@ -96,6 +96,7 @@ class Place:
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "GIT_PYTHON_REFRESH": "quiet",
+            "MPLCONFIGDIR": str(self.root / "matplotlib"),
         }
 
 

@@ -40,9 +40,8 @@ def to_resume(place: Place, name: str, overrides: tuple[str, ...] = ()) -> RunRe
         return continued(place, record, config)
     if record.state == "done" and not record.stack:  # else nobody may have seen yet what it has made
         raise ConfigError(f"run {name} is done{_instead(name, trained)}")
-    record = record.changed(config=config) if overrides else record
-    _check(place, record)
-    return record
+    _check(place, record.model_copy(update={"config": config}))
+    return record.changed(config=config) if overrides else record
 
 
 def _at_rest(place: Place, record: RunRecord, overrides: tuple[str, ...]) -> RunRecord:

@@ -140,15 +140,23 @@ def test_what_cannot_work_is_one_sentence_and_exit_code_42(
     assert "Traceback" not in problem
 
 
-def test_a_job_trains_without_the_pipeline(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_job_trains_without_the_pipeline(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The printed command, typed as it stands; it trains what the pipeline would have trained."""
-    folder = tmp_path / "job"
-    assert call("job", "--config", str(CONFIG), "--out", str(folder), *SETTINGS) == 0
+    folder, goes_on_as = tmp_path / "job", []
+    monkeypatch.setattr("srpo.start.pinned", lambda config, uri, earlier: goes_on_as.append(earlier) or config)
+    make = "job", "--config", str(CONFIG), "--out", str(folder), *SETTINGS
+    assert call(*make) == 0
+    capsys.readouterr()
+    assert call(*make) == 0
     command = shlex.split(capsys.readouterr().out)
     assert command == [sys.executable, "-m", "srpo.train", str(folder / "job.json")]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     subprocess.run(command, check=True, env=environment, capture_output=True, timeout=120)
     assert json.loads((folder / "result.json").read_text())["num_updates"] == 2
+    assert call(*make) == 0
+    assert [bool(before) for before in goes_on_as] == [False, False, True], "once it has a checkpoint"
 
 
 def test_a_request_to_end_is_an_interrupt(monkeypatch: pytest.MonkeyPatch, place: Place) -> None:

@@ -11,6 +11,7 @@ from srpo.config import (
     ImagesConfig,
     LoraConfig,
     MonitorConfig,
+    RegistryConfig,
     ResourcesConfig,
     RunConfig,
     ScoreConfig,
@@ -129,6 +130,9 @@ def test_a_merged_mapping_may_be_changed(tmp_path: Path) -> None:
     path.write_text("resources:\n  embed: &gpu {gpus: 1, memory: 8}\n  train: {<<: *gpu, memory: 9}\n")
     train = load_config(path).resources.train
     assert (train.gpus, train.memory) == (1, 9)
+    path.write_text("resources:\n  embed: &gpu\n    <<: {gpus: 1, memory: 8}\n    memory: 9\n  train: {<<: *gpu}\n")
+    train = load_config(path).resources.train
+    assert (train.gpus, train.memory) == (1, 9), "what is merged may have been merged itself"
 
 
 def test_a_section_whose_lines_are_all_comments_is_left_out(tmp_path: Path) -> None:
@@ -154,6 +158,8 @@ def test_the_registered_model_is_named_after_the_run_if_nothing_else_is_said(tmp
     assert load_config(path, ("name=other", "registry.lease=/leases")).registry.model_name == "other"
     assert load_config(path, ("registry.model_name=own",)).registry.model_name == "own"
     assert RunConfig().registry.model_name == "srpo"
+    in_python = RunConfig(name="realism", registry=RegistryConfig(lease="/leases"))
+    assert (in_python.registry.model_name, in_python.registry.lease) == ("realism", "/leases")
     with pytest.raises(ConfigError) as refused:
         load_config(path, ("name=a/b",))
     assert len(str(refused.value).splitlines()) == 1, "one mistake"

@@ -118,6 +118,8 @@ def test_a_retraining_starts_from_the_champion_of_its_first_moment(
     assert start == champion.trained.transformer
     assert same_origin(record, again, ["trained"])  # `--from evaluate` takes up what was trained, whoever is champion
     assert not same_origin(record, own, ["trained"])
+    recomputed = again.train.model_copy(update={"gradient_checkpointing": "full", "compile": True})
+    assert same_origin(record, again.model_copy(update={"train": recomputed}), ["trained"]), "in less memory"
     from_base = own.model_copy(update={"train": own.train.model_copy(update={"start": "base"})})
     assert from_champion(parse_config({"train": {"start": "base"}}, "here")).train.start == "base"
     nobody = again.model_copy(update={"registry": again.registry.model_copy(update={"model_name": "nobody"})})

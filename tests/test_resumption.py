@@ -131,4 +131,6 @@ def test_nothing_else_can_change(failed: RunRecord, place: Place) -> None:
         to_resume(place, failed.name, ("resources.train.cpu=2", "train.num_updates=9"))
     with pytest.raises(ConfigError, match=r"resources.max_gpu_hours: Input should be greater than 0"):
         to_resume(place, failed.name, ("resources.max_gpu_hours=0",))
+    with pytest.raises(ConfigError, match="flesh"):
+        to_resume(place, failed.name, ("train.attention=flesh",))
     assert (Path(failed.folder) / "run.json").read_bytes() == before

@@ -2,7 +2,6 @@
 
 import shlex
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -155,16 +154,15 @@ def job(
     settings, place = load(config, tuple(set_ or ())), here()
     place.prepare(*settings.inputs)
     from srpo.artifacts import TrainJob
+    from srpo.durable.succession import CHECKPOINTS
     from srpo.launch import JOB, launch_command, prepare_job
     from srpo.plan import make_plan
     from srpo.start import pinned
 
     with console.status("checking settings, files and layouts; encoding the prompts"):
         make_plan(settings, out, ("embed", "train"))
-        earlier = None
-        with suppress(OSError, ValueError):  # none, or of another version of srpo, which checkpoints refuse themselves
-            earlier = TrainJob.load(out / JOB).config
-        settings = pinned(settings, place.mlflow_uri, earlier)
+        began = (out / JOB).exists() and any((out / CHECKPOINTS).glob("update-*"))
+        settings = pinned(settings, place.mlflow_uri, TrainJob.load(out / JOB).config if began else None)
         path = prepare_job(settings, out.resolve(), place.mlflow_uri)
     console.print(shlex.join(launch_command(settings.train, path)), soft_wrap=True, highlight=False)
 

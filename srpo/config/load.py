@@ -1,13 +1,13 @@
 """Run files and overrides become a `RunConfig`, or one clear error."""
 
 import warnings
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from yaml.constructor import ConstructorError
+from yaml.composer import ComposerError
 
 from srpo.config.run import SCHEMA_VERSION, RunConfig
 from srpo.errors import ConfigError, problem_text
@@ -16,14 +16,15 @@ from srpo.errors import ConfigError, problem_text
 class _Loader(yaml.SafeLoader):
     """YAML in which a mapping says nothing twice; PyYAML would take the last."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """The mapping; ConstructorError names a repeated key, with its line."""
+    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
+        """The mapping as it is written, before `<<` adds to it; ComposerError names a repeated key, with its line."""
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
         seen = set[str]()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in seen:
-                raise ConstructorError(None, None, f"{key.value!r} is there a second time", key.start_mark)
+                raise ComposerError(None, None, f"{key.value!r} is there a second time", key.start_mark)
             seen.add(key.value)
-        return super().construct_mapping(node, deep)
+        return node
 
 
 def load_config(paths: Path | Sequence[Path], overrides: tuple[str, ...] = ()) -> RunConfig:

@@ -151,6 +151,8 @@ class RunConfig(Settings):
     def versions_are_named_after_the_run(cls, data: Any) -> Any:
         """The name of the registered model, where the run does not say."""
         registry, name = (data.get("registry", {}), data.get("name")) if isinstance(data, dict) else (None, None)
+        if isinstance(registry, RegistryConfig):
+            registry = registry.model_dump(exclude_unset=True)
         if not isinstance(registry, dict) or not isinstance(name, str) or not re.match(NAME, name):
             return data  # what is wrong is said where it stands
         return {**data, "registry": {"model_name": name, **registry}}

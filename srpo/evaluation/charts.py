@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
 
-from matplotlib import rc_context
+from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
@@ -62,6 +62,29 @@ def line_chart(
     entries = [entry for entry in entries if _is_finite(entry.get(key))]
     if not entries:
         return None
+    with style.context(["default", {"svg.fonttype": "none", "svg.hashsalt": title}]):  # no matplotlibrc of the user's
+        figure, notes = _draw(entries, key, best_update, marks)
+        return LineChart(title, _inline(figure, f"{title} over the updates", notes))
+
+
+def interval_bar(row: Comparison, checks: Sequence[GateCheck]) -> IntervalBar:
+    """A metric's change, with the gate's limits on it as marks (ratios as the change they mean for this base)."""
+    limits = {
+        f"{check.limit.replace('_', ' ')} {check.threshold:g}": check.threshold
+        if check.limit.endswith("change")
+        else (check.threshold - 1) * row.reference
+        for check in checks
+    }
+    changes = row.lower, row.upper, row.change, *limits.values()
+    reach = MARGIN * max(map(abs, changes)) or 1.0
+    low, high, estimate, *places = (50 + 50 * change / reach for change in changes)
+    return IntervalBar(low, high, estimate, [Limit(at, label) for at, label in zip(places, limits, strict=True)])
+
+
+def _draw(
+    entries: Sequence[Mapping[str, Any]], key: str, best_update: int, marks: bool
+) -> tuple[Figure, dict[str, list[str]]]:
+    """The figure, and id of a line of marks -> what is said of each."""
     figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.subplots()
     axes.plot(*_points(entries, key), color=COLOURS["accent"], clip_on=False)
@@ -79,28 +102,13 @@ def line_chart(
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=STEPS))
     axes.yaxis.set_major_formatter(ScalarFormatter(useOffset=False))
     axes.yaxis.offsetText.set(color=COLOURS["soft"], size=8)
-    return LineChart(title, _inline(figure, f"{title} over the updates", notes))
-
-
-def interval_bar(row: Comparison, checks: Sequence[GateCheck]) -> IntervalBar:
-    """A metric's change, with the gate's limits on it as marks (ratios as the change they mean for this base)."""
-    limits = {
-        f"{check.limit.replace('_', ' ')} {check.threshold:g}": check.threshold
-        if check.limit.endswith("change")
-        else (check.threshold - 1) * row.reference
-        for check in checks
-    }
-    changes = row.lower, row.upper, row.change, *limits.values()
-    reach = MARGIN * max(map(abs, changes)) or 1.0
-    low, high, estimate, *places = (50 + 50 * change / reach for change in changes)
-    return IntervalBar(low, high, estimate, [Limit(at, label) for at, label in zip(places, limits, strict=True)])
+    return figure, notes
 
 
 def _inline(figure: Figure, label: str, notes: Mapping[str, Sequence[str]]) -> str:
     """The figure as an element of the page; `notes`: id of a line -> what hovering over each of its marks shows."""
     drawn = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
-        figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
+    figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
     root = ElementTree.fromstring(drawn.getvalue())
     for kind, texts in notes.items():
         marks = root.iterfind(f".//*[@id='{kind}']//{SVG}use")
