@@ -8,14 +8,13 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from matplotlib import style
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, ScalarFormatter
-
 from srpo.evaluation.schema import Comparison, GateCheck
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SIZE = (3.2, 1.75)  # inches, of 72 units of the view box
 COLOURS = {name: f"#{place:06x}" for place, name in enumerate(("accent", "bad", "card", "good", "line", "soft"), 1)}
@@ -62,6 +61,8 @@ def line_chart(
     entries = [entry for entry in entries if _is_finite(entry.get(key))]
     if not entries:
         return None
+    from matplotlib import style  # training, which imports this package, draws no charts
+
     with style.context(["default", {"svg.fonttype": "none", "svg.hashsalt": title}]):  # no matplotlibrc of the user's
         figure, notes = _draw(entries, key, best_update, marks)
         return LineChart(title, _inline(figure, f"{title} over the updates", notes))
@@ -83,8 +84,11 @@ def interval_bar(row: Comparison, checks: Sequence[GateCheck]) -> IntervalBar:
 
 def _draw(
     entries: Sequence[Mapping[str, Any]], key: str, best_update: int, marks: bool
-) -> tuple[Figure, dict[str, list[str]]]:
+) -> "tuple[Figure, dict[str, list[str]]]":
     """The figure, and id of a line of marks -> what is said of each."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, ScalarFormatter
+
     figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.subplots()
     axes.plot(*_points(entries, key), color=COLOURS["accent"], clip_on=False)
@@ -105,7 +109,7 @@ def _draw(
     return figure, notes
 
 
-def _inline(figure: Figure, label: str, notes: Mapping[str, Sequence[str]]) -> str:
+def _inline(figure: "Figure", label: str, notes: Mapping[str, Sequence[str]]) -> str:
     """The figure as an element of the page; `notes`: id of a line -> what hovering over each of its marks shows."""
     drawn = io.StringIO()
     figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})

@@ -215,7 +215,7 @@ def test_voters_meet_other_orders_and_sides(report: Path, tmp_path: Path, tab: B
         first.append(tuple(shown(tab)))
         tab.run("localStorage.clear()")
         tab.open(tmp_path / "study-key.json")
-    assert len(set(first)) > 3
+    assert len(set(first)) > 2  # of six
     assert len({frozenset(sides) for sides in first}) > 1
 
 
