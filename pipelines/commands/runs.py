@@ -63,7 +63,8 @@ def run(
     """Run the pipeline: download, embed, train, evaluate, register.
 
     Without options it aligns the embedded Shapes model. Ctrl-C stops a run; --resume goes on with it, with other
-    resources if --set says so; where resources.max_gpu_hours ended it, a larger one lets it go on from there.
+    resources, or in less memory (train.gradient_checkpointing, align.together and the like), if --set says so; where
+    resources.max_gpu_hours ended it, a larger one lets it go on from there.
     """
     if if_new_data:
         if from_ or until or resume or dry_run:
