@@ -18,7 +18,7 @@ from pydantic import Field
 
 from srpo.config import NotifyConfig
 from srpo.config.notify import Event
-from srpo.errors import ConfigError, OutOfSightError, TrainingStoppedError, UnreachableError
+from srpo.errors import ConfigError, KnownError, OutOfSightError, RemoteRunError
 from srpo.evaluation.schema import Report
 from srpo.strict import Strict
 
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from srpo.tracking import TrackedRun
 
 SECONDS, ATTEMPTS = 5.0, 2
-TOLD = (ConfigError, TrainingStoppedError, UnreachableError)
-"""Errors whose message is written for people; what others say may hold anything, so that only their name is told."""
 LOG = logging.getLogger(__name__)
 logging.getLogger("httpx2").setLevel(logging.WARNING)  # what it says of each request shows the URL, a secret
 
@@ -148,7 +146,9 @@ def failure_told(config: "RunConfig", run: str = "") -> Iterator[None]:
     except OutOfSightError:
         raise  # it may go on
     except Exception as error:
-        said = f"{type(error).__name__}: {error}" if isinstance(error, TOLD) else f"{type(error).__name__}, see its log"
+        # what others say, and a pod's last line, may hold anything
+        told = isinstance(error, KnownError) and not isinstance(error, RemoteRunError)
+        said = f"{type(error).__name__}{f': {error}' if told else ', see its log'}"
         name = config.registry.model_name
         tell(config.notify, Notice(event="failed", text=f"{run or name} failed: {said}", model=name, run=run))
         raise

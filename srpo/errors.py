@@ -101,10 +101,14 @@ def memory_needed(advice: str = "take a GPU with more") -> Iterator[None]:
 
 
 def disk_full(error: BaseException) -> str:
-    """What says that an error comes of a full disk, however it is wrapped; empty where nothing does, or it is known."""
+    """The line that says an error comes of a full disk, however it is wrapped; empty where none does, or it is known.
+
+    One line: the whole may be the traceback of another process, or an SQL statement with its values.
+    """
     if isinstance(error, KnownError):
         return ""
-    return next((str(each) for each in _causes(error) if any(words in str(each) for words in NO_SPACE)), "")
+    lines = (line for each in _causes(error) for line in str(each).splitlines())
+    return next((line for line in lines if any(words in line for words in NO_SPACE)), "")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

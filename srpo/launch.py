@@ -24,7 +24,7 @@ from srpo.files import write_atomic
 from srpo.images import embed
 from srpo.preemption import on_sigterm
 from srpo.start import find_start
-from srpo.train import ERROR
+from srpo.train import ERROR, space_needed
 from srpo.trainer import RESULT
 from srpo.weights import fetch_weights
 
@@ -97,6 +97,8 @@ def launch_node(job: TrainJob, nodes: Nodes) -> None:
     if code != 0 and told:  # too early to say so itself, or the training of another node than 0, which says it
         raise PreemptedError("training was told to stop, and has; resume it: it goes on from its last checkpoint")
     if code != 0:
+        with space_needed(output_dir):  # on a full disk the training could not say that it is
+            write_job(job)
         raise RuntimeError(f"training ended with exit code {code}; resume it: it goes on from its last checkpoint")
 
 

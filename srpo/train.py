@@ -107,13 +107,13 @@ def space_needed(output_dir: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not disk_full(error):
+        if not (said := disk_full(error)):
             raise
         store = CheckpointStore(output_dir / "checkpoints", 1)
         store.remove_partial()
         kept = store.updates()
         raise DiskFullError(
-            f"no space left for {output_dir}; free some, then run it again: it goes on from "
+            f"no space left for the training in {output_dir} ({said}); free some, then run it again: it goes on from "
             f"{f'the checkpoint of update {kept[-1]}' if kept else 'the start'}"
         ) from error
 
@@ -163,7 +163,8 @@ def _main(job: TrainJob, main_process: bool) -> int:
         alone_knows = isinstance(error, GpuMemoryError)  # the others wait for it in vain
         if main_process or alone_knows:
             content = {"kind": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
-            write_atomic(folder / ERROR, json.dumps(content))
+            with contextlib.suppress(OSError):  # a disk that is still full, which the launcher finds too
+                write_atomic(folder / ERROR, json.dumps(content))
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     return 0

@@ -96,6 +96,14 @@ def test_a_gpu_that_is_too_small_is_told_with_advice_by_the_command_line_and_in_
         (OSError(errno.ENOSPC, "No space left on device", "a.png"), "[Errno 28] No space left on device: 'a.png'"),
         (wrapped(FULL, RuntimeError("the step failed")), "database or disk is full"),
         (MlflowException(FULL, TEMPORARILY_UNAVAILABLE), "database or disk is full"),
+        (
+            RuntimeError(f"(OperationalError) {FULL}\n[SQL: INSERT ...]\n[parameters: ...]"),
+            f"(OperationalError) {FULL}",
+        ),
+        (
+            ProcessRaisedException("Process 1:\nTraceback: ...\nOSError: No space left on device: 'a.png'\n", 1, 4711),
+            "OSError: No space left on device: 'a.png'",
+        ),
     ],
 )
 def test_a_full_disk_is_told_by_any_command_which_may_be_tried_again(

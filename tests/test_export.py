@@ -1,6 +1,8 @@
 """Exports read back: by diffusers' own pipeline, from a real S3 server, and as a card that leaves nothing out."""
 
+import errno
 import json
+import os
 import shutil
 import weakref
 from collections.abc import Iterator
@@ -98,18 +100,36 @@ def test_what_is_edited_in_an_exported_folder_stays_in_it(files: ModelFiles, tmp
         ("s3://nowhere/x", r"s3://nowhere/x cannot be used \(NoSuchBucket\)"),
         (f"s3://{BUCKET}", f"--to s3://{BUCKET}: name a bucket and a prefix"),
         ("gs://models/x", "--to gs://models/x: give a folder"),
-        (".", "--to . exists already"),
+        (".", "--to . is the current folder"),
     ],
 )
-def test_a_target_that_cannot_take_it_is_refused(to: str, said: str, files: ModelFiles, bucket: Any) -> None:
+def test_a_target_that_cannot_take_it_is_refused(
+    to: str, said: str, files: ModelFiles, bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=said):
         export(files, to, "transformer", [])
 
 
+def test_a_mount_point_is_refused_before_any_work(
+    files: ModelFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(_: Path) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    (out := tmp_path / "out").mkdir()
+    monkeypatch.setattr(Path, "rmdir", busy)
+    with pytest.raises(ConfigError, match=r"out exists already and cannot be replaced \(Device or resource busy\)"):
+        export(files, str(out), "transformer", [])
+    assert list(tmp_path.iterdir()) == [out]
+
+
 def test_an_empty_folder_holds_nothing_yet(files: ModelFiles, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="file exists already"):
-        export(files, str(tmp_path / "file"), "transformer", [])
+    for there in (tmp_path / "file", tmp_path):
+        with pytest.raises(ConfigError, match=f"{there} exists already"):
+            export(files, str(there), "transformer", [])
+    assert (tmp_path / "file").is_file()
     (tmp_path / "out").mkdir()
     export(files, str(tmp_path / "out"), "transformer", [])
     assert (tmp_path / "out" / "README.md").is_file()

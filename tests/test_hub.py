@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from srpo.artifacts import Weights
+from srpo.artifacts import FileEntry, Weights
 from srpo.errors import ConfigError
 from srpo.hub import Part, bring, fetch, resolve, verify
 
@@ -87,6 +87,33 @@ def test_of_a_diffusers_folder_only_what_is_read_counts(tmp_path: Path) -> None:
     assert recorded.licence == "Terms of use"
     (place / "flux.safetensors").unlink()
     verify(recorded)
+
+
+def test_hidden_files_of_a_folder_may_change_though_earlier_runs_recorded_them(tmp_path: Path) -> None:
+    place = folder(tmp_path / "x")
+    (place / ".git" / "logs").mkdir(parents=True)
+    names = (".git/index", ".git/logs/HEAD", ".gitattributes")
+    for name in names:
+        (place / name).write_text("then")
+    recorded = fetch(str(place), "reward")
+    assert [file.path for file in recorded.files] == ["a.txt", "sub/b.txt"]
+    hidden = tuple(FileEntry(path=name, size=4, sha256=hashlib.sha256(b"then").hexdigest()) for name in names)
+    earlier = recorded.model_copy(update={"files": (*hidden, *recorded.files)})
+    (place / ".git" / "index").write_text("now")
+    (place / ".gitattributes").unlink()
+    verify(recorded)
+    verify(earlier)
+    (place / "a.txt").write_text("alphA")
+    with pytest.raises(ConfigError, match=r"has changed since it was recorded: a\.txt"):
+        verify(earlier)
+
+
+def test_a_hidden_file_that_is_named_itself_may_not_change(tmp_path: Path) -> None:
+    (place := tmp_path / ".head.safetensors").write_text("then")
+    verify(recorded := fetch(str(place), "reward"))
+    place.write_text("now")
+    with pytest.raises(ConfigError, match="has changed since it was recorded"):
+        verify(recorded)
 
 
 @pytest.mark.parametrize("index", ["{", "[]"])

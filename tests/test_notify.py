@@ -17,7 +17,7 @@ from pipelines.notify import Notice, ended, failure_told, page_of, tell
 from pipelines.outcome import Outcome
 from pipelines.place import Place
 from srpo.config import NotifyConfig, RunConfig
-from srpo.errors import ConfigError, OutOfSightError
+from srpo.errors import ConfigError, DiskFullError, GpuMemoryError, OutOfSightError, RemoteRunError
 from srpo.evaluation.schema import Report
 from srpo.tracking import TrackedRun
 from tests.conftest import CONFIG, SHORT
@@ -174,7 +174,10 @@ def test_failures_are_told_and_go_on_their_way(hook: Hook, told: NotifyConfig) -
     config = RunConfig(notify=told)
     for error, said in (
         (ConfigError("the folder is gone"), "weekly failed: ConfigError: the folder is gone"),
+        (GpuMemoryError("draw less"), "weekly failed: GpuMemoryError: draw less"),
+        (DiskFullError("free some"), "weekly failed: DiskFullError: free some"),
         (RuntimeError(f"password {SECRET}"), "weekly failed: RuntimeError, see its log"),
+        (RemoteRunError(f"its pod wrote {SECRET}"), "weekly failed: RemoteRunError, see its log"),
     ):
         with pytest.raises(type(error)), failure_told(config, "weekly"):
             raise error
@@ -183,7 +186,7 @@ def test_failures_are_told_and_go_on_their_way(hook: Hook, told: NotifyConfig) -
     for no_failure in (KeyboardInterrupt(), OutOfSightError("it may go on")):
         with pytest.raises(type(no_failure)), failure_told(config, "weekly"):
             raise no_failure
-    assert len(hook.bodies) == 2
+    assert len(hook.bodies) == 5
 
 
 def test_a_webhook_that_cannot_be_one_is_told_before_the_run(

@@ -1,6 +1,8 @@
 """The loop on real (untrained) models: a stop anywhere is invisible after resuming, and what it refuses."""
 
+import errno
 import json
+import os
 import signal
 import time
 from contextlib import nullcontext
@@ -19,7 +21,7 @@ from srpo.batches import Batches
 from srpo.config import Bound, RunConfig, TrainConfig
 from srpo.draws import Draw
 from srpo.durable.checkpoints import CheckpointCopies
-from srpo.errors import EXIT_PERMANENT, ConfigError, PreemptedError, TrainingStoppedError
+from srpo.errors import EXIT_PERMANENT, EXIT_RETRY, ConfigError, PreemptedError, TrainingStoppedError
 from srpo.held_out import HeldOut
 from srpo.prompts import embed_prompts
 from srpo.record import HELD_OUT, read_journal
@@ -201,6 +203,24 @@ def test_too_little_memory_is_not_tried_again(
     assert (said["kind"], said["exit_code"]) == ("GpuMemoryError", EXIT_PERMANENT)
     assert "(CUDA out of memory. Tried to allocate 2.00 GiB); take a preset" in said["message"]
     assert said["message"] in capsys.readouterr().err
+
+
+def test_a_disk_that_stays_full_is_told_by_exit_code_with_what_was_full(
+    job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not only the output folder's: processes talk over files in /dev/shm."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/dev/shm/nccl-1")
+
+    for name in ("train", "write_atomic"):
+        monkeypatch.setattr(f"srpo.train.{name}", fail)
+    monkeypatch.setattr("srpo.train.make_accelerator", lambda *_: None)
+    path = tmp_path / "job.json"
+    path.write_text(place(job, tmp_path).model_dump_json())
+    assert main(path) == EXIT_RETRY
+    said = f"no space left for the training in {tmp_path} ([Errno 28] No space left on device: '/dev/shm/nccl-1'); free"
+    assert said in capsys.readouterr().err
 
 
 def test_a_gradient_above_the_norm_is_scaled_down_to_it(

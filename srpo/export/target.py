@@ -30,10 +30,24 @@ def open_target(to: str) -> Iterator[Path]:
     if "://" in to:
         raise ConfigError(f"--to {to}: give a folder, s3://BUCKET/PREFIX, or hf://OWNER/NAME")
     target = Path(to).expanduser().resolve()
-    if target.is_file() or (target.exists() and any(target.iterdir())):
-        raise ConfigError(f"--to {to} exists already; give a new folder, or an empty one")
+    _make_way(to, target)
     with atomic_folder(target) as folder:
         yield folder
+
+
+def _make_way(to: str, target: Path) -> None:
+    """Remove an empty folder where the export will appear; ConfigError if it has to stay, or is none."""
+    if target == Path.cwd():
+        raise ConfigError(f"--to {to} is the current folder, which cannot be replaced; give a new one")
+    try:
+        target.rmdir()
+    except FileNotFoundError:
+        return
+    except OSError as error:  # it holds something, is a file, or a mount point
+        raise ConfigError(
+            f"--to {to} exists already and cannot be replaced ({error.strerror}); give a new folder, or an empty one "
+            "that is no mount point"
+        ) from None
 
 
 def require_space(folder: Path, needed: int) -> None:

@@ -162,19 +162,25 @@ def snapshot(path: Path, source: str) -> Snapshot:
 
 
 def local_files(path: Path) -> list[str]:
-    """Names of the files that are read from a folder, or of the one file."""
+    """Names of the files that are read from a folder, none of them hidden, or of the one file."""
     if path.is_file():
         return [path.name]
     names = (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
-    return sorted(needed(names, (path / INDEX).read_bytes))
+    return sorted(needed((name for name in names if not _hidden(name)), (path / INDEX).read_bytes))
+
+
+def _hidden(name: str) -> bool:
+    """What other programs keep beside the files of a folder, such as `.git/index`, and change as they please."""
+    return any(part.startswith(".") for part in name.split("/"))
 
 
 def verify(recorded: Snapshot) -> None:
-    """ConfigError if the files are no longer those that were recorded."""
-    root = _root(recorded)
-    names = {file.path for file in recorded.files} | set(local_files(recorded.path))
+    """ConfigError if the files are no longer those that were recorded; hidden ones of a folder do not count."""
+    root, found = _root(recorded), set(local_files(recorded.path))
+    then = {(file.path, file.sha256) for file in recorded.files if file.path in found or not _hidden(file.path)}
+    names = found | {name for name, _ in then}
     now = {(name, digests.sha256(root / name)) for name in names if (root / name).is_file()}
-    if changed := sorted(now ^ {(file.path, file.sha256) for file in recorded.files}):
+    if changed := sorted(now ^ then):
         raise ConfigError(f"{recorded.uri} has changed since it was recorded: {changed[0][0]}; start a new run")
 
 

@@ -2,13 +2,15 @@
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from srpo import launch
 from srpo.artifacts import TrainJob
-from srpo.errors import EXIT_RETRY
+from srpo.errors import EXIT_RETRY, DiskFullError
 from tests.durable.test_checkpoints import start
 from tests.jobs import assert_same_weights, place
 
@@ -51,3 +53,15 @@ def test_a_full_disk_stops_training_which_goes_on_when_there_is_space(job: Train
     disk(20 * checkpoint + small)
     assert start(placed).wait(120) == 0
     assert_same_weights(whole, output, 6)
+
+
+def test_what_a_training_cannot_say_for_lack_of_space_its_launcher_says(
+    job: TrainJob, disk: Resize, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under torchrun the exit code, which is 1 whatever a process ends with, does not tell either."""
+    placed = place(job, output := disk(1_000_000) / "out")
+    code = f"with open({str(output / 'other')!r}, 'wb', 0) as other:\n    while True: other.write(bytes(4096))"
+    monkeypatch.setattr(launch, "launch_command", lambda *_: [sys.executable, "-c", code])
+    with pytest.raises(DiskFullError, match=r"No space left on device.*; free some, .*: it goes on from the start$"):
+        launch.launch_training(placed)
+    assert sorted(path.name for path in output.iterdir()) == ["job.json", "other"]
