@@ -45,10 +45,12 @@ def test_new_prompts_start_a_second_generation_from_the_champion(
     assert record.config.train.start == f"models:/{NAME}/1"
     assert first.trained
     drawn = strip(Path(first.trained.output_dir), first.trained.best_update)
-    begun = strip(record.path / "train", 0)
-    height = begun.shape[1] - 1  # of a picture and one line of padding; the strip shows the base's above
-    assert (drawn[:, height:] - begun).abs().max() <= 1
-    assert (strip(Path(first.trained.output_dir), 0) - begun).abs().max() > 20
+    begun = strip(record.path / "train", 0)  # both show the base's pictures above
+    assert (drawn - begun).abs().max() <= 1
+    height = begun.shape[1] // 2  # of a picture and one line of padding
+    of_base = strip(Path(first.trained.output_dir), 0)
+    assert (of_base - begun[:, : height + 1]).abs().max() <= 1
+    assert (of_base - begun[:, height:]).abs().max() > 20
 
     report = load_report(place.mlflow_uri, f"{NAME}/2")
     assert report
