@@ -142,9 +142,7 @@ def gc(
 
 
 def _registry(stack: str | None = None, elsewhere: str = "") -> str:
-    """Where versions are registered; ConfigError where no stack is named and this folder has none, with what else
-    may be given.
-    """
+    """Where versions are registered; ConfigError where there is none, which ends with what may be given `elsewhere`."""
     place = here()
     place.prepare()
     uri = registry_uri(place, stack)
