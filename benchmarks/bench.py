@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from srpo.config import RunConfig, load_config
-from srpo.cost import Cost, count
 from srpo.criteria import criteria_of
+from srpo.forecast.cost import Cost, count
+from srpo.forecast.weightless import LiveBytes
 from srpo.methods import make_method
 from srpo.models import Embeddings, TextToImage, model_skeleton, text_skeleton
 from srpo.models.weights import load_dtype, quantise
@@ -22,7 +23,6 @@ from srpo.rewards import hps, reward_skeleton
 from srpo.rewards.dual_encoder import DualEncoderReward
 from srpo.rollout import Rollout, roll_out
 from srpo.tuning import add_lora, make_optimizer, save_memory, stepping, trainable
-from srpo.weightless import LiveBytes
 
 ROOT = Path(__file__).parent.parent
 SHAPES = ROOT / "srpo" / "shapes" / "weights"
@@ -91,7 +91,7 @@ def config_of(size: Size, preset: str) -> RunConfig:
 
 
 def predict(size: Size, config: RunConfig) -> Cost:
-    """What `srpo.cost` says."""
+    """What `srpo.forecast.cost` says."""
     model, text = model_skeleton(config.model, size.model), text_skeleton(config.model, size.model)
     cost = count(config, model, [reward_skeleton(config.reward, size.reward)], text)
     assert cost, "there is no limit to what it may need"

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from srpo.config import RunConfig, load_config
-from srpo.cost import Cost, count
+from srpo.forecast.cost import Cost, count
+from srpo.forecast.price import predict
 from srpo.models import model_skeleton, text_skeleton
-from srpo.price import predict
 from srpo.rewards import reward_skeleton
 
 CONFIGS = Path(__file__).parent.parent / "configs"

@@ -23,10 +23,10 @@ from torch.utils._pytree import tree_leaves
 
 from benchmarks.counts import CONFIGS, FLUX_DEV
 from srpo.config import RunConfig, load_config
+from srpo.forecast.weightless import without_storage
 from srpo.models import TextToImage, model_skeleton
 from srpo.sharding import cut, defer_reduction
 from srpo.tuning import save_memory
-from srpo.weightless import without_storage
 
 GATHER, REDUCE = "_allgather_base_", "_reduce_scatter_base_"
 VARIANTS = {

@@ -27,7 +27,7 @@ from rich.table import Table
 
 from benchmarks.bench import FULL, SMALL, Bench, Size, build, config_of, memory, predict, update
 from srpo.config import TrainConfig
-from srpo.cost import Cost
+from srpo.forecast.cost import Cost
 from srpo.gpus import ALLOCATOR, GPUS, REACHABLE
 from srpo.tuning import speed_up
 
@@ -55,7 +55,7 @@ class Case:
     floor_per_prompt: float | None = None
     """Seconds at the share of the peak that large matrix products reach."""
     predicted_gib: float | None = None
-    """`srpo.cost`: bytes in use at the peak."""
+    """`srpo.forecast.cost`: bytes in use at the peak."""
     allocated_gib: float | None = None
     """Bytes in use at the peak."""
     reserved_gib: float | None = None

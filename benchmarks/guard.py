@@ -23,12 +23,12 @@ from srpo.artifacts import Trained, TrainJob
 from srpo.checkpoint import CheckpointStore, read_weights
 from srpo.config import Bound, MonitorConfig, RunConfig, load_config
 from srpo.evaluation import evaluate
-from srpo.evaluation.schema import Report
 from srpo.hub import snapshot
 from srpo.launch import launch_training, prepare_job
 from srpo.models import load_model
 from srpo.monitor import chosen_update, stop_reason, violations
 from srpo.record import HELD_OUT, read_journal
+from srpo.report.schema import Report
 
 CONFIG = Path(__file__).parent.parent / "configs" / "shapes.yaml"
 UPDATES = 60  # of the recipe

@@ -1,7 +1,7 @@
 """Methods side by side on a truthful and on a biased reward, at equal work: `python benchmarks/methods.py --out DIR`.
 
 Every variant learns "Bright" on the embedded world from the same base, prompts and noise, for as many updates as cost
-what `--updates` of SRPO's two branches do (forwards of the transformer, counted by `srpo.cost`). What it gained and
+what `--updates` of SRPO's two branches do (forwards of the transformer, counted by `srpo.forecast`). What it gained and
 lost is read from held-out pictures by measurements that no reward takes part in: luminance, the oracle's content, the
 spread between pictures, saturation, and the chequer that the reward's patches invite. The biased reward likes saturated
 pictures whatever the text says.
@@ -25,7 +25,7 @@ from rich.table import Table
 from srpo.artifacts import PromptSets, TrainJob, Weights
 from srpo.config import RunConfig, load_config
 from srpo.files import write_atomic
-from srpo.price import price
+from srpo.forecast.price import price
 from srpo.prompts import embed_prompts
 from srpo.record import HELD_OUT, read_journal
 from srpo.train import reproducible, train
@@ -100,7 +100,8 @@ def compare(
     most = work(base)
     forwards = {variant: work(settings(variant, REWARDS[0], 0, num_updates, extra)) for variant in variants}
     sources = {
-        source: fetch_weights(base.model, base.reward.model_copy(update={"source": source}), {}) for source in REWARDS
+        source: fetch_weights(base.model, base.reward.model_copy(update={"source": source}), {}, {})
+        for source in REWARDS
     }
     prompts = embed_prompts(base.model, base.prompts, sources[REWARDS[0]], out / "embeddings")
     for seed in range(num_seeds):

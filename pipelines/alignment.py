@@ -9,7 +9,7 @@ from zenml.client import Client
 from zenml.enums import ExecutionMode
 from zenml.steps import BaseStep
 
-from pipelines.resources import nodes_options, over_nodes, step_options
+from pipelines.cluster.resources import nodes_options, over_nodes, step_options
 from srpo.artifacts import PromptSets, Trained, Weights
 from srpo.config import RunConfig
 from srpo.hub import is_remote

@@ -10,8 +10,8 @@ from zenml.client import Client
 from zenml.utils.pagination_utils import depaginate
 
 from pipelines.alignment import Request, alignment
+from pipelines.cluster.remote import state_of
 from pipelines.place import Place
-from pipelines.remote import state_of
 from pipelines.runs import ATTEMPT, RunRecord, load_runs
 from pipelines.stacks import activate
 from srpo.config import RunConfig

@@ -12,12 +12,12 @@ from zenml.exceptions import RunInterruptedException
 
 from pipelines import fingerprint
 from pipelines.alignment import Request, alignment
+from pipelines.cluster.kubeflow import understood
+from pipelines.cluster.remote import cancel, for_pods, on_cluster, state_of, watch
+from pipelines.cluster.resources import pipeline_options
 from pipelines.earlier import earlier_outputs
-from pipelines.kubeflow import understood
 from pipelines.outcome import Outcome, brought_here, outcome_of, outputs_of
 from pipelines.place import Place
-from pipelines.remote import cancel, for_pods, on_cluster, state_of, watch
-from pipelines.resources import pipeline_options
 from pipelines.runs import RunRecord, new_folder
 from pipelines.stacks import activate, log_to_file
 from srpo.control_words import control_words
@@ -166,7 +166,7 @@ def _request(place: Place, record: RunRecord, given: dict[str, str]) -> Request:
     embeddings = fingerprint.combine(
         weights,
         config.model.model_dump_json(include={"family", "max_sequence_length"}),
-        fingerprint.of_code("srpo.images"),
+        fingerprint.of_code("srpo.embedding"),
     )
     return Request(
         run_dir=record.folder,

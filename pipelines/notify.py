@@ -19,7 +19,7 @@ from pydantic import Field
 from srpo.config import NotifyConfig
 from srpo.config.notify import Event
 from srpo.errors import ConfigError, KnownError, OutOfSightError, RemoteRunError
-from srpo.evaluation.schema import Report
+from srpo.report.schema import Report
 from srpo.strict import Strict
 
 if TYPE_CHECKING:

@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+CODE = Path(__file__).parents[1]
+"""Root of the checkout, where `configs/` and `infra/` lie."""
+STACKS = CODE / "infra" / "stacks"
 ZENML = "ZENML_CONFIG_PATH=$PWD/.srpo/zenml zenml"
 """How a person calls ZenML's own command line, so that it finds what `Place.environment` makes srpo find."""
 

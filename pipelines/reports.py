@@ -10,8 +10,8 @@ from pipelines.runs import FILE, load_run
 from srpo.durable import mirror_of
 from srpo.errors import ConfigError
 from srpo.evaluation.entries import Entry, load_entry
-from srpo.evaluation.report import REPORT_HTML, REPORT_JSON
-from srpo.evaluation.schema import Study
+from srpo.report.page import REPORT_HTML, REPORT_JSON
+from srpo.report.schema import Study
 from srpo.tracking import Tracker
 from srpo.wording import shortest_end
 

@@ -15,8 +15,8 @@ from zenml.config.schedule import Schedule
 from zenml.models import ScheduleResponse
 from zenml.utils.pagination_utils import depaginate
 
-from pipelines.remote import for_pods
-from pipelines.resources import RETRY_DELAY, docker_settings
+from pipelines.cluster.remote import for_pods
+from pipelines.cluster.resources import RETRY_DELAY, docker_settings
 from pipelines.stacks import storage_in
 from srpo.config import RunConfig
 from srpo.errors import ConfigError

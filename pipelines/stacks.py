@@ -13,11 +13,10 @@ from zenml.client import Client
 from zenml.enums import StackComponentType
 from zenml.utils.source_utils import set_custom_source_root
 
-from pipelines.place import Place
+from pipelines.place import CODE, Place
 from srpo.errors import ConfigError
 
 NAME = "srpo-local"
-CODE_ROOT = Path(__file__).parent.parent
 
 
 class ActiveStack(NamedTuple):
@@ -53,7 +52,7 @@ def client_of(place: Place) -> Client:
     The source of pipelines is the code of this checkout; what ZenML logs goes to a file.
     """
     log_to_file(place.logs / "setup.txt")
-    set_custom_source_root(str(CODE_ROOT))
+    set_custom_source_root(str(CODE))
     return Client()
 
 

@@ -14,13 +14,13 @@ from rich.table import Table
 
 from pipelines.notify import page_of
 from pipelines.outcome import Outcome
-from pipelines.stacks import CODE_ROOT
+from pipelines.place import CODE
 from srpo.artifacts import Evaluated
-from srpo.evaluation.schema import Report
 from srpo.evaluation.words import WordReport
+from srpo.forecast.price import Prediction
 from srpo.gpus import find_gpu
 from srpo.plan import Plan
-from srpo.price import Prediction
+from srpo.report.schema import Report
 from srpo.steps import STEPS
 from srpo.wording import number, signed, span
 
@@ -110,7 +110,7 @@ def show_words(console: Console, reports: Sequence[WordReport], num_wanted: int)
 
 def command(arguments: str) -> str:
     """This program with other arguments, as it can be typed in the current folder."""
-    return " ".join([from_here(Path(sys.executable)), from_here(CODE_ROOT / "run_pipeline.py"), arguments])
+    return " ".join([from_here(Path(sys.executable)), from_here(CODE / "run_pipeline.py"), arguments])
 
 
 def from_here(path: Path) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from srpo.gpus import driver_version
+from srpo.devices import driver_version, find_compiler, num_cores
 
 Fact = tuple[str, str]
 PACKAGES = (
@@ -27,8 +27,6 @@ def examine(work_dir: Path, constraints: Path) -> list[Fact]:
 def _machine(work_dir: Path) -> Iterator[Fact]:
     yield "system", f"{platform.system()} {platform.release()} {platform.machine()}"
     yield "python", f"{platform.python_version()} ({sys.executable})"
-    from srpo.launch import num_cores
-
     yield "cores", str(num_cores())
     yield "memory", _memory()
     existing = next(folder for folder in (work_dir, *work_dir.parents) if folder.exists())
@@ -47,8 +45,6 @@ def _torch() -> Iterator[Fact]:
     import torch
 
     yield "torch", f"{torch.__version__}, {torch.get_num_threads()} threads"
-    from srpo.tuning import find_compiler
-
     yield "C compiler", find_compiler() or "none: a GPU cannot run what it has to compile"
     yield "driver", driver_version()
     if not torch.cuda.is_available():

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, multiprocessing
 
 from srpo.config import ModelConfig
-from srpo.devices import count_processes, device_of
+from srpo.devices import check_device, count_processes, device_of
 from srpo.errors import memory_needed
-from srpo.gpus import check_device
 from srpo.shards import write_shard
 
 Item = TypeVar("Item")

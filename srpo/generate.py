@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from srpo.config import ModelConfig, PromptsConfig, WeightsFormat
+from srpo.devices import check_device
 from srpo.errors import ConfigError, memory_needed
-from srpo.gpus import check_device
 from srpo.models import Embeddings, TextToImage, check_guidance, check_model, load_model, load_text_encoder
 from srpo.preference import with_word
 from srpo.prompts import read_prompts

@@ -18,10 +18,11 @@ from srpo import errors
 from srpo.alone import refuse_busy
 from srpo.artifacts import Trained, TrainJob
 from srpo.config import RunConfig, TrainConfig
+from srpo.devices import num_cores
 from srpo.durable import mirror_of
+from srpo.embedding import embed
 from srpo.errors import PreemptedError
 from srpo.files import write_atomic
-from srpo.images import embed
 from srpo.preemption import on_sigterm
 from srpo.start import find_start
 from srpo.train import ERROR, space_needed
@@ -124,11 +125,6 @@ def launch_command(config: TrainConfig, job_path: Path, nodes: Nodes = ALONE) ->
 def _threads(config: TrainConfig, nodes: Nodes) -> int:
     """Threads per process: as many as OMP_NUM_THREADS says, else the cores shared out."""
     return int(os.environ.get("OMP_NUM_THREADS", 0)) or max(1, num_cores() * nodes.count // config.num_processes)
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def launch_environment(config: TrainConfig, nodes: Nodes = ALONE) -> dict[str, str]:

@@ -13,14 +13,15 @@ import torch
 from srpo import models, rewards
 from srpo.config import LoraConfig, RewardConfig, RunConfig, ScoreConfig, TrainConfig
 from srpo.control_words import check_prompts, control_words
+from srpo.embedding import texts_at_hand
 from srpo.errors import ConfigError, disk_full
 from srpo.evaluation.gate import check_metrics
 from srpo.evaluation.published import check_benchmark
 from srpo.evaluation.scores import check_captions
-from srpo.footprint import disk_needed, embedding_bytes, gibibytes, memory_to_save, to_fetch
+from srpo.forecast.footprint import disk_needed, embedding_bytes, gibibytes, memory_to_save, to_fetch
 from srpo.hub import Part, fetched, is_remote, missing, resolve, survey, without_weights
 from srpo.hub.place import store_dir
-from srpo.images.survey import describe_images, texts_at_hand
+from srpo.images.survey import describe_images
 from srpo.prompts.split import split_held_out
 from srpo.rewards.measured import check_score, find_score
 from srpo.rollout import describe

@@ -23,10 +23,10 @@ from srpo.artifacts import Trained, TrainJob
 from srpo.budget import Budget
 from srpo.checkpoint import CheckpointStore
 from srpo.config import RunConfig, TrainConfig
+from srpo.devices import check_device, check_processes
 from srpo.durable.checkpoints import CheckpointCopies
 from srpo.errors import BusyError, ConfigError, DiskFullError, GpuMemoryError, KnownError, disk_full, memory_needed
 from srpo.files import write_atomic
-from srpo.gpus import check_device, check_processes
 from srpo.preemption import Preemption
 from srpo.record import Clock, UpdateRecord
 from srpo.trainer import Trainer

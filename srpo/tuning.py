@@ -1,7 +1,5 @@
 """What of the transformer is trained, by which optimizer, and what is kept for the backward pass."""
 
-import os
-import shutil
 import sysconfig
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -16,6 +14,7 @@ from torch.optim import Optimizer
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from srpo.config import LoraConfig, TrainConfig
+from srpo.devices import find_compiler
 from srpo.errors import ConfigError
 
 KEPT = {
@@ -129,12 +128,6 @@ def check_attention(config: TrainConfig, on_gpu: bool) -> None:
             _check_attention_backend_requirements(AttentionBackendName(config.attention.lower()))
         except RuntimeError as error:
             raise ConfigError(f"train.attention: {config.attention!r} cannot be used here: {error}") from None
-
-
-def find_compiler() -> str | None:
-    """The C compiler that Triton builds with: CC, or else gcc or clang."""
-    named = os.environ.get("CC")
-    return shutil.which(named) if named is not None else shutil.which("gcc") or shutil.which("clang")
 
 
 def check_compiler(config: TrainConfig, on_gpu: bool) -> None:

@@ -7,8 +7,8 @@ from zenml import log_metadata, step
 from srpo.artifacts import PromptSets, Weights
 from srpo.config import ImagesConfig, ModelConfig, PromptsConfig, StorageConfig
 from srpo.durable import mirror_of
-from srpo.hub import bring
-from srpo.images import embed as embed_data
+from srpo.embedding import embed as embed_data
+from srpo.weights import bring
 from steps.own_call import own_call
 
 

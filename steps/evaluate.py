@@ -11,8 +11,8 @@ from srpo.config import RunConfig
 from srpo.durable import mirror_of
 from srpo.evaluation import evaluate as evaluate_model
 from srpo.evaluation import terminal_progress
-from srpo.hub import bring
 from srpo.tracking import TrackedRun, Tracker
+from srpo.weights import bring
 from steps.own_call import own_call
 
 

@@ -10,11 +10,11 @@ from srpo.artifacts import PromptSets, Trained, TrainJob, Weights
 from srpo.config import RunConfig
 from srpo.durable import OWN_COPIES, Mirror, mirror_of
 from srpo.durable.succession import goes_on, log_again, take_over
-from srpo.hub import bring
 from srpo.launch import launch_training
 from srpo.provenance import data_version
 from srpo.start import find_start
 from srpo.tracking import TrackedRun, Tracker
+from srpo.weights import bring
 from steps.own_call import own_call
 
 

@@ -26,12 +26,12 @@ from srpo.durable import OWN_COPIES, Mirror, mirror_of
 from srpo.durable.succession import goes_on
 from srpo.errors import EXIT_PERMANENT, ConfigError, KnownError, TrainingStoppedError
 from srpo.files import write_atomic
-from srpo.hub import bring
 from srpo.launch import Nodes, launch_node
 from srpo.start import find_start
 from srpo.strict import Strict
 from srpo.tracking import TrackedRun
 from srpo.trainer import RESULT
+from srpo.weights import bring
 from steps.own_call import own_call, say
 from steps.train import begin
 

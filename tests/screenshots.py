@@ -7,8 +7,8 @@ from pathlib import Path
 from PIL import Image
 
 from srpo.evaluation.entries import load_entry
-from srpo.evaluation.report import write_report
 from srpo.evaluation.study import pairs_of_entries, write_study
+from srpo.report.page import write_report
 from tests.browser import browser
 
 DOCS = Path(__file__).parent.parent / "docs"

@@ -4,6 +4,7 @@ import ast
 import re
 import sys
 import tomllib
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,19 @@ def test_models_rewards_and_rollouts_do_not_know_who_trains_or_evaluates_them() 
     lower = [ROOT / "srpo" / f"{name}.py" for name in ("rollout", "preference")]
     above = {f"srpo.{name}" for name in ("train", "trainer", "launch", "evaluation", "registry", "tracking", "plan")}
     assert offenders([*lower, *files("srpo/prompts"), *files("srpo/models"), *files("srpo/rewards")], above) == []
+
+
+def test_no_room_of_the_library_needs_one_that_needs_it() -> None:
+    """A module or package directly below srpo imports none that imports it, however far around; lazily neither."""
+    needs: dict[str, set[str]] = {}
+    for path in files("srpo"):
+        room = path.relative_to(ROOT / "srpo").with_suffix("").parts[0]
+        needed = {name.split(".")[1] for name in imports(path) if name.startswith("srpo.")}
+        needs.setdefault(room, set()).update(needed - {room})
+    try:
+        TopologicalSorter(needs).prepare()
+    except CycleError as cycle:
+        pytest.fail(" -> ".join(cycle.args[1]))
 
 
 def names_of(package: str, node: ast.stmt) -> set[str]:

@@ -11,7 +11,7 @@ from srpo.batches import Batches
 from srpo.budget import Budget
 from srpo.config import RunConfig
 from srpo.errors import PreemptedError
-from srpo.price import planned_gpu_hours, price
+from srpo.forecast.price import planned_gpu_hours, price
 from srpo.trained_model import trained_model
 from srpo.trainer import Trainer
 from tests.jobs import assert_same_weights, place, run, weights_of

@@ -13,12 +13,12 @@ from srpo.artifacts import TrainJob
 from srpo.config import AddedReward, PreferenceConfig, RunConfig, parse_config
 from srpo.criteria import Criterion, measure_scales
 from srpo.errors import ConfigError
-from srpo.hub import bring, fetch
+from srpo.hub import fetch
 from srpo.methods import make_method
 from srpo.objective import StepScores
 from srpo.provenance import data_version
 from srpo.record import read_journal
-from srpo.weights import fetch_weights
+from srpo.weights import bring, fetch_weights
 from tests.analytic import Analytic, Linear, noise, rollout_of
 from tests.jobs import assert_same_weights, place, run
 

@@ -7,7 +7,8 @@ import pytest
 
 from srpo.artifacts import FileEntry, Weights
 from srpo.errors import ConfigError
-from srpo.hub import Part, bring, fetch, resolve, verify
+from srpo.hub import Part, fetch, resolve, verify
+from srpo.weights import bring
 
 
 def folder(path: Path) -> Path:

@@ -18,7 +18,7 @@ from pipelines.outcome import Outcome
 from pipelines.place import Place
 from srpo.config import NotifyConfig, RunConfig
 from srpo.errors import ConfigError, DiskFullError, GpuMemoryError, OutOfSightError, RemoteRunError
-from srpo.evaluation.schema import Report
+from srpo.report.schema import Report
 from srpo.tracking import TrackedRun
 from tests.conftest import CONFIG, SHORT
 from tests.infra.loopback import NOBODY

@@ -10,8 +10,8 @@ from PIL import Image
 from srpo.artifacts import TrainJob
 from srpo.batches import Batches
 from srpo.config import RunConfig
+from srpo.embedding import embed
 from srpo.errors import ConfigError
-from srpo.images import embed
 from srpo.images.encode import to_tensor
 from srpo.rollout import Rollout
 from tests.images import scenes

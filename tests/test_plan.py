@@ -9,10 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from srpo import footprint
 from srpo.config import load_config
 from srpo.errors import ConfigError
-from srpo.footprint import BYTES_PER_VALUE, disk_needed, memory_to_save
+from srpo.forecast import footprint
+from srpo.forecast.footprint import BYTES_PER_VALUE, disk_needed, memory_to_save
 from srpo.hub import resolve
 from srpo.plan import make_plan
 from tests.conftest import CONFIG, SHORT

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from srpo import footprint
 from srpo.artifacts import TrainJob, Weights
 from srpo.config import RunConfig, load_config
 from srpo.evaluation.gate import check_metrics
+from srpo.forecast import footprint
 from srpo.hub import fetch
 from srpo.launch import launch_training
 from srpo.prompts import embed_prompts

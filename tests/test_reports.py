@@ -10,8 +10,8 @@ from pipelines.outcome import Outcome
 from pipelines.place import Place
 from pipelines.reports import find_entries
 from srpo import registry
-from srpo.evaluation.schema import Curves, Report
 from srpo.registry import load_evaluation
+from srpo.report.schema import Curves, Report
 from tests.evaluation.synthetic import make_report, write_synthetic
 from tests.runs import call
 

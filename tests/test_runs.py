@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 from zenml.enums import ExecutionStatus
 
-from pipelines import elsewhere, execute, remote
+from pipelines import elsewhere, execute
+from pipelines.cluster import remote
 from pipelines.earlier import same_origin
 from pipelines.execute import refreshed, submit
 from pipelines.place import Place

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from srpo.artifacts import TrainJob
 from srpo.config import LoraConfig, ModelConfig, RunConfig, TrainConfig
+from srpo.devices import find_compiler
 from srpo.errors import ConfigError
 from srpo.models import load_model
 from srpo.models.flux import Flux
@@ -20,7 +21,6 @@ from srpo.trained_model import trained_model
 from srpo.tuning import (
     add_lora,
     check_compiler,
-    find_compiler,
     make_optimizer,
     merged,
     save_memory,

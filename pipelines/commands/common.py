@@ -9,7 +9,7 @@ import yaml
 from rich.console import Console
 from rich.markup import escape
 
-from pipelines.place import Place, here
+from pipelines.place import CODE, STACKS, Place, here
 from srpo.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
     from srpo.config import RunConfig
 
-ROOT = Path(__file__).parents[2]
-DEFAULT_CONFIG = ROOT / "configs" / "shapes.yaml"
-STACKS = ROOT / "infra" / "stacks"
+DEFAULT_CONFIG = CODE / "configs" / "shapes.yaml"
 
 console = Console()
 app = typer.Typer(

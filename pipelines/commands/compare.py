@@ -14,7 +14,7 @@ from pipelines.place import here
 from srpo.wording import number, signed, span
 
 if TYPE_CHECKING:
-    from srpo.evaluation.schema import Report
+    from srpo.report.schema import Report
 
 LONGEST = 200  # bytes of a folder's name; file systems take 255
 ReportsArgument = Annotated[

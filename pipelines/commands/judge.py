@@ -20,7 +20,7 @@ from srpo.sample_size import MIN_PROMPTS
 from srpo.wording import number, signed, span
 
 if TYPE_CHECKING:
-    from srpo.evaluation.schema import Report
+    from srpo.report.schema import Report
 
 
 def evaluate(
@@ -54,8 +54,8 @@ def evaluate(
     from srpo.alone import reading
     from srpo.evaluation.lineup import evaluate_models
     from srpo.evaluation.progress import terminal_progress
-    from srpo.evaluation.report import check_out
     from srpo.reference import source_of
+    from srpo.report.page import check_out
 
     check_out(out, "evaluate")
     uri = registry_uri(place, stack)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from pipelines.commands.common import ROOT, JsonOption, console, registered, registry_uri
-from pipelines.place import here
+from pipelines.commands.common import JsonOption, console, registered, registry_uri
+from pipelines.place import CODE, here
 from srpo.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -80,5 +80,5 @@ def doctor() -> None:
     here().prepare()
     from srpo.doctor import examine
 
-    for subject, finding in examine(here().root, ROOT / "constraints.txt"):
+    for subject, finding in examine(here().root, CODE / "constraints.txt"):
         typer.echo(f"{subject:>16}: {finding}")

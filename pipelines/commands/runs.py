@@ -9,7 +9,6 @@ import typer
 
 from pipelines.commands.common import (
     DEFAULT_CONFIG,
-    ROOT,
     ConfigOption,
     FromOption,
     SetOption,
@@ -18,19 +17,19 @@ from pipelines.commands.common import (
     load,
     registered,
 )
-from pipelines.place import here
+from pipelines.place import CODE, here
 from srpo.errors import ConfigError
 from srpo.steps import STEPS
 
 if TYPE_CHECKING:
     from pipelines.runs import RunRecord
     from srpo.config import RunConfig
+    from srpo.forecast.price import Prediction
     from srpo.plan import Plan
-    from srpo.price import Prediction
 
 STARTED = time.monotonic()
 INTERRUPTED = 130
-HARDWARE = ROOT / "configs" / "hardware"
+HARDWARE = CODE / "configs" / "hardware"
 
 
 def run(
@@ -90,7 +89,7 @@ def run(
     in_pods = bool(stack) and _in_pods(settings, registered(stack))
     plan = _check(settings, steps, elsewhere=in_pods)
     from pipelines.execute import new_run
-    from srpo.gpus import check_processes
+    from srpo.devices import check_processes
 
     if "train" in steps and not in_pods:
         check_processes(settings.train.num_processes)
@@ -122,7 +121,7 @@ def plan(
         _plan_on(checked, stack, jobs)
     if gpu is not None:
         from pipelines.summary import show_prediction
-        from srpo.price import price
+        from srpo.forecast.price import price
 
         with console.status("counting operations and bytes of an update"):
             prediction = price(checked.config, gpu)
@@ -134,8 +133,8 @@ def _plan_on(plan: "Plan", name: str, jobs: Path | None) -> None:
     """Show what the run would be on a remote stack; `jobs`: where to write its Jobs."""
     import yaml
 
-    from pipelines.remote_plan import plan_remotely, show_remote_plan
-    from pipelines.stack_files import fill, read_stack
+    from pipelines.cluster.remote_plan import plan_remotely, show_remote_plan
+    from pipelines.cluster.stack_files import fill, read_stack
 
     with console.status("rendering the Jobs, counting operations of an update"):
         remote = plan_remotely(plan.config, fill(read_stack(name)), plan.steps)
@@ -170,7 +169,7 @@ def job(
 
 def _preset_that_fits(config: list[Path] | None, set_: list[str] | None, gpu: str) -> "tuple[Path, Prediction] | None":
     """The largest hardware preset that lets the run fit, instead of one that it has, with what it would then take."""
-    from srpo.price import price_if_it_fits
+    from srpo.forecast.price import price_if_it_fits
 
     sizes = {int(path.stem.removesuffix("gb")): path for path in HARDWARE.glob("*gb.yaml") if "x" not in path.stem}
     own = [path for path in config or [DEFAULT_CONFIG] if not path.resolve().is_relative_to(HARDWARE)]

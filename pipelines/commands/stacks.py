@@ -12,7 +12,7 @@ from srpo.errors import UnreachableError
 if TYPE_CHECKING:
     from zenml.client import Client
 
-    from pipelines.stack_files import StackFile
+    from pipelines.cluster.stack_files import StackFile
 
 stack = typer.Typer(
     no_args_is_help=True,
@@ -25,7 +25,7 @@ NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A file of inf
 def list_() -> None:
     """Show the stacks there are files for, and which of them ZenML knows."""
     client = zenml_client()
-    from pipelines.stack_files import read_stack, stack_names
+    from pipelines.cluster.stack_files import read_stack, stack_names
 
     for name in stack_names():
         file = read_stack(name)
@@ -38,7 +38,7 @@ def list_() -> None:
 def up(name: NameArgument) -> None:
     """Register a stack, or bring it up to date, and check its components."""
     client = zenml_client()
-    from pipelines.stack_files import fill, read_stack, register
+    from pipelines.cluster.stack_files import fill, read_stack, register
 
     file = fill(read_stack(name))
     _report(client, file, register(client, file))
@@ -48,7 +48,7 @@ def up(name: NameArgument) -> None:
 def check(name: NameArgument) -> None:
     """Check the components of a stack; nothing is registered or changed."""
     client = zenml_client()
-    from pipelines.stack_files import fill, read_stack, validate
+    from pipelines.cluster.stack_files import fill, read_stack, validate
 
     file = fill(read_stack(name))
     validate(client, file)
@@ -56,7 +56,7 @@ def check(name: NameArgument) -> None:
 
 
 def _report(client: "Client", file: "StackFile", done: Mapping[str, str]) -> None:
-    from pipelines.stack_health import examine
+    from pipelines.cluster.stack_health import examine
 
     with console.status("asking the components"):
         findings = examine(client, file)

@@ -11,8 +11,8 @@ from pipelines.place import here
 from srpo.errors import ConfigError
 
 if TYPE_CHECKING:
-    from srpo.evaluation.schema import Study
     from srpo.evaluation.study.pairs import Pairs
+    from srpo.report.schema import Study
 
 app = typer.Typer(no_args_is_help=True, help="Ask people, blind, which of two models they prefer.")
 

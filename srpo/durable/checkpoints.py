@@ -23,7 +23,7 @@ from srpo.errors import ConfigError, UnreachableError
 from srpo.files import atomic_folder
 
 if TYPE_CHECKING:
-    from srpo.registry.lease.s3 import S3Held
+    from srpo.lease.s3 import S3Held
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 """Seconds between a failed attempt and the next."""
@@ -66,7 +66,7 @@ class CheckpointCopies:
         """Bring what another node has left; UnreachableError while another training writes to the copy."""
         with ExitStack() as opened:
             if self.storage.remote and self.writes:
-                from srpo.registry.lease.s3 import s3_lease
+                from srpo.lease.s3 import s3_lease
 
                 name = self.mirror.name(self.output_dir / "training")
                 self.held = opened.enter_context(s3_lease(self.storage.remote, name, LEASE_WAIT))

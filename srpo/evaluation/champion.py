@@ -6,7 +6,6 @@ base where the candidate's weights are bf16, because it is rounded stochasticall
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -14,11 +13,9 @@ from srpo.artifacts import Snapshot, Trained, Weights
 from srpo.config import RunConfig
 from srpo.errors import ConfigError, DiskFullError, UnreachableError
 from srpo.evaluation.contender import Contender, drawn_alike
-from srpo.evaluation.schema import CHAMPION, Undrawn
+from srpo.registry import Manifest, holder, load_manifest
+from srpo.report.schema import CHAMPION, Undrawn
 from srpo.tracking import is_unanswered
-
-if TYPE_CHECKING:
-    from srpo.registry import Manifest
 
 
 @dataclass(frozen=True)
@@ -46,8 +43,6 @@ class Champion:
 def find_champion(config: RunConfig, weights: Weights, trained: Trained, uri: str) -> Champion | None:
     """The champion of the run's registered model in an MLflow store, if there is one."""
     from mlflow.exceptions import MlflowException
-
-    from srpo.registry import holder, load_manifest  # it reads this package's schema
 
     champion = holder(uri, config.registry.model_name, CHAMPION)
     if champion is None:

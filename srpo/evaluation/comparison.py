@@ -16,10 +16,10 @@ from srpo.config.base import flatten
 from srpo.errors import ConfigError
 from srpo.evaluation.entries import Entry, Key, settings_of
 from srpo.evaluation.pairs import DRIFT
-from srpo.evaluation.report import check_out, kept_study, write_report
-from srpo.evaluation.schema import Contrast, ImageSet, Kept, Provenance, Published, Report, Study
 from srpo.evaluation.statistics import SPREAD, Array, compare, compare_categories, measure_levels
-from srpo.evaluation.thumbnails import NUM_BEST, NUM_WORST, keep_pictures, measured, rank
+from srpo.report.page import check_out, kept_study, write_report
+from srpo.report.schema import Contrast, ImageSet, Kept, Provenance, Published, Report, Study
+from srpo.report.thumbnails import NUM_BEST, NUM_WORST, keep_pictures, measured, rank
 from srpo.sample_size import MIN_PROMPTS
 from srpo.wording import capitalised, signed, span
 

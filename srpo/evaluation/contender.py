@@ -10,8 +10,8 @@ from pathlib import Path
 import srpo
 from srpo.artifacts import Snapshot, Weights
 from srpo.config import ModelConfig, RewardConfig, RunConfig, ScoreConfig
-from srpo.evaluation.schema import Level, Subject
 from srpo.hub import digests
+from srpo.report.schema import Level, Subject
 from srpo.rewards import hps
 from srpo.strict import Strict
 

@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from srpo.config.base import flatten
 from srpo.errors import ConfigError, first_problem
 from srpo.evaluation.pairs import DIVERSITY
-from srpo.evaluation.report import REPORT_JSON
-from srpo.evaluation.schema import Curves, ImageSet, Report, Subject
-from srpo.evaluation.thumbnails import IMAGES, measured, picture_path
+from srpo.report.page import REPORT_JSON
+from srpo.report.schema import Curves, ImageSet, Report, Subject
+from srpo.report.thumbnails import IMAGES, measured, picture_path
 
 Key = tuple[str, int]
 """Prompt and seed of the noise."""

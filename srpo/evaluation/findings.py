@@ -14,11 +14,11 @@ from srpo.evaluation.gate import Evidence, Judgement
 from srpo.evaluation.journal import ScoreJournal
 from srpo.evaluation.measure import Measured
 from srpo.evaluation.published import find_published
-from srpo.evaluation.report import REPORT_JSON, write_report
-from srpo.evaluation.schema import Contrast, Curves, Provenance, Report, Subject
 from srpo.evaluation.shared_journal import SharedJournal
 from srpo.evaluation.statistics import compare, compare_categories, measure_levels
-from srpo.evaluation.thumbnails import choose, keep_pictures
+from srpo.report.page import REPORT_JSON, write_report
+from srpo.report.schema import Contrast, Curves, Provenance, Report, Subject
+from srpo.report.thumbnails import choose, keep_pictures
 
 
 def contrast(config: RunConfig, measured: Measured, reference: str, candidate: str) -> Contrast:

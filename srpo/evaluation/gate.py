@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from srpo.config import Bound, RunConfig
 from srpo.errors import ConfigError
 from srpo.evaluation.pairs import DRIFT, pair_metrics
-from srpo.evaluation.schema import BASE, CHAMPION, Comparison, GateCheck, Verdict
 from srpo.evaluation.scores import metric_names
 from srpo.meters import SHORTEST_GRID, SHORTEST_PERIOD
 from srpo.monitor import Limit, holds, limits, violations
+from srpo.report.schema import BASE, CHAMPION, Comparison, GateCheck, Verdict
 from srpo.wording import capitalised, number, signed, span
 
 Metrics = Mapping[str, Comparison]

@@ -23,8 +23,6 @@ from srpo.evaluation.images import ReportProgress, make_design
 from srpo.evaluation.measure import Measured, draw_and_score
 from srpo.evaluation.provenance import trace
 from srpo.evaluation.published import check_benchmark
-from srpo.evaluation.report import kept_study
-from srpo.evaluation.schema import Contrast, Provenance, Report
 from srpo.evaluation.scores import check_captions
 from srpo.evaluation.statistics import measure_levels
 from srpo.hub import snapshot
@@ -32,6 +30,8 @@ from srpo.models import check_guidance, check_model
 from srpo.prompts import Prompt, embed_texts, load_prompt_set, read_prompts
 from srpo.prompts.split import take
 from srpo.reference import find_model, is_whole, names_files
+from srpo.report.page import kept_study
+from srpo.report.schema import Contrast, Provenance, Report
 from srpo.sample_size import MIN_PROMPTS
 from srpo.shards import StoredRows
 from srpo.weights import fetch_judges

@@ -10,8 +10,8 @@ import torch
 from srpo.config import RunConfig
 from srpo.devices import count_processes
 from srpo.evaluation.contender import PACKAGES
-from srpo.evaluation.schema import Provenance
 from srpo.provenance import code_version
+from srpo.report.schema import Provenance
 
 
 def trace(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from srpo.config import EvaluationConfig
 from srpo.errors import ConfigError
-from srpo.evaluation.schema import Published
+from srpo.report.schema import Published
 
 
 @dataclass(frozen=True)

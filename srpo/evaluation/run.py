@@ -16,14 +16,14 @@ from srpo.evaluation.images import Cell, ReportProgress, make_design
 from srpo.evaluation.measure import Measured, draw_and_score
 from srpo.evaluation.provenance import trace
 from srpo.evaluation.published import check_benchmark
-from srpo.evaluation.schema import BASE, CANDIDATE, CHAMPION, Contrast, Curves, Provenance, Report
-from srpo.evaluation.tables import flat_table
-from srpo.evaluation.thumbnails import IMAGES
-from srpo.price import planned_gpu_hours
+from srpo.forecast.price import planned_gpu_hours
 from srpo.prompts import Prompt, load_categories, load_prompt_set
 from srpo.prompts.split import split_held_out, take
 from srpo.provenance import data_version
 from srpo.record import HELD_OUT, METRICS, read_journal
+from srpo.report.schema import BASE, CANDIDATE, CHAMPION, Contrast, Curves, Provenance, Report
+from srpo.report.tables import flat_table
+from srpo.report.thumbnails import IMAGES
 from srpo.sample_size import MIN_PROMPTS
 from srpo.tracking import Tracker
 

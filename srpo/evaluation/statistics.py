@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm, t
 
 from srpo.config import EvaluationConfig
-from srpo.evaluation.schema import Comparison, Level
+from srpo.report.schema import Comparison, Level
 from srpo.sample_size import MIN_PROMPTS
 
 Array = NDArray[np.float64]

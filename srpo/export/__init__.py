@@ -18,7 +18,6 @@ import torch
 from PIL import Image
 
 from srpo.errors import ConfigError
-from srpo.evaluation.schema import Report
 from srpo.export.card import Licence, render_card
 from srpo.export.comfy import as_workflow, text_to_image
 from srpo.export.target import open_target, require_space
@@ -31,6 +30,7 @@ from srpo.models import check_model, load_model
 from srpo.models.layout import folder_shapes, read_json
 from srpo.models.weights import ADAPTER, adapter_file
 from srpo.pictures import facts_of, save_png, write_pictures
+from srpo.report.schema import Report
 
 Form = Literal["transformer", "lora", "fp8", "folder"]
 PICTURES = "pictures"

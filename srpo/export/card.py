@@ -8,13 +8,13 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from srpo.evaluation.schema import Report
 from srpo.export.weights import Fp8Error
 from srpo.generate import ModelFiles
 from srpo.hub import fetched, is_remote
 from srpo.hub.listing import CARD
 from srpo.models import find_family
 from srpo.models.weights import adapter_file
+from srpo.report.schema import Report
 from srpo.strict import Strict
 
 UNKNOWN = "not stated in its files; ask where it comes from"

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Literal
 
-from srpo.artifacts import FileEntry, ScoreWeights, Snapshot, Weights
+from srpo.artifacts import FileEntry, Snapshot
 from srpo.errors import ConfigError, UnreachableError
 from srpo.hub import digests
 from srpo.hub.listing import INDEX, Listing, Origin, RemoteFile, holds_weights, licence_text, needed
@@ -135,20 +135,6 @@ def at_hand(recorded: Snapshot) -> Snapshot:
             f"{recorded.source} was fetched into, or fetch it again"
         )
     return store.link(recorded, _alone(recorded))
-
-
-def bring(weights: Weights) -> Weights:
-    """All weights on this machine. ConfigError if those used in place are not as they were recorded."""
-    rewards = {name: at_hand(added) for name, added in weights.rewards.items()}
-    scores = {
-        name: ScoreWeights(checkpoint=at_hand(score.checkpoint), companion=score.companion and at_hand(score.companion))
-        for name, score in weights.scores.items()
-    }
-    brought = Weights(model=at_hand(weights.model), reward=at_hand(weights.reward), rewards=rewards, scores=scores)
-    for files in brought.snapshots.values():
-        if not is_remote(files.source) and files.path.exists():
-            verify(files)
-    return brought
 
 
 def snapshot(path: Path, source: str) -> Snapshot:

@@ -8,42 +8,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-from srpo.artifacts import LatentSet, PromptSet, PromptSets, Snapshot, Weights
+from srpo.artifacts import LatentSet, PromptSet, Snapshot
 from srpo.config import ImagesConfig, ModelConfig, PromptsConfig
 from srpo.files import write_atomic
-from srpo.hub import digests, fetch, is_remote, resolve, snapshot
+from srpo.hub import digests, snapshot
 from srpo.images.buckets import Bucket, make_buckets
 from srpo.images.encode import LATENTS, encode_missing, picture_key
 from srpo.images.files import Picture, Rules, read_pictures
-from srpo.models import latent_space_skeleton
-from srpo.prompts import Prompt, embed_prompts, embed_texts, load_prompt_set, read_held_out, read_prompts
+from srpo.prompts import load_prompt_set
 from srpo.shards import StoredRows, encoded_rows, places, sole_writer
 
-__all__ = ["LATENTS", "Texts", "embed", "load_image_set", "read_images", "read_texts"]
-
-
-def embed(
-    model: ModelConfig, prompts: PromptsConfig, images: ImagesConfig | None, weights: Weights, output_dir: Path
-) -> PromptSets:
-    """Encode all that a run needs encoded: prompts, and images with their captions, into stores under `output_dir`."""
-    if images is None:
-        return embed_prompts(model, prompts, weights, output_dir)
-    source = fetch(images.source, "images").path if is_remote(images.source) else resolve(images.source, "images")
-    multiple = latent_space_skeleton(model, weights.model.path).multiple
-    pictures = read_images(model, prompts, images, source, multiple)
-    texts = read_texts(prompts, images, pictures)
-    sets = [(images.source, texts.captions), (prompts.held_out, texts.held_out), (prompts.train, texts.train)]
-    captions, held_out, *train = embed_texts(
-        model, prompts, weights.model, output_dir, [part for part in sets if part[1]]
-    )
-    store = output_dir / f"latents-{vae_hash(model, weights.model)}"
-    with sole_writer(store):
-        keys = [picture_key(picture) for picture in pictures]
-        encode_missing(model, weights.model.path, store, list(zip(keys, pictures, strict=True)))
-        encoded = _save(store, pictures, keys, images.source, captions)
-    return PromptSets(train=train[0] if train else captions, held_out=held_out, images=encoded)
+__all__ = ["LATENTS", "encode_images", "load_image_set", "read_images"]
 
 
 def read_images(
@@ -57,28 +33,20 @@ def read_images(
     return read_pictures(source, Rules(buckets, images.max_upscale, prompts.max_characters))
 
 
-class Texts(NamedTuple):
-    """All texts that a run encodes."""
-
-    captions: list[Prompt]
-    """Of its images."""
-    train: list[Prompt]
-    """That are rolled out."""
-    held_out: list[Prompt]
-    """Measured on, never trained on."""
-
-    @property
-    def trained_on(self) -> list[Prompt]:
-        """Captions and prompts."""
-        return self.captions + self.train
-
-
-def read_texts(prompts: PromptsConfig, images: ImagesConfig | None, pictures: Sequence[Picture]) -> Texts:
-    """The texts of a run; where all updates take images, no prompts to train on are read."""
-    captions = [Prompt(picture.caption) for picture in pictures]
-    rolls_out = images is None or images.until_update is not None
-    train = read_prompts(prompts.train, "train", prompts.max_characters) if rolls_out else []
-    return Texts(captions, train, read_held_out(prompts, captions + train))
+def encode_images(
+    model: ModelConfig,
+    weights: Snapshot,
+    pictures: Sequence[Picture],
+    source: str,
+    captions: PromptSet,
+    output_dir: Path,
+) -> LatentSet:
+    """Latents of the pictures of a source, into a store under `output_dir`."""
+    store = output_dir / f"latents-{vae_hash(model, weights)}"
+    with sole_writer(store):
+        keys = [picture_key(picture) for picture in pictures]
+        encode_missing(model, weights.path, store, list(zip(keys, pictures, strict=True)))
+        return _save(store, pictures, keys, source, captions)
 
 
 def vae_hash(model: ModelConfig, weights: Snapshot) -> str:

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from srpo.config import PromptsConfig, RolloutConfig, RunConfig
 from srpo.errors import ConfigError
 from srpo.hub import fetched, is_remote, missing, resolve, survey
-from srpo.images import Texts, read_images, read_texts
+from srpo.images import read_images
 from srpo.images.buckets import Bucket
 from srpo.images.files import SETTING, SUFFIXES, Picture
 from srpo.models import LatentSpace, latent_space_skeleton
@@ -27,11 +27,6 @@ def pictures_at_hand(config: RunConfig) -> list[Picture]:
     space = _latent_space(config)
     source, multiple = resolve(config.images.source, "images"), space.multiple if space else PUBLISHED_MULTIPLE
     return read_images(config.model, config.prompts, config.images, source, multiple)
-
-
-def texts_at_hand(config: RunConfig) -> Texts:
-    """All texts that a run encodes, but for captions that have still to be fetched."""
-    return read_texts(config.prompts, config.images, pictures_at_hand(config))
 
 
 def describe_images(config: RunConfig) -> str:

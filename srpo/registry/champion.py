@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from srpo.errors import ConfigError
+from srpo.lease import Held, lease
 from srpo.registry.history import (
     CHAMPION,
     LONGEST_REASON,
@@ -16,7 +17,6 @@ from srpo.registry.history import (
     that_happened,
     write_move,
 )
-from srpo.registry.lease import Held, lease
 from srpo.registry.lookup import address, lease_place, load_manifest, locate, only_model
 from srpo.registry.version import Version, versions_of
 from srpo.tracking import connect, is_unanswered

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from srpo.errors import ConfigError
-from srpo.evaluation.schema import Report
 from srpo.generate import ModelFiles
-from srpo.registry.lease import place_of
+from srpo.lease import place_of
 from srpo.registry.manifest import MANIFEST, Manifest
+from srpo.report.schema import Report
 from srpo.tracking import connect
 
 if TYPE_CHECKING:

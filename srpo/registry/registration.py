@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 from srpo.artifacts import Evaluated, PromptSets, Registered, Trained, Weights
 from srpo.config import RegistryConfig, RunConfig
 from srpo.control_words import words_hash
-from srpo.evaluation.report import REPORT_HTML
-from srpo.evaluation.schema import Report
-from srpo.evaluation.thumbnails import IMAGES
+from srpo.lease import Held, lease
 from srpo.provenance import code_version, data_version
 from srpo.registry.champion import Standing, make
 from srpo.registry.history import CHALLENGER, CHAMPION, settle
-from srpo.registry.lease import Held, lease
 from srpo.registry.lookup import REPORT, address, all_pages, check_agreed, has_report, named, open_model
 from srpo.registry.manifest import FOLDER, Manifest, log_manifest, sampling_of
 from srpo.registry.version import DATA_TAG, GATE_TAG, HASH_TAG, LICENCE_TAG, SIZE_TAG, WORDS_TAG, gate_tag
+from srpo.report.page import REPORT_HTML
+from srpo.report.schema import Report
+from srpo.report.thumbnails import IMAGES
 from srpo.tracking import TrackedRun, Tracker, connect
 
 if TYPE_CHECKING:

@@ -1,8 +1,8 @@
 """Which versions may go, and how one goes; what it leaves on disk is `pipelines.collect`'s matter."""
 
 from srpo.errors import ConfigError
+from srpo.lease import lease
 from srpo.registry.champion import Standing
-from srpo.registry.lease import lease
 from srpo.registry.lookup import all_pages, lease_place, locate
 from srpo.registry.version import Version
 from srpo.tracking import connect

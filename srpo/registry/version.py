@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from srpo.evaluation.schema import GateCheck
 from srpo.registry.history import CHAMPION, Move, read_moves
 from srpo.registry.lookup import address, all_pages, locate, named
+from srpo.report.schema import GateCheck
 from srpo.strict import Strict
 from srpo.tracking import connect
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx2
 
-from pipelines.stack_files import STACKS
+from pipelines.cluster.stack_files import STACKS
 from tests.cluster.api_server import CONTEXT, Cluster, running_cluster
 from tests.cluster.servers import artifact_server, tracking_server, zenml_server
 from tests.infra.loopback import serving
@@ -27,7 +27,7 @@ import os
 import sys
 import httpx2
 
-from pipelines.stack_files import fill, parse_stack, register
+from pipelines.cluster.stack_files import fill, parse_stack, register
 from zenml.client import Client
 client = Client()
 if not client.list_secrets(name="srpo-mlflow").total:

@@ -82,8 +82,8 @@ def test_steps_that_need_no_gpu_are_kept_away_from_them(specs: dict[str, dict[st
 def test_the_jobs_are_those_that_plan_shows(
     kubernetes: Site, specs: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipelines.jobs import render_jobs
-    from pipelines.stack_files import fill, parse_stack
+    from pipelines.cluster.jobs import render_jobs
+    from pipelines.cluster.stack_files import fill, parse_stack
     from srpo.config import load_config
 
     for name, value in kubernetes.environment.items():

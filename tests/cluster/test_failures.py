@@ -9,9 +9,9 @@ from urllib3 import HTTPConnectionPool
 from urllib3.exceptions import MaxRetryError
 from zenml.enums import ExecutionStatus
 
-from pipelines import remote
-from pipelines.pods import failure_cause, is_permanent, waiting_cause
-from pipelines.remote import for_pods, watch
+from pipelines.cluster import remote
+from pipelines.cluster.pods import failure_cause, is_permanent, waiting_cause
+from pipelines.cluster.remote import for_pods, watch
 from srpo.config import load_config
 from srpo.errors import ConfigError, OutOfSightError
 

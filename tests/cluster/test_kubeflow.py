@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.stack_files import STACKS
+from pipelines.cluster.stack_files import STACKS
 from srpo.steps import STEPS
 from tests.cluster.kubeflow import CONTEXT, Kubeflow, kubeflow_api
 from tests.cluster.site import ROOT, Site, settings

@@ -21,8 +21,8 @@ from srpo.durable import Mirror, checkpoints
 from srpo.errors import EXIT_RETRY, PreemptedError, UnreachableError
 from srpo.held_out import HeldOut
 from srpo.launch import launch_environment
+from srpo.lease.s3 import s3_lease
 from srpo.record import read_journal
-from srpo.registry.lease.s3 import s3_lease
 from tests.durable.conftest import REMOTE
 from tests.durable.faulty_proxy import FaultyProxy
 from tests.jobs import assert_same_weights, place, run

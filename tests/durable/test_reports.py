@@ -10,8 +10,8 @@ from pipelines.reports import find_entries, log_again
 from pipelines.runs import RunRecord
 from srpo.config import RunConfig, StorageConfig
 from srpo.durable import Mirror
-from srpo.evaluation.report import REPORT_HTML
-from srpo.evaluation.schema import Study
+from srpo.report.page import REPORT_HTML
+from srpo.report.schema import Study
 from srpo.tracking import open_run
 from tests.durable.conftest import REMOTE
 from tests.evaluation.synthetic import make_report, write_synthetic

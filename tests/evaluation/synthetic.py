@@ -7,10 +7,10 @@ import numpy as np
 from PIL import Image
 
 from srpo.config import EvaluationConfig, RunConfig
-from srpo.evaluation.report import write_report
-from srpo.evaluation.schema import Contrast, Curves, GateCheck, ImageSet, Provenance, Report, Subject
 from srpo.evaluation.statistics import compare
-from srpo.evaluation.thumbnails import choose, keep_pictures
+from srpo.report.page import write_report
+from srpo.report.schema import Contrast, Curves, GateCheck, ImageSet, Provenance, Report, Subject
+from srpo.report.thumbnails import choose, keep_pictures
 
 METRICS = ("relative", "reward", "luminance", "saturation")
 CATEGORIES = ("people", "animals  <&>", "food")

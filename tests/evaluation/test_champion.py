@@ -11,8 +11,8 @@ from srpo.artifacts import Trained
 from srpo.config import RunConfig
 from srpo.evaluation import evaluate
 from srpo.evaluation.champion import Champion, find_champion
-from srpo.evaluation.schema import Report, Undrawn
 from srpo.registry import register
+from srpo.report.schema import Report, Undrawn
 from srpo.tracking import open_run
 from tests.evaluation.test_evaluate import HELD_OUT, Inputs, load, make_inputs, make_other
 

@@ -12,9 +12,9 @@ from srpo.config import AddedReward, EvaluationConfig, PreferenceConfig, RunConf
 from srpo.errors import ConfigError
 from srpo.evaluation.comparison import write_comparison
 from srpo.evaluation.entries import Entry, load_entry
-from srpo.evaluation.report import write_report
-from srpo.evaluation.schema import Curves, ImageSet, Report, Study
 from srpo.evaluation.statistics import compare
+from srpo.report.page import write_report
+from srpo.report.schema import Curves, ImageSet, Report, Study
 from tests.evaluation.synthetic import METRICS, make_report, write_synthetic
 
 

@@ -16,10 +16,10 @@ from srpo.config import RunConfig, ScoreConfig, parse_config
 from srpo.errors import ConfigError, GpuMemoryError
 from srpo.evaluation import evaluate, measure, run
 from srpo.evaluation.measure import Measured
-from srpo.evaluation.schema import Report
-from srpo.evaluation.thumbnails import IMAGES, picture_path
 from srpo.hub import snapshot
 from srpo.prompts import embed_prompts
+from srpo.report.schema import Report
+from srpo.report.thumbnails import IMAGES, picture_path
 from srpo.rewards import load_reward
 from srpo.rewards.measured import load_score
 from srpo.shapes import heldout_captions

@@ -6,7 +6,7 @@ from srpo.config import Bound, EvaluationConfig, ModelConfig, MonitorConfig, Run
 from srpo.errors import ConfigError
 from srpo.evaluation.gate import Evidence, Judgement, check_gate, check_metrics
 from srpo.evaluation.gate import judge as judge_evidence
-from srpo.evaluation.schema import Comparison
+from srpo.report.schema import Comparison
 
 
 def row(change: float, half: float, base: float = 1.0) -> Comparison:

@@ -7,7 +7,7 @@ import pytest
 from srpo.config import RunConfig, parse_config
 from srpo.errors import ConfigError
 from srpo.evaluation.lineup import evaluate_models, find_contender
-from srpo.evaluation.schema import Report
+from srpo.report.schema import Report
 from srpo.shapes import WEIGHTS_DIR
 from tests.evaluation.test_evaluate import make_other, make_trained
 

@@ -7,7 +7,7 @@ import pytest
 from srpo.config import EvaluationConfig, ScoreConfig
 from srpo.errors import ConfigError
 from srpo.evaluation.published import BENCHMARKS, check_benchmark, find_published
-from srpo.evaluation.schema import Level
+from srpo.report.schema import Level
 from tests.evaluation.synthetic import make_report, write_synthetic
 
 SCORES = {

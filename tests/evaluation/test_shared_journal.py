@@ -9,8 +9,8 @@ import pytest
 from srpo.config import StorageConfig
 from srpo.durable import Mirror
 from srpo.evaluation import shared_journal
-from srpo.evaluation.schema import Report
 from srpo.evaluation.shared_journal import SharedJournal
+from srpo.report.schema import Report
 from tests.durable.conftest import REMOTE, node, store
 from tests.durable.faulty_proxy import FaultyProxy
 from tests.evaluation.test_evaluate import HELD_OUT, JUDGED, Inputs, count_images, make_inputs

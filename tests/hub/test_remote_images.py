@@ -8,9 +8,9 @@ import pytest
 from pipelines import fingerprint
 from srpo.artifacts import Weights
 from srpo.config import RunConfig, load_config
+from srpo.embedding import embed
 from srpo.errors import ConfigError
 from srpo.hub import fetch
-from srpo.images import embed
 from srpo.plan import make_plan
 from tests.conftest import CONFIG, SHORT
 from tests.images import scenes

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pipelines import fingerprint
-from pipelines.remote import for_pods
+from pipelines.cluster.remote import for_pods
 from srpo.config import PreferenceConfig, load_config
 from srpo.control_words import control_words
 from srpo.errors import ConfigError

@@ -15,11 +15,11 @@ from pipelines.place import Place
 from srpo.config import load_config
 from srpo.errors import ConfigError
 from srpo.evaluation.lineup import find_contender
-from srpo.hub import bring, fetch, fetched
+from srpo.forecast.price import price
+from srpo.hub import fetch, fetched
 from srpo.plan import make_plan
-from srpo.price import price
 from srpo.shapes import WEIGHTS_DIR
-from srpo.weights import fetch_weights
+from srpo.weights import bring, fetch_weights
 from tests.conftest import CONFIG, SHORT
 from tests.hub.hub_server import HubServer
 
@@ -134,7 +134,7 @@ def test_what_arrives_is_checked_before_it_is_used(shapes: HubServer) -> None:
     del shapes.repos["shapes/flux"]["vae/diffusion_pytorch_model.safetensors"]
     config = load_config(CONFIG, SETTINGS)
     with pytest.raises(ConfigError, match=r"holds no diffusion_pytorch_model\.safetensors"):
-        fetch_weights(config.model, config.reward, {})
+        fetch_weights(config.model, config.reward, {}, {})
 
 
 def test_held_out_scores_are_fetched_with_the_rest(shapes: HubServer, tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_held_out_scores_are_fetched_with_the_rest(shapes: HubServer, tmp_path: 
     assert findings["scores.held"].startswith(f"{REWARD}: 0.0")
     with pytest.raises(ConfigError, match=r"architecture: no file gone\.json"):
         make_plan(load_config(CONFIG, (*SHORT, score.replace("shapes-vit", "gone"))), tmp_path)
-    weights = fetch_weights(config.model, config.reward, config.evaluation.scores)
+    weights = fetch_weights(config.model, config.reward, config.evaluation.scores, {})
     held = weights.scores["held"].checkpoint
     assert held.revision and held.sha256 == fetch(REWARD, "reward").sha256
     assert bring(weights) == weights

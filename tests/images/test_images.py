@@ -9,10 +9,11 @@ from PIL import Image
 
 from srpo.artifacts import PromptSets, Weights
 from srpo.config import ImagesConfig, ModelConfig, PromptsConfig
+from srpo.embedding import embed
 from srpo.encoding import Encoding
 from srpo.errors import ConfigError
 from srpo.hub import fetch
-from srpo.images import LATENTS, embed, load_image_set
+from srpo.images import LATENTS, load_image_set
 from srpo.images.encode import ImageEncoding, to_tensor
 from srpo.models import load_latent_space
 from srpo.models.flux import FluxVae

@@ -7,11 +7,11 @@ from PIL import Image
 
 from srpo.artifacts import Weights
 from srpo.config import RunConfig, load_config
-from srpo.cost import count
+from srpo.embedding import embed
 from srpo.errors import ConfigError
-from srpo.footprint import disk_needed
+from srpo.forecast.cost import count
+from srpo.forecast.footprint import disk_needed
 from srpo.hub import fetch, resolve
-from srpo.images import embed
 from srpo.images.survey import latent_bytes
 from srpo.models import model_skeleton, text_skeleton
 from srpo.plan import make_plan

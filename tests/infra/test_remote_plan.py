@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.jobs import check_jobs, render_jobs
+from pipelines.cluster.jobs import check_jobs, render_jobs
+from pipelines.cluster.prices import PRICES, Price, find_price, read_prices
+from pipelines.cluster.remote_plan import plan_remotely
+from pipelines.cluster.resources import PREEMPTIONS
+from pipelines.cluster.stack_files import StackFile, fill, read_stack
 from pipelines.place import Place
-from pipelines.prices import PRICES, Price, find_price, read_prices
-from pipelines.remote_plan import plan_remotely
-from pipelines.resources import PREEMPTIONS
-from pipelines.stack_files import StackFile, fill, read_stack
 from srpo.config import RunConfig
 from srpo.errors import ConfigError
+from srpo.forecast.price import price
 from srpo.gpus import GPUS
-from srpo.price import price
 from srpo.steps import STEPS
 from tests.infra.manifests import pod_problems
 from tests.runs import call

@@ -8,8 +8,7 @@ import pytest
 import yaml
 from zenml.config.retry_config import StepRetryConfig
 
-from pipelines.place import Place
-from pipelines.resources import (
+from pipelines.cluster.resources import (
     PREEMPTIONS,
     STAYS,
     docker_settings,
@@ -19,10 +18,11 @@ from pipelines.resources import (
     pod_settings,
     step_options,
 )
+from pipelines.place import Place
 from pipelines.stacks import activate_local_stack
-from srpo import footprint
 from srpo.config import RunConfig
 from srpo.errors import ConfigError
+from srpo.forecast import footprint
 from srpo.steps import STEPS
 from tests.infra.manifests import INFRA
 

@@ -11,10 +11,17 @@ import httpx2
 import pytest
 import yaml
 
-from pipelines.commands.common import registered
-from pipelines.place import ZENML, Place
-from pipelines.stack_files import STACKS, StackFile, fill, parse_stack, read_stack, register, stack_names, validate
-from pipelines.stack_health import (
+from pipelines.cluster.stack_files import (
+    STACKS,
+    StackFile,
+    fill,
+    parse_stack,
+    read_stack,
+    register,
+    stack_names,
+    validate,
+)
+from pipelines.cluster.stack_health import (
     QUESTIONS,
     Finding,
     UnhealthyError,
@@ -26,6 +33,8 @@ from pipelines.stack_health import (
     ask_tracker,
     examine,
 )
+from pipelines.commands.common import registered
+from pipelines.place import ZENML, Place
 from srpo.errors import ConfigError
 from tests.infra.loopback import NOBODY, mlflow_server, serving
 from tests.infra.manifests import ROOT, manifests_of, pod_problems

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from pipelines.cluster.stack_files import read_stack
 from pipelines.place import Place
-from pipelines.stack_files import read_stack
 from pipelines.stacks import storage_in
 from srpo.durable import Mirror
 from tests.infra.manifests import INFRA, manifests_of, run_tool

@@ -15,6 +15,7 @@ from srpo.control_words import control_words
 from srpo.criteria import Criterion
 from srpo.errors import ConfigError
 from srpo.flow import shifted_sigmas
+from srpo.forecast.price import price
 from srpo.hub import fetch
 from srpo.models import (
     Embeddings,
@@ -29,7 +30,6 @@ from srpo.models import (
 from srpo.models.shared import pack
 from srpo.objective import Asked, objective
 from srpo.preference import Branch, make_branches
-from srpo.price import price
 from srpo.prompts import embed_prompts
 from srpo.reference import find_model
 from srpo.rewards import load_reward

@@ -13,7 +13,7 @@ import torch
 from srpo.artifacts import PromptSet, PromptSets, Weights
 from srpo.config import ModelConfig, PromptsConfig, RunConfig, WeightsFormat
 from srpo.errors import GpuMemoryError
-from srpo.footprint import disk_needed
+from srpo.forecast.footprint import disk_needed
 from srpo.hub import fetch
 from srpo.models import load_text_encoder
 from srpo.prompts import embed_prompts, load_categories, load_prompt_set

@@ -17,6 +17,7 @@ from mlflow.exceptions import MlflowException
 from srpo.artifacts import FileEntry, Snapshot
 from srpo.config import ModelConfig, RunConfig
 from srpo.errors import ConfigError, UnreachableError
+from srpo.lease import lease
 from srpo.registry import (
     GateResult,
     Manifest,
@@ -32,7 +33,6 @@ from srpo.registry import (
 )
 from srpo.registry.champion import Standing
 from srpo.registry.history import LONGEST_REASON, settle
-from srpo.registry.lease import lease
 from srpo.registry.lookup import open_model
 from srpo.registry.manifest import MANIFEST
 from srpo.tracking import connect

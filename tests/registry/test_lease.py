@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from srpo.config import RegistryConfig
 from srpo.errors import ConfigError, UnreachableError
-from srpo.registry.lease import lease, place_of, s3
+from srpo.lease import lease, place_of, s3
 
 fork = multiprocessing.get_context("fork")
 STORE = "sqlite:////nowhere/mlflow.db"

@@ -13,7 +13,6 @@ from pipelines.place import Place
 from srpo.artifacts import Registered, Weights
 from srpo.config import RunConfig
 from srpo.errors import ConfigError
-from srpo.evaluation.schema import Report, Undrawn
 from srpo.generate import Painter
 from srpo.prompts import PromptSets
 from srpo.reference import find_model
@@ -29,6 +28,7 @@ from srpo.registry import (
     versions,
 )
 from srpo.registry.history import made_tag
+from srpo.report.schema import Report, Undrawn
 from srpo.tracking import TrackedRun, open_run
 
 PROMPT = "a red circle on a blue background"

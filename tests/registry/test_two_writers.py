@@ -17,10 +17,10 @@ from mlflow import MlflowClient
 from srpo.artifacts import Evaluated, PromptSet, PromptSets, Snapshot, Trained, Weights
 from srpo.config import RegistryConfig, RunConfig
 from srpo.errors import ConfigError
-from srpo.evaluation.schema import Curves, GateCheck, Provenance, Report
 from srpo.registry import Move, champion_moves, check_lease, promote, register, that_happened
 from srpo.registry.lookup import address
 from srpo.registry.manifest import FOLDER, log_manifest
+from srpo.report.schema import Curves, GateCheck, Provenance, Report
 from srpo.tracking import connect, open_run
 from tests.registry.test_champion import weightless
 

@@ -85,7 +85,7 @@ def test_a_head_of_the_image_alone_ignores_texts_and_is_refused_where_words_are_
     check_text_is_read(HEAD_REWARD, make(tmp_path / "text", clip_folder, (3 * WIDTH,)), "")
     settings = {"model": {"source": str(flux_folder)}, "reward": {"source": str(folder), "family": "head"}}
     srpo, plain = (parse_config(settings | {"method": name}, "test") for name in ("srpo", "direct_align"))
-    weights = fetch_weights(srpo.model.model_copy(update={"height": 32, "width": 32}), srpo.reward, {})
+    weights = fetch_weights(srpo.model.model_copy(update={"height": 32, "width": 32}), srpo.reward, {}, {})
     with pytest.raises(ConfigError, match=r"control words cancel out .* set method to 'direct_align'"):
         load_criteria(srpo, weights, torch.device("cpu"))
     worded = {"method": {"name": "direct_align", "word": "Bright"}, "preference": {"positive": ["Bright"]}}

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from srpo.errors import ConfigError
 from srpo.evaluation.entries import load_entry
-from srpo.evaluation.report import write_report
-from srpo.evaluation.schema import Report, Study, same_content
 from srpo.evaluation.study.page import StudyKey
 from srpo.evaluation.study.pairs import Side
+from srpo.report.page import write_report
+from srpo.report.schema import Report, Study, same_content
 
 
 def add_to_report(study: Study, key: StudyKey, folder: Path, replace: bool = False) -> tuple[Study, Path]:

@@ -17,9 +17,9 @@ from PIL import Image
 
 from srpo.errors import ConfigError
 from srpo.evaluation.study.pairs import Pair, Pairs, Side, pick
-from srpo.evaluation.thumbnails import encode
 from srpo.files import atomic_file, write_atomic
 from srpo.hub import digests
+from srpo.report.thumbnails import encode
 from srpo.strict import Strict
 
 QUESTIONS = {

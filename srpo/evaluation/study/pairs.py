@@ -13,8 +13,8 @@ from PIL import Image, UnidentifiedImageError
 from srpo.errors import ConfigError
 from srpo.evaluation.comparison import check_settings
 from srpo.evaluation.entries import Entry, Key, settings_of
-from srpo.evaluation.schema import Content
-from srpo.evaluation.thumbnails import spaced
+from srpo.report.schema import Content
+from srpo.report.thumbnails import spaced
 from srpo.strict import Strict
 from srpo.wording import shortest_end
 

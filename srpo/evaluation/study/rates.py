@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t
 
-from srpo.evaluation.schema import Preference
+from srpo.report.schema import Preference
 
 Array = NDArray[np.float64]
 

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from srpo.errors import ConfigError, first_problem
-from srpo.evaluation.schema import Ballot, Study
 from srpo.evaluation.study.page import QUESTIONS, KeyPair, StudyKey
 from srpo.evaluation.study.rates import Opinion, preference
+from srpo.report.schema import Ballot, Study
 from srpo.strict import Strict
 
 CONFIDENCE = 0.95

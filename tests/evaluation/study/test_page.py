@@ -10,11 +10,11 @@ from PIL import Image
 
 from srpo.errors import ConfigError
 from srpo.evaluation.entries import load_entry
-from srpo.evaluation.schema import Report, Study
 from srpo.evaluation.study import StudyKey, merge_votes, pairs_of_entries, pairs_of_folders, write_study
 from srpo.evaluation.study.merge import add_to_report
 from srpo.evaluation.study.page import KeyPair
 from srpo.pictures import save_png
+from srpo.report.schema import Report, Study
 from tests.browser import KEYS, Browser, browser, needs_chromium
 from tests.evaluation.synthetic import make_picture, make_report, write_synthetic
 

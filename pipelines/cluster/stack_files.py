@@ -6,7 +6,6 @@ its secrets, `{{NAME.KEY}}`. Everything is checked before the first component is
 
 import os
 import re
-from pathlib import Path
 from typing import Any, Self
 
 import yaml
@@ -18,11 +17,10 @@ from zenml.stack.utils import validate_stack_component_config
 from zenml.utils.secret_utils import is_secret_field, is_secret_reference, parse_secret_reference
 
 from pipelines import stacks
-from pipelines.place import ZENML
+from pipelines.place import STACKS, ZENML
 from srpo.errors import ConfigError
 from srpo.strict import Strict
 
-STACKS = Path(__file__).parents[1] / "infra" / "stacks"
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 

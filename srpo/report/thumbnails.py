@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from srpo.evaluation.schema import Kept, Report
 from srpo.files import atomic_folder
+from srpo.report.schema import Kept, Report
 
 IMAGES = "images"
 NUM_WORST = NUM_BEST = 10

@@ -21,10 +21,10 @@ from PIL import Image
 from srpo.config import RunConfig
 from srpo.config.base import flatten
 from srpo.errors import ConfigError
-from srpo.evaluation.schema import Content, ImageSet, Report, Study, same_content
-from srpo.evaluation.tables import draw_curves, make_tables, order_metrics
-from srpo.evaluation.thumbnails import IMAGES, encode, gain, measured, picture_path, rank, ranking, spaced
 from srpo.files import atomic_file, write_atomic
+from srpo.report.schema import Content, ImageSet, Report, Study, same_content
+from srpo.report.tables import draw_curves, make_tables, order_metrics
+from srpo.report.thumbnails import IMAGES, encode, gain, measured, picture_path, rank, ranking, spaced
 from srpo.wording import number, percent, signed
 
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"

@@ -1,7 +1,7 @@
 """`resources` of a run as ZenML's settings of its steps, on stacks whose orchestrator is a cluster's.
 
 ZenML's facts behind this: the kubernetes orchestrator ignores `ResourceSettings`, the kubeflow one reads nothing else
-(`pipelines.kubeflow` sees to the GPUs). A step's pod settings are merged into those of the stack key by key, so that
+(`kubeflow` sees to the GPUs). A step's pod settings are merged into those of the stack key by key, so that
 nothing there can be taken away; a list, such as the volumes, replaces the stack's.
 """
 
@@ -15,10 +15,10 @@ from zenml.config import DockerSettings, ResourceSettings
 from zenml.config.retry_config import StepRetryConfig
 from zenml.enums import StackComponentType
 
-from pipelines.kubeflow import GPU
+from pipelines.cluster.kubeflow import GPU
 from srpo.config import RunConfig
 from srpo.errors import ConfigError
-from srpo.footprint import disk_needed
+from srpo.forecast.footprint import disk_needed
 
 IMAGE = "SRPO_IMAGE"
 DISK = "ephemeral-storage"

@@ -5,16 +5,16 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.markup import escape
 
-from pipelines.jobs import Job, check_jobs, render_jobs
-from pipelines.prices import find_price
-from pipelines.remote import for_pods
-from pipelines.resources import DISK, docker_settings, max_retries, num_gpus, refuse_nodes
-from pipelines.stack_files import StackFile
+from pipelines.cluster.jobs import Job, check_jobs, render_jobs
+from pipelines.cluster.prices import find_price
+from pipelines.cluster.remote import for_pods
+from pipelines.cluster.resources import DISK, docker_settings, max_retries, num_gpus, refuse_nodes
+from pipelines.cluster.stack_files import StackFile
 from pipelines.stacks import storage_in
 from pipelines.summary import facts_of, table_of
 from srpo.config import RunConfig
 from srpo.errors import ConfigError
-from srpo.price import planned_gpu_hours
+from srpo.forecast.price import planned_gpu_hours
 from srpo.strict import Strict
 
 IGNORED = "follows cores, GPUs and retries alone, no memory, node pool, spot or timeout"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from srpo.evaluation.schema import Comparison, GateCheck
+from srpo.report.schema import Comparison, GateCheck
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -4,9 +4,10 @@ from collections.abc import Collection
 from math import prod
 
 from srpo.config import LoraConfig, RunConfig
-from srpo.cost import moment_bytes, weight_bytes
+from srpo.embedding import texts_at_hand
+from srpo.forecast.cost import moment_bytes, weight_bytes
 from srpo.hub import Part, fetched, is_remote, missing, resolve, survey
-from srpo.images.survey import latent_bytes, texts_at_hand
+from srpo.images.survey import latent_bytes
 from srpo.models.layout import Shapes, folder_shapes, read_json
 from srpo.prompts import Prompt
 from srpo.prompts.encode import DTYPES

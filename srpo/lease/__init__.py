@@ -1,7 +1,7 @@
 """One process at a time moves a champion: a lease around reading, judging and writing, on one machine or many.
 
     a folder, or nothing beside a local MLflow store    a file lock, which the kernel frees when its process ends
-    s3://bucket/prefix                                  conditional writes (`srpo.registry.lease.s3`)
+    s3://bucket/prefix                                  conditional writes (`srpo.lease.s3`)
     postgresql://user@host/database                     an advisory lock, freed with its session
 
 MLflow's REST API has no lock of its own and its aliases know no condition, so all who write to a server must name the
@@ -70,11 +70,11 @@ def _kind(store: str) -> str:
 
 def _keeper(place: str) -> Keeper:
     if place.startswith("s3://"):
-        from srpo.registry.lease.s3 import s3_lease
+        from srpo.lease.s3 import s3_lease
 
         return s3_lease
     if place.startswith("postgresql"):
-        from srpo.registry.lease.postgres import postgres_lease
+        from srpo.lease.postgres import postgres_lease
 
         return postgres_lease
     return file_lease

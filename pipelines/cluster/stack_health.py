@@ -12,8 +12,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from urllib3.exceptions import HTTPError
 from zenml.client import Client
 
-from pipelines.kubeflow import GPU
-from pipelines.stack_files import StackFile, resolve_secrets
+from pipelines.cluster.kubeflow import GPU
+from pipelines.cluster.stack_files import StackFile, resolve_secrets
 from srpo.errors import ConfigError
 
 SECONDS = 10

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from srpo.evaluation.thumbnails import choose, encode, gain, keep_pictures, picture_path, rank, spaced
+from srpo.report.thumbnails import choose, encode, gain, keep_pictures, picture_path, rank, spaced
 from tests.evaluation.synthetic import make_picture, make_report
 
 

@@ -4,8 +4,8 @@ from math import ceil
 
 from srpo import models, rewards
 from srpo.config import RunConfig
-from srpo.cost import Cost, count
 from srpo.errors import ConfigError
+from srpo.forecast.cost import Cost, count
 from srpo.gpus import ALLOCATOR, EXPECTED, REACHABLE, find_gpu
 from srpo.hub import without_weights
 from srpo.models.shared import TextSkeleton

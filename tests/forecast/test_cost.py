@@ -10,23 +10,23 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from srpo import cost
 from srpo.config import ModelConfig, RunConfig, ScoreConfig, load_config
-from srpo.cost import BYTES, Cost, count
-from srpo.cuda_rules import cuda_autocast, quantise
 from srpo.errors import ConfigError
 from srpo.flow import shifted_sigmas
+from srpo.forecast import cost
+from srpo.forecast.cost import BYTES, Cost, count
+from srpo.forecast.cuda_rules import cuda_autocast, quantise
+from srpo.forecast.price import num_drawn, predict, price
+from srpo.forecast.weightless import LiveBytes, tensors_of
 from srpo.gpus import ALLOCATOR
 from srpo.hub import resolve
 from srpo.models import load_model, load_text_encoder, model_skeleton, text_skeleton
 from srpo.models.weights import in_blocks
-from srpo.price import num_drawn, predict, price
 from srpo.prompts.encode import BATCH
 from srpo.rewards import load_reward, reward_skeleton
 from srpo.rewards.measured import score_bytes
 from srpo.rollout import sample, seeded_noise
 from srpo.shapes import SIZE
-from srpo.weightless import LiveBytes, tensors_of
 from tests.conftest import CONFIG
 
 FOLDER = resolve("builtin:shapes", "model")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from srpo.evaluation.report import write_report
-from srpo.evaluation.schema import Level, Report
-from srpo.evaluation.thumbnails import rank
+from srpo.report.page import write_report
+from srpo.report.schema import Level, Report
+from srpo.report.thumbnails import rank
 from tests.browser import Browser, browser, needs_chromium
 from tests.evaluation.synthetic import METRICS, make_report, write_synthetic
 

@@ -6,8 +6,8 @@ from xml.etree.ElementTree import Element, fromstring
 
 import pytest
 
-from srpo.evaluation.charts import COLOURS, interval_bar, line_chart
-from srpo.evaluation.schema import Comparison, GateCheck
+from srpo.report.charts import COLOURS, interval_bar, line_chart
+from srpo.report.schema import Comparison, GateCheck
 
 
 def drawn(*entries: dict[str, Any], best: int = 0, marks: bool = True) -> Element:

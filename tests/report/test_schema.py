@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from srpo.evaluation.schema import Report
+from srpo.report.schema import Report
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "report.schema.json"
 

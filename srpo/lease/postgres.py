@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from srpo.errors import ConfigError, UnreachableError
 
 if TYPE_CHECKING:
-    from srpo.registry.lease import Held
+    from srpo.lease import Held
 
 PAUSE = 0.5
 """Seconds between two attempts."""

@@ -17,8 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from srpo.config import RunConfig, TrainConfig, WeightsFormat
 from srpo.control_words import control_words
 from srpo.criteria import Criterion, criteria_of
-from srpo.cuda_rules import Int8, Nf4, cuda_autocast, quantise
 from srpo.flow import num_evaluations
+from srpo.forecast.cuda_rules import Int8, Nf4, cuda_autocast, quantise
+from srpo.forecast.weightless import LiveBytes, tensors_of, without_storage
 from srpo.methods import Method, make_method
 from srpo.models import TextToImage
 from srpo.models.shared import TextSkeleton
@@ -30,7 +31,6 @@ from srpo.rewards.preprocessing import resampling
 from srpo.rollout import Rollout
 from srpo.strict import Strict
 from srpo.tuning import adapted, add_lora, save_memory, trainable
-from srpo.weightless import LiveBytes, tensors_of, without_storage
 
 BYTES: dict[WeightsFormat, float] = {"fp32": 4, "bf16": 2, "int8": 1, "nf4": 0.5 + 4 / 64}
 """Of one value in the blocks; NF4 has a float32 scale for every 64, int8 one for every row, which is nothing."""

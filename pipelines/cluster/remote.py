@@ -13,7 +13,7 @@ from zenml.enums import ExecutionStatus
 from zenml.exceptions import IllegalOperationError
 from zenml.utils.run_utils import refresh_run_status, stop_run
 
-from pipelines.pods import Pods, is_permanent
+from pipelines.cluster.pods import Pods, is_permanent
 from srpo.config import RunConfig
 from srpo.errors import ConfigError, OutOfSightError, RemoteRunError
 from srpo.hub import is_remote

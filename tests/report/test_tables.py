@@ -2,7 +2,7 @@
 
 import pytest
 
-from srpo.evaluation.tables import meaning
+from srpo.report.tables import meaning
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,11 @@ from pathlib import Path
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
+from pipelines.place import CODE
 from srpo.errors import ConfigError
 from srpo.strict import Strict
 
-PRICES = Path(__file__).parents[1] / "infra" / "prices.yaml"
+PRICES = CODE / "infra" / "prices.yaml"
 
 
 class Price(Strict):

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from srpo.evaluation.charts import IntervalBar, LineChart, interval_bar, line_chart
-from srpo.evaluation.schema import Comparison, Contrast, Report
-from srpo.evaluation.thumbnails import measured
+from srpo.report.charts import IntervalBar, LineChart, interval_bar, line_chart
+from srpo.report.schema import Comparison, Contrast, Report
+from srpo.report.thumbnails import measured
 
 MEANINGS = {
     "reward": "agreement with the prompt, as {judge} sees it",

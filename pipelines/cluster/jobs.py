@@ -12,8 +12,8 @@ from uuid import UUID
 from zenml.entrypoints.step_entrypoint_configuration import StepEntrypointConfiguration
 from zenml.utils.pydantic_utils import update_model
 
-from pipelines.resources import docker_settings, kubernetes_settings, max_retries, nodes_settings, refuse_nodes
-from pipelines.stack_files import StackFile
+from pipelines.cluster.resources import docker_settings, kubernetes_settings, max_retries, nodes_settings, refuse_nodes
+from pipelines.cluster.stack_files import StackFile
 from srpo.config import RunConfig
 from srpo.errors import ConfigError
 from steps.train_nodes import train_on_nodes

@@ -1,0 +1,1 @@
+"""Runs on a cluster: stacks as files, what pods ask for and write, what a plan says of them."""
