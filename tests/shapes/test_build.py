@@ -10,7 +10,8 @@ from torch import nn
 
 from srpo.shapes.build import samples
 from srpo.shapes.build.__main__ import STAGES, build
-from srpo.shapes.build.data import Average, draw, draw_contrasts, warmup_cosine
+from srpo.shapes.build.data import draw, draw_contrasts
+from srpo.shapes.build.descent import Average, warmup_cosine
 from srpo.shapes.build.reward import contrast
 from srpo.shapes.build.stages import read_figures, record
 from srpo.shapes.build.text import CaptionTable, random_text_encoders

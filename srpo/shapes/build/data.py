@@ -1,11 +1,9 @@
 """Batches of the Shapes world for trainings: random contents and style words, freshly rendered."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
+from torch import Tensor
 
 from srpo.shapes.render import AXES, STYLES, Content, render, styled
 
@@ -42,49 +40,3 @@ def draw_contrasts(contents: Sequence[Content], count: int, generator: torch.Gen
         styles += [*list(AXES.values())[first], list(AXES.values())[second][side], None]
     captions = [styled(style, content.caption) for style, content in zip(styles, chosen, strict=True)]
     return render(chosen, styles, generator), captions
-
-
-def warmup_cosine(optimizer: torch.optim.Optimizer, num_steps: int, warmup: int = 50) -> LambdaLR:
-    """Linear warm-up, then a cosine to zero at `num_steps`."""
-
-    def factor(step: int) -> float:
-        return min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * min(step / num_steps, 1))))
-
-    return LambdaLR(optimizer, factor)
-
-
-def descend(loss: Tensor, module: nn.Module, optimizer: torch.optim.Optimizer, schedule: LambdaLR) -> None:
-    """One step of the optimizer with the gradient's norm clipped at 1; refuses a loss that is not finite."""
-    if not torch.isfinite(loss):
-        raise RuntimeError(f"the loss became {loss.item()}; build again with another --seed")
-    optimizer.zero_grad()
-    loss.backward()
-    nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-    optimizer.step()
-    schedule.step()
-
-
-class Average:
-    """Exponential moving average of a module's parameters, with a warm start."""
-
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.steps = 0
-        self.values = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
-
-    @torch.no_grad()
-    def update(self, module: nn.Module) -> None:
-        """Moves the average towards the module's parameters."""
-        self.steps += 1
-        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        for name, parameter in module.named_parameters():
-            self.values[name].lerp_(parameter, 1 - decay)
-
-    def copy_to(self, module: nn.Module) -> None:
-        """Gives the module the averaged parameters."""
-        module.load_state_dict(self.values, strict=False)
-
-
-def in_chunks(function: Callable[[Tensor], Tensor], tensor: Tensor, size: int = 250) -> Tensor:
-    """The function applied to pieces of the batch."""
-    return torch.cat([function(chunk) for chunk in tensor.split(size)])

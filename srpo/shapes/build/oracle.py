@@ -1,6 +1,5 @@
 """Trains the oracle: it must stay right on pictures that an aligned, even a damaged, model makes."""
 
-import logging
 from collections.abc import Sequence
 
 import torch
@@ -8,7 +7,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from srpo.meters import luma
-from srpo.shapes.build.data import Average, descend, draw, scaled, warmup_cosine
+from srpo.shapes.build.data import draw, scaled
+from srpo.shapes.build.descent import optimise
 from srpo.shapes.measure import Oracle, content_correct, content_labels
 from srpo.shapes.render import CONTENTS, Content, blur, render, texture_pattern
 
@@ -16,7 +16,6 @@ NUM_STEPS = 1200
 BATCH = 128
 LEARNING_RATE = 3e-3
 EMA_DECAY = 0.99
-logger = logging.getLogger(__name__)
 
 
 def train_oracle(seed: int, scale: float) -> Oracle:
@@ -24,21 +23,16 @@ def train_oracle(seed: int, scale: float) -> Oracle:
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed + 3)
     oracle = Oracle().train()
-    average = Average(oracle, EMA_DECAY)
     optimizer = torch.optim.AdamW(oracle.parameters(), LEARNING_RATE, weight_decay=0.01)
-    num_steps = scaled(NUM_STEPS, scale)
-    schedule = warmup_cosine(optimizer, num_steps)
-    for step in range(num_steps):
+
+    def loss() -> Tensor:
         images, captions = draw(CONTENTS, BATCH, generator)
         heads = oracle(distort(images, generator))
         labels = content_labels(captions)
         losses = [cross_entropy(head, label, label_smoothing=0.02) for head, label in zip(heads, labels.T, strict=True)]
-        loss = torch.stack(losses).sum()
-        descend(loss, oracle, optimizer, schedule)
-        average.update(oracle)
-        if (step + 1) % 100 == 0:
-            logger.info("oracle %d/%d: loss %.4f", step + 1, num_steps, loss.item())
-    average.copy_to(oracle)
+        return torch.stack(losses).sum()
+
+    optimise("oracle", oracle, loss, scaled(NUM_STEPS, scale), optimizer, EMA_DECAY)
     return oracle.eval().requires_grad_(False)
 
 

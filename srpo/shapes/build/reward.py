@@ -1,6 +1,5 @@
 """Trains the reward: an open_clip model that matches pictures with captions, by contrast on seen contents only."""
 
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,7 +10,8 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 from torchvision.transforms.v2.functional import normalize
 
-from srpo.shapes.build.data import Average, descend, draw, draw_contrasts, scaled, warmup_cosine
+from srpo.shapes.build.data import draw, draw_contrasts, scaled
+from srpo.shapes.build.descent import optimise
 from srpo.shapes.models import BPE_NAME, CLIP_TOKENS, reward_config
 from srpo.shapes.render import AXES, CONTENTS, HELD_OUT, SEEN, Content, render, styled
 
@@ -19,7 +19,6 @@ NUM_STEPS = 1400
 BATCH = 160
 LEARNING_RATE = 1e-3
 EMA_DECAY = 0.99
-logger = logging.getLogger(__name__)
 
 Tokenize = Callable[[Sequence[str]], Tensor]
 
@@ -34,20 +33,15 @@ def train_reward(seed: int, folder: Path, scale: float) -> open_clip.CLIP:
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed + 1)
     model = open_clip.CLIP(**reward_config())
-    average = Average(model, EMA_DECAY)
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=0.05)
-    num_steps = scaled(NUM_STEPS, scale)
-    schedule = warmup_cosine(optimizer, num_steps)
     tokenize = tokenizer(folder)
-    for step in range(num_steps):
+
+    def loss() -> Tensor:
         halves = (draw(SEEN, BATCH // 2, generator), draw_contrasts(SEEN, BATCH // 2, generator))
         images, captions = torch.cat([half[0] for half in halves]), halves[0][1] + halves[1][1]
-        loss = contrast(model, preprocess(images), tokenize(captions), captions)
-        descend(loss, model, optimizer, schedule)
-        average.update(model)
-        if (step + 1) % 100 == 0:
-            logger.info("reward %d/%d: loss %.4f", step + 1, num_steps, loss.item())
-    average.copy_to(model)
+        return contrast(model, preprocess(images), tokenize(captions), captions)
+
+    optimise("reward", model, loss, scaled(NUM_STEPS, scale), optimizer, EMA_DECAY)
     return model.eval().requires_grad_(False)
 
 

@@ -37,11 +37,11 @@ def generate(pipeline: FluxPipeline, captions: Sequence[str], seed: int, num_ste
 
 
 def content_figures(
-    pipeline: FluxPipeline, oracle: Oracle, contents: Sequence[Content], num_steps: int, guidance: float = GUIDANCE
+    pipeline: FluxPipeline, oracle: Oracle, contents: Sequence[Content], num_steps: int
 ) -> dict[str, float]:
     """Share of samples with the right content, and the distribution of their luminance."""
     captions = list(islice(cycle(content.caption for content in contents), NUM_SAMPLES))
-    images = generate(pipeline, captions, 97, num_steps, guidance)
+    images = generate(pipeline, captions, 97, num_steps, GUIDANCE)
     bright = luminance(images)
     return {
         "content": float(content_correct(images, captions, oracle).mean()),

@@ -5,7 +5,6 @@ from the averaged weights of phase 1: `velocity(x, caption, g) = v("") + g * (v(
 """
 
 import copy
-import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -16,7 +15,8 @@ from torch import Tensor
 from srpo.flow import add_noise, shift_sigma
 from srpo.models.flux import image_ids
 from srpo.models.shared import pack
-from srpo.shapes.build.data import Average, descend, draw, scaled, warmup_cosine
+from srpo.shapes.build.data import draw, scaled
+from srpo.shapes.build.descent import optimise
 from srpo.shapes.build.text import CaptionTable, TextEncoders
 from srpo.shapes.build.vae import encode
 from srpo.shapes.models import TEXT_TOKENS, transformer
@@ -35,7 +35,6 @@ SHIFT = 2.0
 """Of the noise levels in training: as many levels above 2/3 as below."""
 GUIDANCE = (1.0, 5.0)
 LATENT_SIDE = 8  # 32 pixels / 4 (VAE)
-logger = logging.getLogger(__name__)
 
 
 Text = tuple[Tensor, Tensor]
@@ -160,17 +159,6 @@ def guided(teacher: FluxTransformer2DModel, batch: Noised, table: CaptionTable, 
 def _optimise(
     name: str, model: FluxTransformer2DModel, loss_of: Callable[[], Tensor], num_steps: int, learning_rate: float
 ) -> None:
-    """Steps with warm-up and cosine; leaves the averaged weights in the model."""
+    """With the settings that both phases share."""
     optimizer = torch.optim.AdamW(model.parameters(), learning_rate, betas=(0.9, 0.99), weight_decay=1e-2, fused=True)
-    schedule = warmup_cosine(optimizer, num_steps, warmup=min(200, num_steps // 4 + 1))
-    average = Average(model, EMA_DECAY)
-    total = torch.zeros(())
-    for step in range(1, num_steps + 1):
-        loss = loss_of()
-        descend(loss, model, optimizer, schedule)
-        average.update(model)
-        total += loss.detach()
-        if step % 250 == 0:
-            logger.info("%s %d/%d: loss %.4f", name, step, num_steps, total.item() / 250)
-            total.zero_()
-    average.copy_to(model)
+    optimise(name, model, loss_of, num_steps, optimizer, EMA_DECAY, warmup=min(200, num_steps // 4 + 1))

@@ -1,14 +1,16 @@
 """Trains the AutoencoderKL: squared error and a light KL term, in bf16 autocast, on seen contents only."""
 
-import logging
 import math
+from collections.abc import Callable
 
 import torch
 from diffusers import AutoencoderKL
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
-from srpo.shapes.build.data import Average, descend, draw, in_chunks, scaled, warmup_cosine
+from srpo.models.flux import FluxVae
+from srpo.shapes.build.data import draw, scaled
+from srpo.shapes.build.descent import optimise
 from srpo.shapes.models import LATENT_CHANNELS, autoencoder
 from srpo.shapes.render import HELD_OUT, SEEN, Content
 
@@ -18,7 +20,7 @@ LEARNING_RATE = 2e-3
 KL_WEIGHT = 2e-5
 INITIAL_LOG_VARIANCE = -6.0
 EMA_DECAY = 0.995
-logger = logging.getLogger(__name__)
+CHUNK = 250
 
 
 def train_vae(seed: int, scale: float) -> AutoencoderKL:
@@ -26,18 +28,12 @@ def train_vae(seed: int, scale: float) -> AutoencoderKL:
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     vae = new_autoencoder().train()
-    average = Average(vae, EMA_DECAY)
     optimizer = torch.optim.AdamW(vae.parameters(), LEARNING_RATE, weight_decay=1e-4)
-    num_steps = scaled(NUM_STEPS, scale)
-    schedule = warmup_cosine(optimizer, num_steps)
-    for step in range(num_steps):
-        images, _ = draw(SEEN, BATCH, generator)
-        loss = vae_loss(vae, images)
-        descend(loss, vae, optimizer, schedule)
-        average.update(vae)
-        if (step + 1) % 100 == 0:
-            logger.info("vae %d/%d: loss %.5f", step + 1, num_steps, loss.item())
-    average.copy_to(vae)
+
+    def loss() -> Tensor:
+        return vae_loss(vae, draw(SEEN, BATCH, generator)[0])
+
+    optimise("vae", vae, loss, scaled(NUM_STEPS, scale), optimizer, EMA_DECAY)
     return _normalise_latents(vae.eval().requires_grad_(False), generator)
 
 
@@ -71,7 +67,7 @@ def vae_loss(vae: AutoencoderKL, images: Tensor) -> Tensor:
 
 def _normalise_latents(vae: AutoencoderKL, generator: torch.Generator) -> AutoencoderKL:
     images, _ = draw(SEEN, 500, generator)
-    latents = in_chunks(lambda chunk: vae.encode(chunk * 2 - 1).latent_dist.mean, images)
+    latents = _in_chunks(lambda chunk: vae.encode(chunk * 2 - 1).latent_dist.mean, images)
     vae.register_to_config(scaling_factor=1 / latents.std().item(), shift_factor=latents.mean().item())
     return vae
 
@@ -79,15 +75,17 @@ def _normalise_latents(vae: AutoencoderKL, generator: torch.Generator) -> Autoen
 @torch.no_grad()
 def encode(vae: AutoencoderKL, images: Tensor) -> Tensor:
     """Images in [0, 1] -> normalised latents (batch, 8, 8, 8); the posterior's mean."""
-    latents = in_chunks(lambda chunk: vae.encode(chunk * 2 - 1).latent_dist.mean, images)
-    return (latents - vae.config.shift_factor) * vae.config.scaling_factor
+    return _in_chunks(FluxVae(vae).encode, images)
 
 
 @torch.no_grad()
 def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     """Normalised latents -> images clamped to [0, 1]."""
-    raw = latents / vae.config.scaling_factor + vae.config.shift_factor
-    return (in_chunks(lambda chunk: vae.decode(chunk).sample, raw) / 2 + 0.5).clamp(0, 1)
+    return _in_chunks(FluxVae(vae).decode, latents)
+
+
+def _in_chunks(function: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
+    return torch.cat([function(chunk) for chunk in tensor.split(CHUNK)])
 
 
 def psnr(vae: AutoencoderKL, contents: tuple[Content, ...], count: int = 500) -> float:
