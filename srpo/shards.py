@@ -23,7 +23,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from srpo.files import atomic_file
+from srpo.artifacts import Snapshot
+from srpo.files import atomic_file, write_atomic
+from srpo.hub import snapshot
 
 Row = tuple[str, int]
 """Name of a shard, row in it."""
@@ -79,11 +81,25 @@ def _common_tail(tensor: Tensor) -> int:
     return num_tokens
 
 
-def places(rows: Sequence[Row]) -> dict[str, Any]:
-    """Some rows as what `StoredRows` takes besides the folder: shards by name, then shard and row of each."""
+def write_set(store: Path, facts: Mapping[str, Any], rows: Sequence[Row], source: str) -> tuple[str, Snapshot]:
+    """List a set's facts, and the places of its rows, in a file that is named after them.
+
+    Its name, and a snapshot of that file and the shards.
+    """
     shards = sorted({shard for shard, _ in rows})
     number = {shard: index for index, shard in enumerate(shards)}
-    return {"shards": shards, "shard_of": [number[shard] for shard, _ in rows], "row_of": [row for _, row in rows]}
+    where = {"shards": shards, "shard_of": [number[shard] for shard, _ in rows], "row_of": [row for _, row in rows]}
+    text = json.dumps({**facts, **where}, ensure_ascii=False)
+    index = f"set-{key_of(text)[:16]}.json"
+    write_atomic(store / index, text)
+    files = tuple(snapshot(store / name, source).files[0] for name in (index, *shards))
+    return index, Snapshot(source=source, uri=str(store), files=files)
+
+
+def read_set(store: Path, index: str) -> tuple[dict[str, Any], "StoredRows"]:
+    """What `write_set` has listed under this name, and the rows."""
+    content = json.loads((store / index).read_text(encoding="utf-8"))
+    return content, StoredRows(store, content["shards"], content["shard_of"], content["row_of"])
 
 
 class StoredRows:

@@ -11,13 +11,12 @@ from pathlib import Path
 
 from srpo.artifacts import LatentSet, PromptSet, Snapshot
 from srpo.config import ImagesConfig, ModelConfig, PromptsConfig
-from srpo.files import write_atomic
-from srpo.hub import digests, snapshot
+from srpo.hub import digests
 from srpo.images.buckets import Bucket, make_buckets
 from srpo.images.encode import LATENTS, encode_missing, picture_key
 from srpo.images.files import Picture, Rules, read_pictures
 from srpo.prompts import load_prompt_set
-from srpo.shards import StoredRows, encoded_rows, places, sole_writer
+from srpo.shards import StoredRows, encoded_rows, read_set, sole_writer, write_set
 
 __all__ = ["LATENTS", "encode_images", "load_image_set", "read_images"]
 
@@ -58,14 +57,11 @@ def vae_hash(model: ModelConfig, weights: Snapshot) -> str:
 def _save(store: Path, pictures: Sequence[Picture], keys: Sequence[str], source: str, captions: PromptSet) -> LatentSet:
     """List a set's buckets and places in a file of the store."""
     rows = encoded_rows(store)
-    content = {"buckets": [picture.bucket for picture in pictures], **places([rows[key] for key in keys])}
-    text = json.dumps(content)
-    index = f"set-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
-    write_atomic(store / index, text)
-    files = tuple(snapshot(store / name, source).files[0] for name in (index, *content["shards"]))
+    buckets = [picture.bucket for picture in pictures]
+    index, files = write_set(store, {"buckets": buckets}, [rows[key] for key in keys], source)
     facts = [[digests.sha256(picture.path), picture.caption] for picture in pictures]
     return LatentSet(
-        snapshot=Snapshot(source=source, uri=str(store), files=files),
+        snapshot=files,
         index=index,
         sha256=hashlib.sha256(json.dumps(facts).encode()).hexdigest(),
         captions=captions,
@@ -88,10 +84,8 @@ class StoredImages:
 
 def load_image_set(image_set: LatentSet) -> StoredImages:
     """What `embed` has made of the images."""
-    folder = image_set.snapshot.path
-    index = json.loads((folder / image_set.index).read_text(encoding="utf-8"))
+    content, latents = read_set(image_set.snapshot.path, image_set.index)
     buckets: dict[Bucket, list[int]] = {}
-    for image, bucket in enumerate(index["buckets"]):
+    for image, bucket in enumerate(content["buckets"]):
         buckets.setdefault(Bucket(*bucket), []).append(image)
-    latents = StoredRows(folder, index["shards"], index["shard_of"], index["row_of"])
     return StoredImages(*load_prompt_set(image_set.captions), latents, dict(sorted(buckets.items())))

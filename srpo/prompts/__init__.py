@@ -13,12 +13,10 @@ from typing import Any
 
 from srpo.artifacts import PromptSet, PromptSets, Snapshot, Weights
 from srpo.config import ModelConfig, PromptsConfig
-from srpo.files import write_atomic
-from srpo.hub import snapshot
 from srpo.models.weights import load_dtype
 from srpo.prompts.encode import encode_missing
 from srpo.prompts.files import Prompt, read_both, read_held_out, read_prompts
-from srpo.shards import Row, StoredRows, encoded_rows, key_of, places, sole_writer
+from srpo.shards import Row, StoredRows, encoded_rows, key_of, read_set, sole_writer, write_set
 
 __all__ = [
     "Prompt",
@@ -73,21 +71,13 @@ def encoder_hash(model: ModelConfig, prompts: PromptsConfig, weights: Snapshot) 
 
 
 def _save(store: Path, prompts: list[Prompt], rows: dict[str, Row], source: str) -> PromptSet:
-    """List a set's prompts and places in a file of the store."""
-    content = {
-        "texts": [prompt.text for prompt in prompts],
-        "categories": [prompt.category for prompt in prompts],
-        **places([rows[key_of(prompt.text)] for prompt in prompts]),
-    }
-    shards = content["shards"]
-    text = json.dumps(content, ensure_ascii=False)
-    index = f"set-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
-    write_atomic(store / index, text)
-    files = tuple(snapshot(store / name, source).files[0] for name in (index, *shards))
+    facts = {"texts": [prompt.text for prompt in prompts], "categories": [prompt.category for prompt in prompts]}
+    index, files = write_set(store, facts, [rows[key_of(prompt.text)] for prompt in prompts], source)
+    shards = files.files[1:]
     in_shard = Counter(shard for shard, _ in rows.values())
-    stored = sum(file.size for file in files[1:]) / sum(in_shard[shard] for shard in shards)
+    stored = sum(file.size for file in shards) / sum(in_shard[file.path] for file in shards)
     return PromptSet(
-        snapshot=Snapshot(source=source, uri=str(store), files=files),
+        snapshot=files,
         index=index,
         num_prompts=len(prompts),
         bytes_per_prompt=round(stored),
@@ -96,20 +86,20 @@ def _save(store: Path, prompts: list[Prompt], rows: dict[str, Row], source: str)
 
 def load_prompt_set(prompt_set: PromptSet) -> tuple[list[str], StoredRows]:
     """Prompts, and their embeddings in the same order, which stay on disk."""
-    index = _read_index(prompt_set)
-    return index["texts"], StoredRows(prompt_set.snapshot.path, index["shards"], index["shard_of"], index["row_of"])
+    content, rows = _read(prompt_set)
+    return content["texts"], rows
 
 
 def load_categories(prompt_set: PromptSet) -> list[str]:
     """What each prompt is about, in the order of the prompts; empty where the file did not say."""
-    return _read_index(prompt_set)["categories"]
+    return _read(prompt_set)[0]["categories"]
 
 
 def texts_hash(prompt_set: PromptSet) -> str:
     """Of the texts and their categories, wherever their embeddings lie."""
-    index = _read_index(prompt_set)
-    return hashlib.sha256(json.dumps([index["texts"], index["categories"]]).encode()).hexdigest()
+    content, _ = _read(prompt_set)
+    return hashlib.sha256(json.dumps([content["texts"], content["categories"]]).encode()).hexdigest()
 
 
-def _read_index(prompt_set: PromptSet) -> dict[str, Any]:
-    return json.loads((prompt_set.snapshot.path / prompt_set.index).read_text(encoding="utf-8"))
+def _read(prompt_set: PromptSet) -> tuple[dict[str, Any], StoredRows]:
+    return read_set(prompt_set.snapshot.path, prompt_set.index)
