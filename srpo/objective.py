@@ -24,9 +24,9 @@ Passed = TypeVar("Passed")
 
 @dataclass(frozen=True)
 class StepScores:
-    """What a branch measured on its images, detached."""
+    """What a step measured on its images, detached."""
 
-    branch: Step
+    step: Step
     images: Tensor
     """(batch, 3, height, width) that the reward saw."""
     relative: Tensor | None
@@ -107,15 +107,15 @@ def _discount(branches: Sequence[Branch]) -> Tensor:
     return torch.cat([torch.as_tensor(branch.discount).expand_as(branch.k) for branch in branches])
 
 
-def recover(model: TextToImage, rollout: Rollout, branches: Sequence[Step], guidance: float | None) -> Tensor:
+def recover(model: TextToImage, rollout: Rollout, steps: Sequence[Step], guidance: float | None) -> Tensor:
     """Images of x0_hat, step after step in one batch."""
-    embeddings = {name: torch.cat([tensor] * len(branches)) for name, tensor in rollout.embeddings.items()}
+    embeddings = {name: torch.cat([tensor] * len(steps)) for name, tensor in rollout.embeddings.items()}
     x0_hat = direct_align(
         lambda x, sigma: model.velocity(x, sigma, embeddings, guidance),
-        torch.cat([rollout.x0] * len(branches)),
-        torch.cat([rollout.noise] * len(branches)),
-        torch.cat([branch.sigma_from for branch in branches]),
-        torch.cat([branch.sigma_to for branch in branches]),
+        torch.cat([rollout.x0] * len(steps)),
+        torch.cat([rollout.noise] * len(steps)),
+        torch.cat([step.sigma_from for step in steps]),
+        torch.cat([step.sigma_to for step in steps]),
     )
     return model.decode(x0_hat)
 

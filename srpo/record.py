@@ -91,13 +91,13 @@ class UpdateRecord:
     def add(self, scores: Sequence[StepScores]) -> None:
         """Note the branches of one forward pass."""
         for measured in scores:
-            name = measured.branch.name
+            name = measured.step.name
             found = {"loss": measured.loss, "relative": measured.relative, "reward": measured.reward, **measured.added}
             for key, values in found.items():
                 if values is not None:
                     self.values[f"{name}/{key}"].append(values)
             for key in ("sigma_from", "sigma_to"):
-                self.values[f"{name}/{key}"].append(getattr(measured.branch, key))
+                self.values[f"{name}/{key}"].append(getattr(measured.step, key))
 
     def metrics(self, accelerator: Accelerator) -> dict[str, float]:
         """Means over all images of the update, over all processes; `loss` and `reward` are means over the branches."""

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 
-class Step(NamedTuple):
+class PipelineStep(NamedTuple):
     """One step of a run."""
 
     does: str
@@ -12,9 +12,9 @@ class Step(NamedTuple):
 
 
 STEPS = {
-    "download": Step("fetch or find model and reward, hash every file", "weights"),
-    "embed": Step("text embeddings of all prompts, latents of all images", "prompts"),
-    "train": Step("the updates, with checkpoints and held-out scores", "trained"),
-    "evaluate": Step("base against trained on held-out prompts: report and verdict", "evaluated"),
-    "register": Step("a version in the model registry; champion if it passed", "registered"),
+    "download": PipelineStep("fetch or find model and reward, hash every file", "weights"),
+    "embed": PipelineStep("text embeddings of all prompts, latents of all images", "prompts"),
+    "train": PipelineStep("the updates, with checkpoints and held-out scores", "trained"),
+    "evaluate": PipelineStep("base against trained on held-out prompts: report and verdict", "evaluated"),
+    "register": PipelineStep("a version in the model registry; champion if it passed", "registered"),
 }

@@ -132,11 +132,11 @@ class Golden:
         rollout, scores = self.update(cases, together)
         close(pack(rollout.x0), self.stack(cases, "rollout_latents_packed"))
         for measured in scores:
-            name = measured.branch.name
+            name = measured.step.name
             close(measured.images, self.stack(cases, f"{name}.image"))
             close(measured.relative, self.stack(cases, f"{name}.reward"))
             close(measured.relative, torch.tensor([case[name]["reward"] for case in cases]))
-            close(measured.branch.k, torch.tensor([case[name]["k"] for case in cases]))
+            close(measured.step.k, torch.tensor([case[name]["k"] for case in cases]))
         gradients = {name: p.grad for name, p in self.model.transformer.named_parameters()}
         recorded = [name for name in self.tensors if name.startswith(f"case{cases[0]['case']}.grad.")]
         assert recorded, "the set records no gradient"

@@ -100,10 +100,10 @@ def test_the_loss_is_the_formula(
     settings = {"margin": 0.7, "content_anchor": 3.0} | discount
     _, loss, (denoise, inversion) = gradient(model, reward, rollout, POSITIONS, **settings)
     for measured in (denoise, inversion):
-        target, other = reward(measured.images, measured.branch.target, measured.branch.other)
-        torch.testing.assert_close(measured.relative, (1 + measured.branch.k) * target - other)
+        target, other = reward(measured.images, measured.step.target, measured.step.other)
+        torch.testing.assert_close(measured.relative, (1 + measured.step.k) * target - other)
         torch.testing.assert_close(measured.reward, reward(measured.images, PROMPTS)[0])
-    pushed, pulled = ((0.7 - each.branch.discount * each.relative).relu().mean() for each in (denoise, inversion))
+    pushed, pulled = ((0.7 - each.step.discount * each.relative).relu().mean() for each in (denoise, inversion))
     expected = pushed - 3.0 * denoise.reward.mean() + pulled
     assert loss == pytest.approx(expected.item() / 2, rel=1e-5)
 

@@ -77,7 +77,7 @@ def survey(source: str, part: Part) -> Listing:
 def fetched(source: str) -> Listing | None:
     """The listing of a remote source whose files are all in the local store, whole in size."""
     store = Store()
-    listing = store.manifest(source)
+    listing = store.listing_of(source)
     return listing if listing and not missing(listing) else None
 
 
@@ -101,7 +101,7 @@ def fetch(source: str, part: Part) -> Snapshot:
         return snapshot(resolve(source, part), source)
     origin, store = _origin(source, part), Store()
     with store.lock(source):
-        listing = _listing(origin, store.manifest(source))
+        listing = _listing(origin, store.listing_of(source))
         listing = listing.model_copy(update={"files": _obtain_all(store, origin, listing)})
         made = store.tree(listing)
         listing = listing.model_copy(update={"licence": listing.licence or licence_text(made.path)})

@@ -54,7 +54,7 @@ class Store:
         """One process at a time fetches what has this name; the others wait, then find it fetched."""
         return lock_below(self.root, name)
 
-    def manifest(self, source: str) -> Listing | None:
+    def listing_of(self, source: str) -> Listing | None:
         """The listing of a source as it was last fetched, here or by another node."""
         key = f"sources/{_name(source)}.json"
         path = self.root / key
