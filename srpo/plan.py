@@ -206,7 +206,7 @@ def _update(train: TrainConfig, on_gpu: bool) -> str:
 def _prompts(config: RunConfig) -> str:
     texts = texts_at_hand(config)
     if config.evaluation.world:
-        check_captions(config.evaluation.world, [prompt.text for prompt in texts.held_out])
+        check_captions([prompt.text for prompt in texts.held_out])
     check_benchmark(config.evaluation, len(texts.held_out))
     size = embedding_bytes(config) / 2**20
     captions = f"{len(texts.captions)} captions of images, " if config.images else ""

@@ -18,14 +18,16 @@ def code_version() -> dict[str, str]:
     return tags
 
 
+def data_hashes(weights: Weights, prompts: PromptSets) -> dict[str, str]:
+    """sha256 of everything that a run was made from, by its name."""
+    hashes = {name: files.sha256 for name, files in weights.snapshots.items()}
+    hashes |= {"train_prompts": prompts.train.snapshot.sha256, "held_out_prompts": prompts.held_out.snapshot.sha256}
+    return hashes | ({"images": prompts.images.sha256} if prompts.images else {})
+
+
 def data_version(weights: Weights, prompts: PromptSets) -> dict[str, str]:
-    """Hashes that name exactly what a run was made from."""
-    hashes = {
-        **{f"data.{name}_sha256": files.sha256 for name, files in weights.snapshots.items()},
-        "data.train_prompts_sha256": prompts.train.snapshot.sha256,
-        "data.held_out_prompts_sha256": prompts.held_out.snapshot.sha256,
-    }
-    return hashes | ({"data.images_sha256": prompts.images.sha256} if prompts.images else {})
+    """`data_hashes` as the tags of a run."""
+    return {f"data.{name}_sha256": sha256 for name, sha256 in data_hashes(weights, prompts).items()}
 
 
 def _installed_version() -> str:

@@ -119,7 +119,7 @@ def _check(references: Sequence[str], config: RunConfig) -> tuple[list[Prompt], 
             f"at least {MIN_PROMPTS}; give more"
         )
     if config.evaluation.world:
-        check_captions(config.evaluation.world, [prompts[place].text for place in places])
+        check_captions([prompts[place].text for place in places])
     return prompts, places
 
 

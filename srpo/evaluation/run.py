@@ -19,7 +19,7 @@ from srpo.evaluation.published import check_benchmark
 from srpo.forecast.price import planned_gpu_hours
 from srpo.prompts import Prompt, load_categories, load_prompt_set
 from srpo.prompts.split import split_held_out, take
-from srpo.provenance import data_version
+from srpo.provenance import data_hashes
 from srpo.record import HELD_OUT, METRICS, read_journal
 from srpo.report.schema import BASE, CANDIDATE, CHAMPION, Contrast, Curves, Provenance, Report
 from srpo.report.tables import flat_table
@@ -120,15 +120,12 @@ def _judge(
 
 
 def _provenance(config: RunConfig, weights: Weights, prompts: PromptSets, trained: Trained) -> Provenance:
-    made = {
-        name.removeprefix("data.").removesuffix("_sha256"): hash_
-        for name, hash_ in data_version(weights, prompts).items()
-    }
+    hashes = data_hashes(weights, prompts) | {"transformer": trained.transformer.sha256}
     sources = {name: files.source for name, files in weights.snapshots.items()}
     sources |= {"train_prompts": prompts.train.snapshot.source, "held_out_prompts": prompts.held_out.snapshot.source}
     sources |= {"images": prompts.images.snapshot.source} if prompts.images else {}
     licences = {name: files.licence for name, files in weights.snapshots.items()}
-    return trace(config, made | {"transformer": trained.transformer.sha256}, sources, licences)
+    return trace(config, hashes, sources, licences)
 
 
 def read_curves(config: RunConfig, trained: Trained) -> Curves:

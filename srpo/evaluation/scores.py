@@ -32,21 +32,15 @@ Scores = dict[str, Tensor]
 WorldMeter = Callable[[Tensor, Sequence[str]], Tensor]
 """(images, prompts) -> (batch,)."""
 
-WORLDS: dict[str, dict[str, WorldMeter]] = {
-    "shapes": {"content": content_correct, "texture": lambda images, _: texture(images)},
-}
-"""Embedded world -> what its captions let us measure exactly."""
+SHAPES: dict[str, WorldMeter] = {"content": content_correct, "texture": lambda images, _: texture(images)}
+"""What captions of the Shapes world, the one that is embedded, let us measure exactly."""
 
 
-CAPTIONS: dict[str, Callable[[str], object]] = {"shapes": parse_caption}
-"""Embedded world -> what reads its captions; ValueError for anything else."""
-
-
-def check_captions(world: str, prompts: Sequence[str]) -> None:
-    """Refuse prompts whose truth this world cannot tell."""
+def check_captions(prompts: Sequence[str]) -> None:
+    """Refuse prompts whose truth the Shapes world cannot tell."""
     for prompt in prompts:
         try:
-            CAPTIONS[world](prompt)
+            parse_caption(prompt)
         except ValueError as error:
             raise ConfigError(f"prompts.held_out: {error}; or set evaluation.world to null") from None
 
@@ -63,7 +57,7 @@ class HeldOutScore:
 
 def metric_names(settings: EvaluationConfig, added: Iterable[str] = ()) -> list[str]:
     """Every metric that an evaluation with these added rewards produces; ConfigError for a name that two would have."""
-    world = WORLDS[settings.world] if settings.world else ()
+    world = SHAPES if settings.world else ()
     own = [f"{kind}/{name}" for name in added for kind in ("reward", "relative")]
     names = ["reward", "relative", *own, *meters(settings.grid_periods), *world, "spread"]
     for name, score in settings.scores.items():
@@ -98,7 +92,7 @@ class Scorer:
         grid_periods: Sequence[int] = (),
     ) -> None:
         self.criteria = criteria
-        self.world_meters = WORLDS[world] if world else {}
+        self.world_meters = SHAPES if world else {}
         self.scores = scores
         self.meters = meters(grid_periods)
 

@@ -66,7 +66,7 @@ def measure_words(config: RunConfig, words: Sequence[str], num_prompts: int) -> 
     held_out = read_both(config.prompts)[1]
     prompts = [held_out[place].text for place in take([prompt.category for prompt in held_out], num_prompts)]
     if settings.world:
-        check_captions(settings.world, prompts)
+        check_captions(prompts)
     painter = Painter(config.model, resolve(config.model.source, "model"))
     sampling = Sampling(seed=config.seed, num_steps=settings.num_steps, guidance=settings.guidance)
     return report_words(
@@ -89,7 +89,7 @@ def report_words(
     for word in words:
         texts = with_word(word, prompts)
         with_it, without = reward(plain, texts, prompts)
-        rendered = world == "shapes" and word in STYLES
+        rendered = world is not None and word in STYLES
         shows, lacks = _renderings(word, prompts, resample.seed, plain) if rendered else (draw(texts), plain)
         shown, lacking = (reward(images, texts)[0].double().cpu().numpy() for images in (shows, lacks))
         lower, upper = resample.interval(separation, shown, lacking)
