@@ -2,15 +2,11 @@
 
 import json
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from accelerate import Accelerator
 
 from srpo.artifacts import TrainJob
@@ -20,46 +16,13 @@ from srpo.config import StorageConfig
 from srpo.durable import Mirror, checkpoints
 from srpo.errors import EXIT_RETRY, PreemptedError, UnreachableError
 from srpo.held_out import HeldOut
-from srpo.launch import launch_environment
 from srpo.lease.s3 import s3_lease
 from srpo.record import read_journal
 from tests.durable.conftest import REMOTE
 from tests.durable.faulty_proxy import FaultyProxy
-from tests.jobs import assert_same_weights, place, run
+from tests.durable.nodes import RUN, curve, kept, on_node, start, wait_for_update
+from tests.jobs import assert_same_weights, run
 from tests.s3 import BUCKET
-
-RUN = Path(".srpo/runs/one/train")
-
-
-def on_node(job: TrainJob, node: Path, **train: object) -> TrainJob:
-    """The job on a node of its own, with a copy in S3."""
-    (node / RUN).mkdir(parents=True, exist_ok=True)
-    placed = place(job, node / RUN, **train)
-    storage = StorageConfig(remote=REMOTE, max_wait_s=max(60, job.config.storage.max_wait_s))
-    return placed.model_copy(update={"config": placed.config.model_copy(update={"storage": storage})})
-
-
-def start(job: TrainJob) -> subprocess.Popen[bytes]:
-    path = Path(job.output_dir) / "job.json"
-    path.write_text(job.model_dump_json())
-    environment = launch_environment(job.config.train) | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    return subprocess.Popen([sys.executable, "-m", "srpo.train", str(path)], env=environment)
-
-
-def wait_for_update(process: subprocess.Popen[bytes], folder: Path, update: int) -> None:
-    while process.poll() is None and not any(
-        entry["update"] >= update for entry in read_journal(folder / "metrics.jsonl")
-    ):
-        time.sleep(0.01)
-    assert process.poll() is None, "it ended before the update"
-
-
-def curve(folder: Path) -> list[tuple[int, float, float]]:
-    return [(row["update"], row["loss"], row["reward"]) for row in read_journal(folder / "metrics.jsonl")]
-
-
-def kept(node: Path) -> list[str]:
-    return Mirror(REMOTE, node / ".srpo").folders(node / RUN / "checkpoints")
 
 
 @pytest.mark.usefixtures("bucket")

@@ -11,7 +11,7 @@ import pytest
 from srpo import launch
 from srpo.artifacts import TrainJob
 from srpo.errors import EXIT_RETRY, DiskFullError
-from tests.durable.test_checkpoints import start
+from tests.durable.nodes import start
 from tests.jobs import assert_same_weights, place
 
 Resize = Callable[[int], Path]

@@ -21,7 +21,7 @@ from srpo.errors import ConfigError, UnreachableError
 from srpo.record import read_journal
 from tests.durable.conftest import REMOTE
 from tests.durable.faulty_proxy import FAULTS, FaultyProxy
-from tests.durable.test_checkpoints import RUN, on_node
+from tests.durable.nodes import RUN, on_node
 from tests.jobs import assert_same_weights, place, run
 
 SECONDS = float(os.environ.get("SRPO_FAULT_SECONDS", "60"))

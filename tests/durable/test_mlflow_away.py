@@ -22,7 +22,7 @@ from srpo.outbox import unsent
 from srpo.record import read_journal
 from srpo.tracking import open_run
 from tests.conftest import CONFIG, SHORT
-from tests.durable.test_checkpoints import start, wait_for_update
+from tests.durable.nodes import start, wait_for_update
 from tests.infra.loopback import MlflowServer
 from tests.jobs import place
 

@@ -12,7 +12,7 @@ import pytest
 
 from srpo.artifacts import TrainJob
 from srpo.lease.s3 import TTL
-from tests.durable.test_checkpoints import RUN, curve, kept, on_node, start, wait_for_update
+from tests.durable.nodes import RUN, curve, kept, on_node, start, wait_for_update
 from tests.infra.loopback import free_port
 from tests.jobs import assert_same_weights
 from tests.s3 import make_bucket

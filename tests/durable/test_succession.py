@@ -10,7 +10,7 @@ from srpo.durable import OWN_COPIES, Mirror
 from srpo.durable.succession import goes_on, take_over
 from srpo.errors import ConfigError
 from tests.durable.conftest import REMOTE
-from tests.durable.test_checkpoints import RUN, curve, on_node
+from tests.durable.nodes import RUN, curve, on_node
 from tests.jobs import assert_same_weights, killed, run
 
 NEXT = Path(".srpo/runs/two/train")

@@ -16,7 +16,7 @@ from srpo.registry import register
 from srpo.start import find_start, pinned
 from srpo.tracking import open_run
 from tests.durable.conftest import REMOTE
-from tests.evaluation.test_evaluate import HELD_OUT, Inputs, make_inputs, make_other
+from tests.evaluation.inputs import HELD_OUT, Inputs, make_inputs, make_other
 
 VERSION = "models:/srpo/1"
 

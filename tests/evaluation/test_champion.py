@@ -14,7 +14,7 @@ from srpo.evaluation.champion import Champion, find_champion
 from srpo.registry import register
 from srpo.report.schema import Report, Undrawn
 from srpo.tracking import open_run
-from tests.evaluation.test_evaluate import HELD_OUT, Inputs, load, make_inputs, make_other
+from tests.evaluation.inputs import HELD_OUT, Inputs, load, make_inputs, make_other
 
 REFERENCE = "models:/srpo/1"
 

@@ -1,18 +1,16 @@
 """The whole evaluation on small untrained models of the real classes: files, repeatability, the page."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import FluxTransformer2DModel
 from PIL import Image
 from torchvision.transforms.functional import to_tensor
 
-from srpo.artifacts import Evaluated, PromptSets, Snapshot, Trained, Weights
-from srpo.config import RunConfig, ScoreConfig, parse_config
+from srpo.artifacts import Evaluated
+from srpo.config import ScoreConfig
 from srpo.errors import ConfigError, GpuMemoryError
 from srpo.evaluation import evaluate, measure, run
 from srpo.evaluation.measure import Measured
@@ -24,58 +22,7 @@ from srpo.rewards import load_reward
 from srpo.rewards.measured import load_score
 from srpo.shapes import heldout_captions
 from srpo.weights import fetch_score
-
-HOSTILE = "a <script>alert('red')</script> & \"circle\""
-JUDGED = ["a red circle", "a blue ring on a red background", HOSTILE, "a green cross", "a red square", "a cyan ring"]
-HELD_OUT = [*JUDGED[:2], "a cyan square", *JUDGED[2:5], "a blue cross", JUDGED[5]]
-"""The monitor has the third and the seventh of them."""
-Inputs = tuple[RunConfig, Weights, PromptSets, Trained]
-
-
-def make_inputs(folder: Path, flux: Path, hps: Path, held_out: list[str], **evaluation: Any) -> Inputs:
-    """A run whose training is done: the trained transformer is the base's with a little noise."""
-    for name, lines in (("train", ["a red ring"]), ("held_out", held_out)):
-        (folder / f"{name}.txt").write_text("\n".join(lines), encoding="utf-8")
-    data = {
-        "model": {"source": str(flux), "height": 32, "width": 32, "max_sequence_length": 12},
-        "reward": {"source": str(hps / "HPS_tiny.pt"), "architecture": str(hps / "tiny.json")},
-        "prompts": {"train": str(folder / "train.txt"), "held_out": str(folder / "held_out.txt")},
-        "evaluation": {"num_steps": 2, "seeds_per_prompt": 2, "batch_size": 3, "num_resamples": 100, **evaluation},
-    }
-    config = parse_config(data, "test")
-    weights = Weights(model=snapshot(flux, "flux"), reward=snapshot(hps / "HPS_tiny.pt", "hps"))
-    prompts = embed_prompts(config.model, config.prompts, weights, folder / "embeddings")
-    return config, weights, prompts, make_trained(folder / "training", flux)
-
-
-def make_trained(folder: Path, flux: Path) -> Trained:
-    transformer = FluxTransformer2DModel.from_pretrained(flux / "transformer")
-    torch.manual_seed(5)
-    with torch.no_grad():
-        for parameter in transformer.parameters():
-            parameter += 0.02 * torch.randn_like(parameter)
-    transformer.save_pretrained(folder / "transformer")
-    updates = [{"update": update, "loss": 0.5 - 0.01 * update, "grad_norm": 1.0} for update in range(1, 11)]
-    measured = [
-        {
-            "update": update,
-            "relative": 0.01 * update,
-            "violations": broken,
-            "luminance": 0.4,
-            "spread": 0.1,
-            "reward": 1,
-        }
-        for update, broken in ((0, []), (5, []), (10, ["spread <b>fell</b>"]))
-    ]
-    for name, entries in (("metrics.jsonl", updates), ("heldout.jsonl", measured)):
-        (folder / name).write_text("".join(f"{json.dumps(entry)}\n" for entry in entries), encoding="utf-8")
-    return Trained(
-        output_dir=str(folder),
-        transformer=snapshot(folder / "transformer", "update 5"),
-        best_update=5,
-        num_updates=10,
-        seconds=1.0,
-    )
+from tests.evaluation.inputs import HELD_OUT, JUDGED, Inputs, count_images, load, make_inputs, make_other
 
 
 @pytest.fixture(scope="module")
@@ -86,10 +33,6 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, flux_folder: Path, hps_fold
 @pytest.fixture(scope="module")
 def evaluated(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
     return evaluate(*inputs, tmp_path_factory.mktemp("report") / "evaluation")
-
-
-def load(evaluated: Evaluated) -> Report:
-    return Report.model_validate_json(Path(evaluated.report_json).read_text(encoding="utf-8"))
 
 
 def page(evaluated: Evaluated) -> str:
@@ -143,20 +86,6 @@ def test_a_model_compared_with_itself_does_not_change(inputs: Inputs, flux_folde
     assert all(pair.scores["base"] == pair.scores["candidate"] for pair in report.images)
 
 
-def count_images(inputs: Inputs, folder: Path, **places: Any) -> dict[str, int]:
-    """Label -> how many images an evaluation had to draw."""
-    drawn: dict[str, int] = {}
-    before: dict[str, int] = {}
-
-    def progress(activity: str, done: int, total: int) -> None:
-        label = activity.removesuffix(" images")
-        drawn[label] = drawn.get(label, 0) + done - before.get(label, 0)
-        before[label] = done
-
-    evaluate(*inputs, folder, progress, **places)
-    return drawn
-
-
 def test_what_was_scored_before_is_neither_drawn_nor_scored_again(inputs: Inputs, tmp_path: Path) -> None:
     config, weights, prompts, trained = inputs
     scores = tmp_path / "scores"
@@ -170,15 +99,6 @@ def test_what_was_scored_before_is_neither_drawn_nor_scored_again(inputs: Inputs
     assert count_images((longer, *inputs[1:]), tmp_path / "longer", scores_dir=scores) == {"base": 12, "candidate": 12}
     words = config.model_copy(update={"preference": config.preference.model_copy(update={"positive": ("Red",)})})
     assert count_images((words, *inputs[1:]), tmp_path / "words", scores_dir=scores) == {"base": 12, "candidate": 12}
-
-
-def make_other(folder: Path, transformer: Path) -> Snapshot:
-    """A third model."""
-    model = FluxTransformer2DModel.from_pretrained(transformer)
-    with torch.no_grad():
-        model.proj_out.bias += 0.1
-    model.save_pretrained(folder)
-    return snapshot(folder, "other")
 
 
 class Stopped(Exception):  # noqa: N818

@@ -9,7 +9,7 @@ from srpo.errors import ConfigError
 from srpo.evaluation.lineup import evaluate_models, find_contender
 from srpo.report.schema import Report
 from srpo.shapes import WEIGHTS_DIR
-from tests.evaluation.test_evaluate import make_other, make_trained
+from tests.evaluation.inputs import make_other, make_trained
 
 PROMPTS = "prompt,category\n" + "".join(
     f"a {word} circle,circles\n" for word in ("red", "green", "blue", "cyan", "pink")

@@ -13,7 +13,7 @@ from srpo.evaluation.shared_journal import SharedJournal
 from srpo.report.schema import Report
 from tests.durable.conftest import REMOTE, node, store
 from tests.durable.faulty_proxy import FaultyProxy
-from tests.evaluation.test_evaluate import HELD_OUT, JUDGED, Inputs, count_images, make_inputs
+from tests.evaluation.inputs import HELD_OUT, JUDGED, Inputs, count_images, make_inputs
 from tests.evaluation.test_journal import DESIGN, SCORES, fill
 
 __all__ = ["node", "store"]

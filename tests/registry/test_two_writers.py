@@ -2,11 +2,6 @@
 
 import multiprocessing
 import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -22,6 +17,7 @@ from srpo.registry.lookup import address
 from srpo.registry.manifest import FOLDER, log_manifest
 from srpo.report.schema import Curves, GateCheck, Provenance, Report
 from srpo.tracking import connect, open_run
+from tests.infra.loopback import mlflow_server
 from tests.registry.test_champion import weightless
 
 fork = multiprocessing.get_context("fork")
@@ -32,31 +28,10 @@ Writer = Callable[[str, RunConfig, Path, int, Barrier], None]
 @pytest.fixture(scope="module")
 def server(store: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """MLflow's own server on loopback."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     folder = tmp_path_factory.mktemp("server")
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    stores = ["--backend-store-uri", store, "--default-artifact-root", str(folder)]
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen([*command, *stores], stdout=log, stderr=log, env=environment, start_new_session=True)
-    uri = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 120
-    while not answers(uri):
-        assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()[-2000:]
-        time.sleep(0.2)
-    yield uri
-    os.killpg(process.pid, 15)
-    process.wait(30)
-
-
-def answers(uri: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{uri}/health", timeout=5) as response:
-            return bool(response.status == 200)
-    except OSError:
-        return False
+    command = ["mlflow", "server", "--workers=1", f"--backend-store-uri={store}", f"--default-artifact-root={folder}"]
+    with mlflow_server(command, {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}, folder) as uri:
+        yield uri
 
 
 def config_of(name: str, tmp_path: Path) -> RunConfig:
