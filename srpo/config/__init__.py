@@ -12,7 +12,6 @@ from srpo.config.method import (
     AlignConfig,
     DirectAlignMethod,
     DraftLvMethod,
-    Method,
     PlainMethod,
     PreferenceConfig,
     ReflMethod,

@@ -4,7 +4,7 @@ import getpass
 import hashlib
 import json
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -14,19 +14,16 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from srpo.artifacts import FileEntry, Snapshot
-from srpo.config import ModelConfig, RunConfig
+from srpo.artifacts import FileEntry
 from srpo.errors import ConfigError, UnreachableError
 from srpo.lease import lease
 from srpo.registry import (
     GateResult,
-    Manifest,
     Move,
     champion_moves,
     delete,
     promote,
     rollback,
-    sampling_of,
     surplus,
     that_happened,
     versions,
@@ -36,30 +33,7 @@ from srpo.registry.history import LONGEST_REASON, settle
 from srpo.registry.lookup import open_model
 from srpo.registry.manifest import MANIFEST
 from srpo.tracking import connect
-
-
-def weightless(transformer: Sequence[FileEntry] = (), folder: str = "/nowhere") -> Manifest:
-    """A manifest whose files, unless some are given, are none, so that none is missing."""
-    base = Snapshot(source="nowhere", uri="/nowhere", files=())
-    weights = Snapshot(source="nowhere", uri=folder, files=tuple(transformer))
-    return Manifest(model=ModelConfig(), base=base, transformer=weights, sampling=sampling_of(RunConfig()))
-
-
-def fill(store: str, name: str, count: int) -> MlflowClient:
-    """A registered model with some versions."""
-    client = connect(store)
-    open_model(client, store, name, None)
-    source = Path(store.removeprefix("sqlite:///")).with_name("weightless")
-    source.mkdir(exist_ok=True)
-    (source / MANIFEST).write_text(weightless().model_dump_json())
-    tags = {"verdict": "keep", "reason": "why not", "data.transformer_sha256": "0"}
-    for _ in range(count):
-        client.create_model_version(name, str(source), run_id="0" * 32, tags=tags)
-    return client
-
-
-def champion(client: MlflowClient, name: str) -> str:
-    return str(client.get_model_version_by_alias(name, "champion").version)
+from tests.registry.versions import champion, fill, weightless
 
 
 def moves_of(store: str, name: str) -> list[Move]:

@@ -24,7 +24,7 @@ from srpo.hub import snapshot
 from srpo.prompts import Prompt
 from srpo.registry import find_version, promote, register, versions
 from srpo.tracking import TrackedRun, open_run
-from tests.registry.test_two_writers import write_report
+from tests.registry.versions import write_report
 
 pytestmark = pytest.mark.usefixtures("stack")  # ZenML's store, which keeps the manifests of steps
 KEEP = 1

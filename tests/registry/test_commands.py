@@ -13,7 +13,7 @@ from pipelines.outcome import Outcome
 from pipelines.place import Place
 from pipelines.status import age, show_status
 from srpo.registry.history import Move
-from tests.registry.test_champion import champion, fill
+from tests.registry.versions import champion, fill
 from tests.runs import call
 
 

@@ -6,7 +6,7 @@ from pipelines.place import Place
 from srpo.errors import ConfigError
 from srpo.registry import champion_moves, find_version, holder, promote, rollback, surplus, versions
 from srpo.tracking import connect
-from tests.registry.test_champion import fill
+from tests.registry.versions import fill
 
 FIRST_PAGE = 100
 """Models that one search of MLflow's gives unless it is asked for the next ones."""

@@ -9,16 +9,15 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from srpo.artifacts import Evaluated, PromptSet, PromptSets, Snapshot, Trained, Weights
+from srpo.artifacts import PromptSet, PromptSets, Snapshot, Trained, Weights
 from srpo.config import RegistryConfig, RunConfig
 from srpo.errors import ConfigError
 from srpo.registry import Move, champion_moves, check_lease, promote, register, that_happened
 from srpo.registry.lookup import address
 from srpo.registry.manifest import FOLDER, log_manifest
-from srpo.report.schema import Curves, GateCheck, Provenance, Report
 from srpo.tracking import connect, open_run
 from tests.infra.loopback import mlflow_server
-from tests.registry.test_champion import weightless
+from tests.registry.versions import weightless, write_report
 
 fork = multiprocessing.get_context("fork")
 ROUNDS = [3, pytest.param(20, marks=pytest.mark.slow)]
@@ -123,29 +122,3 @@ def made() -> tuple[Weights, PromptSets, Trained]:
     prompts = PromptSet(snapshot=files, index="index.json", num_prompts=1, bytes_per_prompt=1)
     trained = Trained(output_dir="/nowhere", transformer=files, best_update=1, num_updates=1, seconds=1)
     return Weights(model=files, reward=files), PromptSets(train=prompts, held_out=prompts), trained
-
-
-def write_report(path: Path, config: RunConfig, champion: str | None) -> Evaluated:
-    """A report that passed, with one limit of the gate."""
-    check = GateCheck(metric="relative", against="base", limit="min_change", threshold=0.0, value=0.1, held=True)
-    report = Report(
-        name=config.name,
-        created="2026-01-01T12:00:00+00:00",
-        seconds=1,
-        verdict="promote",
-        reason="It rose.",
-        damage=[],
-        wanted="relative",
-        confidence=0.95,
-        num_prompts=2,
-        seeds_per_prompt=1,
-        models=[],
-        contrasts=[],
-        champion=champion,
-        checks=[check],
-        curves=Curves(updates=[], held_out=[], best_update=1, num_updates=1, seconds=1),
-        images=[],
-        provenance=Provenance(code={}, packages={}, device="cpu", hashes={}, sources={}, config={}),
-    )
-    path.write_text(report.model_dump_json())
-    return Evaluated(report_json=str(path), report_html="", passed=True, verdict=report.verdict, reason=report.reason)
