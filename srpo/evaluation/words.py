@@ -89,7 +89,7 @@ def report_words(
     for word in words:
         texts = with_word(word, prompts)
         with_it, without = reward(plain, texts, prompts)
-        rendered = world is not None and word in STYLES
+        rendered = world == "shapes" and word in STYLES
         shows, lacks = _renderings(word, prompts, resample.seed, plain) if rendered else (draw(texts), plain)
         shown, lacking = (reward(images, texts)[0].double().cpu().numpy() for images in (shows, lacks))
         lower, upper = resample.interval(separation, shown, lacking)
