@@ -195,7 +195,10 @@ def test_words_tells_a_word_of_the_embedded_reward_from_a_made_up_one(
 ) -> None:
     options = ["--words", "Bright", "--against", "Zorvex", "--num-prompts", "8", "--config", str(CONFIG)]
     assert call("words", *options, "--json") == 0
-    reports = json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr()
+    reports = json.loads(printed.out)
+    assert printed.err.startswith("pictures: 0 of 16\n"), "said before any is drawn: plain ones, and those of Zorvex"
+    assert "16/16" in printed.err
     assert {report["word"]: report["verdict"] for report in reports} == {"Bright": "known", "Zorvex": "unknown"}
     assert [report["images"] for report in reports] == ["rendered", "drawn"]
     assert all(0 < report["distance"] < 2 for report in reports)
