@@ -124,7 +124,8 @@ def gc(
     """Remove old versions without an alias, and the weights, checkpoints and embeddings that nothing refers to.
 
     The version that `rollback` would lead to stays, and so does all that an unfinished run may need. A run that you
-    give up: remove .srpo/runs/NAME; gc then frees what it shared. What storage.remote keeps stays.
+    give up: remove .srpo/runs/NAME; gc then frees what it shared. What was fetched into .srpo/store goes where no run
+    or version names it and nothing has used it for 30 days. What storage.remote keeps stays.
     """
     place = here()
     _registry()
