@@ -29,11 +29,13 @@ def export(
         ),
     ],
     form: Annotated[
-        Literal["transformer", "lora", "fp8", "folder"],
+        Literal["transformer", "lora", "fp8", "folder"] | None,
         typer.Option(
-            "--format", help="transformer: in bf16; lora: the adapter; fp8: for ComfyUI; folder: for diffusers."
+            "--format",
+            help="transformer: in bf16; lora: the adapter; fp8: for ComfyUI; folder: for diffusers.",
+            show_default="transformer; folder where the model is no FLUX",
         ),
-    ] = "transformer",
+    ] = None,
     base: BaseOption = None,
     prompts: Annotated[
         str | None,
