@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test test-slow lint types clean
+.PHONY: demo test test-slow lint types clean clean-runs
 
 demo: $(INSTALLED)  ## align the embedded Shapes model through the whole pipeline
 	$(BIN)/python run_pipeline.py run --config configs/shapes.yaml
@@ -22,8 +22,11 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	$(BIN)/mypy
 
-clean:  ## remove the environment and all runs of this folder
-	rm -rf .venv .srpo
+clean:  ## remove the environment and what tools keep; runs stay
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache *.egg-info
+
+clean-runs:  ## remove all that runs have made here: champions, fetched weights, MLflow's and ZenML's stores
+	rm -rf .srpo
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "srpo needs Python 3.11 or newer; make demo PYTHON=python3.12 chooses another")'

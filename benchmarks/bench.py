@@ -1,10 +1,7 @@
 """An SRPO update on random weights of any size, by the product's own parts; `gpu.py` measures it."""
 
-import time
-from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -15,10 +12,11 @@ from torch.optim import Optimizer
 from srpo.config import RunConfig, load_config
 from srpo.criteria import criteria_of
 from srpo.forecast.cost import Cost, count
-from srpo.forecast.weightless import LiveBytes
+from srpo.forecast.weightless import LiveBytes, tensors_of
 from srpo.methods import make_method
 from srpo.models import Embeddings, TextToImage, model_skeleton, text_skeleton
 from srpo.models.weights import load_dtype, quantise
+from srpo.record import Clock
 from srpo.rewards import hps, reward_skeleton
 from srpo.rewards.dual_encoder import DualEncoderReward
 from srpo.rollout import Rollout, roll_out
@@ -58,28 +56,15 @@ class Bench:
     optimizer: Optimizer
     embeddings: Embeddings
     num_micro_batches: int
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """Of each part of the last update."""
-
-    @contextmanager
-    def timed(self, part: str) -> Iterator[None]:
-        """Add the time spent inside to a part."""
-        self._wait()
-        start = time.perf_counter()
-        yield
-        self._wait()
-        self.seconds[part] += time.perf_counter() - start
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+    clock: Clock
+    """Of the last update."""
 
     @property
     def seconds_per_prompt(self) -> float:
         """Of an update of as many micro-batches as the preset has."""
-        size, train = self.config.train.batch_size, self.config.train
-        each = (self.seconds["rollout"] + self.seconds["gradient"]) / (self.num_micro_batches * size)
-        return each + self.seconds["optimizer"] / (train.batch_size * train.accumulation)
+        seconds, train = self.clock.parts, self.config.train
+        each = (seconds["rollout"] + seconds["gradient"]) / (self.num_micro_batches * train.batch_size)
+        return each + seconds["optimizer"] / (train.batch_size * train.accumulation)
 
 
 def config_of(size: Size, preset: str) -> RunConfig:
@@ -119,6 +104,7 @@ def build(size: Size, config: RunConfig, device: torch.device) -> Bench:
         optimizer=make_optimizer(parameters, config.train),
         embeddings={name: torch.randn(tensor.shape, device=device) for name, tensor in embeddings.items()},
         num_micro_batches=min(MICRO_BATCHES, config.train.accumulation),
+        clock=Clock(device),
     )
 
 
@@ -143,9 +129,9 @@ def gradients(bench: Bench, online: bool) -> None:
     method = make_method(config, bench.model, criteria, partial(autocast, bench))
     for _ in range(bench.num_micro_batches):
         noise = torch.randn(noise_shape, device=bench.device)
-        with bench.timed("rollout"), autocast(bench):
+        with bench.clock("rollout"), autocast(bench):
             x0 = roll_out(bench.model, bench.embeddings, noise, config.rollout) if online else torch.randn_like(noise)
-        with bench.timed("gradient"):
+        with bench.clock("gradient"):
             positions = method.positions.draw((1, batch), torch.Generator().manual_seed(0))
             for loss, _ in method.losses(Rollout(x0, noise, bench.embeddings, prompts), positions, update=1):
                 (loss / bench.num_micro_batches).backward()
@@ -158,13 +144,13 @@ def autocast(bench: Bench) -> torch.autocast:
 
 def update(bench: Bench, online: bool) -> dict[str, float]:
     """One update; seconds of its parts."""
-    bench.seconds.clear()
+    bench.clock = Clock(bench.device)
     gradients(bench, online)
-    with bench.timed("optimizer"), stepping(bench.parameters):
+    with bench.clock("optimizer"), stepping(bench.parameters):
         nn.utils.clip_grad_norm_(bench.parameters, bench.config.train.max_grad_norm)
         bench.optimizer.step()
         bench.optimizer.zero_grad(set_to_none=True)
-    return dict(bench.seconds)
+    return dict(bench.clock.parts)
 
 
 def memory(bench: Bench, online: bool) -> tuple[float, float | None]:
@@ -173,7 +159,7 @@ def memory(bench: Bench, online: bool) -> tuple[float, float | None]:
         peaks = torch.cuda.max_memory_allocated(bench.device), torch.cuda.max_memory_reserved(bench.device)
         return peaks[0] / 2**30, peaks[1] / 2**30
     modules = (bench.model.transformer, bench.model.vae, bench.reward)
-    known = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+    known = list(tensors_of(modules))
     with LiveBytes(known) as live:
         gradients(bench, online)
     bench.optimizer.zero_grad(set_to_none=True)

@@ -70,7 +70,7 @@ def measure(case: Case, bench: Bench, cost: Cost, updates: int) -> None:
     case.first_seconds = sum(update(bench, case.online).values())
     runs = [update(bench, case.online) for _ in range(updates)]
     case.parts = {part: statistics.median(run[part] for run in runs) for part in runs[0]}
-    bench.seconds.update(case.parts)
+    bench.clock.parts.update(case.parts)
     case.seconds_per_prompt = bench.seconds_per_prompt
     work = (cost.rollout if case.online else 0) + cost.gradient
     work /= bench.config.train.batch_size * bench.config.train.accumulation * 1e12

@@ -6,16 +6,16 @@ Same model (Shapes), same prompts, same noise and levels, one process; every var
 first one's. Seconds are medians over interleaved repeats and depend on the machine; the counters do not.
 """
 
-import argparse
 import contextlib
 import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -295,12 +295,11 @@ def show(chain: list[Measured], num_prompts: int) -> None:
     Console(width=160).print(table)
 
 
-def main() -> None:
-    """Parse, run, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompts", type=int, default=16, help="prompts of the update (default 16)")
-    parser.add_argument("--repeats", type=int, default=5, help="timed rounds over all variants (default 5)")
-    options = parser.parse_args()
+def main(
+    num_prompts: Annotated[int, typer.Option("--prompts", min=1, help="Prompts of the update.")] = 16,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed rounds over all variants.")] = 5,
+) -> None:
+    """Run, print the table."""
     config = load_config(CONFIG)
     folder = resolve(config.model.source, "model")
     model = load_model(config.model, folder)
@@ -308,11 +307,11 @@ def main() -> None:
     assert isinstance(reward, DualEncoderReward)
     from srpo.shapes import seen_captions
 
-    prompts = seen_captions()[: options.prompts]
+    prompts = seen_captions()[:num_prompts]
     embeddings = load_text_encoder(config.model, folder).encode_prompts(prompts, config.model.max_sequence_length)
     world = World.make(model, reward, prompts, embeddings)
-    show(run(world, options.repeats), len(prompts))
+    show(run(world, repeats), len(prompts))
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -19,6 +19,8 @@ from srpo.alone import is_read
 from srpo.artifacts import PromptSets, Trained, Weights
 from srpo.errors import ConfigError
 from srpo.evaluation.journal import DATABASE, THUMBNAILS, ScoreJournal
+from srpo.hub.place import store_dir
+from srpo.hub.store import unused
 from srpo.registry import Version, delete, load_manifest, surplus, versions
 from srpo.tracking import known_runs
 
@@ -26,12 +28,12 @@ LARGE = ("checkpoints", "transformer")
 """Folders of a run's training that are worth freeing."""
 REMOVED = ".removed"
 UNUSED = 30 * 86400
-"""Seconds after which pictures and scores that no evaluation has used go: they only spare drawing a model again."""
+"""Seconds after which goes what has not been used and can be had again: pictures and scores, fetched weights."""
 
 
 @dataclass(frozen=True)
 class Folder:
-    """Something on disk that nobody refers to."""
+    """Something on disk that nobody refers to; of the store of fetched weights also a file."""
 
     path: Path
     size: int
@@ -96,11 +98,16 @@ def unreferenced(place: Place, gone: Sequence[Version]) -> list[Folder]:
     others = [record for record in load_runs(place) if record not in released]
     needed += [path for record in others for path in _files_of_run(place, record)]
     found = [path for path in _candidates(place, released) if not any(_overlap(path, other) for other in needed)]
+    if store_dir() == place.root / "store":  # another one may serve other folders too
+        found += unused(needed, time.time() - UNUSED)
     return [Folder(path, size_of(path)) for path in found]
 
 
 def remove(path: Path) -> None:
-    """A folder that is gone at once, whatever happens while its files are removed."""
+    """A file; or a folder, which is gone at once, whatever happens while its files are removed."""
+    if not path.is_dir():
+        path.unlink()
+        return
     staging = path.with_name(f".{path.name.removeprefix('.').removesuffix(REMOVED)}{REMOVED}")
     if path != staging:
         shutil.rmtree(staging, ignore_errors=True)
@@ -108,9 +115,9 @@ def remove(path: Path) -> None:
     shutil.rmtree(staging)
 
 
-def size_of(folder: Path) -> int:
-    """Bytes of all files in a folder."""
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_symlink() or path.is_file())
+def size_of(place: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    return sum(path.lstat().st_size for path in (place, *place.rglob("*")) if path.is_symlink() or path.is_file())
 
 
 def _released(place: Place, left: Sequence[Version]) -> list[RunRecord]:
@@ -132,8 +139,9 @@ def _candidates(place: Place, released: Sequence[RunRecord]) -> Iterator[Path]:
         yield from sorted(path for path in place.embeddings.glob("[!.]*") if path.is_dir())
     galleries = (path for path in (place.scores / THUMBNAILS).glob("[!.]*") if path.is_dir())
     yield from sorted(path for path in galleries if time.time() - path.stat().st_mtime > UNUSED)
-    left = (place.runs, "*/train/"), (place.embeddings, ""), (place.scores / THUMBNAILS, "")
-    yield from sorted(path for folder, below in left for path in folder.glob(f"{below}.*{REMOVED}"))
+    left = (place.runs / "*" / "train", place.embeddings, place.scores / THUMBNAILS, place.root / "store" / "trees")
+    patterns = (folder.relative_to(place.root) / f".*{REMOVED}" for folder in left)
+    yield from sorted(path for pattern in patterns for path in place.root.glob(str(pattern)))
 
 
 def _started_from(place: Place) -> dict[str, str]:
@@ -164,7 +172,7 @@ def _files_of_run(place: Place, record: RunRecord) -> Iterator[Path]:
 def _places(manifest: Weights | PromptSets | Trained) -> tuple[Path, ...]:
     """Where the files of a step's manifest lie."""
     if isinstance(manifest, Weights):
-        return manifest.model.path, manifest.reward.path
+        return tuple(snapshot.path for snapshot in manifest.snapshots.values())
     if isinstance(manifest, PromptSets):
         return manifest.train.snapshot.path, manifest.held_out.snapshot.path
     return manifest.transformer.path, Path(manifest.output_dir)

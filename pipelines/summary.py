@@ -1,5 +1,6 @@
 """What the command line shows: a plan before a run, its outcome after it; `status` has the state of all runs."""
 
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,7 +16,6 @@ from rich.table import Table
 from pipelines.notify import page_of
 from pipelines.outcome import Outcome
 from pipelines.place import CODE
-from srpo.artifacts import Evaluated
 from srpo.evaluation.words import WordReport
 from srpo.forecast.price import Prediction
 from srpo.gpus import find_gpu
@@ -59,10 +59,12 @@ def show_prediction(console: Console, prediction: Prediction, smaller: tuple[Pat
 
 def show_outcome(console: Console, outcome: Outcome) -> None:
     """Verdict, figures, where to look next, and where the time went."""
-    record = outcome.record
+    record, prompt = outcome.record, "a lighthouse at dawn"
     console.print()
     if outcome.evaluated:
-        console.print(_figures(record.config.evaluation.wanted, outcome.evaluated))
+        report = Report.model_validate_json(Path(outcome.evaluated.report_json).read_text(encoding="utf-8"))
+        prompt = min((images.prompt for images in report.images), key=len, default=prompt)
+        console.print(_figures(record.config.evaluation.wanted, report))
         colour = VERDICT_COLOURS.get(outcome.evaluated.verdict, "white")
         verdict = f"[bold {colour}]{outcome.evaluated.verdict}[/]: {escape(outcome.evaluated.reason)}"
         console.print(Panel(verdict, title="verdict", expand=False))
@@ -78,10 +80,8 @@ def show_outcome(console: Console, outcome: Outcome) -> None:
     facts["all numbers"] = page_of(record.tracked) or command("ui")
     if outcome.registered:
         where = f" --stack {record.stack}" if record.stack else ""
-        model = f"{outcome.registered.uri}{where}"
-        facts["pictures"] = command(
-            f"generate --model {model} --prompts 'a red ring on a blue background' --out pictures"
-        )
+        made = f"--prompts {shlex.quote(prompt)} --out pictures/{record.name}"
+        facts["pictures"] = escape(command(f"generate --model {outcome.registered.uri}{where} {made}"))
     if outcome.trained and outcome.trained.out_of_budget:
         more = 2 * (record.config.resources.max_gpu_hours or 0.0)
         facts["train on"] = command(f"run --resume {record.name} --set resources.max_gpu_hours={more:g}")
@@ -141,9 +141,8 @@ def _best(outcome: Outcome) -> str:
     return f"best after update {outcome.trained.best_update} of {outcome.trained.num_updates}{stopped}"
 
 
-def _figures(wanted: str, evaluated: Evaluated) -> Table:
+def _figures(wanted: str, report: Report) -> Table:
     """The metrics a reader asks for first: the wanted one, content, the relative reward."""
-    report = Report.model_validate_json(Path(evaluated.report_json).read_text(encoding="utf-8"))
     table = Table("metric", "base", "trained", f"change ({report.confidence:.0%} interval)")
     for name in dict.fromkeys((wanted, "content", "relative", "spread", "reward")):
         if name in report.metrics:

@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, ValidationError, model_validator
 
 from srpo.config import PreferenceConfig, RunConfig
 from srpo.errors import ConfigError, problem_text
@@ -41,7 +41,7 @@ Words = Annotated[tuple[Annotated[str, Field(pattern=r"\S")], ...], Field(min_le
 class WordsRow(Strict):
     """One exception."""
 
-    prompt: str | None = None
+    prompt: Annotated[str, StringConstraints(strip_whitespace=True)] | None = None
     """The prompt, as the prompt file has it."""
     first_update: int | None = Field(default=None, ge=1)
     last_update: int | None = Field(default=None, ge=1)
@@ -127,7 +127,11 @@ def _read_csv(path: Path, text: str) -> dict[int, WordsRow]:
     raw = {}
     try:
         for row in reader:
-            raw[reader.line_num] = {key: value for key, value in row.items() if value}  # an empty cell says nothing
+            if None in row:
+                advice = 'more columns than the header has; put a prompt with a comma in "quotes"'
+                raise ConfigError(f"{path}, line {reader.line_num}: {advice}")
+            cells = {key: value for key, value in row.items() if value and value.strip()}  # an empty one says nothing
+            raw[reader.line_num] = cells
     except csv.Error as error:
         raise ConfigError(f"{path}, line {reader.line_num}: not valid CSV: {error}") from None
     return _check(path, raw)

@@ -1,4 +1,4 @@
-"""What `--model` names: a folder, a part with its base, or a registered model; found before it is loaded."""
+"""What a command takes as a model: a folder, a part with its base, or a registered one; found before it is loaded."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def find_model(
         return _transformer_with_base(reference, base, config)
     if names_files(reference):
         if not is_whole(reference):
-            raise ConfigError(f"--model {reference} is no whole diffusers folder; if it is a part of one, give --base")
+            raise ConfigError(f"{reference} is no whole diffusers folder; if it is a part of one, give --base")
         folder = _local(reference)
         model, sampling = _how(reference, folder, config)
         whole = snapshot(folder, reference)
@@ -41,9 +41,7 @@ def find_model(
             sampling=sampling,
         )
     if uri is None:
-        raise ConfigError(
-            f"--model {reference} is no folder, and nothing is registered here yet; give a folder or `run`"
-        )
+        raise ConfigError(f"{reference} is no folder, and nothing is registered here yet; give a folder, or `run`")
     if config is not None:
         raise ConfigError(f"--config is for folders; the registered model {reference} brings its own settings")
     return registered_files(uri, reference)
@@ -80,7 +78,7 @@ def _local(reference: str) -> Path:
 def _transformer_with_base(reference: str, base: str, config: RunConfig | None) -> ModelFiles:
     """A transformer, or an adapter of the base's; refused, by its header, if it does not fit."""
     if not is_remote(reference) and not Path(reference).expanduser().exists():
-        raise ConfigError(f"--model {reference}: nothing there; with --base, give a transformer or an adapter")
+        raise ConfigError(f"{reference}: nothing there; with --base, give a transformer or an adapter")
     transformer, folder = _local(reference), _local(base)
     check_transformer(transformer, folder)
     model, sampling = _how(base, folder, config)

@@ -131,7 +131,7 @@ class Trainer:
             raise TrainingStoppedError(
                 f"update {self.update}: {', '.join(bad)} not finite, so the step was not taken; "
                 f"the last good checkpoint is {self.store.path(self.saved) if self.saved else 'the base model'}; "
-                "lower train.learning_rate, or train in fp32"
+                "lower train.learning_rate, or set train.precision to fp32"
             )
 
     def step(self) -> None:

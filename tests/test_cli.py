@@ -23,10 +23,12 @@ from pipelines.outcome import Outcome
 from pipelines.place import Place
 from pipelines.runs import RunRecord, State, load_run
 from pipelines.status import show_status, status_json
+from pipelines.summary import show_outcome
 from srpo.config import RunConfig
 from srpo.errors import ConfigError
 from srpo.plan import Plan
 from srpo.reference import source_of
+from srpo.shapes.render import HELD_OUT
 from srpo.tracking import TrackedRun
 from tests.conftest import CONFIG, SHORT
 from tests.processes import heed_ctrl_c
@@ -55,6 +57,14 @@ def test_help_names_every_command_and_loads_nothing_heavy(capsys: pytest.Capture
     )
     code = "import run_pipeline, sys; sys.exit(bool({'torch', 'zenml', 'mlflow'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("command", "usage"), [("sync", "[RUN]"), ("compare", "{A}..."), ("evaluate", "{MODEL}...")])
+def test_help_puts_each_argument_into_brackets_once(
+    command: str, usage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(command, "--help") == 0
+    assert f"{command} [OPTIONS] {usage} " in capsys.readouterr().out
 
 
 def test_plan_and_dry_run_show_the_same_and_start_nothing(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,6 +139,7 @@ def test_a_run_in_pods_asks_for_no_disk_here(
         ),
         (["evaluate", "builtin:shapes", "--prompts", "gone.txt", "--out", "x"], "no prompt file at gone.txt"),
         (["evaluate", "builtin:shapes", "nobody@champion", "--out", "x"], "nobody@champion"),
+        (["export", str(HARDWARE), "--to", "x"], f"error: {HARDWARE} is no whole diffusers folder"),
     ],
 )
 def test_what_cannot_work_is_one_sentence_and_exit_code_42(
@@ -195,12 +206,25 @@ def test_words_tells_a_word_of_the_embedded_reward_from_a_made_up_one(
 ) -> None:
     options = ["--words", "Bright", "--against", "Zorvex", "--num-prompts", "8", "--config", str(CONFIG)]
     assert call("words", *options, "--json") == 0
-    reports = json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr()
+    reports = json.loads(printed.out)
+    assert printed.err.startswith("pictures: 0 of 16\n"), "said before any is drawn: plain ones, and those of Zorvex"
+    assert "16/16" in printed.err
     assert {report["word"]: report["verdict"] for report in reports} == {"Bright": "known", "Zorvex": "unknown"}
     assert [report["images"] for report in reports] == ["rendered", "drawn"]
     assert all(0 < report["distance"] < 2 for report in reports)
     assert call("words", "--words", "Bright,", "--config", str(CONFIG)) == 42
     assert "different and not blank" in capsys.readouterr().err
+
+
+def test_an_outcome_proposes_a_picture_of_one_of_its_own_held_out_prompts(finished: Outcome) -> None:
+    shown = Console(file=StringIO(), width=200)
+    show_outcome(shown, finished)
+    assert isinstance(shown.file, StringIO)
+    (line,) = (line for line in shown.file.getvalue().splitlines() if "generate --model" in line)
+    words = shlex.split(line)
+    assert words[words.index("--prompts") + 1] in {content.caption for content in HELD_OUT}
+    assert words[-2:] == ["--out", f"pictures/{finished.record.name}"]
 
 
 def test_status_lists_runs_and_versions(finished: Outcome, capsys: pytest.CaptureFixture[str]) -> None:

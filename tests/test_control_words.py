@@ -52,7 +52,7 @@ def test_without_a_file_every_prompt_has_the_runs_words() -> None:
     [
         ("w.csv", "prompt,positive\na cat,Real\na dog,\n", r"w.csv, line 3: give positive or negative words"),
         ("w.csv", "prompt,positiv\na cat,Real\n", r"line 2: positiv: Extra inputs"),
-        ("w.csv", "prompt,positive\na cat,Real,Flat\n", r"line 2"),
+        ("w.csv", "prompt,positive\na cat, asleep,Real\n", r'line 2: more columns .* put a prompt .* in "quotes"'),
         ("w.csv", "prompt,positive\na cat,Real|\n", r"line 2: positive.1"),
         ("w.csv", "positive\nReal\n", r"line 2: give either a prompt or first_update"),
         ("w.csv", "first_update,last_update,positive\n9,3,Real\n", r"line 2: .* rising range, got 9 to 3"),
@@ -82,6 +82,19 @@ def test_a_file_that_is_missing_or_no_text_is_one_sentence(tmp_path: Path) -> No
 def test_a_prompt_may_hold_what_some_call_the_end_of_a_line(tmp_path: Path) -> None:
     words = read(tmp_path, "words.jsonl", '{"prompt": "a cat\u2028at night", "positive": ["Dark"]}\n')
     assert words.of("a cat\u2028at night", 1) == (("Dark",), RUN[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("w.csv", "prompt,first_update,positive\n a cat ,  , Dark \n"),
+        ("w.jsonl", '{"prompt": " a cat ", "positive": " Dark "}\n'),
+    ],
+)
+def test_spaces_around_a_prompt_are_no_part_of_it_as_in_prompt_files(name: str, text: str, tmp_path: Path) -> None:
+    words = read(tmp_path, name, text)
+    check_prompts(words, ["a cat"])
+    assert words.of("a cat", 1) == (("Dark",), RUN[1])
 
 
 def test_words_for_a_prompt_that_is_not_trained_on_are_refused(tmp_path: Path) -> None:

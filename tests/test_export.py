@@ -38,6 +38,7 @@ from srpo.tracking import open_run
 from tests.durable.faulty_proxy import FaultyProxy
 from tests.infra.loopback import NOBODY
 from tests.jobs import run
+from tests.runs import call
 from tests.s3 import BUCKET
 
 TO = f"s3://{BUCKET}/a/b"
@@ -49,6 +50,15 @@ def files(flux_folder: Path) -> ModelFiles:
     model = ModelConfig(source=str(flux_folder), height=32, width=32, max_sequence_length=12)
     found = find_model(str(flux_folder), RunConfig(model=model))
     return found.model_copy(update={"sampling": found.sampling.model_copy(update={"num_steps": 3})})
+
+
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize(("model", "written"), [("flux_folder", "config.json"), ("qwen_folder", "model_index.json")])
+def test_without_a_format_each_family_is_exported_as_its_users_read_it(
+    model: str, written: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    assert call("export", str(request.getfixturevalue(model)), "--to", str(tmp_path / "out")) == 0
+    assert (tmp_path / "out" / written).is_file()
 
 
 def test_the_exported_folder_draws_what_generate_draws(files: ModelFiles, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ LONGEST = 200  # bytes of a folder's name; file systems take 255
 ReportsArgument = Annotated[
     list[str],
     typer.Argument(
-        metavar="A B ...",
+        metavar="A",
         help="Run names, registered models (NAME@ALIAS, models:/NAME/VERSION), MLflow run ids, report.json files; "
         "#LABEL picks a model of a report that is not the judged one (RUN#base).",
     ),

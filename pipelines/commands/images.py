@@ -107,7 +107,8 @@ def words(
 
     Known: pictures that show the word score higher with it than pictures that lack it (the interval of that share
     from 0.75 on); weak: above chance; unknown: not told apart. Shapes renders its style words truly; otherwise the
-    model draws the pictures, with the word and without.
+    model draws the pictures, as the evaluation would: one of each prompt, and one more for each word. Weights at hf://
+    or s3:// are fetched beforehand: `run --config YOURS.yaml --until download`.
     """
     settings = load(config, tuple(set_ or ()))
     if not config:
@@ -120,9 +121,11 @@ def words(
         raise ConfigError(f"control words must be different and not blank, got {', '.join(map(repr, names))}")
     with contextlib.redirect_stdout(sys.stderr):  # what libraries say as they load is no part of the JSON
         from pipelines.summary import show_words
+        from srpo.evaluation.progress import terminal_progress
         from srpo.evaluation.words import measure_words
 
-        reports = measure_words(settings, names, num_prompts)
+        with terminal_progress() as progress:
+            reports = measure_words(settings, names, num_prompts, progress)
     if as_json:
         typer.echo(json.dumps([report.model_dump() for report in reports], indent=1))
     else:

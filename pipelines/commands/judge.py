@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def evaluate(
     models: Annotated[
-        list[str], typer.Argument(metavar="MODEL ...", help="As --model of `generate`; the first is the reference.")
+        list[str], typer.Argument(metavar="MODEL", help="As --model of `generate`; the first is the reference.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for report.html, report.json and pictures.")],
     base: BaseOption = None,

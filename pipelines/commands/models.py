@@ -29,11 +29,13 @@ def export(
         ),
     ],
     form: Annotated[
-        Literal["transformer", "lora", "fp8", "folder"],
+        Literal["transformer", "lora", "fp8", "folder"] | None,
         typer.Option(
-            "--format", help="transformer: in bf16; lora: the adapter; fp8: for ComfyUI; folder: for diffusers."
+            "--format",
+            help="transformer: in bf16; lora: the adapter; fp8: for ComfyUI; folder: for diffusers.",
+            show_default="transformer; folder where the model is no FLUX",
         ),
-    ] = "transformer",
+    ] = None,
     base: BaseOption = None,
     prompts: Annotated[
         str | None,
@@ -124,7 +126,8 @@ def gc(
     """Remove old versions without an alias, and the weights, checkpoints and embeddings that nothing refers to.
 
     The version that `rollback` would lead to stays, and so does all that an unfinished run may need. A run that you
-    give up: remove .srpo/runs/NAME; gc then frees what it shared. What storage.remote keeps stays.
+    give up: remove .srpo/runs/NAME; gc then frees what it shared. What was fetched into .srpo/store goes where no run
+    or version names it and nothing has used it for 30 days. What storage.remote keeps stays.
     """
     place = here()
     _registry()

@@ -9,7 +9,7 @@ from pipelines.place import here
 
 
 def sync(
-    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="One run; all that have something left.")] = None,
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="One run; all that have something left.")] = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="Wait at most so long for the server, per run.")] = 60.0,
 ) -> None:
     """Send MLflow, in order, what training logged while the server was away; nothing is sent twice."""

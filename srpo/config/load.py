@@ -27,12 +27,12 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-def load_config(paths: Path | Sequence[Path], overrides: tuple[str, ...] = ()) -> RunConfig:
+def load_config(paths: str | Path | Sequence[str | Path], overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML run file, and others that change it in the order given, apply `a.b=value` overrides, and check all.
 
     ConfigError names each wrong key. Warns of gates that trained rewards alone decide.
     """
-    files = [paths] if isinstance(paths, Path) else list(paths)
+    files = [Path(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
     data: dict[str, Any] = {}
     for path in files:
         data = _merged(data, _read(path))

@@ -1,4 +1,4 @@
-"""The terminal's view of an evaluation: one bar per model."""
+"""The terminal's view of pictures that are drawn: one bar per model."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ WIDEST = 32  # characters of what is being done; paths of models are longer
 
 @contextmanager
 def terminal_progress() -> Iterator[ReportProgress]:
-    """A callback for `evaluate` that draws bars on stderr."""
+    """A callback that draws bars on stderr; where that is no terminal, a line says what begins."""
     columns = (
         TextColumn("[bold]{task.description}[/]"),
         BarColumn(),
@@ -39,6 +39,8 @@ def terminal_progress() -> Iterator[ReportProgress]:
             if activity not in tasks:
                 shown = activity if len(activity) <= WIDEST else f"\N{HORIZONTAL ELLIPSIS}{activity[1 - WIDEST :]}"
                 tasks[activity] = bar.add_task(escape(shown), total=total)
+                if not bar.console.is_terminal:
+                    bar.console.print(f"{escape(activity)}: {done} of {total}", highlight=False, soft_wrap=True)
             bar.update(tasks[activity], completed=done)
 
         yield report

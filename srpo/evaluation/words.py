@@ -13,6 +13,7 @@ words too: `known` if all of it lies at or above 0.75, `weak` if all of it lies 
 """
 
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from srpo.config import RunConfig
+from srpo.evaluation.images import ReportProgress
 from srpo.evaluation.scores import check_captions
 from srpo.evaluation.statistics import Array, Bootstrap
 from srpo.generate import Painter, Sampling
@@ -59,8 +61,13 @@ class WordReport(Strict):
     verdict: Verdict
 
 
-def measure_words(config: RunConfig, words: Sequence[str], num_prompts: int) -> list[WordReport]:
-    """One report per word for a run's reward and model, over so many of its held-out prompts."""
+def measure_words(
+    config: RunConfig, words: Sequence[str], num_prompts: int, progress: ReportProgress = lambda *_: None
+) -> list[WordReport]:
+    """One report per word for a run's reward and model, over so many of its held-out prompts.
+
+    `progress` is told the number of pictures before the first is drawn, and of each. ConfigError before that.
+    """
     settings, source = config.evaluation, resolve(config.reward.source, "reward")
     check_reward(config.reward, source)
     held_out = read_both(config.prompts)[1]
@@ -69,11 +76,21 @@ def measure_words(config: RunConfig, words: Sequence[str], num_prompts: int) -> 
         check_captions(prompts)
     painter = Painter(config.model, resolve(config.model.source, "model"))
     sampling = Sampling(seed=config.seed, num_steps=settings.num_steps, guidance=settings.guidance)
+    done, total = count(), len(prompts) * (1 + sum(not _is_rendered(word, settings.world) for word in words))
+
+    def draw(texts: Sequence[str]) -> Tensor:
+        images = []
+        for image in painter.tensors(texts, sampling):
+            images.append(image)
+            progress("pictures", next(done), total)
+        return torch.stack(images).float()
+
+    progress("pictures", next(done), total)
     return report_words(
         load_reward(config.reward, source).to(painter.device),
         words,
         prompts,
-        lambda texts: torch.stack(list(painter.tensors(texts, sampling))).float(),
+        draw,
         settings.world,
         Bootstrap(settings.num_resamples, settings.confidence, config.seed),
     )
@@ -89,7 +106,7 @@ def report_words(
     for word in words:
         texts = with_word(word, prompts)
         with_it, without = reward(plain, texts, prompts)
-        rendered = world == "shapes" and word in STYLES
+        rendered = _is_rendered(word, world)
         shows, lacks = _renderings(word, prompts, resample.seed, plain) if rendered else (draw(texts), plain)
         shown, lacking = (reward(images, texts)[0].double().cpu().numpy() for images in (shows, lacks))
         lower, upper = resample.interval(separation, shown, lacking)
@@ -119,6 +136,11 @@ def judge(lower: float) -> Verdict:
     if lower >= KNOWN:
         return "known"
     return "weak" if lower > CHANCE else "unknown"
+
+
+def _is_rendered(word: str, world: str | None) -> bool:
+    """Whether an embedded world shows a word truly, so that the model need not draw it."""
+    return world == "shapes" and word in STYLES
 
 
 def _renderings(word: str, prompts: Sequence[str], seed: int, like: Tensor) -> tuple[Tensor, Tensor]:

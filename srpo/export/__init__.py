@@ -41,18 +41,20 @@ BYTES_PER_VALUE: dict[Form, int] = {"transformer": 2, "fp8": 1, "folder": 0, "lo
 def export(
     files: ModelFiles,
     to: str,
-    form: Form,
+    form: Form | None,
     licences: Sequence[Licence],
     report: Report | None = None,
     prompts: Sequence[str] = (),
 ) -> None:
     """Write the model to a folder, `s3://bucket/prefix` or `hf://owner/name`; it appears there whole, or its card last.
 
+    `form`: None for `transformer` of FLUX, for `folder` of any other family, whose transformer only diffusers reads.
     `report`: the evaluation of the run, for the card. `prompts`: what base and model draw for it; they are loaded only
     if there are any, and left out with a warning if that fails. ConfigError, before any work, if the model is not whole
     or the target cannot take it.
     """
     check_model(files.model, files.base)
+    form = form or ("transformer" if files.model.family == "flux" else "folder")
     adapter = adapter_file(files.transformer)
     if form == "lora" and adapter is None:
         raise ConfigError(f"{files.reference} is no adapter; export it as transformer, fp8 or folder")

@@ -15,7 +15,7 @@ from typing import Literal
 from srpo.artifacts import FileEntry, Snapshot
 from srpo.errors import ConfigError, UnreachableError
 from srpo.hub import digests
-from srpo.hub.listing import INDEX, Listing, Origin, RemoteFile, holds_weights, licence_text, needed
+from srpo.hub.listing import INDEX, Listing, OfflineError, Origin, RemoteFile, holds_weights, licence_text, needed
 from srpo.hub.progress import FetchProgress
 from srpo.hub.store import Store
 from srpo.shapes import WEIGHTS_DIR
@@ -64,11 +64,11 @@ def resolve(source: str, part: Part) -> Path:
 def survey(source: str, part: Part) -> Listing:
     """What a remote source holds and whether it may be read, without fetching it.
 
-    ConfigError where it cannot be had. Where it cannot be reached, what was fetched of it before answers for it.
+    ConfigError where it cannot be had. Where it cannot, or must not, be reached, what was fetched of it before answers.
     """
     try:
         return _origin(source, part).listing()
-    except UnreachableError:
+    except (UnreachableError, OfflineError):
         if listing := fetched(source):
             return listing
         raise
@@ -201,7 +201,7 @@ def _listing(origin: Origin, earlier: Listing | None) -> Listing:
     """What the origin holds now; while it cannot be reached, what was fetched of it before."""
     try:
         return origin.listing()
-    except UnreachableError:
+    except (UnreachableError, OfflineError):
         if earlier is None:
             raise
         return earlier

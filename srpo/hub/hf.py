@@ -24,7 +24,7 @@ from huggingface_hub.hf_api import ModelInfo
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
 from srpo.errors import ConfigError, UnreachableError
-from srpo.hub.listing import INDEX, Listing, RemoteFile, needed, safe_path
+from srpo.hub.listing import INDEX, Listing, OfflineError, RemoteFile, needed, safe_path
 
 SCHEME = "hf://"
 PATTERN = re.compile(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^@/]+))?(/(?P<file>.+))?")
@@ -122,7 +122,7 @@ class HfOrigin:
         if isinstance(error, HfHubHTTPError) and error.response.status_code not in TRANSIENT:
             return ConfigError(f"{self.source}: the hub refuses it with status {error.response.status_code}")
         if isinstance(error, OfflineModeIsEnabled):
-            return UnreachableError(f"{self.source} cannot be reached because HF_HUB_OFFLINE is set; unset it")
+            return OfflineError(f"{self.source} cannot be reached because HF_HUB_OFFLINE is set; unset it")
         return UnreachableError(f"{self.source} cannot be reached now ({type(error).__name__}); try again later")
 
 

@@ -54,11 +54,15 @@ class Listing(Strict):
         return hashlib.sha256(json.dumps([self.source, self.revision, facts]).encode()).hexdigest()
 
 
+class OfflineError(ConfigError):
+    """The user has forbidden to reach the origin."""
+
+
 class Origin(Protocol):
     """Where the files of a remote source come from."""
 
     def listing(self) -> Listing:
-        """What there is; ConfigError if it cannot be had, UnreachableError if it cannot be reached now."""
+        """What there is; ConfigError if it cannot be had, UnreachableError or OfflineError if it is out of reach."""
 
     def read(self, file: RemoteFile, start: int) -> Iterator[bytes]:
         """The content from byte `start` on; UnreachableError if it breaks off."""

@@ -14,8 +14,8 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -122,6 +122,8 @@ class Store:
         tree = self.root / "trees" / snapshot.sha256[:16]
         for file in snapshot.files:
             self._link(self.root / "files" / file.sha256, tree / safe_path(file.path, snapshot.source))
+        with suppress(OSError):  # where it may only be read, nobody frees anything
+            os.utime(tree)  # see `unused`
         return snapshot.model_copy(update={"uri": str(tree / within)})
 
     def _adopt(self, origin: Origin, file: RemoteFile) -> str:
@@ -185,6 +187,20 @@ class Store:
         there = self.shared.head(key)
         if there is None or there["ContentLength"] != file.size:
             self.shared.upload(self.root / "files" / file.sha256, key)
+
+
+def unused(needed: Collection[Path], since: float) -> list[Path]:
+    """What may go from the local store: trees that were not asked for since then (seconds of the epoch), unless one of
+    the paths `needed` leads through a tree of that name; then the files and partial downloads, as old, that no tree
+    which stays links to.
+    """
+    trees = sorted((store_dir() / "trees").glob("[!.]*"))
+    names = {part for path in needed for part in path.parts}
+    kept = [tree for tree in trees if tree.name in names or tree.stat().st_mtime >= since]
+    linked = {link.readlink().name for tree in kept for link in tree.rglob("*") if link.is_symlink()}
+    files = sorted(path for folder in ("files", "partial") for path in (store_dir() / folder).glob("*"))
+    gone = [path for path in files if path.name not in linked and path.lstat().st_mtime < since]
+    return [*(tree for tree in trees if tree not in kept), *gone]
 
 
 def checked(path: Path, file: RemoteFile) -> str:

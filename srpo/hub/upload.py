@@ -53,7 +53,7 @@ class HubRepository:
         except LocalTokenNotFoundError:
             raise self._refused("no token") from None
         except OfflineModeIsEnabled:
-            raise UnreachableError(f"--to {self.to}: HF_HUB_OFFLINE is set; unset it") from None
+            raise ConfigError(f"--to {self.to}: HF_HUB_OFFLINE is set; unset it") from None
         except httpx2.TransportError as error:
             raise UnreachableError(
                 f"--to {self.to} cannot be reached now ({type(error).__name__}); try again"

@@ -1,7 +1,7 @@
 """Image files with captions in, pictures to train on out; all that is wrong is named at once, before any work.
 
     a folder         every image below it, each with its caption in a text file beside it: cat.jpg, cat.txt
-    .csv, .jsonl     columns or keys `path`, relative to the file, and `caption`
+    a table          .csv, .tsv, .jsonl or .json: columns or keys `path`, relative to the file, and `caption`
 
 Images are turned upright by their EXIF tag and laid on white where they are transparent. Other files are left alone.
 """
@@ -88,7 +88,7 @@ def read_pictures(source: Path, rules: Rules) -> list[Picture]:
         shown = "".join(f"\n  {line}" for line in problems[:PROBLEMS_SHOWN])
         raise ConfigError(f"{SETTING}: {len(problems)} of {len(read)} images in {source} cannot be used:{shown}{more}")
     if not read:
-        raise ConfigError(f"{SETTING}: {source} holds no image; give a folder of images, or a .csv or .jsonl of paths")
+        raise ConfigError(f"{SETTING}: {source} holds no image; give a folder of images, or a table of paths")
     return [picture for picture in read if isinstance(picture, Picture)]
 
 

@@ -85,6 +85,19 @@ def test_what_is_here_is_not_fetched_again_even_without_the_hub(repo: HubServer)
     assert survey(SOURCE, "model").size == first.size
 
 
+def test_offline_mode_is_the_users_to_end_and_leaves_what_is_here(
+    repo: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trying again would not help, so it is no UnreachableError; a plan goes on to its other problems."""
+    first = fetch(SOURCE, "model")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert fetch(SOURCE, "model") == first
+    assert survey(SOURCE, "model").size == first.size
+    for attempt in (survey, fetch):
+        with pytest.raises(ConfigError, match="because HF_HUB_OFFLINE is set; unset it"):
+            attempt("hf://maker/other", "model")
+
+
 def test_a_broken_download_goes_on_where_it_broke(repo: HubServer) -> None:
     large, size = "vae/model.safetensors", len(PARTS["vae/model.safetensors"])
     repo.breaks_at[large] = 100_000

@@ -60,9 +60,14 @@ def test_a_refusal_is_one_sentence(
     assert "hf_secret" not in str(caught.value)
 
 
-def test_a_name_that_is_none_and_a_hub_that_is_away(files: ModelFiles, hub: HubServer) -> None:
+def test_a_name_that_is_none_and_a_hub_that_is_away(
+    files: ModelFiles, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(ConfigError, match="name a repository, hf://OWNER/NAME"):
         export(files, "hf://me", "transformer", [])
+    with monkeypatch.context() as patch, pytest.raises(ConfigError, match="HF_HUB_OFFLINE is set; unset it"):
+        patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+        export(files, TO, "transformer", [])
     hub.close()
     with pytest.raises(UnreachableError, match="cannot be reached now"):
         export(files, TO, "transformer", [])

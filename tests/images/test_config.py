@@ -4,6 +4,7 @@ import pytest
 
 from srpo.config import RunConfig, parse_config
 from srpo.errors import ConfigError
+from srpo.tables import TABLES
 
 IMAGES = {"source": "photos"}
 
@@ -13,7 +14,10 @@ IMAGES = {"source": "photos"}
     [
         ({}, "images.source: Field required"),
         ({"source": "hf://owner/photos"}, "is neither a path nor s3://bucket/prefix"),
-        ({"source": "s3://bucket/rows.csv"}, "a table must lie beside its images"),
+        *(
+            ({"source": f"s3://bucket/rows{ending}"}, "a table must lie beside its images")
+            for ending in (*TABLES, ".TSV")
+        ),
         (IMAGES | {"aspects": [[0, 3]]}, r"aspects \[\(0, 3\)\] must be pairs of positive sides"),
         (IMAGES | {"max_upscale": 0.5}, "images.max_upscale"),
         (IMAGES | {"until_update": 20}, r"until_update \(20\) leaves none of the 20 updates to roll out"),

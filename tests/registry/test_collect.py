@@ -15,12 +15,13 @@ from pipelines.place import Place
 from pipelines.runs import RunRecord, State
 from pipelines.stacks import activate_local_stack
 from srpo.alone import reading
-from srpo.artifacts import PromptSet, PromptSets, Snapshot, Trained, Weights
+from srpo.artifacts import FileEntry, PromptSet, PromptSets, Snapshot, Trained, Weights
 from srpo.config import RunConfig
 from srpo.errors import ConfigError
 from srpo.evaluation.images import make_design
 from srpo.evaluation.journal import ImageScores, ScoreJournal
 from srpo.hub import snapshot
+from srpo.hub.store import Store
 from srpo.prompts import Prompt
 from srpo.registry import find_version, promote, register, versions
 from srpo.tracking import TrackedRun, open_run
@@ -215,6 +216,35 @@ def test_embeddings_stay_while_an_evaluation_reads_some(filled: Place) -> None:
     with reading(filled.embeddings), reading(filled.embeddings):
         assert {found.path for found in find_surplus(filled, KEEP).folders} == folders(filled, "run-1")
     assert filled.embeddings / "forgotten" in {found.path for found in find_surplus(filled, KEEP).folders}
+
+
+def test_fetched_weights_go_that_nothing_names_and_nothing_has_used_for_long(
+    filled: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file stays while any folder that stays links to it; a store that other folders may use is left alone."""
+    store, folder = Store(), filled.root / "store"
+    monkeypatch.setattr(store, "root", folder)
+    files = {name: FileEntry(path=f"{name}.safetensors", size=10, sha256=name * 64) for name in "abc"}
+    trees = {
+        names: store.link(Snapshot(source=f"hf://{names}", uri="", files=tuple(files[name] for name in names)))
+        for names in ("ab", "bc", "a")
+    }
+    for name in (*(f"files/{file.sha256}" for file in files.values()), "partial/broken"):
+        write(folder / name, 10)
+    for path in (*folder.glob("files/*"), *folder.glob("partial/*"), *folder.glob("trees/*")):
+        os.utime(path, (0, 0))
+    store.link(trees["a"])  # used now
+    weights = Weights(model=trees["ab"], reward=trees["ab"])
+    record(filled, "resumable", "failed", {"weights": keep(weights, "weights")})
+    expected = {trees["bc"].path, folder / "files" / ("c" * 64), folder / "partial" / "broken"}
+    assert not any(found.path.is_relative_to(folder) for found in find_surplus(filled, KEEP).folders)
+    monkeypatch.setenv("SRPO_STORE", str(folder))
+    listed = find_surplus(filled, KEEP)
+    assert {found.path for found in listed.folders if found.path.is_relative_to(folder)} == expected
+    assert collect.collect(filled, KEEP) == listed
+    assert not any(path.exists() for path in expected)
+    assert all((trees[names].path / f"{name}.safetensors").is_file() for names in ("ab", "a") for name in names)
+    assert find_surplus(filled, KEEP) == collect.Surplus([], [])
 
 
 def test_pictures_and_scores_that_no_evaluation_has_used_for_long_go(filled: Place) -> None:

@@ -1,6 +1,7 @@
 """The builder: its pieces against known results, and all of it, a few steps long, into an empty folder."""
 
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL, FluxPipeline
 from torch import nn
 
+from srpo.shapes.build import __main__ as command
 from srpo.shapes.build import samples
 from srpo.shapes.build.__main__ import STAGES, build
 from srpo.shapes.build.data import draw, draw_contrasts
@@ -165,6 +167,16 @@ def test_figures_of_one_stage_join_those_of_another(tmp_path: Path) -> None:
     record(tmp_path, {"seconds": {"vae": 1}, "megabytes": 1.234567})
     record(tmp_path, {"seconds": {"reward": 2}})
     assert read_figures(tmp_path) == {"seconds": {"vae": 1, "reward": 2}, "megabytes": 1.2346}
+
+
+def test_nothing_is_built_over_the_weights_that_ship_unless_their_folder_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["build", "--only", "oracle"])
+    monkeypatch.setattr(command, "build", lambda *_: pytest.fail("built without --output"))
+    with pytest.raises(SystemExit):
+        command.main()
+    assert "required: --output" in capsys.readouterr().err
 
 
 def test_a_few_steps_build_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

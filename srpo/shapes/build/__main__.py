@@ -1,4 +1,4 @@
-"""Builds the weights that ship with the package: `python -m srpo.shapes.build [--output DIR] [--only STAGE ...]`.
+"""Builds weights as they ship with the package: `python -m srpo.shapes.build --output DIR [--only STAGE ...]`.
 
 About half an hour on two cores. Stages: vae, reward, biased (it needs the reward), transformer (it needs the vae),
 oracle. After them figures of all are measured on the files as saved, after rounding; each stage adds its seconds to
@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from srpo.shapes import WEIGHTS_DIR
 from srpo.shapes.build import stages
 
 logger = logging.getLogger(__name__)
@@ -40,7 +39,7 @@ def build(output: Path, names: list[str], seed: int, scale: float = 1.0) -> None
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(prog="python -m srpo.shapes.build", description="Builds the Shapes weights.")
-    parser.add_argument("--output", type=Path, default=WEIGHTS_DIR, help="folder for the weights")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the weights")
     parser.add_argument("--only", nargs="+", choices=list(STAGES), default=list(STAGES), help="stages to run")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
