@@ -27,6 +27,9 @@ from srpo.registry import check_lease
 from srpo.start import pinned
 from srpo.tracking import open_run, set_status
 
+NOT_AT_WORK = (ExecutionStatus.INITIALIZING, ExecutionStatus.STOPPING)
+"""What ZenML calls, for ever, a run that could not be handed over; and one whose pods are being removed."""
+
 
 def new_run(place: Place, plan: Plan, stack: str | None = None) -> RunRecord:
     """Record a run of the planned steps, ready to be executed on a registered stack or on the local one."""
@@ -95,7 +98,7 @@ def follow(record: RunRecord, given: dict[str, str], started: float) -> Outcome:
 
 @contextmanager
 def _state_kept(record: RunRecord) -> Iterator[None]:
-    """Whatever ends the run meanwhile, its record and MLflow say so, and no pod is left."""
+    """Whatever ends the run meanwhile, its record and MLflow say so, and no pod is left; else it is out of sight."""
     try:
         yield
     except (KeyboardInterrupt, RunInterruptedException) as signal:
@@ -127,22 +130,28 @@ def attach(place: Place, record: RunRecord, started: float) -> Outcome:
 
 
 def refreshed(place: Place, record: RunRecord) -> RunRecord:
-    """The record with what has become meanwhile of a run that a cluster was at."""
-    if not (record.stack and record.state == "running"):
+    """The record with what has become meanwhile of a run that was handed to a cluster; only `done` is final.
+
+    A run that ended here, because its command lost sight of it or was stopped, may go on there.
+    """
+    if record.stack is None or record.state == "done":
         return record
     activate(place, record.stack)
-    status = state_of(record.attempts[-1]) if record.attempts else None
-    if status is None:  # it is being handed over, or that broke off
-        return record if record.process_lives else record.changed(state="interrupted")
+    status = state_of(record.attempts[-1]) if record.attempts and on_cluster() else None
+    if status is None:  # it is this machine's, or is being handed over, or that broke off
+        broke_off = record.state == "running" and not record.process_lives
+        return record.changed(state="interrupted") if broke_off else record
     if status.is_successful:
         _tell(record, "FINISHED")
         return outcome_of(record, record.given, 0.0).record
-    if status == ExecutionStatus.STOPPED:
-        _tell(record, "KILLED")
-        return record.changed(state="interrupted")
-    if status.is_finished:
-        _tell(record, "FAILED")
-        return record.changed(state="failed", error=f"failed on {record.stack}")
+    if record.state == "running" and status.is_finished:
+        stopped = status == ExecutionStatus.STOPPED
+        _tell(record, "KILLED" if stopped else "FAILED")
+        error = "" if stopped else f"failed on {record.stack}"
+        return record.changed(state="interrupted" if stopped else "failed", error=error)
+    if record.state != "running" and not status.is_finished and status not in NOT_AT_WORK:
+        _tell(record, "RUNNING")
+        return record.changed(state="running", error="")
     return record
 
 

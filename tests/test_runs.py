@@ -113,6 +113,30 @@ def test_a_submission_that_broke_off_can_be_resumed(
         assert refreshed(place, one.changed(process=2**22 + 1)).state == "interrupted"
 
 
+@pytest.mark.parametrize(
+    ("before", "status", "after"),
+    [
+        ("failed", ExecutionStatus.RUNNING, "running"),
+        ("interrupted", ExecutionStatus.PROVISIONING, "running"),
+        ("interrupted", ExecutionStatus.STOPPING, "interrupted"),
+        ("failed", ExecutionStatus.INITIALIZING, "failed"),
+        ("interrupted", ExecutionStatus.FAILED, "interrupted"),
+        ("running", ExecutionStatus.FAILED, "failed"),
+        ("running", ExecutionStatus.STOPPED, "interrupted"),
+    ],
+)
+def test_of_a_run_that_is_not_done_the_cluster_has_the_last_word(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str, status: ExecutionStatus, after: str
+) -> None:
+    """A server that failed for a moment must not end it for good, beside which a second one would be begun."""
+    monkeypatch.setattr(execute, "activate", lambda *_: None)
+    monkeypatch.setattr(execute, "on_cluster", lambda: True)
+    monkeypatch.setattr(execute, "state_of", lambda _: status)
+    monkeypatch.setattr(execute, "_tell", lambda *_: None)
+    lost = record(Place(tmp_path), "mine").changed(stack="far", state=before, attempts=("mine",), error="500")
+    assert refreshed(place, lost).state == load_runs(Place(tmp_path))[0].state == after
+
+
 def test_mlflow_away_before_the_submission_leaves_no_running_run(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,8 @@ from rich.markup import escape
 from urllib3.exceptions import HTTPError
 from zenml.client import Client
 from zenml.enums import ExecutionStatus
-from zenml.exceptions import IllegalOperationError
+from zenml.exceptions import IllegalOperationError, ZenMLBaseException
+from zenml.orchestrators.publish_utils import publish_pipeline_run_status_update
 from zenml.utils.run_utils import refresh_run_status, stop_run
 
 from pipelines.cluster.pods import Pods, is_permanent
@@ -23,6 +24,8 @@ POLL = 2.0
 PATIENCE = 300.0
 """Seconds for which ZenML's server or the cluster may fail to answer while a run is watched, and after which the
 cluster is asked whether it still goes on."""
+UNANSWERED = (OSError, HTTPError, ZenMLBaseException, RuntimeError, ValueError)
+"""Of ZenML's client, and of Kubernetes': no answer, one that is none, or that of a server which is not itself."""
 COLOURS = {"completed": "green", "cached": "green", "failed": "red"}
 console = Console()
 log = logging.getLogger(__name__)
@@ -71,7 +74,7 @@ def watch(name: str) -> None:
             heard = time.monotonic()
             if run.status.is_finished:
                 break
-        except (OSError, HTTPError) as error:  # of ZenML's client, and of Kubernetes'
+        except UNANSWERED as error:
             if time.monotonic() - heard > PATIENCE:
                 raise OutOfSightError(f"{name} may go on, but nobody answers: {error}") from error
         time.sleep(POLL)
@@ -82,9 +85,25 @@ def watch(name: str) -> None:
 
 
 def cancel(name: str) -> None:
-    """Stop a run and remove its pods."""
-    with suppress(IllegalOperationError, KeyError):  # ended meanwhile, or never handed over
-        stop_run(Client().get_pipeline_run(name))
+    """Stop a run and remove its pods. Raises OutOfSightError where it may go on all the same."""
+    try:
+        run = Client().get_pipeline_run(name)
+        if run.orchestrator_run_id:
+            with suppress(IllegalOperationError):  # ended meanwhile, or somebody else is stopping it
+                stop_run(run)
+        elif not run.status.is_finished:
+            _withdraw(run)
+    except KeyError:  # never handed over
+        return
+    except UNANSWERED as error:
+        raise OutOfSightError(f"{name} was not stopped and may go on: {error}") from error
+
+
+def _withdraw(run: Any) -> None:
+    """Stop a run whose orchestrator has not begun, which ZenML refuses: its Jobs are in the cluster all the same."""
+    if not Pods(str(run.id)).remove_jobs():
+        raise OutOfSightError("its orchestrator has not begun; stop it there, in its own interface")
+    publish_pipeline_run_status_update(run.id, ExecutionStatus.STOPPED, "Stopped before it began.")
 
 
 def state_of(name: str) -> ExecutionStatus | None:

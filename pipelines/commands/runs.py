@@ -18,7 +18,7 @@ from pipelines.commands.common import (
     registered,
 )
 from pipelines.place import CODE, here
-from srpo.errors import ConfigError
+from srpo.errors import ConfigError, OutOfSightError
 from srpo.steps import STEPS
 
 if TYPE_CHECKING:
@@ -240,7 +240,8 @@ def _submit(record: "RunRecord") -> None:
 def _execute(record: "RunRecord") -> None:
     """Run, and whatever stops the run, say how to go on with it; how it ended is told to those who asked."""
     from pipelines.execute import attach, execute
-    from pipelines.notify import ended, failure_told, tell
+    from pipelines.notify import ended as notice_of
+    from pipelines.notify import failure_told, tell
     from pipelines.summary import command, show_outcome
 
     watched = record.stack and record.state in ("running", "done") and record.attempts
@@ -248,11 +249,12 @@ def _execute(record: "RunRecord") -> None:
         with failure_told(record.config, record.name):
             outcome = (attach if watched else execute)(here(), record, STARTED)
     except BaseException as error:
-        console.print(f"[yellow]stopped.[/] Go on with:  {command(f'run --resume {record.name}')}", soft_wrap=True)
+        ended = "out of sight" if isinstance(error, OutOfSightError) else "stopped"
+        console.print(f"[yellow]{ended}.[/] Go on with:  {command(f'run --resume {record.name}')}", soft_wrap=True)
         if isinstance(error, KeyboardInterrupt):
             raise typer.Exit(INTERRUPTED) from None
         raise
-    if notice := ended(outcome):
+    if notice := notice_of(outcome):
         tell(record.config.notify, notice)
     show_outcome(console, outcome)
 
