@@ -186,5 +186,6 @@ def _request(place: Place, record: RunRecord, given: dict[str, str]) -> Request:
         tracked=record.tracked,
         until=record.steps[-1],
         continues=str(place.runs / record.continues / "train") if record.continues else None,
+        words=record.words,
         given=given,
     )

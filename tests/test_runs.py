@@ -1,6 +1,7 @@
 """Records of runs: which are believed to be running, and what one damaged record does to the others."""
 
 import os
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -52,6 +53,18 @@ def test_results_of_another_words_file_are_not_taken(tmp_path: Path) -> None:
     file.write_text("prompt,positive\na castle,Sunlit\n")
     assert not same_origin(made, config, ["weights", "prompts", "trained"])
     assert same_origin(made, config, ["weights", "prompts"]), "which no word has made"
+
+
+def test_another_machine_knows_what_a_run_goes_on_from_and_its_words(tmp_path: Path) -> None:
+    here, there = Place(tmp_path / "here"), Place(tmp_path / "there")
+    given = {"weights": "1", "prompts": "2"}
+    mine = record(here, "two").changed(stack="far", continues="one", words="abc", given=given)
+    request = execute._request(here, mine, given).model_dump(mode="json")
+    parameters = {"config": mine.config.model_dump(mode="json"), "request": request}
+    first = SimpleNamespace(config=SimpleNamespace(parameters=parameters), created=datetime(2026, 1, 1))
+    found = elsewhere._record(there, "two", "far", ["two"], first)
+    assert found.model_dump(exclude={"attempts", "folder"}) == mine.model_dump(exclude={"attempts", "folder"})
+    assert found.path == there.runs / "two"
 
 
 def test_one_unreadable_record_hides_no_other(tmp_path: Path) -> None:

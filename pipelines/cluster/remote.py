@@ -2,7 +2,9 @@
 
 import logging
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -15,9 +17,9 @@ from zenml.orchestrators.publish_utils import publish_pipeline_run_status_update
 from zenml.utils.run_utils import refresh_run_status, stop_run
 
 from pipelines.cluster.pods import Pods, is_permanent
-from srpo.config import RunConfig
+from srpo.config import RewardConfig, RunConfig, ScoreConfig
 from srpo.errors import ConfigError, OutOfSightError, RemoteRunError
-from srpo.hub import is_remote
+from srpo.hub import Part, is_remote, survey
 
 POLL = 2.0
 """Seconds between two looks at a run."""
@@ -41,7 +43,7 @@ def for_pods(config: RunConfig, storage: str) -> RunConfig:
 
     Raises ConfigError for files that lie on this machine alone.
     """
-    if local := sorted({source for source in config.inputs if not _reachable(source)}):
+    if local := sorted({source for source in config.inputs if not _reachable(source)} | set(_further(config))):
         raise ConfigError(
             f"pods cannot see {', '.join(local)} of this machine; put them into a bucket (s3://...), name a hub "
             "(hf://...) or build them into the image and use what it has (builtin:...)"
@@ -49,6 +51,23 @@ def for_pods(config: RunConfig, storage: str) -> RunConfig:
     lasting = config.storage.model_copy(update={"remote": config.storage.remote or storage})
     registry = config.registry.model_copy(update={"lease": config.registry.lease or f"{storage}/lease"})
     return config.model_copy(update={"storage": lasting, "registry": registry})
+
+
+def _further(config: RunConfig) -> Iterator[str]:
+    """Files of this machine that a run reads besides its inputs."""
+    from srpo.start import BASE, CHAMPION, VERSION  # with all of torch, which a list of schedules can do without
+
+    if config.train.start not in (BASE, CHAMPION) and not VERSION.fullmatch(config.train.start):
+        yield config.train.start
+    judges: dict[Part, Iterable[RewardConfig | ScoreConfig]] = {
+        "reward": config.all_rewards.values(),
+        "score": config.evaluation.scores.values(),
+    }
+    for part, judge in ((part, judge) for part, each in judges.items() for judge in each):
+        if Path(judge.architecture).is_file():
+            beside = survey(judge.source, part).files if is_remote(judge.source) else ()
+            if judge.architecture not in {file.path for file in beside}:
+                yield judge.architecture
 
 
 def _reachable(source: str) -> bool:

@@ -92,10 +92,22 @@ def test_only_exit_code_42_is_permanent() -> None:
     assert not is_permanent(pod("Failed", ended(1))) and not is_permanent(pod("Pending"))
 
 
-def test_a_run_that_only_this_machine_could_follow_is_refused() -> None:
-    config = load_config(CONFIG, ("prompts.train=/home/me/prompts.txt", "model.source=models/mine"))
-    with pytest.raises(ConfigError, match=r"pods cannot see /home/me/prompts.txt, .*models/mine of this machine"):
-        for_pods(config, "s3://bucket/zenml/srpo")
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (("prompts.train=/home/me/prompts.txt", "model.source=models/mine"), "/home/me/prompts.txt, .*models/mine"),
+        (("train.start=runs/earlier/transformer",), "runs/earlier/transformer"),
+        ((f"reward.architecture={CONFIG}",), str(CONFIG)),
+    ],
+)
+def test_a_run_that_only_this_machine_could_follow_is_refused(overrides: tuple[str, ...], named: str) -> None:
+    with pytest.raises(ConfigError, match=f"pods cannot see {named} of this machine"):
+        for_pods(load_config(CONFIG, overrides), "s3://bucket/zenml/srpo")
+
+
+@pytest.mark.parametrize("start", ["base", "champion", "models:/shapes/3"])
+def test_what_pods_can_start_from_is_not(start: str) -> None:
+    assert for_pods(load_config(CONFIG, (f"train.start={start}",)), "s3://bucket/zenml/srpo").train.start == start
 
 
 def test_what_pods_make_lasts_where_the_stack_keeps_its_artifacts() -> None:
