@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from typing import Any
 
 from zenml.client import Client
 from zenml.enums import ExecutionMode, ExecutionStatus
@@ -18,8 +19,9 @@ from pipelines.cluster.resources import pipeline_options
 from pipelines.earlier import earlier_outputs
 from pipelines.outcome import Outcome, brought_here, outcome_of, outputs_of
 from pipelines.place import Place
-from pipelines.runs import RunRecord, new_folder
-from pipelines.stacks import activate, log_to_file
+from pipelines.runs import RunRecord, held, new_folder
+from pipelines.stacks import ActiveStack, activate, log_to_file
+from srpo.config import RunConfig
 from srpo.control_words import control_words
 from srpo.errors import BusyError, OutOfSightError, PreemptedError
 from srpo.plan import Plan
@@ -39,32 +41,38 @@ def new_run(place: Place, plan: Plan, stack: str | None = None) -> RunRecord:
     given = earlier_outputs(place, config, plan.steps[0])
     if plan.steps[-1] == "register":
         check_lease(active.tracking_uri, config.registry)
+    words = control_words(config.preference).digest
+    return begun(place, active, config, steps=plan.steps, stack=stack, words=words, given=given)
+
+
+def begun(place: Place, active: ActiveStack, config: RunConfig, **known: Any) -> RunRecord:
+    """The record of a new run, with a folder and an MLflow run of its own; `known`: its further fields."""
     folder = new_folder(place, config)
-    record = RunRecord(
-        name=folder.name,
-        config=config,
-        created=datetime.now(UTC),
-        folder=str(folder),
-        tracked=open_run(active.tracking_uri, active.mlflow_artifacts_uri, folder.name, config),
-        steps=plan.steps,
-        stack=stack,
-        words=control_words(config.preference).digest,
-        given=given,
-    )
-    return record.save()
+    tracked = open_run(active.tracking_uri, active.mlflow_artifacts_uri, folder.name, config)
+    created = datetime.now(UTC)
+    return RunRecord(
+        name=folder.name, config=config, created=created, folder=str(folder), tracked=tracked, **known
+    ).save()
 
 
 def execute(place: Place, record: RunRecord, started: float) -> Outcome:
     """Run the steps that have no output yet; `started`: when the command began (`time.monotonic`).
 
-    Whatever ends it, the record says so, and executing it again goes on from there.
+    Whatever ends it, the record says so, and executing it again goes on from there. BusyError while another process
+    is at it.
     """
-    record, given = submit(place, record)
-    return follow(record, given, started)
+    with held(place, record):
+        record, given = _hand_over(place, record)
+        return follow(record, given, started)
 
 
 def submit(place: Place, record: RunRecord) -> tuple[RunRecord, dict[str, str]]:
     """Hand a run to its stack, with what it has already; a local stack has run it when this returns."""
+    with held(place, record):
+        return _hand_over(place, record)
+
+
+def _hand_over(place: Place, record: RunRecord) -> tuple[RunRecord, dict[str, str]]:
     activate(place, record.stack)
     given = record.given | outputs_of(record)
     record = record.next_attempt()
@@ -185,7 +193,7 @@ def _request(place: Place, record: RunRecord, given: dict[str, str]) -> Request:
         fingerprint=fingerprint.combine(weights, *scores, fingerprint.of_code("srpo.hub")),
         tracked=record.tracked,
         until=record.steps[-1],
-        continues=str(place.runs / record.continues / "train") if record.continues else None,
+        continues=str(record.continued_training) if record.continues else None,
         words=record.words,
         given=given,
     )

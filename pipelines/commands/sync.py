@@ -21,14 +21,12 @@ def sync(
     from srpo.outbox import unsent
     from srpo.tracking import Tracker
 
-    waiting = [
-        record for record in ([load_run(place, run)] if run else load_runs(place)) if unsent(record.path / "train")
-    ]
+    waiting = [record for record in ([load_run(place, run)] if run else load_runs(place)) if unsent(record.training)]
     if running := [record.name for record in waiting if record.actual_state == "running"]:
         raise BusyError(f"run {running[0]} is still running and sends its own entries; wait for it, or stop it")
     for record in waiting:
         activate(place, record.stack)  # with its server's credentials
-        if left := Tracker(record.tracked, record.path / "train").close(seconds):
+        if left := Tracker(record.tracked, record.training).close(seconds):
             raise UnreachableError(f"MLflow has not taken the last {left} entries of {record.name}; try again later")
         console.print(f"{record.name}: MLflow has everything")
     if not waiting:
