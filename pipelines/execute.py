@@ -38,7 +38,7 @@ def new_run(place: Place, plan: Plan, stack: str | None = None) -> RunRecord:
     active = activate(place, stack)
     config = for_pods(plan.config, active.storage) if active.storage else plan.config
     config = pinned(config, active.tracking_uri) if "train" in plan.steps else config
-    given = earlier_outputs(place, config, plan.steps[0])
+    given = earlier_outputs(place, config, plan.steps[0], stack)
     if plan.steps[-1] == "register":
         check_lease(active.tracking_uri, config.registry)
     words = control_words(config.preference).digest

@@ -52,6 +52,8 @@ class RunRecord(Strict):
     error: str = ""
     """Why the latest attempt failed."""
     verdict: str = ""
+    told: bool = False
+    """Whether those who asked for it have heard how it ended."""
 
     @model_validator(mode="before")
     @classmethod

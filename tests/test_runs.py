@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,8 +13,9 @@ from zenml.enums import ExecutionStatus
 from pipelines import elsewhere, execute
 from pipelines.cluster import remote
 from pipelines.collect import unreferenced
-from pipelines.earlier import same_origin
+from pipelines.earlier import earlier_outputs, same_origin
 from pipelines.execute import refreshed, submit
+from pipelines.outcome import _seconds
 from pipelines.place import Place
 from pipelines.runs import FILE, RunRecord, held, load_run, load_runs, unreadable_runs
 from pipelines.stacks import activate_local_stack
@@ -96,6 +97,24 @@ def test_results_of_another_words_file_are_not_taken(tmp_path: Path) -> None:
     file.write_text("prompt,positive\na castle,Sunlit\n")
     assert not same_origin(made, config, ["weights", "prompts", "trained"])
     assert same_origin(made, config, ["weights", "prompts"]), "which no word has made"
+
+
+def test_results_of_another_stack_are_not_taken(tmp_path: Path) -> None:
+    """They lie where its pods can reach them."""
+    place, given = Place(tmp_path), {"weights": "1", "prompts": "2"}
+    far = record(place, "made").changed(stack="far", given=given)
+    assert earlier_outputs(place, far.config, "train", "far") == given
+    for other in (None, "further"):
+        with pytest.raises(ConfigError, match="--from train needs"):
+            earlier_outputs(place, far.config, "train", other)
+
+
+def test_over_nodes_a_training_takes_as_long_as_its_pods() -> None:
+    start = datetime(2026, 1, 1)
+    nodes = SimpleNamespace(start_time=start, end_time=start + timedelta(hours=2))
+    taken = SimpleNamespace(status=ExecutionStatus.COMPLETED, run_metadata={"seconds": 3.0})
+    assert _seconds({"train_nodes": nodes, "train": taken}, "train") == 7200.0
+    assert _seconds({"train": taken}, "train") == 3.0
 
 
 def test_another_machine_knows_what_a_run_goes_on_from_and_its_words(tmp_path: Path) -> None:
