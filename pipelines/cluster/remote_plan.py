@@ -115,8 +115,10 @@ def _hours(plan: RemotePlan) -> str:
     if not plan.gpu_hours:
         return "none: neither training nor evaluation takes a GPU"
     hours = ", ".join(f"{step} {hours:.3g}" for step, hours in plan.gpu_hours.items())
-    cost = f"no such price of {resources.gpu} in" if plan.price is None else f"{plan.price:.2f} USD by"
-    found = f"{hours} of {resources.gpu} (predicted); {cost} infra/prices.yaml"
+    cost = f"infra/prices.yaml lacks a price of {resources.gpu}"
+    if plan.price is not None:
+        cost = f"{plan.price:.2f} USD by infra/prices.yaml"
+    found = f"{hours} of {resources.gpu} (predicted); {cost}"
     most = resources.max_gpu_hours
     late = most and most < plan.gpu_hours.get("train", 0.0)
     return f"{found}; training stops at resources.max_gpu_hours {most:g}" if late else found

@@ -156,7 +156,7 @@ def test_a_gpu_without_a_price_is_planned_all_the_same(
     options = ("--gpu", "A100-80", "--until", "train", "--set", "resources.train.gpus=1")
     assert call("plan", "--stack", "kubernetes", *options) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert re.search(r"GPU-hours train \S+ of A100-80 \(predicted\); no such price of A100-80 in infra/prices", shown)
+    assert re.search(r"GPU-hours train \S+ of A100-80 \(predicted\); infra/prices.yaml lacks a price of A100-80", shown)
 
 
 def test_the_command_shows_the_plan_and_writes_the_jobs(
