@@ -20,7 +20,7 @@ from pipelines.place import Place
 from pipelines.runs import load_run
 from pipelines.stacks import NAME
 from srpo.config import NotifyConfig, RunConfig
-from srpo.errors import ConfigError, DiskFullError, GpuMemoryError, OutOfSightError, RemoteRunError
+from srpo.errors import BusyError, ConfigError, DiskFullError, GpuMemoryError, OutOfSightError, RemoteRunError
 from srpo.report.schema import Report
 from srpo.tracking import TrackedRun
 from tests.conftest import CONFIG, SHORT
@@ -186,7 +186,7 @@ def test_failures_are_told_and_go_on_their_way(hook: Hook, told: NotifyConfig) -
             raise error
         assert hook.bodies[-1]["text"] == said
         assert hook.bodies[-1]["event"] == "failed"
-    for no_failure in (KeyboardInterrupt(), OutOfSightError("it may go on")):
+    for no_failure in (KeyboardInterrupt(), OutOfSightError("it may go on"), BusyError("another is at it")):
         with pytest.raises(type(no_failure)), failure_told(config, "weekly"):
             raise no_failure
     assert len(hook.bodies) == 5
