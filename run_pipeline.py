@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from pipelines.commands import app
+from pipelines.commands.runs import INTERRUPTED
 from pipelines.place import here
 from srpo.errors import (
     EXIT_PERMANENT,
@@ -24,6 +25,7 @@ from srpo.errors import (
     DiskFullError,
     KnownError,
     UnreachableError,
+    causes,
     disk_full,
     memory_needed,
 )
@@ -41,9 +43,20 @@ def _details() -> str:
     return f"the details are in {path}"
 
 
+class ToldToEnd(KeyboardInterrupt):
+    """A request to end (SIGTERM, from a scheduler or a service manager): like Ctrl-C, but it is to be tried again."""
+
+
 def _interrupt(*_: object) -> None:
-    """A request to end (SIGTERM, from a scheduler or a service manager) is treated like Ctrl-C."""
-    raise KeyboardInterrupt
+    raise ToldToEnd
+
+
+def _exit_code(ended: SystemExit) -> str | int | None:
+    """That of a command which has ended, and has said why."""
+    if ended.code == typer.BadParameter.exit_code:  # of every UsageError
+        return EXIT_PERMANENT
+    told_to_end = ended.code == INTERRUPTED and any(isinstance(each, ToldToEnd) for each in causes(ended))
+    return EXIT_RETRY if told_to_end else ended.code
 
 
 def _end(problems: Console, error: KnownError) -> NoReturn:
@@ -61,8 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
         with memory_needed():
             app(arguments)
     except SystemExit as ended:
-        misused = ended.code == typer.BadParameter.exit_code  # of every UsageError, which has been told
-        sys.exit(EXIT_PERMANENT if misused else ended.code)
+        sys.exit(_exit_code(ended))
     except KnownError as error:
         _end(problems, error)
     except Exception as error:

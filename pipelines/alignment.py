@@ -40,6 +40,8 @@ class Request(Strict):
     """Last step wanted."""
     continues: str | None = None
     """Folder of a training that this one goes on from."""
+    words: str | None = None
+    """Hash of the content of `preference.words_file`, if there is one."""
     given: dict[str, str] = Field(default_factory=dict)
     """Outputs that exist already, for steps that need not run: name -> id of the ZenML artifact version."""
 

@@ -134,7 +134,7 @@ def _candidates(place: Place, released: Sequence[RunRecord]) -> Iterator[Path]:
     have not been used for long, and what an interrupted removal left.
     """
     for record in released:
-        yield from (path for name in LARGE if (path := record.path / "train" / name).is_dir())
+        yield from (path for name in LARGE if (path := record.training / name).is_dir())
     if not is_read(place.embeddings):
         yield from sorted(path for path in place.embeddings.glob("[!.]*") if path.is_dir())
     galleries = (path for path in (place.scores / THUMBNAILS).glob("[!.]*") if path.is_dir())
@@ -159,9 +159,9 @@ def _files_of_version(place: Place, version: Version) -> Iterator[Path]:
 
 def _files_of_run(place: Place, record: RunRecord) -> Iterator[Path]:
     """A run's own folder, that of the training it goes on from, and what its steps have made or been given."""
-    yield record.path / "train"
-    if record.continues and record.actual_state != "done":
-        yield place.runs / record.continues / "train"
+    yield record.training
+    if record.continued_training and record.actual_state != "done":
+        yield record.continued_training
     outputs = record.given | outputs_of(record)
     for name in outputs.keys() & {"weights", "prompts", "trained"}:
         yield from _places(Client().get_artifact_version(outputs[name]).load())
@@ -185,6 +185,6 @@ def _overlap(one: Path, other: Path) -> bool:
 def _refuse_unreadable(place: Place) -> None:
     if unreadable := unreadable_runs(place):
         raise ConfigError(
-            f"{', '.join(unreadable)} in {place.runs} cannot be read by this srpo and may refer to any file; "
-            "move it out of that folder, or use the srpo that wrote it"
+            f"{', '.join(unreadable)} in {place.runs} cannot be read by this srpo, or was made elsewhere, and may "
+            "refer to any file; move it out of that folder, or use the srpo, or the folder, that it was made with"
         )

@@ -24,8 +24,8 @@ MADE_WITH["evaluated"] = MADE_WITH["trained"] | {"evaluation"}
 """Output -> sections of the config that it depends on."""
 
 
-def earlier_outputs(place: Place, config: RunConfig, first: str) -> dict[str, str]:
-    """What a run that starts at `first` takes from the last run of its experiment that has it all.
+def earlier_outputs(place: Place, config: RunConfig, first: str, stack: str | None = None) -> dict[str, str]:
+    """What a run that starts at `first` takes from the last run of its experiment, on its own stack, that has it all.
 
     Weights are fetched again where the held-out scores are others: what is in the store already costs nothing.
     """
@@ -33,7 +33,7 @@ def earlier_outputs(place: Place, config: RunConfig, first: str) -> dict[str, st
     if not needed:
         return {}
     freed = []
-    for record in load_runs(place):
+    for record in (record for record in load_runs(place) if record.stack == stack):
         outputs = record.given | outputs_of(record)
         if same_origin(record, config, needed) and set(needed) <= set(outputs):
             if "trained" in needed and not _weights_are_left(record, outputs["trained"]):
@@ -43,7 +43,7 @@ def earlier_outputs(place: Place, config: RunConfig, first: str) -> dict[str, st
             return {name: outputs[name] for name in needed if name not in anew}
     raise ConfigError(
         f"--from {first} needs the results of the steps before it, and no run of experiment {config.name!r} in "
-        f"{place.runs} made them all with these settings ({', '.join(needed)})"
+        f"{place.runs}{f' on {stack}' if stack else ''} made them all with these settings ({', '.join(needed)})"
         + (f", but {freed[0]}, whose weights were freed (`delete`, `gc`)" if freed else "")
         + "; run without --from"
     )

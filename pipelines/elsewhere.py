@@ -3,6 +3,7 @@
 import re
 from contextlib import suppress
 from datetime import UTC
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -66,6 +67,8 @@ def _record(place: Place, name: str, stack: str, attempts: list[str], first: Any
         tracked=request.tracked,
         steps=tuple(step for step in steps if STEPS[step].output not in request.given),
         stack=stack,
+        words=request.words,
         given=request.given,
+        continues=Path(request.continues).parent.name if request.continues else None,
         attempts=tuple(attempts),
     )

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from typing import Any
 
 from zenml.client import Client
 from zenml.enums import ExecutionMode, ExecutionStatus
@@ -18,8 +19,9 @@ from pipelines.cluster.resources import pipeline_options
 from pipelines.earlier import earlier_outputs
 from pipelines.outcome import Outcome, brought_here, outcome_of, outputs_of
 from pipelines.place import Place
-from pipelines.runs import RunRecord, new_folder
-from pipelines.stacks import activate, log_to_file
+from pipelines.runs import RunRecord, held, new_folder
+from pipelines.stacks import ActiveStack, activate, log_to_file
+from srpo.config import RunConfig
 from srpo.control_words import control_words
 from srpo.errors import BusyError, OutOfSightError, PreemptedError
 from srpo.plan import Plan
@@ -27,41 +29,50 @@ from srpo.registry import check_lease
 from srpo.start import pinned
 from srpo.tracking import open_run, set_status
 
+NOT_AT_WORK = (ExecutionStatus.INITIALIZING, ExecutionStatus.STOPPING)
+"""What ZenML calls, for ever, a run that could not be handed over; and one whose pods are being removed."""
+
 
 def new_run(place: Place, plan: Plan, stack: str | None = None) -> RunRecord:
     """Record a run of the planned steps, ready to be executed on a registered stack or on the local one."""
     active = activate(place, stack)
     config = for_pods(plan.config, active.storage) if active.storage else plan.config
     config = pinned(config, active.tracking_uri) if "train" in plan.steps else config
-    given = earlier_outputs(place, config, plan.steps[0])
+    given = earlier_outputs(place, config, plan.steps[0], stack)
     if plan.steps[-1] == "register":
         check_lease(active.tracking_uri, config.registry)
+    words = control_words(config.preference).digest
+    return begun(place, active, config, steps=plan.steps, stack=stack, words=words, given=given)
+
+
+def begun(place: Place, active: ActiveStack, config: RunConfig, **known: Any) -> RunRecord:
+    """The record of a new run, with a folder and an MLflow run of its own; `known`: its further fields."""
     folder = new_folder(place, config)
-    record = RunRecord(
-        name=folder.name,
-        config=config,
-        created=datetime.now(UTC),
-        folder=str(folder),
-        tracked=open_run(active.tracking_uri, active.mlflow_artifacts_uri, folder.name, config),
-        steps=plan.steps,
-        stack=stack,
-        words=control_words(config.preference).digest,
-        given=given,
-    )
-    return record.save()
+    tracked = open_run(active.tracking_uri, active.mlflow_artifacts_uri, folder.name, config)
+    created = datetime.now(UTC)
+    return RunRecord(
+        name=folder.name, config=config, created=created, folder=str(folder), tracked=tracked, **known
+    ).save()
 
 
 def execute(place: Place, record: RunRecord, started: float) -> Outcome:
     """Run the steps that have no output yet; `started`: when the command began (`time.monotonic`).
 
-    Whatever ends it, the record says so, and executing it again goes on from there.
+    Whatever ends it, the record says so, and executing it again goes on from there. BusyError while another process
+    is at it.
     """
-    record, given = submit(place, record)
-    return follow(record, given, started)
+    with held(place, record):
+        record, given = _hand_over(place, record)
+        return follow(record, given, started)
 
 
 def submit(place: Place, record: RunRecord) -> tuple[RunRecord, dict[str, str]]:
     """Hand a run to its stack, with what it has already; a local stack has run it when this returns."""
+    with held(place, record):
+        return _hand_over(place, record)
+
+
+def _hand_over(place: Place, record: RunRecord) -> tuple[RunRecord, dict[str, str]]:
     activate(place, record.stack)
     given = record.given | outputs_of(record)
     record = record.next_attempt()
@@ -95,7 +106,7 @@ def follow(record: RunRecord, given: dict[str, str], started: float) -> Outcome:
 
 @contextmanager
 def _state_kept(record: RunRecord) -> Iterator[None]:
-    """Whatever ends the run meanwhile, its record and MLflow say so, and no pod is left."""
+    """Whatever ends the run meanwhile, its record and MLflow say so, and no pod is left; else it is out of sight."""
     try:
         yield
     except (KeyboardInterrupt, RunInterruptedException) as signal:
@@ -127,22 +138,28 @@ def attach(place: Place, record: RunRecord, started: float) -> Outcome:
 
 
 def refreshed(place: Place, record: RunRecord) -> RunRecord:
-    """The record with what has become meanwhile of a run that a cluster was at."""
-    if not (record.stack and record.state == "running"):
+    """The record with what has become meanwhile of a run that was handed to a cluster; only `done` is final.
+
+    A run that ended here, because its command lost sight of it or was stopped, may go on there.
+    """
+    if record.stack is None or record.state == "done":
         return record
     activate(place, record.stack)
-    status = state_of(record.attempts[-1]) if record.attempts else None
-    if status is None:  # it is being handed over, or that broke off
-        return record if record.process_lives else record.changed(state="interrupted")
+    status = state_of(record.attempts[-1]) if record.attempts and on_cluster() else None
+    if status is None:  # it is this machine's, or is being handed over, or that broke off
+        broke_off = record.state == "running" and not record.process_lives
+        return record.changed(state="interrupted") if broke_off else record
     if status.is_successful:
         _tell(record, "FINISHED")
         return outcome_of(record, record.given, 0.0).record
-    if status == ExecutionStatus.STOPPED:
-        _tell(record, "KILLED")
-        return record.changed(state="interrupted")
-    if status.is_finished:
-        _tell(record, "FAILED")
-        return record.changed(state="failed", error=f"failed on {record.stack}")
+    if record.state == "running" and status.is_finished:
+        stopped = status == ExecutionStatus.STOPPED
+        _tell(record, "KILLED" if stopped else "FAILED")
+        error = "" if stopped else f"failed on {record.stack}"
+        return record.changed(state="interrupted" if stopped else "failed", error=error)
+    if record.state != "running" and not status.is_finished and status not in NOT_AT_WORK:
+        _tell(record, "RUNNING")
+        return record.changed(state="running", error="")
     return record
 
 
@@ -176,6 +193,7 @@ def _request(place: Place, record: RunRecord, given: dict[str, str]) -> Request:
         fingerprint=fingerprint.combine(weights, *scores, fingerprint.of_code("srpo.hub")),
         tracked=record.tracked,
         until=record.steps[-1],
-        continues=str(place.runs / record.continues / "train") if record.continues else None,
+        continues=str(record.continued_training) if record.continues else None,
+        words=record.words,
         given=given,
     )

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from srpo.config import NotifyConfig
 from srpo.config.notify import Event
-from srpo.errors import ConfigError, KnownError, OutOfSightError, RemoteRunError
+from srpo.errors import BusyError, ConfigError, KnownError, OutOfSightError, RemoteRunError
 from srpo.report.schema import Report
 from srpo.strict import Strict
 
@@ -143,8 +143,8 @@ def failure_told(config: "RunConfig", run: str = "") -> Iterator[None]:
     """Tell what goes wrong inside, then let it go on; to be stopped by hand is no failure."""
     try:
         yield
-    except OutOfSightError:
-        raise  # it may go on
+    except (BusyError, OutOfSightError):
+        raise  # it goes on, or may
     except Exception as error:
         # what others say, and a pod's last line, may hold anything
         told = isinstance(error, KnownError) and not isinstance(error, RemoteRunError)

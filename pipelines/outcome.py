@@ -1,6 +1,8 @@
 """What a finished run has to show, read back from ZenML and from the durable copy."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from zenml.client import Client
 from zenml.enums import ExecutionStatus
@@ -13,6 +15,8 @@ from srpo.steps import STEPS
 from srpo.strict import Strict
 from steps.own_call import SECONDS
 
+NODES = "train_nodes"
+"""The step that trains over nodes; `train` then only takes what it has made."""
 MANIFESTS = ("trained", "evaluated", "registered")
 
 
@@ -23,7 +27,7 @@ class StepOutcome(Strict):
     status: str
     """completed, cached or given."""
     seconds: float = 0.0
-    """Inside the step's own call into srpo."""
+    """Inside the step's own call into srpo; of a training over nodes, of its pods."""
 
 
 class Outcome(Strict):
@@ -50,9 +54,8 @@ def outcome_of(record: RunRecord, given: dict[str, str], seconds: float) -> Outc
     for name in STEPS:
         if name in run.steps:
             step = run.steps[name]
-            cached = step.status == ExecutionStatus.CACHED
-            spent = 0.0 if cached else float(step.run_metadata[SECONDS])
-            steps.append(StepOutcome(name=name, status="cached" if cached else "completed", seconds=spent))
+            status = "cached" if step.status == ExecutionStatus.CACHED else "completed"
+            steps.append(StepOutcome(name=name, status=status, seconds=_seconds(run.steps, name)))
         elif STEPS[name].output in given:
             steps.append(StepOutcome(name=name, status="given"))
     outputs = given | outputs_of(record)
@@ -60,6 +63,13 @@ def outcome_of(record: RunRecord, given: dict[str, str], seconds: float) -> Outc
     verdict = manifests["evaluated"].verdict if "evaluated" in manifests else ""
     record = record.changed(state="done", verdict=verdict)
     return Outcome(record=record, steps=tuple(steps), seconds=seconds, **manifests)
+
+
+def _seconds(steps: Mapping[str, Any], name: str) -> float:
+    """Time of one of a run's steps; 0 where it was taken from the cache."""
+    if name == "train" and (nodes := steps.get(NODES)) and nodes.start_time and nodes.end_time:
+        return float((nodes.end_time - nodes.start_time).total_seconds())
+    return 0.0 if steps[name].status == ExecutionStatus.CACHED else float(steps[name].run_metadata[SECONDS])
 
 
 def brought_here(config: RunConfig, evaluated: Evaluated) -> Evaluated:

@@ -9,6 +9,7 @@ from pathlib import Path
 CODE = Path(__file__).parents[1]
 """Root of the checkout, where `configs/` and `infra/` lie."""
 STACKS = CODE / "infra" / "stacks"
+SQLITE = "sqlite:///"
 ZENML = "ZENML_CONFIG_PATH=$PWD/.srpo/zenml zenml"
 """How a person calls ZenML's own command line, so that it finds what `Place.environment` makes srpo find."""
 
@@ -52,7 +53,7 @@ class Place:
     @property
     def mlflow_uri(self) -> str:
         """Tracking URI of the MLflow store."""
-        return f"sqlite:///{self.mlflow_database}"
+        return f"{SQLITE}{self.mlflow_database}"
 
     @property
     def mlflow_artifacts_uri(self) -> str:

@@ -3,14 +3,13 @@
 A run that is done has a report and perhaps a version, which stay as they are; more training makes others.
 """
 
-from datetime import UTC, datetime
-
 from zenml.client import Client
 
-from pipelines.execute import refreshed
+from pipelines.cluster.remote import on_cluster
+from pipelines.execute import begun, refreshed
 from pipelines.outcome import outputs_of
 from pipelines.place import Place
-from pipelines.runs import RunRecord, load_run, needed_before, new_folder
+from pipelines.runs import RunRecord, held, load_run, needed_before
 from pipelines.stacks import activate
 from srpo.alone import refuse_busy
 from srpo.artifacts import Trained
@@ -18,7 +17,6 @@ from srpo.config import RunConfig, with_overrides
 from srpo.errors import BusyError, ConfigError
 from srpo.plan import make_plan
 from srpo.same_run import HOW
-from srpo.tracking import open_run
 
 
 def to_resume(place: Place, name: str, overrides: tuple[str, ...] = ()) -> RunRecord:
@@ -32,7 +30,7 @@ def to_resume(place: Place, name: str, overrides: tuple[str, ...] = ()) -> RunRe
             f"--resume goes on with the run's own settings; only {', '.join(each.strip('.=') for each in allowed)} may "
             f"change, got {others[0]!r}"
         )
-    record = _at_rest(place, load_run(place, name), overrides)
+    record = _at_rest(place, name, overrides)
     config = with_overrides(record.config, overrides, f"run {name}")
     trained = trained_by(place, record) if overrides or record.state == "done" else None
     if trained and _can_go_on(trained, config):
@@ -41,24 +39,24 @@ def to_resume(place: Place, name: str, overrides: tuple[str, ...] = ()) -> RunRe
     if record.state == "done" and not record.stack:  # else nobody may have seen yet what it has made
         raise ConfigError(f"run {name} is done{_instead(name, trained)}")
     _check(place, record.model_copy(update={"config": config}))
-    return record.changed(config=config) if overrides else record
+    if not overrides:
+        return record
+    with held(place, record):
+        return record.changed(config=config)
 
 
-def _at_rest(place: Place, record: RunRecord, overrides: tuple[str, ...]) -> RunRecord:
+def _at_rest(place: Place, name: str, overrides: tuple[str, ...]) -> RunRecord:
     """The record as it is now; a cluster may still be at it, but not another process of this machine."""
+    record = load_run(place, name)
     if record.stack:
         record = refreshed(place, record)
         if record.state == "running" and overrides:
-            raise BusyError(
-                f"run {record.name} is at work on {record.stack}; wait until it ends to change its resources"
-            )
-        return record
-    refuse_busy(record.path / "train")
-    if record.actual_state == "running":
-        raise BusyError(
-            f"run {record.name} is still running (process {record.process}); wait until it ends, or stop it"
-        )
-    return record
+            raise BusyError(f"run {name} is at work on {record.stack}; wait until it ends to change its resources")
+        if on_cluster():
+            return record
+    refuse_busy(record.path)
+    refuse_busy(record.training)
+    return load_run(place, name)  # as the process left it that may just have ended
 
 
 def _can_go_on(trained: Trained, config: RunConfig) -> bool:
@@ -90,16 +88,13 @@ def continued(place: Place, earlier: RunRecord, config: RunConfig) -> RunRecord:
     """Record a run that goes on where the budget ended the training of another, which keeps its report and version."""
     active = activate(place, earlier.stack)
     outputs = earlier.given | outputs_of(earlier)
-    folder = new_folder(place, config)
-    return RunRecord(
-        name=folder.name,
-        config=config,
-        created=datetime.now(UTC),
-        folder=str(folder),
-        tracked=open_run(active.tracking_uri, active.mlflow_artifacts_uri, folder.name, config),
+    return begun(
+        place,
+        active,
+        config,
         steps=earlier.steps[earlier.steps.index("train") :],
         stack=earlier.stack,
         words=earlier.words,
         given={name: outputs[name] for name in needed_before("train")},
         continues=earlier.name,
-    ).save()
+    )

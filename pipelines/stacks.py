@@ -13,7 +13,7 @@ from zenml.client import Client
 from zenml.enums import StackComponentType
 from zenml.utils.source_utils import set_custom_source_root
 
-from pipelines.place import CODE, Place
+from pipelines.place import CODE, SQLITE, Place
 from srpo.errors import ConfigError
 
 NAME = "srpo-local"
@@ -62,14 +62,23 @@ def storage_in(artifacts: str) -> str:
 
 
 def activate_local_stack(place: Place) -> str:
-    """Make the stack if it is not there, make it the active one, and return its MLflow tracking URI."""
+    """Make the stack if it is not there, make it the active one, and return its MLflow tracking URI.
+
+    ConfigError where it is that of the folder that this one is a copy of.
+    """
     client = client_of(place)
     if NAME not in {stack.name for stack in client.list_stacks(name=NAME)}:
         _make_local_stack(client, place)
     client.activate_stack(NAME)
     tracker = client.active_stack.experiment_tracker
     assert tracker is not None
-    return str(tracker.config.tracking_uri)
+    uri = str(tracker.config.tracking_uri)
+    if Path(uri.removeprefix(SQLITE)).resolve() != place.mlflow_database.resolve():
+        raise ConfigError(
+            f"{place.root} is a copy, whose runs would be written into {uri.removeprefix(SQLITE)} and beside it; "
+            "bring the whole folder back there, or begin a new one"
+        )
+    return uri
 
 
 def _make_local_stack(client: Client, place: Place) -> None:

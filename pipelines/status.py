@@ -22,7 +22,8 @@ def show_status(console: Console, place: Place, uri: str | None) -> None:
     """Runs, newest first, then the versions registered in an MLflow store and the latest moves of their champions."""
     records = load_runs(place)
     if unreadable := unreadable_runs(place):
-        console.print(f"[yellow]left out:[/] {', '.join(unreadable)}: written by another version of srpo, or damaged")
+        why = "of another version of srpo, damaged, or copied from elsewhere"
+        console.print(f"[yellow]left out:[/] {escape(', '.join(unreadable))}: {why}")
     if records:
         console.print(_runs(records))
         for record in records:

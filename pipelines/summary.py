@@ -21,6 +21,7 @@ from srpo.forecast.price import Prediction
 from srpo.gpus import find_gpu
 from srpo.plan import Plan
 from srpo.report.schema import Report
+from srpo.report.tables import leading
 from srpo.steps import STEPS
 from srpo.wording import number, signed, span
 
@@ -33,7 +34,7 @@ def show_plan(console: Console, plan: Plan) -> None:
     text = yaml.safe_dump(plan.config.model_dump(mode="json"), sort_keys=False)
     console.print(Syntax(text, "yaml", background_color="default"))
     console.print(facts_of("steps", ((name, STEPS[name].does) for name in plan.steps)))
-    console.print(facts_of("checked", ((check.subject, check.finding) for check in plan.checks)))
+    console.print(facts_of("checked", ((check.subject, escape(check.finding)) for check in plan.checks)))
 
 
 def show_prediction(console: Console, prediction: Prediction, smaller: tuple[Path, Prediction] | None = None) -> None:
@@ -53,7 +54,7 @@ def show_prediction(console: Console, prediction: Prediction, smaller: tuple[Pat
         facts["instead"] = "no preset of configs/hardware/ makes it fit"
     if smaller:
         preset, needs = smaller
-        facts["instead"] = f"--config {from_here(preset)} takes {needs.memory:.1f} GiB"
+        facts["instead"] = f"--config {escape(from_here(preset))} takes {needs.memory:.1f} GiB"
     console.print(facts_of(f"on one {prediction.gpu} (predicted, not measured)", facts.items()))
 
 
@@ -64,17 +65,17 @@ def show_outcome(console: Console, outcome: Outcome) -> None:
     if outcome.evaluated:
         report = Report.model_validate_json(Path(outcome.evaluated.report_json).read_text(encoding="utf-8"))
         prompt = min((images.prompt for images in report.images), key=len, default=prompt)
-        console.print(_figures(record.config.evaluation.wanted, report))
+        console.print(_figures(report))
         colour = VERDICT_COLOURS.get(outcome.evaluated.verdict, "white")
         verdict = f"[bold {colour}]{outcome.evaluated.verdict}[/]: {escape(outcome.evaluated.reason)}"
         console.print(Panel(verdict, title="verdict", expand=False))
     facts = {"run": f"{record.name}, {_best(outcome)}" if outcome.trained else record.name}
     if outcome.trained and outcome.trained.copied:
-        facts["copy"] = escape(outcome.trained.copied)
+        facts["copy"] = outcome.trained.copied
     if outcome.registered:
         registered = outcome.registered
-        facts["registered"] = f"{registered.name} version {registered.version}, {escape(registered.outcome)}"
-        facts["licences"] = escape("; ".join(f"{name}: {terms}" for name, terms in registered.licences.items()))
+        facts["registered"] = f"{registered.name} version {registered.version}, {registered.outcome}"
+        facts["licences"] = "; ".join(f"{name}: {terms}" for name, terms in registered.licences.items())
     if outcome.evaluated:
         facts["report"] = outcome.evaluated.report_html
     facts["all numbers"] = page_of(record.tracked) or command("ui")
@@ -87,7 +88,7 @@ def show_outcome(console: Console, outcome: Outcome) -> None:
         facts["train on"] = command(f"run --resume {record.name} --set resources.max_gpu_hours={more:g}")
     facts["files"] = record.folder
     for name, value in facts.items():
-        console.print(f"[bold]{name:>12}[/]  {value}", soft_wrap=True, highlight=False)
+        console.print(f"[bold]{name:>12}[/]  {escape(value)}", soft_wrap=True, highlight=False)
     console.print(_times(outcome), soft_wrap=True, highlight=False)
 
 
@@ -128,7 +129,7 @@ def table_of(*columns: str) -> Table:
 
 
 def facts_of(title: str, pairs: Iterable[tuple[str, str]]) -> Table:
-    """Names and values under a title."""
+    """Names and values, which may hold markup, under a title."""
     table = Table(title=title or None, title_justify="left", show_header=False, box=None, padding=(0, 2))
     for name, value in pairs:
         table.add_row(f"[bold]{name}[/]", value, style=None)
@@ -141,14 +142,14 @@ def _best(outcome: Outcome) -> str:
     return f"best after update {outcome.trained.best_update} of {outcome.trained.num_updates}{stopped}"
 
 
-def _figures(wanted: str, report: Report) -> Table:
-    """The metrics a reader asks for first: the wanted one, content, the relative reward."""
+def _figures(report: Report) -> Table:
+    """The metrics that a reader asks for first, as in the report."""
     table = Table("metric", "base", "trained", f"change ({report.confidence:.0%} interval)")
-    for name in dict.fromkeys((wanted, "content", "relative", "spread", "reward")):
+    for name in leading(report):
         if name in report.metrics:
             row = report.metrics[name]
             change = f"{signed(row.change)}  ({span(row.lower, row.upper)})"
-            label = f"[bold]{name}[/]" if name == wanted else name
+            label = f"[bold]{name}[/]" if name == report.wanted else name
             table.add_row(label, number(row.reference), number(row.candidate), change)
     return table
 

@@ -93,7 +93,7 @@ def memory_needed(advice: str = "take a GPU with more") -> Iterator[None]:
     except KnownError:
         raise
     except Exception as error:
-        for each in _causes(error):
+        for each in causes(error):
             if NO_MEMORY in f"{type(each).__name__}: {each}":
                 said = str(each).rpartition(f"{NO_MEMORY}: ")[2].partition(". GPU")[0]
                 raise GpuMemoryError(f"the GPU's memory does not suffice ({said}); {advice}") from error
@@ -107,11 +107,11 @@ def disk_full(error: BaseException) -> str:
     """
     if isinstance(error, KnownError):
         return ""
-    lines = (line for each in _causes(error) for line in str(each).splitlines())
+    lines = (line for each in causes(error) for line in str(each).splitlines())
     return next((line for line in lines if any(words in line for words in NO_SPACE)), "")
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def causes(error: BaseException | None) -> Iterator[BaseException]:
     """An error, what it came of, what that came of, ..."""
     while error is not None:
         yield error

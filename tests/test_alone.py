@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 import run_pipeline
 from pipelines.place import Place
 from pipelines.runs import RunRecord, load_run, new_folder
-from srpo.alone import alone_in, refuse_busy, trainer_in
+from srpo.alone import alone_in, holder_of, refuse_busy
 from srpo.artifacts import TrainJob
 from srpo.config import RunConfig
 from srpo.errors import EXIT_RETRY, BusyError
@@ -27,19 +28,37 @@ def content(folder: Path) -> dict[Path, bytes]:
 
 def test_the_second_is_told_who_holds_the_folder_and_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "new"
-    assert trainer_in(folder) is None
+    assert holder_of(folder) is None
     command = [sys.executable, "-c", HOLD.format("print('held', flush=True); sys.stdin.read()"), str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout and holder.stdout.readline() == "held\n"
         before = content(folder)
-        with pytest.raises(BusyError, match=f"process {holder.pid} on .* is training in {folder}; wait until it ends"):
+        with pytest.raises(BusyError, match=f"process {holder.pid} on .* is at work in {folder}; wait until it ends"):
             alone_in(folder).__enter__()
         assert content(folder) == before
         holder.kill()
     refuse_busy(folder)
     with alone_in(folder):
-        assert f"process {os.getpid()} " in str(trainer_in(folder))
-    assert trainer_in(folder) is None
+        assert f"process {os.getpid()} " in str(holder_of(folder))
+    assert holder_of(folder) is None
+
+
+def test_whoever_only_looks_keeps_nobody_from_beginning(tmp_path: Path) -> None:
+    beginning = threading.Event()
+
+    def look() -> None:
+        while not beginning.is_set():
+            holder_of(tmp_path)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        for _ in range(300):
+            with alone_in(tmp_path):
+                pass
+    finally:
+        beginning.set()
+        looking.join()
 
 
 def test_a_second_training_writes_nothing_and_asks_to_be_tried_again(job: TrainJob, tmp_path: Path) -> None:
@@ -47,12 +66,12 @@ def test_a_second_training_writes_nothing_and_asks_to_be_tried_again(job: TrainJ
     path = write_job(placed(job, tmp_path))
     with alone_in(tmp_path):
         before = content(tmp_path)
-        with pytest.raises(BusyError, match="is training in"):
+        with pytest.raises(BusyError, match="is at work in"):
             launch_training(placed(job, tmp_path, num_updates=1))
         command = [sys.executable, "-m", "srpo.train", str(path)]
         ended = subprocess.run(command, capture_output=True, text=True, check=False)
         assert ended.returncode == EXIT_RETRY
-        assert len(ended.stderr.splitlines()) == 1 and f"is training in {tmp_path}; wait" in ended.stderr
+        assert len(ended.stderr.splitlines()) == 1 and f"is at work in {tmp_path}; wait" in ended.stderr
         assert content(tmp_path) == before
 
 
@@ -67,7 +86,6 @@ def orphaned(place: Place) -> RunRecord:
         folder=str(folder),
         tracked=TrackedRun(uri="http://127.0.0.1:9", run_id="0" * 32),
         steps=("train",),
-        process=2**22 + 1,
     ).save()
 
 

@@ -21,12 +21,12 @@ from pipelines.commands import runs
 from pipelines.commands.common import load
 from pipelines.outcome import Outcome
 from pipelines.place import Place
-from pipelines.runs import RunRecord, State, load_run
+from pipelines.runs import RunRecord, State, load_run, load_runs
 from pipelines.status import show_status, status_json
-from pipelines.summary import show_outcome
+from pipelines.summary import show_outcome, show_plan
 from srpo.config import RunConfig
 from srpo.errors import ConfigError
-from srpo.plan import Plan
+from srpo.plan import Check, Plan
 from srpo.reference import source_of
 from srpo.shapes.render import HELD_OUT
 from srpo.tracking import TrackedRun
@@ -67,16 +67,29 @@ def test_help_puts_each_argument_into_brackets_once(
     assert f"{command} [OPTIONS] {usage} " in capsys.readouterr().out
 
 
-def test_plan_and_dry_run_show_the_same_and_start_nothing(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plan_shows_the_settings_and_starts_nothing(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     before = set(place.runs.glob("*"))
-    shown = []
-    for command in (["plan"], ["run", "--dry-run"]):
-        assert call(*command, "--config", str(CONFIG), "--set", "seed=7", "--from", "train") == 0
-        shown.append(re.sub(r"[\d.]+ GiB free", "", capsys.readouterr().out))  # others write to this disk too
-    assert shown[0] == shown[1]
-    assert "seed: 7" in shown[0]
-    assert "embeddings of all prompts" not in shown[0]
+    assert call("plan", "--config", str(CONFIG), "--set", "seed=7", "--until", "train") == 0
+    shown = capsys.readouterr().out
+    assert "seed: 7" in shown
+    assert "embeddings of all prompts" in shown and "model registry" not in shown
     assert set(place.runs.glob("*")) == before
+
+
+def test_a_plan_that_starts_in_the_middle_says_no_where_the_run_would(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("plan", "--config", str(CONFIG), "--set", "name=unheard-of", "--from", "evaluate") == 42
+    assert "--from evaluate needs the results of the steps before it" in capsys.readouterr().err
+
+
+def test_what_is_shown_of_a_plan_is_as_it_stands(tmp_path: Path) -> None:
+    shown = Console(file=StringIO(), width=200)
+    finding = "/data/flux [dev]/x: [/b] whole"
+    checks = (Check(subject="model", finding=finding),)
+    show_plan(shown, Plan(config=RunConfig(), steps=("train",), checks=checks, disk_needed=1, disk_free=1))
+    assert isinstance(shown.file, StringIO)
+    assert finding in shown.file.getvalue()
 
 
 @pytest.mark.parametrize("storage", ["s3://bucket/srpo", None])
@@ -170,9 +183,23 @@ def test_a_job_trains_without_the_pipeline(
     assert [bool(before) for before in goes_on_as] == [False, False, True], "once it has a checkpoint"
 
 
-def test_a_request_to_end_is_an_interrupt(monkeypatch: pytest.MonkeyPatch, place: Place) -> None:
-    monkeypatch.setattr("srpo.doctor.examine", lambda *_: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(5) or [])
-    assert call("doctor") == 130
+@pytest.mark.parametrize(("request_", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_request_to_end_is_an_interrupt(
+    monkeypatch: pytest.MonkeyPatch, place: Place, request_: signal.Signals, code: int
+) -> None:
+    monkeypatch.setattr("srpo.doctor.examine", lambda *_: os.kill(os.getpid(), request_) or time.sleep(5) or [])
+    assert call("doctor") == code
+
+
+def test_a_run_that_is_told_to_end_outside_training_is_to_be_tried_again(
+    finished: Outcome, monkeypatch: pytest.MonkeyPatch, place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As by a scheduler, in the middle of its evaluation."""
+    monkeypatch.setattr("steps.evaluate.evaluate_model", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    assert call("run", "--config", str(CONFIG), *SETTINGS, "--from", "evaluate", "--until", "evaluate") == 75
+    (newest, *_) = load_runs(place)
+    assert newest.state == "interrupted"
+    assert f"run --resume {newest.name}" in " ".join(capsys.readouterr().out.split())
 
 
 def test_an_unexpected_error_leaves_its_traceback_in_a_log(

@@ -13,11 +13,14 @@ from urllib.parse import urlsplit
 import pytest
 
 from pipelines import notify
+from pipelines.commands.runs import _execute
 from pipelines.notify import Notice, ended, failure_told, page_of, tell
 from pipelines.outcome import Outcome
 from pipelines.place import Place
+from pipelines.runs import load_run
+from pipelines.stacks import NAME
 from srpo.config import NotifyConfig, RunConfig
-from srpo.errors import ConfigError, DiskFullError, GpuMemoryError, OutOfSightError, RemoteRunError
+from srpo.errors import BusyError, ConfigError, DiskFullError, GpuMemoryError, OutOfSightError, RemoteRunError
 from srpo.report.schema import Report
 from srpo.tracking import TrackedRun
 from tests.conftest import CONFIG, SHORT
@@ -183,10 +186,23 @@ def test_failures_are_told_and_go_on_their_way(hook: Hook, told: NotifyConfig) -
             raise error
         assert hook.bodies[-1]["text"] == said
         assert hook.bodies[-1]["event"] == "failed"
-    for no_failure in (KeyboardInterrupt(), OutOfSightError("it may go on")):
+    for no_failure in (KeyboardInterrupt(), OutOfSightError("it may go on"), BusyError("another is at it")):
         with pytest.raises(type(no_failure)), failure_told(config, "weekly"):
             raise no_failure
     assert len(hook.bodies) == 5
+
+
+def test_the_end_of_a_run_is_told_once_however_often_it_is_shown(
+    hook: Hook, told: NotifyConfig, finished: Outcome, place: Place
+) -> None:
+    config = finished.record.config.model_copy(update={"notify": told})
+    record = finished.record.changed(config=config, stack=NAME)
+    try:
+        for _ in range(2):
+            _execute(load_run(place, record.name))
+        assert len(hook.bodies) == 1
+    finally:
+        finished.record.save()
 
 
 def test_a_webhook_that_cannot_be_one_is_told_before_the_run(

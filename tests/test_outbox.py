@@ -216,3 +216,5 @@ def test_the_command_says_what_waits_and_asks_to_be_tried_again(
     server.up = True
     assert Outbox(record.path / "train", server.take).close(10) == 0
     assert "nothing is waiting" in sync(tmp_path, "one").stdout
+    record.model_copy(update={"name": "far", "folder": str(folder.with_name("far")), "stack": "cluster"}).save()
+    assert "not looked at, because pods have written them: far" in sync(tmp_path).stdout

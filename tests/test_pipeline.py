@@ -248,9 +248,3 @@ def test_a_run_whose_weights_were_freed_is_passed_over(finished: Outcome, place:
 def test_results_of_other_settings_are_not_taken_for_ones_own(finished: Outcome, place: Place) -> None:
     with pytest.raises(ConfigError, match="made them all with these settings"):
         run(place, load_config(CONFIG, (*SHORT, "model.max_sequence_length=11")), first="train", last="train")
-
-
-def test_a_run_whose_process_died_counts_as_interrupted(finished: Outcome) -> None:
-    ended = finished.record.model_copy(update={"state": "running", "process": 2**22 + 1})
-    assert ended.actual_state == "interrupted"
-    assert finished.record.model_copy(update={"state": "running"}).actual_state == "running"

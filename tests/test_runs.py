@@ -1,6 +1,9 @@
 """Records of runs: which are believed to be running, and what one damaged record does to the others."""
 
+import json
 import os
+import shutil
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,14 +12,17 @@ from zenml.enums import ExecutionStatus
 
 from pipelines import elsewhere, execute
 from pipelines.cluster import remote
-from pipelines.earlier import same_origin
+from pipelines.collect import unreferenced
+from pipelines.earlier import earlier_outputs, same_origin
 from pipelines.execute import refreshed, submit
+from pipelines.outcome import _seconds
 from pipelines.place import Place
-from pipelines.runs import FILE, RunRecord, load_runs, unreadable_runs
+from pipelines.runs import FILE, RunRecord, held, load_run, load_runs, unreadable_runs
 from pipelines.stacks import activate_local_stack
+from srpo.alone import alone_in
 from srpo.config import EvaluationConfig, PromptsConfig, RunConfig, ScoreConfig
 from srpo.control_words import control_words
-from srpo.errors import OutOfSightError
+from srpo.errors import BusyError, ConfigError, OutOfSightError
 from srpo.tracking import TrackedRun
 
 
@@ -31,14 +37,53 @@ def record(place: Place, name: str) -> RunRecord:
     ).save()
 
 
-def test_running_is_believed_of_the_very_process_only(tmp_path: Path) -> None:
-    """A container that starts again gives its first process the same number."""
+def test_running_is_believed_only_while_somebody_is_at_it(tmp_path: Path) -> None:
     mine = record(Place(tmp_path), "mine")
-    assert mine.actual_state == "running"
-    assert mine.changed(process_started=mine.process_started - 60).actual_state == "interrupted"
-    assert mine.changed(process=2**22 + 1).actual_state == "interrupted"
-    assert mine.changed(process_started=1.0).next_attempt().process == os.getpid()
-    assert load_runs(Place(tmp_path))[0].actual_state == "running"
+    assert mine.actual_state == "interrupted"
+    with held(Place(tmp_path), mine):
+        assert mine.actual_state == "running"
+    with alone_in(mine.training):
+        assert mine.actual_state == "running"
+    assert mine.actual_state == "interrupted"
+
+
+def test_of_two_that_go_on_with_a_run_the_second_leaves_it_alone(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where it looked at it before the first one began."""
+    monkeypatch.setattr("srpo.alone.ENDING", 0.1)
+    looked_at = record(Place(tmp_path), "mine")
+    with held(Place(tmp_path), looked_at):
+        begun = looked_at.next_attempt()
+        with pytest.raises(BusyError, match=f"process {os.getpid()} on .* is at work in"):
+            execute.execute(Place(tmp_path), looked_at, 0.0)
+    with pytest.raises(BusyError, match="another process has just gone on with mine"):
+        execute.execute(Place(tmp_path), looked_at, 0.0)
+    assert load_runs(Place(tmp_path)) == [begun]
+
+
+def test_a_record_that_names_a_process_can_be_read(tmp_path: Path) -> None:
+    mine = record(Place(tmp_path), "mine")
+    before = json.loads((mine.path / FILE).read_text()) | {"process": 1, "process_started": 0.5}
+    (mine.path / FILE).write_text(json.dumps(before))
+    assert load_runs(Place(tmp_path)) == [mine]
+
+
+def test_a_copy_of_a_working_folder_leaves_the_first_one_alone(place: Place, tmp_path: Path) -> None:
+    """Its records and its stack name the files of the first."""
+    first, copy = Place(tmp_path / "first"), Place(tmp_path / "copy")
+    record(first, "mine")
+    shutil.copytree(first.root, copy.root)
+    with pytest.raises(ConfigError, match=f"run mine was made in {first.runs / 'mine'} and refers to what is there"):
+        load_run(copy, "mine")
+    assert unreadable_runs(copy) == ["mine"] and unreadable_runs(first) == []
+    with pytest.raises(ConfigError, match=r"mine in .* was made elsewhere"):
+        unreferenced(copy, [])
+    activate_local_stack(place)
+    with pytest.raises(ConfigError, match=f"{copy.root} is a copy, whose runs would be written into {place.root}"):
+        activate_local_stack(copy)
+    (tmp_path / "link").symlink_to(first.root)
+    assert load_run(Place(tmp_path / "link"), "mine")
 
 
 def test_results_of_another_words_file_are_not_taken(tmp_path: Path) -> None:
@@ -52,6 +97,36 @@ def test_results_of_another_words_file_are_not_taken(tmp_path: Path) -> None:
     file.write_text("prompt,positive\na castle,Sunlit\n")
     assert not same_origin(made, config, ["weights", "prompts", "trained"])
     assert same_origin(made, config, ["weights", "prompts"]), "which no word has made"
+
+
+def test_results_of_another_stack_are_not_taken(tmp_path: Path) -> None:
+    """They lie where its pods can reach them."""
+    place, given = Place(tmp_path), {"weights": "1", "prompts": "2"}
+    far = record(place, "made").changed(stack="far", given=given)
+    assert earlier_outputs(place, far.config, "train", "far") == given
+    for other in (None, "further"):
+        with pytest.raises(ConfigError, match="--from train needs"):
+            earlier_outputs(place, far.config, "train", other)
+
+
+def test_over_nodes_a_training_takes_as_long_as_its_pods() -> None:
+    start = datetime(2026, 1, 1)
+    nodes = SimpleNamespace(start_time=start, end_time=start + timedelta(hours=2))
+    taken = SimpleNamespace(status=ExecutionStatus.COMPLETED, run_metadata={"seconds": 3.0})
+    assert _seconds({"train_nodes": nodes, "train": taken}, "train") == 7200.0
+    assert _seconds({"train": taken}, "train") == 3.0
+
+
+def test_another_machine_knows_what_a_run_goes_on_from_and_its_words(tmp_path: Path) -> None:
+    here, there = Place(tmp_path / "here"), Place(tmp_path / "there")
+    given = {"weights": "1", "prompts": "2"}
+    mine = record(here, "two").changed(stack="far", continues="one", words="abc", given=given)
+    request = execute._request(here, mine, given).model_dump(mode="json")
+    parameters = {"config": mine.config.model_dump(mode="json"), "request": request}
+    first = SimpleNamespace(config=SimpleNamespace(parameters=parameters), created=datetime(2026, 1, 1))
+    found = elsewhere._record(there, "two", "far", ["two"], first)
+    assert found.model_dump(exclude={"attempts", "folder"}) == mine.model_dump(exclude={"attempts", "folder"})
+    assert found.path == there.runs / "two"
 
 
 def test_one_unreadable_record_hides_no_other(tmp_path: Path) -> None:
@@ -109,8 +184,33 @@ def test_a_submission_that_broke_off_can_be_resumed(
     activate_local_stack(place)
     at_it = record(Place(tmp_path), "mine").changed(stack="far")
     for one in (at_it, at_it.next_attempt()):
-        assert refreshed(place, one).state == "running"
-        assert refreshed(place, one.changed(process=2**22 + 1)).state == "interrupted"
+        with alone_in(one.path):
+            assert refreshed(place, one).state == "running"
+        assert refreshed(place, one).state == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("before", "status", "after"),
+    [
+        ("failed", ExecutionStatus.RUNNING, "running"),
+        ("interrupted", ExecutionStatus.PROVISIONING, "running"),
+        ("interrupted", ExecutionStatus.STOPPING, "interrupted"),
+        ("failed", ExecutionStatus.INITIALIZING, "failed"),
+        ("interrupted", ExecutionStatus.FAILED, "interrupted"),
+        ("running", ExecutionStatus.FAILED, "failed"),
+        ("running", ExecutionStatus.STOPPED, "interrupted"),
+    ],
+)
+def test_of_a_run_that_is_not_done_the_cluster_has_the_last_word(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str, status: ExecutionStatus, after: str
+) -> None:
+    """A server that failed for a moment must not end it for good, beside which a second one would be begun."""
+    monkeypatch.setattr(execute, "activate", lambda *_: None)
+    monkeypatch.setattr(execute, "on_cluster", lambda: True)
+    monkeypatch.setattr(execute, "state_of", lambda _: status)
+    monkeypatch.setattr(execute, "_tell", lambda *_: None)
+    lost = record(Place(tmp_path), "mine").changed(stack="far", state=before, attempts=("mine",), error="500")
+    assert refreshed(place, lost).state == load_runs(Place(tmp_path))[0].state == after
 
 
 def test_mlflow_away_before_the_submission_leaves_no_running_run(
@@ -121,8 +221,9 @@ def test_mlflow_away_before_the_submission_leaves_no_running_run(
 
     monkeypatch.setattr(execute, "set_status", away)
     activate_local_stack(place)
+    monkeypatch.setattr(execute, "activate", lambda *_: None)
     with pytest.raises(ConnectionError):
-        submit(place, record(Place(tmp_path), "mine"))
+        submit(Place(tmp_path), record(Place(tmp_path), "mine"))
     assert load_runs(Place(tmp_path))[0].state == "failed"
 
 

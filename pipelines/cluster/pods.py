@@ -1,6 +1,7 @@
 """The pods of a run on Kubernetes: what they write, and why one of them ended or does not start, in one sentence."""
 
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Any
 
 from zenml.client import Client
@@ -49,6 +50,20 @@ class Pods:
             found, key=lambda pod: (pod.metadata.creation_timestamp or long_ago, _place(pod) == "0"), reverse=True
         )
 
+    def remove_jobs(self) -> bool:
+        """Delete the Jobs of the run, the orchestrator's too, with their pods; False where no cluster keeps any."""
+        if self._api is None:
+            return False
+        from kubernetes.client import ApiException, BatchV1Api
+
+        batch, label = BatchV1Api(self._api.api_client), f"run_id={self._run_id}"
+        try:
+            for job in batch.list_namespaced_job(self._namespace, label_selector=label, _request_timeout=SECONDS).items:
+                _delete(batch, job)
+        except ApiException as error:
+            raise UnreachableError(f"the cluster deletes no Jobs ({error.status} {error.reason})") from None
+        return True
+
     def unread(self) -> list[Any]:
         """Pods of which there may be something new, oldest first; one that has ended is among them once."""
         found = [pod for pod in reversed(self.newest_first()) if pod.metadata.name not in self._ended]
@@ -78,6 +93,18 @@ class Pods:
         except ApiException:  # gone, or not started
             return ""
         return str(response.data.decode(errors="replace"))
+
+
+def _delete(batch: Any, job: Any) -> None:
+    """Delete a Job, with its pods, that may have gone with its owner."""
+    from kubernetes.client import ApiException
+
+    name, namespace = job.metadata.name, job.metadata.namespace
+    try:
+        batch.delete_namespaced_job(name, namespace, propagation_policy="Background", _request_timeout=SECONDS)
+    except ApiException as error:
+        if error.status != HTTPStatus.NOT_FOUND:
+            raise
 
 
 def waiting_cause(pod: Any) -> str:

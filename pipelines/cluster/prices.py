@@ -19,13 +19,12 @@ class Price(Strict):
     spot: float | None = Field(default=None, gt=0)
 
 
-def find_price(gpu: str, spot: bool, path: Path = PRICES) -> float:
-    """USD per GPU-hour. Raises ConfigError."""
-    kind = "spot" if spot else "on_demand"
-    found = getattr(read_prices(path).get(gpu), kind, None)
+def find_price(gpu: str, spot: bool, path: Path = PRICES) -> float | None:
+    """USD per GPU-hour; None where the file has no such price. Raises ConfigError."""
+    found = read_prices(path).get(gpu)
     if found is None:
-        raise ConfigError(f"{path} has no {kind} price of {gpu}; add it")
-    return float(found)
+        return None
+    return found.spot if spot else found.on_demand
 
 
 def read_prices(path: Path = PRICES) -> dict[str, Price]:

@@ -2,7 +2,9 @@
 
 import logging
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -10,19 +12,22 @@ from rich.markup import escape
 from urllib3.exceptions import HTTPError
 from zenml.client import Client
 from zenml.enums import ExecutionStatus
-from zenml.exceptions import IllegalOperationError
+from zenml.exceptions import IllegalOperationError, ZenMLBaseException
+from zenml.orchestrators.publish_utils import publish_pipeline_run_status_update
 from zenml.utils.run_utils import refresh_run_status, stop_run
 
 from pipelines.cluster.pods import Pods, is_permanent
-from srpo.config import RunConfig
+from srpo.config import RewardConfig, RunConfig, ScoreConfig
 from srpo.errors import ConfigError, OutOfSightError, RemoteRunError
-from srpo.hub import is_remote
+from srpo.hub import Part, is_remote, survey
 
 POLL = 2.0
 """Seconds between two looks at a run."""
 PATIENCE = 300.0
 """Seconds for which ZenML's server or the cluster may fail to answer while a run is watched, and after which the
 cluster is asked whether it still goes on."""
+UNANSWERED = (OSError, HTTPError, ZenMLBaseException, RuntimeError, ValueError)
+"""Of ZenML's client, and of Kubernetes': no answer, one that is none, or that of a server which is not itself."""
 COLOURS = {"completed": "green", "cached": "green", "failed": "red"}
 console = Console()
 log = logging.getLogger(__name__)
@@ -38,7 +43,7 @@ def for_pods(config: RunConfig, storage: str) -> RunConfig:
 
     Raises ConfigError for files that lie on this machine alone.
     """
-    if local := sorted({source for source in config.inputs if not _reachable(source)}):
+    if local := sorted({source for source in config.inputs if not _reachable(source)} | set(_further(config))):
         raise ConfigError(
             f"pods cannot see {', '.join(local)} of this machine; put them into a bucket (s3://...), name a hub "
             "(hf://...) or build them into the image and use what it has (builtin:...)"
@@ -46,6 +51,23 @@ def for_pods(config: RunConfig, storage: str) -> RunConfig:
     lasting = config.storage.model_copy(update={"remote": config.storage.remote or storage})
     registry = config.registry.model_copy(update={"lease": config.registry.lease or f"{storage}/lease"})
     return config.model_copy(update={"storage": lasting, "registry": registry})
+
+
+def _further(config: RunConfig) -> Iterator[str]:
+    """Files of this machine that a run reads besides its inputs."""
+    from srpo.start import BASE, CHAMPION, VERSION  # with all of torch, which a list of schedules can do without
+
+    if config.train.start not in (BASE, CHAMPION) and not VERSION.fullmatch(config.train.start):
+        yield config.train.start
+    judges: dict[Part, Iterable[RewardConfig | ScoreConfig]] = {
+        "reward": config.all_rewards.values(),
+        "score": config.evaluation.scores.values(),
+    }
+    for part, judge in ((part, judge) for part, each in judges.items() for judge in each):
+        if Path(judge.architecture).is_file():
+            beside = survey(judge.source, part).files if is_remote(judge.source) else ()
+            if judge.architecture not in {file.path for file in beside}:
+                yield judge.architecture
 
 
 def _reachable(source: str) -> bool:
@@ -71,7 +93,7 @@ def watch(name: str) -> None:
             heard = time.monotonic()
             if run.status.is_finished:
                 break
-        except (OSError, HTTPError) as error:  # of ZenML's client, and of Kubernetes'
+        except UNANSWERED as error:
             if time.monotonic() - heard > PATIENCE:
                 raise OutOfSightError(f"{name} may go on, but nobody answers: {error}") from error
         time.sleep(POLL)
@@ -82,9 +104,25 @@ def watch(name: str) -> None:
 
 
 def cancel(name: str) -> None:
-    """Stop a run and remove its pods."""
-    with suppress(IllegalOperationError, KeyError):  # ended meanwhile, or never handed over
-        stop_run(Client().get_pipeline_run(name))
+    """Stop a run and remove its pods. Raises OutOfSightError where it may go on all the same."""
+    try:
+        run = Client().get_pipeline_run(name)
+        if run.orchestrator_run_id:
+            with suppress(IllegalOperationError):  # ended meanwhile, or somebody else is stopping it
+                stop_run(run)
+        elif not run.status.is_finished:
+            _withdraw(run)
+    except KeyError:  # never handed over
+        return
+    except UNANSWERED as error:
+        raise OutOfSightError(f"{name} was not stopped and may go on: {error}") from error
+
+
+def _withdraw(run: Any) -> None:
+    """Stop a run whose orchestrator has not begun, which ZenML refuses: its Jobs are in the cluster all the same."""
+    if not Pods(str(run.id)).remove_jobs():
+        raise OutOfSightError("its orchestrator has not begun; stop it there, in its own interface")
+    publish_pipeline_run_status_update(run.id, ExecutionStatus.STOPPED, "Stopped before it began.")
 
 
 def state_of(name: str) -> ExecutionStatus | None:

@@ -36,7 +36,7 @@ class RemotePlan(Strict):
     gpu_hours: dict[str, float] | None
     """Predicted for each step that takes a GPU, of training and evaluation; None where no kind of GPU is named."""
     price: float | None
-    """USD for all of them."""
+    """USD for all of them; None also where `infra/prices.yaml` does not say."""
 
 
 def plan_remotely(config: RunConfig, stack: StackFile, steps: tuple[str, ...]) -> RemotePlan:
@@ -71,11 +71,11 @@ def _priced(config: RunConfig, steps: Iterable[str], spot: bool) -> tuple[dict[s
     gpu = config.resources.gpu
     if gpu is None:
         return None, None
-    # before anything is counted: a price may be missing
-    usd = {step: find_price(gpu, spot and config.resources.of(step).spot) for step in on_gpus}
     planned = planned_gpu_hours(config)
     assert planned is not None
-    return {step: planned[step] for step in on_gpus}, sum(planned[step] * usd[step] for step in on_gpus)
+    usd = {step: find_price(gpu, spot and config.resources.of(step).spot) for step in on_gpus}
+    costs = [planned[step] * price for step, price in usd.items() if price is not None]
+    return {step: planned[step] for step in on_gpus}, sum(costs) if len(costs) == len(usd) else None
 
 
 def show_remote_plan(console: Console, plan: RemotePlan) -> None:
@@ -97,7 +97,7 @@ def show_remote_plan(console: Console, plan: RemotePlan) -> None:
     console.print(table)
     facts = {"image": plan.image, "artifacts": plan.artifacts, "Jobs": plan.checked, "disk": _disk(plan)}
     facts["GPU-hours"] = _hours(plan)
-    console.print(facts_of(f"on stack {plan.stack}", facts.items()))
+    console.print(facts_of(f"on stack {plan.stack}", ((name, escape(value)) for name, value in facts.items())))
 
 
 def _disk(plan: RemotePlan) -> str:
@@ -110,12 +110,15 @@ def _disk(plan: RemotePlan) -> str:
 
 def _hours(plan: RemotePlan) -> str:
     resources = plan.config.resources
-    if plan.gpu_hours is None or plan.price is None:
+    if plan.gpu_hours is None:
         return "not predicted; set resources.gpu, or give --gpu"
     if not plan.gpu_hours:
         return "none: neither training nor evaluation takes a GPU"
     hours = ", ".join(f"{step} {hours:.3g}" for step, hours in plan.gpu_hours.items())
-    found = f"{hours} of {resources.gpu} (predicted); {plan.price:.2f} USD by infra/prices.yaml"
+    cost = f"infra/prices.yaml lacks a price of {resources.gpu}"
+    if plan.price is not None:
+        cost = f"{plan.price:.2f} USD by infra/prices.yaml"
+    found = f"{hours} of {resources.gpu} (predicted); {cost}"
     most = resources.max_gpu_hours
     late = most and most < plan.gpu_hours.get("train", 0.0)
     return f"{found}; training stops at resources.max_gpu_hours {most:g}" if late else found

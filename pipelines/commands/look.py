@@ -34,7 +34,7 @@ def status(
 
         adopt(place, name)
     uri = registry_uri(place, stack)
-    _ask_clusters([record for record in load_runs(place) if record.stack and record.state == "running"])
+    _ask_clusters([record for record in load_runs(place) if record.stack and record.state != "done"])
     if as_json:
         typer.echo(status_json(place, uri))
     else:
@@ -42,13 +42,18 @@ def status(
 
 
 def _ask_clusters(records: "list[RunRecord]") -> None:
-    """Bring the records of runs on clusters up to date; where one does not answer, its runs stay as they were."""
+    """Bring the records of runs on clusters up to date; where one does not answer, its runs stay as they were.
+
+    That is said of those that are at work: a stack of old failures may be gone.
+    """
     for record in records:
         from pipelines.execute import refreshed
 
         try:
             refreshed(here(), record)
         except Exception as error:
+            if record.state != "running":
+                continue
             problem = f"{type(error).__name__}: {error}"
             print(f"{record.name}: {record.stack} does not answer ({problem})", file=sys.stderr)  # noqa: T201
 

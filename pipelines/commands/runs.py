@@ -18,7 +18,7 @@ from pipelines.commands.common import (
     registered,
 )
 from pipelines.place import CODE, here
-from srpo.errors import ConfigError
+from srpo.errors import ConfigError, OutOfSightError
 from srpo.steps import STEPS
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ def run(
     resume: Annotated[
         str | None, typer.Option(metavar="RUN", help="Go on with a run that failed or stopped; `status` lists them.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check and show; the same as `plan`.")] = False,
     if_new_data: Annotated[
         bool,
         typer.Option(
@@ -66,24 +65,18 @@ def run(
     resources.max_gpu_hours ended it, a larger one lets it go on from there.
     """
     if if_new_data:
-        if from_ or until or resume or dry_run:
-            raise ConfigError("--if-new-data runs the whole pipeline; leave --from, --until, --resume, --dry-run out")
+        if from_ or until or resume:
+            raise ConfigError("--if-new-data runs the whole pipeline; leave --from, --until, --resume out")
         if detach:
             raise ConfigError("--if-new-data waits for the run, to tell how it ended; leave --detach out")
         _run_if_new_data(load(config, tuple(set_ or ())), registered(stack))
         return
     if resume is not None:
-        if config or from_ or until or dry_run or detach:
+        if config or from_ or until or detach:
             raise ConfigError("--resume goes on with the run's own settings; leave other options than --set out")
         _resume(resume, set_, registered(stack))
         return
     settings, steps = load(config, tuple(set_ or ())), _steps(from_, until)
-    if dry_run:
-        plan = _check(settings, steps, elsewhere=bool(stack))
-        _show_plan(plan)
-        if stack:
-            _plan_on(plan, stack, None)
-        return
     if detach and not stack:
         raise ConfigError("--detach is for runs on a cluster; name its stack with --stack")
     in_pods = bool(stack) and _in_pods(settings, registered(stack))
@@ -116,6 +109,7 @@ def plan(
         raise ConfigError("--jobs writes what --stack renders; give --stack too")
     overrides = (*(set_ or ()), *([f"resources.gpu={gpu}"] if gpu and stack else []))
     checked = _check(load(config, overrides), _steps(from_, until), elsewhere=stack is not None)
+    _look_for_earlier(checked, registered(stack))
     _show_plan(checked)
     if stack is not None:
         _plan_on(checked, stack, jobs)
@@ -127,6 +121,16 @@ def plan(
             prediction = price(checked.config, gpu)
             smaller = None if prediction.fits else _preset_that_fits(config, set_, gpu)
         show_prediction(console, prediction, smaller)
+
+
+def _look_for_earlier(plan: "Plan", stack: str | None) -> None:
+    """ConfigError where a run that starts in the middle would find nothing to go on from."""
+    from pipelines.earlier import earlier_outputs
+    from pipelines.stacks import client_of
+
+    if plan.steps[0] != next(iter(STEPS)):
+        client_of(here())
+        earlier_outputs(here(), plan.config, plan.steps[0], stack)
 
 
 def _plan_on(plan: "Plan", name: str, jobs: Path | None) -> None:
@@ -240,7 +244,8 @@ def _submit(record: "RunRecord") -> None:
 def _execute(record: "RunRecord") -> None:
     """Run, and whatever stops the run, say how to go on with it; how it ended is told to those who asked."""
     from pipelines.execute import attach, execute
-    from pipelines.notify import ended, failure_told, tell
+    from pipelines.notify import ended as notice_of
+    from pipelines.notify import failure_told, tell
     from pipelines.summary import command, show_outcome
 
     watched = record.stack and record.state in ("running", "done") and record.attempts
@@ -248,12 +253,14 @@ def _execute(record: "RunRecord") -> None:
         with failure_told(record.config, record.name):
             outcome = (attach if watched else execute)(here(), record, STARTED)
     except BaseException as error:
-        console.print(f"[yellow]stopped.[/] Go on with:  {command(f'run --resume {record.name}')}", soft_wrap=True)
+        ended = "out of sight" if isinstance(error, OutOfSightError) else "stopped"
+        console.print(f"[yellow]{ended}.[/] Go on with:  {command(f'run --resume {record.name}')}", soft_wrap=True)
         if isinstance(error, KeyboardInterrupt):
             raise typer.Exit(INTERRUPTED) from None
         raise
-    if notice := ended(outcome):
+    if not record.told and (notice := notice_of(outcome)):
         tell(record.config.notify, notice)
+        outcome.record.changed(told=True)
     show_outcome(console, outcome)
 
 

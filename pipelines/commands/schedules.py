@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.commands.common import DEFAULT_CONFIG, ConfigOption, SetOption, console, load, registered, zenml_client
-from srpo.errors import ConfigError
 
 if TYPE_CHECKING:
     from zenml.client import Client
@@ -26,13 +25,17 @@ def create(
     stack: Annotated[str | None, typer.Option(help="A stack of infra/stacks that `stack up` registered.")] = None,
     name: Annotated[str | None, typer.Option(help="Of the schedule.", show_default="the experiment's")] = None,
 ) -> None:
-    """Look for new data at these times, and train where there is some."""
+    """Look for new data at these times, and train where there is some; a local stack gets a crontab line."""
     from pipelines.cron import checked_cron
 
     cron, settings = checked_cron(cron), load(config, tuple(set_ or ()))
     name_there, client = registered(stack), zenml_client()
     if name_there is None or not _can_schedule(client, name_there):
-        raise ConfigError(_crontab(cron, config, set_, stack))
+        console.print(
+            "a local stack has no scheduler; let cron run it: put this line into `crontab -e`", soft_wrap=True
+        )
+        typer.echo(_crontab(cron, config, set_, stack))
+        return
     from pipelines.new_data import from_champion
     from pipelines.schedules import create as create_schedule
 
@@ -97,11 +100,10 @@ def _can_schedule(client: "Client", stack: str) -> bool:
 
 
 def _crontab(cron: str, config: list[Path] | None, set_: list[str] | None, stack: str | None) -> str:
-    """What to do where ZenML has no scheduler."""
+    """The line that does the same where ZenML has no scheduler."""
     from pipelines.cron import crontab_line
     from steps.retrain import retraining_command
 
     files = [option for path in config or [DEFAULT_CONFIG] for option in ("--config", str(Path(path).resolve()))]
     changes = [option for change in set_ or () for option in ("--set", change)]
-    line = crontab_line(cron, Path.cwd().resolve(), retraining_command(stack, *files, *changes))
-    return f"a local stack has no scheduler; let cron run it: put this line into `crontab -e`\n{line}"
+    return crontab_line(cron, Path.cwd().resolve(), retraining_command(stack, *files, *changes))

@@ -1,5 +1,6 @@
 """Why a pod ended or does not start, in one sentence: statuses as Kubernetes' documentation and sources word them."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,13 +8,16 @@ from typing import Any
 import pytest
 from urllib3 import HTTPConnectionPool
 from urllib3.exceptions import MaxRetryError
-from zenml.enums import ExecutionStatus
+from zenml.enums import ExecutionStatus, StackComponentType
+from zenml.exceptions import CredentialsNotValid, LogStoreUnavailableError
 
-from pipelines.cluster import remote
+from pipelines.cluster import pods, remote
 from pipelines.cluster.pods import failure_cause, is_permanent, waiting_cause
-from pipelines.cluster.remote import for_pods, watch
+from pipelines.cluster.remote import cancel, for_pods, watch
 from srpo.config import load_config
 from srpo.errors import ConfigError, OutOfSightError
+from tests.cluster.api_server import Cluster, running_cluster
+from tests.cluster.store import ApiError
 
 kubernetes = pytest.importorskip("kubernetes")
 CONFIG = Path(__file__).parents[2] / "configs/shapes.yaml"
@@ -88,10 +92,22 @@ def test_only_exit_code_42_is_permanent() -> None:
     assert not is_permanent(pod("Failed", ended(1))) and not is_permanent(pod("Pending"))
 
 
-def test_a_run_that_only_this_machine_could_follow_is_refused() -> None:
-    config = load_config(CONFIG, ("prompts.train=/home/me/prompts.txt", "model.source=models/mine"))
-    with pytest.raises(ConfigError, match=r"pods cannot see /home/me/prompts.txt, .*models/mine of this machine"):
-        for_pods(config, "s3://bucket/zenml/srpo")
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (("prompts.train=/home/me/prompts.txt", "model.source=models/mine"), "/home/me/prompts.txt, .*models/mine"),
+        (("train.start=runs/earlier/transformer",), "runs/earlier/transformer"),
+        ((f"reward.architecture={CONFIG}",), str(CONFIG)),
+    ],
+)
+def test_a_run_that_only_this_machine_could_follow_is_refused(overrides: tuple[str, ...], named: str) -> None:
+    with pytest.raises(ConfigError, match=f"pods cannot see {named} of this machine"):
+        for_pods(load_config(CONFIG, overrides), "s3://bucket/zenml/srpo")
+
+
+@pytest.mark.parametrize("start", ["base", "champion", "models:/shapes/3"])
+def test_what_pods_can_start_from_is_not(start: str) -> None:
+    assert for_pods(load_config(CONFIG, (f"train.start={start}",)), "s3://bucket/zenml/srpo").train.start == start
 
 
 def test_what_pods_make_lasts_where_the_stack_keeps_its_artifacts() -> None:
@@ -101,7 +117,14 @@ def test_what_pods_make_lasts_where_the_stack_keeps_its_artifacts() -> None:
     assert named.storage.remote == "s3://other/place"
 
 
-AWAY = (ConnectionError("ZenML does not answer"), MaxRetryError(HTTPConnectionPool("cluster"), "/pods"))
+AWAY = (
+    ConnectionError("ZenML does not answer"),
+    MaxRetryError(HTTPConnectionPool("cluster"), "/pods"),
+    RuntimeError("500 HTTP Error received from server"),
+    LogStoreUnavailableError("503 as ZenML's client takes it"),
+    CredentialsNotValid("401"),
+    ValueError("Bad response from API. Expected json, got <html>"),
+)
 RUN = SimpleNamespace(id="1", steps={}, status=ExecutionStatus.COMPLETED)
 
 
@@ -136,3 +159,60 @@ def test_a_run_goes_out_of_sight_where_nobody_answers_for_long(
     answers += [away]
     with pytest.raises(OutOfSightError, match="run may go on, but nobody answers"):
         watch("run")
+
+
+@pytest.fixture
+def pending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: list[Any]) -> Iterator[tuple[Cluster, Any]]:
+    """A run on a cluster whose orchestrator's pod has not begun, so that ZenML cannot stop it; and one beside it."""
+    run = SimpleNamespace(id="mine", status=ExecutionStatus.PROVISIONING, orchestrator_run_id=None)
+    orchestrator = SimpleNamespace(flavor_name="kubernetes", config=SimpleNamespace(kubernetes_namespace="srpo"))
+    client = SimpleNamespace(
+        active_stack=SimpleNamespace(orchestrator=orchestrator),
+        active_stack_model=SimpleNamespace(components={StackComponentType.ORCHESTRATOR: [orchestrator]}),
+        get_pipeline_run=lambda _: run,
+    )
+    for module in (pods, remote):
+        monkeypatch.setattr(module, "Client", lambda: client)
+    monkeypatch.setattr(remote, "Pods", pods.Pods)
+    monkeypatch.setattr(
+        remote, "publish_pipeline_run_status_update", lambda _, status, __: setattr(run, "status", status)
+    )
+    with running_cluster(tmp_path, {}) as cluster:
+        config = str(cluster.kubeconfig)
+        orchestrator.get_kube_client = lambda: kubernetes.config.new_client_from_config(config)
+        main = made_job(cluster, "main", "mine")
+        owner = {"apiVersion": "batch/v1", "kind": "Job", "name": "main", "uid": main["metadata"]["uid"]}
+        made_job(cluster, "step", "mine", ownerReferences=[owner])
+        made_job(cluster, "other", "theirs")
+        yield cluster, run
+
+
+def made_job(cluster: Cluster, name: str, run: str, **meta: Any) -> dict[str, Any]:
+    """A Job that nothing works on."""
+    container = {"name": "main", "image": "srpo"}
+    template = {"spec": {"restartPolicy": "Never", "containers": [container]}}
+    metadata = {"name": name, "labels": {"run_id": run}, **meta}
+    return cluster.store.create("jobs", "srpo", {"metadata": metadata, "spec": {"template": template}})
+
+
+def test_a_run_that_has_not_begun_is_stopped_too(pending: tuple[Cluster, Any]) -> None:
+    cluster, run = pending
+    cancel("run")
+    assert [job["metadata"]["name"] for job in cluster.store.list("jobs", "srpo")] == ["other"]
+    assert run.status == ExecutionStatus.STOPPED
+    cancel("run")  # again, where nothing is left
+
+
+@pytest.mark.parametrize("refusal", [ApiError(403, "Forbidden", "jobs"), ConnectionError("away")])
+def test_a_run_that_could_not_be_stopped_is_not_said_to_be(
+    pending: tuple[Cluster, Any], refusal: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster, run = pending
+
+    def refuse(*_: object) -> None:
+        raise refusal
+
+    monkeypatch.setattr(cluster, "answer", refuse)
+    with pytest.raises(OutOfSightError, match="run was not stopped and may go on"):
+        cancel("run")
+    assert run.status == ExecutionStatus.PROVISIONING

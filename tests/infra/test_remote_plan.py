@@ -105,6 +105,8 @@ def test_hours_and_price_follow_from_the_prediction(stack: StackFile) -> None:
     assert plan.artifacts == "s3://somewhere/zenml"
     unnamed = plan_remotely(sized(train=ONE_GPU), stack, tuple(STEPS))
     assert (unnamed.gpu_hours, unnamed.price) == (None, None)
+    unpriced = plan_remotely(sized(gpu="H200", train=ONE_GPU), stack, tuple(STEPS))
+    assert unpriced.gpu_hours and unpriced.price is None, "the file has none for spot"
     assert plan_remotely(sized(gpu="H100"), stack, tuple(STEPS)).price == 0, "the builtin model asks for no GPU"
 
 
@@ -130,21 +132,31 @@ def test_every_price_is_of_a_gpu_that_plans_know() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("H200: {on_demand: 2}", "no spot price of H100"),
-        ("H100: {on_demand: 2}", "no spot price of H100"),
         ("H100: {spot: 0, on_demand: 1}", "greater than 0"),
         ("H100: {each: 1}", "each"),
         ("- 1", "cannot be read"),
     ],
 )
-def test_a_price_that_is_missing_or_wrong_is_named(tmp_path: Path, text: str, message: str) -> None:
+def test_a_price_that_is_wrong_is_named(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "prices.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=message):
         find_price("H100", spot=True, path=path)
+    for missing in ("H200: {on_demand: 2, spot: 1}", "H100: {on_demand: 2}"):
+        path.write_text(missing)
+        assert find_price("H100", spot=True, path=path) is None
     path.write_text("H100: {on_demand: 3, spot: 1.5}")
     assert read_prices(path) == {"H100": Price(on_demand=3, spot=1.5)}
     assert (find_price("H100", False, path), find_price("H100", True, path)) == (3, 1.5)
+
+
+def test_a_gpu_without_a_price_is_planned_all_the_same(
+    place: Place, stack: StackFile, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--gpu", "A100-80", "--until", "train", "--set", "resources.train.gpus=1")
+    assert call("plan", "--stack", "kubernetes", *options) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"GPU-hours train \S+ of A100-80 \(predicted\); infra/prices.yaml lacks a price of A100-80", shown)
 
 
 def test_the_command_shows_the_plan_and_writes_the_jobs(
