@@ -18,7 +18,7 @@ from zenml.enums import StackComponentType
 from pipelines.cluster.kubeflow import GPU
 from srpo.config import RunConfig
 from srpo.errors import ConfigError
-from srpo.forecast.footprint import disk_needed
+from srpo.forecast.footprint import disk_needed, disk_to_evaluate
 
 IMAGE = "SRPO_IMAGE"
 DISK = "ephemeral-storage"
@@ -34,8 +34,12 @@ SHARED_MEMORY = "shared-memory"
 """Volume at /dev/shm, through which NCCL and data loaders talk; the default of 64 MiB is too little."""
 SCRATCH = "app"
 """Volume of the stack (infra/stacks) in which steps write."""
-WRITTEN = {"embed": ("embed",), "train": ("embed", "train")}
-"""Step -> steps whose files lie on the disk of its pod, where they may be many."""
+DISK_NEEDED: dict[str, Callable[[RunConfig], int]] = {
+    "embed": lambda config: disk_needed(config, ("embed",)),
+    "train": disk_needed,
+    "evaluate": disk_to_evaluate,
+}
+"""Step -> bytes on the disk of its pod, where they may be many."""
 Pod = dict[str, Any]
 
 
@@ -171,9 +175,9 @@ def pod_settings(config: RunConfig, step: str, stack: Pod) -> Pod:
 def disk_asked(config: RunConfig, step: str, stack: Pod) -> dict[str, str]:
     """The request for disk of a step whose files may be many; none where the stack gives it a volume for them."""
     on_the_node = any("emptyDir" in volume for volume in stack.get("volumes", ()) if volume["name"] == SCRATCH)
-    if not on_the_node or step not in WRITTEN:
+    if not on_the_node or step not in DISK_NEEDED:
         return {}
-    return {DISK: f"{math.ceil(disk_needed(config, WRITTEN[step]) / 2**30)}Gi"}
+    return {DISK: f"{math.ceil(DISK_NEEDED[step](config) / 2**30)}Gi"}
 
 
 def _grace(config: RunConfig) -> int:
