@@ -19,6 +19,7 @@ from pipelines.cluster.kubeflow import GPU
 from srpo.config import RunConfig
 from srpo.errors import ConfigError
 from srpo.forecast.footprint import disk_needed, disk_to_evaluate
+from srpo.hub.place import VARIABLE as STORE
 
 IMAGE = "SRPO_IMAGE"
 DISK = "ephemeral-storage"
@@ -112,12 +113,15 @@ def nodes_settings(config: RunConfig, stack: Pod) -> dict[str, Any]:
 def pipeline_options(config: RunConfig) -> dict[str, Any]:
     """Arguments of `with_options` that give all pods of the pipeline their image; none on a local stack.
 
-    A remote orchestrator returns as soon as it has handed the run over. ConfigError if nothing names the image.
+    A remote orchestrator returns as soon as it has handed the run over. Kubeflow's mounts nothing: its pods share the
+    weights in the run's place in S3. ConfigError if nothing names the image.
     """
     flavor, _ = _component(StackComponentType.ORCHESTRATOR)
     if flavor not in SETTINGS:
         return {}
-    return {"settings": {"docker": docker_settings(config), f"orchestrator.{flavor}": {"synchronous": False}}}
+    settings = {"docker": docker_settings(config), f"orchestrator.{flavor}": {"synchronous": False}}
+    shared = {"environment": {STORE: f"{config.storage.remote}/store"}} if flavor == "kubeflow" else {}
+    return {"settings": settings, **shared}
 
 
 def docker_settings(config: RunConfig) -> DockerSettings:
