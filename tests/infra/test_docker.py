@@ -26,7 +26,7 @@ def test_bases_are_pinned_and_the_same() -> None:
 
 def test_the_last_user_is_the_one_of_the_pods() -> None:
     user = [rest for name, rest in stages()[-1] if name == "USER"][-1]
-    manifests = (INFRA / "kubernetes/base/train.yaml").read_text()
+    manifests = (INFRA / "kubernetes/train/base/train.yaml").read_text()
     assert user == "10001:10001" and "runAsUser: 10001" in manifests
 
 

@@ -119,6 +119,14 @@ def test_the_kubernetes_steps_are_as_restricted_as_the_manifests() -> None:
     assert settings["pod_failure_policy"]["rules"][1]["onExitCodes"]["values"] == [42]
 
 
+def test_a_cluster_whose_api_fails_for_a_while_ends_no_run() -> None:
+    """ZenML's own three tries are over in three seconds."""
+    stack = read_stack("kubernetes")
+    assert stack.step_operator
+    for component in (stack.orchestrator, stack.step_operator):
+        assert component.configuration["max_api_retries"] == 120
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
