@@ -165,7 +165,8 @@ def test_nothing_secret_is_in_the_tree() -> None:
 @pytest.mark.parametrize("folder", sorted(path.parent for path in KUBERNETES.rglob("kustomization.yaml")))
 def test_every_file_is_listed_and_every_listed_file_exists(folder: Path) -> None:
     kustomization: Any = yaml.safe_load((folder / "kustomization.yaml").read_text())
-    listed = [*kustomization.get("resources", ()), *(it["path"] for it in kustomization.get("patches", ()) if "path" in it)]
+    patches = [it["path"] for it in kustomization.get("patches", ()) if "path" in it]
+    listed = [*kustomization.get("resources", ()), *patches]
     assert all((folder / name).exists() for name in listed)
     assert {path.name for path in folder.glob("*.yaml")} == {
         "kustomization.yaml",
