@@ -101,6 +101,7 @@ class Place:
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "GIT_PYTHON_REFRESH": "quiet",
             "MPLCONFIGDIR": str(self.root / "matplotlib"),
+            "TRITON_CACHE_DIR": str(self.root / "triton"),
         }
 
 

@@ -1,5 +1,6 @@
 """What this machine has to work with: GPUs with their driver, cores, a compiler; and how work is shared out over it."""
 
+import math
 import os
 import re
 import shutil
@@ -10,6 +11,8 @@ import torch
 from srpo.errors import ConfigError
 
 DEVICES, DRIVER = Path("/dev"), Path("/proc/driver/nvidia/version")
+CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+"""Microseconds of all cores that a container has in each period, or `max`, and the period."""
 
 
 def count_processes(given: int | None) -> int:
@@ -58,8 +61,10 @@ def driver_version() -> str:
 
 
 def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use, of a node's no more than its container's quota (the limit of a pod)."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota, period = CPU_MAX.read_text(encoding="utf-8").split() if CPU_MAX.exists() else ("max", "")
+    return count if quota == "max" else min(count, math.ceil(int(quota) / int(period)))
 
 
 def find_compiler() -> str | None:

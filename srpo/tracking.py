@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 RUN_VARIABLE = "MLFLOW_RUN_ID"
 MAX_PARAM_LENGTH = 6000  # MLflow refuses longer values
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # mlflow looks when it is imported, and writes into HOME else
 
 
 class TrackedRun(Strict):

@@ -126,10 +126,10 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     patient = InitProcessGroupKwargs(timeout=timedelta(hours=2))
     precision = "bf16" if config.precision == "bf16" else "no"
     accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[patient])
-    if accelerator.num_processes != config.num_processes:
+    if (started := accelerator.num_processes) != config.num_processes:
         raise ConfigError(
-            f"train.num_processes is {config.num_processes}, but {accelerator.num_processes} were started; "
-            f"use torchrun --nproc-per-node {config.num_processes} -m srpo.train"
+            f"train.num_processes is {config.num_processes}, but {started} were started, on all nodes together; "
+            f"make the job with train.num_processes={started}, or start {config.num_processes}"
         )
     return accelerator
 

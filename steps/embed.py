@@ -1,5 +1,6 @@
 """Step 2: every prompt, and every real image, encoded once."""
 
+from functools import partial
 from typing import Annotated
 
 from zenml import log_metadata, step
@@ -28,8 +29,8 @@ def embed(
     with own_call("embed"):
         mirror = mirror_of(storage)
         folder = mirror.local(output_dir)
-        mirror.fetch(folder)  # what is encoded already, by whatever node
-        sets = embed_data(model, prompts, images, bring(weights), folder)
+        encoded = partial(mirror.fetch, folder, None)  # by whatever node
+        sets = embed_data(model, prompts, images, bring(weights), folder, encoded)
         mirror.push(folder, shared=True)
         log_metadata({"bytes_per_prompt": sets.train.bytes_per_prompt})
     return sets.model_copy(update={"data_hash": fingerprint})

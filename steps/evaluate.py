@@ -29,7 +29,8 @@ def evaluate(
     """The report is the second output, so that ZenML's dashboard shows it."""
     with own_call("evaluate"), tracked.in_environment(), terminal_progress() as progress:
         mirror = mirror_of(config.storage)
-        weights, prompts, trained = bring(mirror.here(weights)), mirror.here(prompts), mirror.here(trained)
+        weights, trained = bring(mirror.here(weights)), mirror.here(trained)
+        prompts = prompts.model_copy(update={"held_out": mirror.here(prompts.held_out)})  # others are known by hash
         training, folder = Path(trained.output_dir), mirror.local(output_dir)
         mirror.fetch(training)
         own = training.parent == folder.parent

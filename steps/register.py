@@ -25,7 +25,6 @@ def register(
     """Challenger, and champion if it passed."""
     with own_call("register"):
         mirror = mirror_of(config.storage)
-        weights, prompts, trained = mirror.here(weights), mirror.here(prompts), mirror.here(trained)
         evaluated = mirror.here(evaluated)
         mirror.fetch(Path(evaluated.report_json).parent)
         return register_version(config, weights, prompts, trained, evaluated, tracked)

@@ -88,7 +88,7 @@ def collect(config: RunConfig, output_dir: str) -> Annotated[Trained, "trained"]
     with own_call("train"):
         if cause := given_up(mirror, folder):
             raise TrainingStoppedError(cause)
-        mirror.fetch(folder)
+        mirror.fetch(folder, names=RESULT.__eq__)
         return Trained.model_validate_json((folder / RESULT).read_text(encoding="utf-8"))
 
 

@@ -102,3 +102,13 @@ def test_a_process_for_each_gpu_unless_told_otherwise(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     assert (count_processes(None), count_processes(3)) == (processes, 3)
     assert [str(device_of(rank)) for rank in range(3)] == devices
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("max 100000", 6), ("350000 100000", 4), ("900000 100000", 6)])
+def test_a_container_has_no_more_cores_than_its_quota(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, cores: int
+) -> None:
+    (tmp_path / "cpu.max").write_text(f"{quota}\n")
+    monkeypatch.setattr(machine, "CPU_MAX", tmp_path / "cpu.max")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(6)), raising=False)
+    assert machine.num_cores() == cores

@@ -1,5 +1,7 @@
 """MLflow tracking against a real SQLite store."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -108,3 +110,13 @@ def test_a_resumed_run_is_running_again(tracked: TrackedRun, client: MlflowClien
     set_status(tracked, "FINISHED")  # by a machine that has only now heard of it
     assert client.get_run(tracked.run_id).info.end_time == ended
     assert client.get_run(tracked.run_id).info.status == "FINISHED"
+
+
+def test_nothing_is_sent_or_written_elsewhere_by_who_uses_the_library_alone(tmp_path: Path) -> None:
+    """In a process that no srpo command has prepared."""
+    (home := tmp_path / "home").mkdir()
+    used = "import sys, srpo.tracking; srpo.tracking.connect(sys.argv[1]).create_experiment('first')"
+    bare = {"HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", used, f"sqlite:///{tmp_path}/mlflow.db"]
+    subprocess.run(command, env=bare, cwd=tmp_path, check=True, capture_output=True)
+    assert not list(home.rglob("*"))

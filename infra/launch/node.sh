@@ -15,14 +15,22 @@ folder=${1:?usage: node.sh FOLDER}
 rank=${NODE_RANK:-${SLURM_NODEID:-${JOB_COMPLETION_INDEX:-0}}}
 error=$folder/error.json
 [ "$rank" -ne 0 ] || rm -f "$error" # an earlier attempt's
+cores=$(nproc)
+quota=$(cat /sys/fs/cgroup/cpu.max 2>/dev/null) # a container's: microseconds, or max, in each period
+case $quota in
+    [0-9]*)
+        allowed=$(((${quota% *} + ${quota#* } - 1) / ${quota#* }))
+        [ "$allowed" -ge "$cores" ] || cores=$allowed
+        ;;
+esac
 processes=${PROCESSES_PER_NODE:-gpu}
 case $processes in
     *[!0-9]*)
         processes=$(find /dev -maxdepth 1 -name 'nvidia[0-9]*' | wc -l)
-        [ "$processes" -gt 0 ] || processes=$(nproc)
+        [ "$processes" -gt 0 ] || processes=$cores
         ;;
 esac
-threads=$(($(nproc) / processes))
+threads=$((cores / processes))
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}" # torchrun would say 1 to several
 export PYTORCH_ALLOC_CONF="${PYTORCH_ALLOC_CONF:-${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}}"
 torchrun \

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 from uuid import UUID
 
+from zenml.config.base_settings import BaseSettings
 from zenml.entrypoints.step_entrypoint_configuration import StepEntrypointConfiguration
 from zenml.utils.pydantic_utils import update_model
 
@@ -36,72 +37,62 @@ def render_jobs(config: RunConfig, stack: StackFile, steps: Iterable[str]) -> di
 def _render_nodes(config: RunConfig, stack: StackFile) -> Job:
     """The Job with a pod for each node. ConfigError where the stack cannot start one."""
     from zenml.integrations.kubernetes.flavors import KubernetesStepOperatorSettings
-    from zenml.integrations.kubernetes.manifest_utils import (
-        build_job_manifest,
-        build_pod_manifest,
-        pod_template_manifest_from_pod,
-    )
 
     operator = stack.step_operator.configuration if stack.step_operator else refuse_nodes(config, stack.name)
     own = nodes_settings(config, operator.get("pod_settings") or {})
-    known = {key: value for key, value in operator.items() if key in KubernetesStepOperatorSettings.model_fields}
-    settings = update_model(KubernetesStepOperatorSettings.model_validate(known), own)
-    pod = build_pod_manifest(
-        pod_name=None,
-        image_name=str(docker_settings(config).parent_image),
-        command=train_on_nodes(config, "FOLDER").configuration.command,
-        args=[],
-        privileged=settings.privileged,
-        pod_settings=settings.pod_settings,
-        service_account_name=settings.service_account_name,
-    )
-    job = build_job_manifest(
-        job_name="srpo-train",
-        pod_template=pod_template_manifest_from_pod(pod),
-        backoff_limit=0,  # the pod that starts them does it again
-        ttl_seconds_after_finished=settings.ttl_seconds_after_finished,
-        active_deadline_seconds=settings.active_deadline_seconds,
-        pod_count=settings.pod_count,
-    )
-    return _as_sent(job)
+    settings = _merged(KubernetesStepOperatorSettings, operator, own)
+    command = train_on_nodes(config, "FOLDER").configuration.command
+    job = {"backoff_limit": 0, "pod_count": settings.pod_count}  # the pod that starts them does it again
+    return _job("train", config, settings, {"command": command, "args": []}, job)
 
 
 def _render(config: RunConfig, stack: dict[str, Any], step: str) -> Job:
     from zenml.integrations.kubernetes.flavors import KubernetesOrchestratorSettings
+
+    own = kubernetes_settings(config, step, stack.get("pod_settings") or {})["orchestrator.kubernetes"]
+    settings = _merged(KubernetesOrchestratorSettings, stack, own)
+    pod = {
+        "command": StepEntrypointConfiguration.get_entrypoint_command(),
+        "args": StepEntrypointConfiguration.get_entrypoint_arguments(step_name=step, snapshot_id=UUID(int=0)),
+        "termination_grace_period_seconds": settings.pod_stop_grace_period,
+    }
+    tries = max_retries(config, step) + settings.backoff_limit_margin
+    job = {"backoff_limit": tries, "pod_failure_policy": settings.pod_failure_policy}
+    return _job(step, config, settings, pod, job)
+
+
+def _merged(kind: type[BaseSettings], stack: dict[str, Any], own: dict[str, Any]) -> Any:
+    """A step's settings over those of the stack's component, as ZenML's compiler merges them."""
+    known = {key: value for key, value in stack.items() if key in kind.model_fields}
+    return update_model(kind.model_validate(known), own)
+
+
+def _job(step: str, config: RunConfig, settings: Any, pod: dict[str, Any], job: dict[str, Any]) -> Job:
+    """A Job by ZenML's own builders; `pod`, `job`: what they are told besides what settings of all kinds have."""
+    from kubernetes.client import ApiClient  # type: ignore[import-untyped]
     from zenml.integrations.kubernetes.manifest_utils import (
         build_job_manifest,
         build_pod_manifest,
         pod_template_manifest_from_pod,
     )
 
-    own = kubernetes_settings(config, step, stack.get("pod_settings") or {})["orchestrator.kubernetes"]
-    known = {key: value for key, value in stack.items() if key in KubernetesOrchestratorSettings.model_fields}
-    settings = update_model(KubernetesOrchestratorSettings.model_validate(known), own)  # as ZenML's compiler does
-    pod = build_pod_manifest(
+    made = build_pod_manifest(
         pod_name=None,
         image_name=str(docker_settings(config).parent_image),
-        command=StepEntrypointConfiguration.get_entrypoint_command(),
-        args=StepEntrypointConfiguration.get_entrypoint_arguments(step_name=step, snapshot_id=UUID(int=0)),
         privileged=settings.privileged,
         pod_settings=settings.pod_settings,
-        service_account_name=settings.step_pod_service_account_name or settings.service_account_name,
-        termination_grace_period_seconds=settings.pod_stop_grace_period,
+        service_account_name=getattr(settings, "step_pod_service_account_name", None) or settings.service_account_name,
+        **pod,
     )
-    job = build_job_manifest(
+    manifest = build_job_manifest(
         job_name=f"srpo-{step}",
-        pod_template=pod_template_manifest_from_pod(pod),
-        backoff_limit=max_retries(config, step) + settings.backoff_limit_margin,
+        pod_template=pod_template_manifest_from_pod(made),
         ttl_seconds_after_finished=settings.ttl_seconds_after_finished,
         active_deadline_seconds=settings.active_deadline_seconds,
-        pod_failure_policy=settings.pod_failure_policy,
+        **job,
     )
-    return _as_sent(job)
-
-
-def _as_sent(job: Any) -> Job:
-    from kubernetes.client import ApiClient  # type: ignore[import-untyped]
-
-    return {"apiVersion": "batch/v1", "kind": "Job", **_without_nulls(ApiClient().sanitize_for_serialization(job))}
+    sent = ApiClient().sanitize_for_serialization(manifest)
+    return {"apiVersion": "batch/v1", "kind": "Job", **_without_nulls(sent)}
 
 
 def _without_nulls(value: Any) -> Any:

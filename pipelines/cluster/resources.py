@@ -18,7 +18,8 @@ from zenml.enums import StackComponentType
 from pipelines.cluster.kubeflow import GPU
 from srpo.config import RunConfig
 from srpo.errors import ConfigError
-from srpo.forecast.footprint import disk_needed
+from srpo.forecast.footprint import disk_needed, disk_to_evaluate
+from srpo.hub.place import VARIABLE as STORE
 
 IMAGE = "SRPO_IMAGE"
 DISK = "ephemeral-storage"
@@ -34,8 +35,12 @@ SHARED_MEMORY = "shared-memory"
 """Volume at /dev/shm, through which NCCL and data loaders talk; the default of 64 MiB is too little."""
 SCRATCH = "app"
 """Volume of the stack (infra/stacks) in which steps write."""
-WRITTEN = {"embed": ("embed",), "train": ("embed", "train")}
-"""Step -> steps whose files lie on the disk of its pod, where they may be many."""
+DISK_NEEDED: dict[str, Callable[[RunConfig], int]] = {
+    "embed": lambda config: disk_needed(config, ("embed",)),
+    "train": disk_needed,
+    "evaluate": disk_to_evaluate,
+}
+"""Step -> bytes on the disk of its pod, where they may be many."""
 Pod = dict[str, Any]
 
 
@@ -108,12 +113,15 @@ def nodes_settings(config: RunConfig, stack: Pod) -> dict[str, Any]:
 def pipeline_options(config: RunConfig) -> dict[str, Any]:
     """Arguments of `with_options` that give all pods of the pipeline their image; none on a local stack.
 
-    A remote orchestrator returns as soon as it has handed the run over. ConfigError if nothing names the image.
+    A remote orchestrator returns as soon as it has handed the run over. Kubeflow's mounts nothing: its pods share the
+    weights in the run's place in S3. ConfigError if nothing names the image.
     """
     flavor, _ = _component(StackComponentType.ORCHESTRATOR)
     if flavor not in SETTINGS:
         return {}
-    return {"settings": {"docker": docker_settings(config), f"orchestrator.{flavor}": {"synchronous": False}}}
+    settings = {"docker": docker_settings(config), f"orchestrator.{flavor}": {"synchronous": False}}
+    shared = {"environment": {STORE: f"{config.storage.remote}/store"}} if flavor == "kubeflow" else {}
+    return {"settings": settings, **shared}
 
 
 def docker_settings(config: RunConfig) -> DockerSettings:
@@ -171,9 +179,9 @@ def pod_settings(config: RunConfig, step: str, stack: Pod) -> Pod:
 def disk_asked(config: RunConfig, step: str, stack: Pod) -> dict[str, str]:
     """The request for disk of a step whose files may be many; none where the stack gives it a volume for them."""
     on_the_node = any("emptyDir" in volume for volume in stack.get("volumes", ()) if volume["name"] == SCRATCH)
-    if not on_the_node or step not in WRITTEN:
+    if not on_the_node or step not in DISK_NEEDED:
         return {}
-    return {DISK: f"{math.ceil(disk_needed(config, WRITTEN[step]) / 2**30)}Gi"}
+    return {DISK: f"{math.ceil(DISK_NEEDED[step](config) / 2**30)}Gi"}
 
 
 def _grace(config: RunConfig) -> int:

@@ -110,7 +110,7 @@ def validate(client: Client, stack: StackFile) -> dict[StackComponentType, dict[
         except ImportError as error:
             raise ConfigError(
                 f"{where}: {error}; install what clusters need: "
-                "python -m pip install --constraint constraints.txt '.[cluster]'"
+                "python -m pip install --constraint constraints.txt --editable '.[cluster]'"
             ) from None
         except KeyError:
             raise ConfigError(f"{where}: ZenML has no flavor {component.flavor!r}") from None

@@ -127,7 +127,7 @@ def _answer(method: str, url: str, also: tuple[int, ...] = (), **arguments: Any)
 
 
 def ask_cluster(values: Values) -> str:
-    """A cluster with the namespace and with a node that has GPUs."""
+    """A cluster with the namespace; it may have no GPU now, where nodes come when pods want them."""
     from kubernetes import client, config  # type: ignore[import-untyped]
 
     namespace = values.get("kubernetes_namespace") or values.get("kubeflow_namespace")
@@ -142,9 +142,8 @@ def ask_cluster(values: Values) -> str:
     except (OSError, HTTPError) as error:
         raise UnhealthyError(f"the cluster does not answer: {error}") from None
     gpus = [int((node.status.allocatable or {}).get(GPU, 0)) for node in nodes]
-    if not any(gpus):
-        raise UnhealthyError(f"none of {len(gpus)} nodes has {GPU}; add a node with GPUs and NVIDIA's device plugin")
-    return f"namespace {namespace}; {len(gpus)} nodes with {sum(gpus)} GPUs"
+    later = "" if any(gpus) else " now; an autoscaler may add nodes, else they lack GPUs or NVIDIA's device plugin"
+    return f"namespace {namespace}; {len(gpus)} nodes with {sum(gpus)} GPUs{later}"
 
 
 def ask_kubeflow(values: Values) -> str:

@@ -62,13 +62,16 @@ class Mirror:
             for entry in snapshot.files
         )
 
-    def fetch(self, folder: Path, into: Path | None = None) -> bool:
-        """Bring what is missing or differs of a folder, to where it lies or `into` another; False if it has no copy."""
+    def fetch(self, folder: Path, into: Path | None = None, names: Callable[[str], bool] = lambda _: True) -> bool:
+        """Bring what is missing or differs of a folder, to where it lies or `into` another; False if it has no copy.
+
+        `names`: which files are wanted, by their paths in the folder.
+        """
         if self.bucket is None:
             return False
         while found := self.manifest(folder):
             try:
-                self._fetch_all(folder, found.files, into or folder)
+                self._fetch_all(folder, [file for file in found.files if names(file.path)], into or folder)
             except ConfigError:
                 if self.manifest(folder) == found:
                     raise  # else its owner has written it anew meanwhile

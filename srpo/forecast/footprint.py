@@ -35,6 +35,13 @@ def disk_needed(config: RunConfig, steps: Collection[str] = WRITING) -> int:
     return size + BYTES_PER_VALUE * values
 
 
+def disk_to_evaluate(config: RunConfig) -> int:
+    """Bytes that an evaluation brings to an empty disk: held-out embeddings, the candidate, as large a champion."""
+    trained, _ = _sizes(config)
+    each, held_out = embedding_bytes(config), texts_at_hand(config).held_out
+    return sum(each + _listed(prompt) for prompt in held_out) + 2 * BYTES_PER_VALUE * trained
+
+
 def embedding_bytes(config: RunConfig) -> int:
     """Bytes of one prompt's embeddings as they are stored."""
     _, width = _sizes(config)

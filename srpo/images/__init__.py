@@ -18,7 +18,7 @@ from srpo.images.files import Picture, Rules, read_pictures
 from srpo.prompts import load_prompt_set
 from srpo.shards import StoredRows, encoded_rows, read_set, sole_writer, write_set
 
-__all__ = ["LATENTS", "encode_images", "load_image_set", "read_images"]
+__all__ = ["LATENTS", "encode_images", "load_image_set", "read_images", "vae_hash"]
 
 
 def read_images(

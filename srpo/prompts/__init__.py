@@ -22,6 +22,7 @@ __all__ = [
     "Prompt",
     "embed_prompts",
     "embed_texts",
+    "encoder_hash",
     "load_categories",
     "load_prompt_set",
     "read_both",

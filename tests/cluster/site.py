@@ -1,7 +1,6 @@
 """A whole site on loopback: cluster, ZenML, MLflow, S3, and the stack `kubernetes` of infra/ registered for it."""
 
 import os
-import re
 import subprocess
 import sys
 import time
@@ -120,9 +119,9 @@ def site(folder: Path, name: str = "kubernetes") -> Iterator[Site]:
 
 
 def stack_on_loopback(name: str, folder: Path, s3: dict[str, str]) -> str:
-    """The stack file with its claims mounted below a folder, and S3's keys from the secret `s3` instead of a role."""
+    """The stack file with its claim mounted below a folder, and S3's keys from the secret `s3` instead of a role."""
     text = (STACKS / f"{name}.yaml").read_text()
-    text = re.sub(r"mountPath: /(work|cache)", rf"mountPath: {folder}/mounts/\1", text)
+    text = text.replace("mountPath: /cache", f"mountPath: {folder}/mounts/cache")
     text = text.replace("value: /cache", f"value: {folder}/mounts/cache")
     keys = "".join(f"\n        - {{name: {key}, valueFrom: {{secretKeyRef: {{name: s3, key: {key}}}}}}}" for key in s3)
     text = text.replace("      env:\n", f"      env:{keys}\n")

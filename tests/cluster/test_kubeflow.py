@@ -10,6 +10,7 @@ from pipelines.cluster.stack_files import STACKS
 from srpo.steps import STEPS
 from tests.cluster.kubeflow import CONTEXT, Kubeflow, kubeflow_api
 from tests.cluster.site import ROOT, Site, settings
+from tests.s3 import BUCKET
 
 kfp = pytest.importorskip("kfp")
 pytestmark = pytest.mark.slow
@@ -60,6 +61,12 @@ def test_every_step_has_the_image_and_its_cores(site: Site, spec: dict[str, Any]
     found = containers(spec)
     assert {it["image"] for it in found.values()} == {site.environment["SRPO_IMAGE"]}
     assert found["train"]["resources"]["resourceCpuLimit"] == "3.0"
+
+
+def test_every_step_finds_what_another_has_fetched(spec: dict[str, Any]) -> None:
+    """Its pod has no volume, so the store is in S3."""
+    named = [{it["name"]: it.get("value") for it in found["env"]} for found in containers(spec).values()]
+    assert {variables["SRPO_STORE"] for variables in named} == {f"s3://{BUCKET}/zenml/srpo/store"}
 
 
 def test_gpus_go_to_the_step_that_asks_for_them(spec: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.cluster.stack_files import read_stack
 from tests.conftest import SHORT
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +39,7 @@ def stack_up(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_the_components_of_the_stack_are_well(stack_up: str) -> None:
-    assert stack_up.count(": well") == 5
+    assert stack_up.count(": well") == len(read_stack("kubernetes").components)
 
 
 def test_the_five_steps_run_in_pods_and_a_version_is_registered(stack_up: str, tmp_path: Path) -> None:

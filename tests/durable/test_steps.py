@@ -6,17 +6,21 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipelines.place import Place
-from srpo.artifacts import TrainJob
+from srpo.artifacts import Trained, TrainJob
 from srpo.config import StorageConfig
 from srpo.durable import OWN_COPIES, Mirror
+from srpo.embedding import embed
 from srpo.errors import EXIT_RETRY, TrainingStoppedError
+from srpo.hub import snapshot
 from srpo.launch import ALONE
 from srpo.outbox import FILE
 from srpo.record import read_journal
@@ -115,6 +119,47 @@ def test_nodes_that_give_up_end_well_and_the_step_after_them_ends_with_the_cause
     shutil.rmtree(folder.parent)  # which is no run
 
 
+@pytest.mark.usefixtures("bucket")
+def test_taking_the_nodes_result_brings_no_weights(
+    job: TrainJob, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from steps import train_nodes
+
+    folder, mirror = place.runs / "taken" / "train", Mirror(REMOTE, place.root)
+    (folder / "transformer").mkdir(parents=True)
+    (folder / "transformer" / "weights").write_text("large")
+    made = snapshot(folder / "transformer", "update 2")
+    trained = Trained(output_dir=str(folder), transformer=made, best_update=2, num_updates=2, seconds=1.0)
+    (folder / "result.json").write_text(trained.model_dump_json())
+    mirror.push(folder)
+    shutil.rmtree(folder)
+    monkeypatch.setattr(train_nodes, "own_call", lambda _: nullcontext())
+    config = job.config.model_copy(update={"storage": StorageConfig(remote=REMOTE)})
+    assert train_nodes.collect.entrypoint(config, str(folder)) == trained
+    assert [path.name for path in folder.iterdir()] == ["result.json"]
+    shutil.rmtree(folder.parent)  # which is no run
+
+
+@pytest.mark.usefixtures("bucket")
+def test_embeddings_that_others_have_made_are_brought_where_this_run_has_their_texts(
+    job: TrainJob, node: Callable[[str], Mirror], tmp_path: Path
+) -> None:
+    (other := tmp_path / "other.txt").write_text("a green sea")
+    of_others = job.config.prompts.model_copy(update={"train": str(other)})
+    made = {}
+    for name, prompts in (("first", job.config.prompts), ("second", of_others), ("third", of_others)):
+        mirror = node(name)
+        folder = mirror.root / "embeddings" / "model"
+        brought = partial(mirror.fetch, folder, None)
+        made[name] = embed(job.config.model, prompts, None, job.weights, folder, brought)
+        mirror.push(folder, shared=True)
+    foreign, own = ({file.path for file in made[name].train.snapshot.files} for name in ("first", "third"))
+    store = made["third"].train.snapshot.path
+    assert own & foreign == set() and own <= {path.name for path in store.iterdir()}
+    assert not [name for name in foreign if name.endswith(".safetensors") and (store / name).exists()]
+    assert made["third"].held_out.snapshot.files == made["first"].held_out.snapshot.files, "encoded once"
+
+
 @pytest.mark.slow
 def test_the_last_steps_run_on_an_emptied_disk(bucket: Any, tmp_path: Path) -> None:
     """Embeddings and training are removed; evaluation and registration find them in the copy."""
@@ -133,6 +178,10 @@ def test_the_last_steps_run_on_an_emptied_disk(bucket: Any, tmp_path: Path) -> N
     (second,) = {path for path in (root / "runs").iterdir() if path != record}
     report = Mirror(REMOTE, root).manifest(second / "evaluation")
     assert report and {"report.json", "report.html"} <= {entry.path for entry in report.files}
+    for folder in made:
+        shutil.rmtree(folder)
+    run(tmp_path, *settings(), "--from", "register")
+    assert not files(root, *made), "a version is made of hashes"
 
 
 @pytest.mark.slow

@@ -14,6 +14,8 @@ ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
 KUBERNETES = INFRA / "kubernetes"
 OVERLAYS = ("gpu", "loopback")
+CREATED = ("train/gpu", "train/loopback", "volume")
+"""What is created and deleted again, never applied."""
 Manifest = dict[str, Any]
 
 
@@ -27,7 +29,7 @@ def run_tool(*command: str) -> str:
 
 
 def manifests_of(name: str) -> list[Manifest]:
-    """The files of the base as they lie there, or an overlay as kubectl renders it."""
+    """The files of the base as they lie there; what kubectl makes of an overlay or of what is created."""
     if name == "base":
         resources = yaml.safe_load((KUBERNETES / "base/kustomization.yaml").read_text())["resources"]
         text = "\n---\n".join((KUBERNETES / "base" / resource).read_text() for resource in resources)
@@ -35,13 +37,16 @@ def manifests_of(name: str) -> list[Manifest]:
         version = run_tool("kubectl", "version", "--client")
         if "Kustomize Version: v5" not in version:
             pytest.skip("kubectl is older than 1.27: its kustomize does not know `labels` with `pairs` and `patches`")
-        text = run_tool("kubectl", "kustomize", str(KUBERNETES / "overlays" / name))
+        folder = KUBERNETES / (name if name in CREATED else f"overlays/{name}")
+        text = run_tool("kubectl", "kustomize", str(folder))
     return [manifest for manifest in yaml.safe_load_all(text) if manifest]
 
 
 def pods(manifests: list[Manifest]) -> Iterator[tuple[str, Manifest, Manifest]]:
-    """Name, metadata and spec of every pod template."""
+    """Name, metadata and spec of every pod, and of every template of one."""
     for manifest in manifests:
+        if manifest["kind"] == "Pod":
+            yield f"Pod {manifest['metadata']['name']}", manifest["metadata"], manifest["spec"]
         if template := manifest.get("spec", {}).get("template"):
             yield f"{manifest['kind']} {manifest['metadata']['name']}", template["metadata"], template["spec"]
 

@@ -3,6 +3,8 @@
 import re
 import tomllib
 
+from zenml.utils.pipeline_docker_image_builder import DOCKER_IMAGE_WORKDIR
+
 from pipelines.place import Place
 from tests.infra.manifests import INFRA, ROOT, image_environment, image_problem, run_tool
 
@@ -24,8 +26,13 @@ def test_bases_are_pinned_and_the_same() -> None:
 
 def test_the_last_user_is_the_one_of_the_pods() -> None:
     user = [rest for name, rest in stages()[-1] if name == "USER"][-1]
-    manifests = (INFRA / "kubernetes/base/train.yaml").read_text()
+    manifests = (INFRA / "kubernetes/train/base/train.yaml").read_text()
     assert user == "10001:10001" and "runAsUser: 10001" in manifests
+
+
+def test_the_user_may_write_where_zenml_starts_every_step() -> None:
+    (made,) = re.findall(r"install --directory --owner=srpo --group=srpo ([\w/ ]+)", TEXT)
+    assert set(made.split()) == {"/work", DOCKER_IMAGE_WORKDIR}
 
 
 def test_only_what_triton_compiles_with_is_installed_into_the_last_stage() -> None:

@@ -49,6 +49,7 @@ def test_an_error_that_stays_is_42_through_torchrun(job: TrainJob, tmp_path: Pat
     _, errors = node.communicate()
     assert node.returncode == EXIT_PERMANENT
     assert "train.num_processes is 2, but 1 were started" in errors
+    assert "make the job with train.num_processes=1, or start 2" in errors
 
 
 def test_sigterm_reaches_the_training_through_torchrun(job: TrainJob, tmp_path: Path) -> None:
@@ -91,12 +92,20 @@ def test_the_error_of_an_earlier_attempt_decides_nothing(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("processes", "given", "threads"), [("2", "", "3"), ("16", "", "1"), ("2", "5", "5"), ("auto", "", "1")]
+    ("processes", "given", "quota", "threads"),
+    [
+        ("2", "", "max", "3"),
+        ("16", "", "max", "1"),
+        ("2", "5", "max", "5"),
+        ("auto", "", "max", "1"),
+        ("2", "", "350000", "2"),
+        ("2", "", "900000", "3"),
+    ],
 )
-def test_processes_share_the_cores(tmp_path: Path, processes: str, given: str, threads: str) -> None:
-    """Of six; without a GPU, `auto` is a process for each."""
+def test_processes_share_the_cores(tmp_path: Path, processes: str, given: str, quota: str, threads: str) -> None:
+    """Of six, or as many as the container may use; without a GPU, `auto` is a process for each."""
     (tmp_path / "bin").mkdir()
-    for name, shown in (("nproc", "6"), ("find", "")):
+    for name, shown in (("nproc", "6"), ("find", ""), ("cat", f"{quota} 100000")):
         (tmp_path / "bin" / name).write_text(f"#!/bin/sh\necho {shown}\n" if shown else "#!/bin/sh\n")
         (tmp_path / "bin" / name).chmod(0o755)
     node = start_with(

@@ -86,7 +86,7 @@ def test_a_pod_asks_the_node_for_the_disk_that_its_files_take() -> None:
     asked = {step: pod_settings(config_with(), step, STACK)["resources"]["requests"] for step in STEPS}
     disk = {step: requests["ephemeral-storage"] for step, requests in asked.items() if "ephemeral-storage" in requests}
     values = 3 * (RunConfig().train.keep_last + 2) + 1
-    assert disk == {"embed": "1Gi", "train": f"{4 * values + 1}Gi"}
+    assert disk == {"embed": "1Gi", "train": f"{4 * values + 1}Gi", "evaluate": "9Gi"}
     claimed = {"volumes": [{"name": "app", "ephemeral": {}}]}
     assert "ephemeral-storage" not in pod_settings(config_with(), "train", claimed)["resources"]["requests"]
 

@@ -115,8 +115,16 @@ def test_the_kubernetes_steps_are_as_restricted_as_the_manifests() -> None:
         assert pod_problems(spec) == expected
         assert [source["secretRef"]["name"] for source in pod["env_from"]] == ["credentials"]
         used = {it["persistentVolumeClaim"]["claimName"] for it in pod["volumes"] if "persistentVolumeClaim" in it}
-        assert used and used <= claims
+        assert used == {"weights-cache"} and used <= claims, "a volume of its own for each pod's settings of ZenML"
     assert settings["pod_failure_policy"]["rules"][1]["onExitCodes"]["values"] == [42]
+
+
+def test_a_cluster_whose_api_fails_for_a_while_ends_no_run() -> None:
+    """ZenML's own three tries are over in three seconds."""
+    stack = read_stack("kubernetes")
+    assert stack.step_operator
+    for component in (stack.orchestrator, stack.step_operator):
+        assert component.configuration["max_api_retries"] == 120
 
 
 @pytest.mark.parametrize(
@@ -257,8 +265,7 @@ def test_a_cluster_is_asked_for_its_namespace_and_gpus(tmp_path: Path, monkeypat
             ask_cluster(values | {"kubernetes_context": "other"})
         for node in nodes:
             node["status"]["allocatable"] = {"cpu": "8"}
-        with pytest.raises(UnhealthyError, match="none of 2 nodes has nvidia.com/gpu"):
-            ask_cluster(values)
+        assert "2 nodes with 0 GPUs now; an autoscaler may add nodes" in ask_cluster(values), "a pool scaled to zero"
 
 
 def test_a_cluster_that_does_not_answer_is_unwell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,6 +325,10 @@ def test_the_tracking_server_of_the_manifests_answers(
         listing = f"{url}/api/2.0/mlflow/registered-models/search"
         assert httpx2.get(listing, headers={"Host": "mlflow.mlflow:5000"}).is_success
         assert httpx2.get(listing, headers={"Host": "localhost:5000"}).is_success
+        search, body = f"{url}/ajax-api/2.0/mlflow/experiments/search", {"max_results": 1}
+        browser = {"Host": "mlflow.mlflow.svc:5000", "Origin": "http://mlflow.mlflow.svc:5000"}
+        assert httpx2.post(search, json=body, headers=browser).is_success
+        assert httpx2.post(search, json=body, headers=browser | {"Origin": "http://elsewhere"}).status_code == 403
     open_to_us = manifests["ConfigMap"]["data"] | {"MLFLOW_SERVER_ALLOWED_HOSTS": "127.0.0.1:*"}
     with mlflow_server(container["command"], open_to_us, tmp_path) as url:
         monkeypatch.setenv("SRPO_MLFLOW_URI", url)
