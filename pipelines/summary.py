@@ -22,7 +22,7 @@ from srpo.gpus import find_gpu
 from srpo.plan import Plan
 from srpo.report.schema import Report
 from srpo.steps import STEPS
-from srpo.wording import number, signed, span
+from srpo.wording import level, nothing_seen, number, signed, span
 
 WORD_COLOURS = {"known": "green", "weak": "yellow", "unknown": "red"}
 VERDICT_COLOURS = {"promote": "green", "keep": "yellow", "collapsed": "red"}
@@ -144,11 +144,12 @@ def _best(outcome: Outcome) -> str:
 def _figures(wanted: str, evaluated: Evaluated) -> Table:
     """The metrics a reader asks for first: the wanted one, content, the relative reward."""
     report = Report.model_validate_json(Path(evaluated.report_json).read_text(encoding="utf-8"))
-    table = Table("metric", "base", "trained", f"change ({report.confidence:.0%} interval)")
+    table = Table("metric", "base", "trained", f"change ({level(report.confidence)} interval)")
     for name in dict.fromkeys((wanted, "content", "relative", "spread", "reward")):
         if name in report.metrics:
             row = report.metrics[name]
             change = f"{signed(row.change)}  ({span(row.lower, row.upper)})"
+            change += f", {nothing_seen(row.unseen)}" if row.unseen else ""
             label = f"[bold]{name}[/]" if name == wanted else name
             table.add_row(label, number(row.reference), number(row.candidate), change)
     return table

@@ -20,13 +20,13 @@ from srpo.config import RunConfig
 from srpo.criteria import load_criteria
 from srpo.devices import check_device, count_processes, device_of
 from srpo.errors import memory_needed
+from srpo.evaluation.bootstrap import Array
 from srpo.evaluation.contender import Contender, score_key
 from srpo.evaluation.images import Cell, Gallery, ReportProgress, draw
 from srpo.evaluation.journal import ImageScores, ScoreJournal
 from srpo.evaluation.pairs import DIVERSITY, DRIFT, diversity, measure_drift
 from srpo.evaluation.provenance import device_name
 from srpo.evaluation.scores import Scorer, load_scores
-from srpo.evaluation.statistics import Array
 from srpo.models import load_model
 from srpo.report.schema import ImageSet
 from srpo.shards import StoredRows
