@@ -17,6 +17,9 @@ LIMITS: tuple[Limit, ...] = ("min_change", "max_change", "min_ratio", "max_ratio
 OF_CHANGE: dict[Limit, Limit] = {"min_ratio": "min_change", "max_ratio": "max_change"}
 """What to give where there is no ratio."""
 
+NO_METRICS = ("update", "violations", "of")
+"""What an entry of the journal of measurements holds beside its metrics."""
+
 
 def limits(bound: Bound) -> Iterator[tuple[Limit, float]]:
     """The limits that a bound sets."""

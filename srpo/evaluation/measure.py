@@ -1,7 +1,8 @@
 """Images and scores of every contender, spread out over the devices, batch by batch.
 
-Memory does not grow with the number of prompts: embeddings are read from disk, images go there as thumbnails, scores
-into the journal. The batches are cut from the design before they are shared out, so that the spread changes nothing.
+Embeddings are read from disk and images go there as thumbnails, so that memory holds those of one batch; scores and
+image features it holds of all, for about 9 kB an image. The batches are cut from the design before they are shared out,
+so that the spread changes nothing.
 """
 
 import gc

@@ -88,7 +88,7 @@ def test_a_candidate_that_is_the_champion_is_not_compared_with_itself(
     evaluated = evaluate(*inputs, tmp_path / "evaluation", registry_uri=uri)
     report = load(evaluated)
     assert (report.champion, len(report.models)) == (None, 2)
-    assert report.reason.endswith(f"The champion {REFERENCE} was not drawn: it has the very same weights.")
+    assert report.reason.endswith(f"; the champion {REFERENCE} was not drawn: it has the very same weights.")
     tracked = open_run(uri, (tmp_path / "artifacts").as_uri(), "again", inputs[0])
     registered = register(*inputs, evaluated.model_copy(update={"passed": True}), tracked)
     assert registered.outcome == (
