@@ -20,15 +20,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm, t
 
-from srpo.wording import ROUNDING
-
 Array = NDArray[np.float64]
 Statistic = Callable[..., Array]
 """Arrays whose last axis runs over prompts -> one value per row."""
+Smooth = Callable[[Array], tuple[Array, Array]]
+"""Means (rows, means) -> values (rows, values), and how fast they grow with each mean (rows, values, means)."""
 
 RESAMPLES_AT_ONCE = 500  # bounds the memory, not the result
 LEAST_BEYOND, MOST_RESAMPLES = 20, 100_000
 """Resamples beyond each end of an interval, where so many in all are enough; few prompts have few different ones."""
+NEARLY_ONE_PROMPT = 1e-4
+"""Of the whole sample's error; a resample with less of it repeats a prompt, and what it knows is rounding."""
 
 
 class Bootstrap:
@@ -64,24 +66,33 @@ class Bootstrap:
         tail = self._tail(count)
         return np.quantile(resampled, [tail, 1 - tail], axis=0)
 
-    def studentised(self, statistic: Callable[[Array], Array], count: int) -> Array:
-        """Lower and upper end (2,) of a function of the weights of `count` prompts, by the bootstrap-t.
+    def studentised(self, statistic: Smooth, columns: Array) -> Array:
+        """Lower and upper ends (2, values) of smooth functions of means, by the bootstrap-t; points without an error.
 
-        `statistic`: weights -> its value, and how fast that grows with each weight: (rows, 1 + prompts). A point where
-        no error is known, as no prompt differs from another.
+        `columns` (prompts, means): what is averaged. Errors are those of the delta method.
         """
+        count, size = columns.shape
+        centred = columns - columns.mean(0)
+        products = (centred[:, :, None] * centred[:, None, :]).reshape(count, -1)
 
-        def measure(weights: Array) -> Array:
-            value, growth = np.split(statistic(weights), [1], axis=1)
-            return np.stack([value[:, 0], np.sqrt((weights * growth**2).sum(1) / (count - 1))])
+        def measure(weights: Array) -> tuple[Array, Array]:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                values, slopes = statistic(weights @ columns)
+            shift = weights @ centred
+            covariance = (weights @ products).reshape(-1, size, size) - shift[:, :, None] * shift[:, None, :]
+            variances = np.einsum("rvi,rij,rvj->rv", slopes, covariance, slopes) / (count - 1)
+            return values, np.sqrt(np.maximum(variances, 0))
 
         (value,), (error,) = measure(equal(count))
-        values, errors = np.concatenate([measure(weights) for weights in self.weights(count)], axis=1)
-        known = np.isfinite(values) & (errors > ROUNDING)
-        if not known.any():
-            return np.array([value, value])
+        values, errors = map(np.concatenate, zip(*map(measure, self.weights(count)), strict=True))
         tail = (1 - self.confidence) / 2
-        return value - error * np.quantile((values[known] - value) / errors[known], [1 - tail, tail])
+        ends = np.stack([value, value])
+        for column in range(len(value)):
+            known = np.isfinite(values[:, column]) & (errors[:, column] > NEARLY_ONE_PROMPT * error[column])
+            if np.isfinite(value[column]) and known.any():
+                scores = (values[known, column] - value[column]) / errors[known, column]
+                ends[:, column] -= error[column] * np.quantile(scores, [1 - tail, tail])
+        return ends
 
     def _tail(self, count: int) -> float:
         """Share of the resamples beyond each end."""

@@ -62,11 +62,10 @@ def compare(
     old, new = (np.concatenate(side) for side in zip(*pairs, strict=True))
     changes = resample.ends(new - old, count)
     ratios = resample.ends(new / _positive(old), count)
-    spread = names.index(SPREAD)
-    changes[:, spread] = resample.studentised(lambda weights: after.spread(weights) - before.spread(weights), count)
-    if np.isfinite(ratios[:, spread]).all():
-        log_ratio = resample.studentised(lambda weights: after.log_spread(weights) - before.log_spread(weights), count)
-        ratios[:, spread] = np.exp(log_ratio)
+    spreads = resample.studentised(_spread_changes, np.concatenate([before.moments, after.moments], axis=1))
+    changes[:, -1] = spreads[:, 0]
+    if np.isfinite(ratios[:, -1]).all():
+        ratios[:, -1] = np.exp(spreads[:, 1])
     errors = _errors(before, after)
     (low,), (high,) = (model(equal(count)) for model in (before, after))
     rows = {}
@@ -109,7 +108,7 @@ def measure_levels(scores: ByPrompt, config: EvaluationConfig, seed: int) -> dic
     model, resample = _Model(scores), Bootstrap(config.num_resamples, config.confidence, seed)
     resampled = np.concatenate([model(weights) for weights in resample.weights(model.num_prompts)])
     lower, upper = resample.ends(resampled, model.num_prompts)
-    lower[-1], upper[-1] = np.exp(resample.studentised(model.log_spread, model.num_prompts))
+    lower[-1:], upper[-1:] = np.exp(resample.studentised(_log_spread, model.moments))
     (values,) = model(equal(model.num_prompts))
     columns = zip(model.names, values, lower, upper, strict=True)
     return {name: Level(value=value, lower=low, upper=high) for name, value, low, high in columns}
@@ -126,21 +125,30 @@ class _Model:
 
     def __call__(self, weights: Array) -> Array:
         """(rows, prompts), each row adding up to 1 -> (rows, metrics)."""
-        return np.concatenate([weights @ self.means, self.spread(weights)[:, :1]], axis=1)
+        return np.concatenate([weights @ self.means, _spread(weights @ self.moments)[0]], axis=1)
 
-    def spread(self, weights: Array) -> Array:
-        """The spread, and how fast it grows with the weight of each prompt: (rows, prompts) -> (rows, 1 + prompts)."""
-        mean, square = (weights @ self.moments).T[:, :, None]
-        spread = np.sqrt(np.maximum(square - mean**2, 0))
-        means, squares = self.moments.T
-        growth = _over(squares - 2 * mean * means + mean**2 - spread**2, 2 * spread)
-        return np.concatenate([spread, growth], axis=1)
 
-    def log_spread(self, weights: Array) -> Array:
-        """The same of the spread's logarithm."""
-        spread, growth = np.split(self.spread(weights), [1], axis=1)
-        with np.errstate(divide="ignore"):
-            return np.concatenate([np.log(spread), _over(growth, spread)], axis=1)
+def _spread(moments: Array) -> tuple[Array, Array]:
+    """(rows, 2) -> the spread (rows, 1), and how fast it grows with each moment (rows, 1, 2)."""
+    mean, square = moments[:, :1], moments[:, 1:]
+    spread = np.sqrt(np.maximum(square - mean**2, 0))
+    return spread, _over(np.concatenate([-mean, np.full_like(mean, 0.5)], axis=1), spread)[:, None]
+
+
+def _log_spread(moments: Array) -> tuple[Array, Array]:
+    """The same of its logarithm."""
+    spread, slope = _spread(moments)
+    return np.log(spread), _over(slope, spread[:, None])
+
+
+def _spread_changes(moments: Array) -> tuple[Array, Array]:
+    """(rows, 4), of two models -> change of the spread and logarithm of its ratio, with their slopes."""
+    values, slopes = [], []
+    for statistic in (_spread, _log_spread):
+        (before, slope_before), (after, slope_after) = map(statistic, np.split(moments, 2, axis=1))
+        values.append(after - before)
+        slopes.append(np.concatenate([-slope_before, slope_after], axis=2))
+    return np.concatenate(values, axis=1), np.concatenate(slopes, axis=1)
 
 
 def _errors(before: _Model, after: _Model) -> Array:
