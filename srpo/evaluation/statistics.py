@@ -17,6 +17,7 @@ for sound. An interval that allowed for it would be 0.17 wide on 20 prompts wher
 model there; so where no prompt differs the interval is a point, and `unseen` says what may hide behind it.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -62,12 +63,11 @@ def compare(
     old, new = (np.concatenate(side) for side in zip(*pairs, strict=True))
     changes = resample.ends(new - old, count)
     ratios = resample.ends(new / _positive(old), count)
+    (low,), (high,) = (model(equal(count)) for model in (before, after))
     spreads = resample.studentised(_spread_changes, np.concatenate([before.moments, after.moments], axis=1))
     changes[:, -1] = spreads[:, 0]
-    if np.isfinite(ratios[:, -1]).all():
-        ratios[:, -1] = np.exp(spreads[:, 1])
+    ratios[:, -1] = np.exp(spreads[:, 1]) if low[-1] > math.sqrt(ROUNDING) else np.nan
     errors = _errors(before, after)
-    (low,), (high,) = (model(equal(count)) for model in (before, after))
     rows = {}
     for column, name in enumerate(names):
         ratio = ratios[:, column] if low[column] > 0 and np.isfinite(ratios[:, column]).all() else None

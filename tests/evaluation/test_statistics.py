@@ -101,6 +101,14 @@ def test_a_spread_of_nothing_has_ends_all_the_same() -> None:
     assert measure_levels(alike, CONFIG, 0)["spread"].upper == pytest.approx(0, abs=1e-6)
 
 
+def test_the_fewest_pictures_have_a_ratio_of_spreads() -> None:
+    """One picture of each of five prompts; some resamples repeat a single one."""
+    luminance = np.array([[0.1], [0.3], [0.4], [0.6], [0.9]])
+    row = compare({"luminance": luminance}, {"luminance": luminance**2}, CONFIG, 0)["spread"]
+    assert row.ratio is not None and row.ratio_lower is not None and row.ratio_upper is not None
+    assert 0 < row.ratio_lower < row.ratio < row.ratio_upper < np.inf
+
+
 @pytest.mark.parametrize("num_prompts", [5, 20, 200])
 def test_the_ends_lie_within_what_was_drawn(num_prompts: int) -> None:
     """Whatever the level: the fewest resamples that a config may ask for do not hold the quantiles of 14 limits."""
