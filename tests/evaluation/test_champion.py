@@ -147,6 +147,6 @@ def test_a_champion_whose_manifest_is_gone_or_of_another_form_is_not_drawn(
         except OSError:
             raise MlflowException("no answer")  # noqa: B904
 
-    monkeypatch.setattr(registry, "load_manifest", away)
+    monkeypatch.setattr("srpo.evaluation.champion.load_manifest", away)
     with pytest.raises(MlflowException, match="no answer"):
         champion()
