@@ -23,7 +23,7 @@ from srpo.plan import Plan
 from srpo.report.schema import Report
 from srpo.report.tables import leading
 from srpo.steps import STEPS
-from srpo.wording import number, signed, span
+from srpo.wording import level, nothing_seen, number, signed, span
 
 WORD_COLOURS = {"known": "green", "weak": "yellow", "unknown": "red"}
 VERDICT_COLOURS = {"promote": "green", "keep": "yellow", "collapsed": "red"}
@@ -144,11 +144,12 @@ def _best(outcome: Outcome) -> str:
 
 def _figures(report: Report) -> Table:
     """The metrics that a reader asks for first, as in the report."""
-    table = Table("metric", "base", "trained", f"change ({report.confidence:.0%} interval)")
+    table = Table("metric", "base", "trained", f"change ({level(report.confidence)} interval)")
     for name in leading(report):
         if name in report.metrics:
             row = report.metrics[name]
             change = f"{signed(row.change)}  ({span(row.lower, row.upper)})"
+            change += f", {nothing_seen(row.unseen)}" if row.unseen else ""
             label = f"[bold]{name}[/]" if name == report.wanted else name
             table.add_row(label, number(row.reference), number(row.candidate), change)
     return table

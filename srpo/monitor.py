@@ -9,10 +9,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from srpo.config import Bound, MonitorConfig
+from srpo.errors import ConfigError
 from srpo.wording import number, signed
 
 Limit = Literal["min_change", "max_change", "min_ratio", "max_ratio"]
 LIMITS: tuple[Limit, ...] = ("min_change", "max_change", "min_ratio", "max_ratio")
+OF_CHANGE: dict[Limit, Limit] = {"min_ratio": "min_change", "max_ratio": "max_change"}
+"""What to give where there is no ratio."""
+
+NO_METRICS = ("update", "violations", "of")
+"""What an entry of the journal of measurements holds beside its metrics."""
 
 
 def limits(bound: Bound) -> Iterator[tuple[Limit, float]]:
@@ -32,6 +38,18 @@ def holds(limit: Limit, threshold: float, value: float | None) -> bool:
 def ratio(current: float, base: float) -> float | None:
     """`current / base`; None where the base is not positive, because a ratio to it says nothing."""
     return current / base if base > 0 else None
+
+
+def check_ratios(base: Mapping[str, float], bounds: Sequence[Bound]) -> None:
+    """ConfigError for a bound on a ratio to a base that has none: it would call every model damaged."""
+    for bound in bounds:
+        for limit, _ in limits(bound):
+            if limit.endswith("ratio") and ratio(0, base[bound.metric]) is None:
+                before = number(base[bound.metric])
+                raise ConfigError(
+                    f"monitor.bounds: {bound.metric} has no ratio to the base's {before}, so that no model keeps its "
+                    f"{limit}; give a {OF_CHANGE[limit]}"
+                )
 
 
 def violations(current: Mapping[str, float], base: Mapping[str, float], bounds: Sequence[Bound]) -> list[str]:

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 
 from srpo.config import RunConfig
 from srpo.files import write_atomic
-from srpo.monitor import chosen_update, stop_reason, violations
+from srpo.monitor import NO_METRICS, chosen_update, stop_reason, violations
 from srpo.objective import StepScores
 from srpo.progress import TrainingProgress
 from srpo.tracking import Tracker
@@ -53,7 +53,7 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
 def tracked(entry: Mapping[str, Any], prefix: str) -> dict[str, float]:
     """What MLflow is told of a journal's entry; the base's own, where training starts from another, stands apart."""
     prefix = f"{prefix}_{entry['of']}" if "of" in entry else prefix
-    return {f"{prefix}/{name}": value for name, value in entry.items() if name not in ("update", "violations", "of")}
+    return {f"{prefix}/{name}": value for name, value in entry.items() if name not in NO_METRICS}
 
 
 class Clock:

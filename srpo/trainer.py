@@ -26,12 +26,13 @@ from srpo.config import RunConfig
 from srpo.criteria import load_criteria, measure_scales
 from srpo.durable.checkpoints import CheckpointCopies
 from srpo.errors import ConfigError, PreemptedError, TrainingStoppedError, UnreachableError
-from srpo.evaluation.scores import Scorer, load_scores
+from srpo.evaluation.scores import Scorer, load_scores, summarise
 from srpo.files import atomic_folder, write_atomic
 from srpo.held_out import HeldOut
 from srpo.hub import snapshot
 from srpo.methods import make_method
 from srpo.models import check_guidance
+from srpo.monitor import check_ratios
 from srpo.preemption import Preemption
 from srpo.prompts import load_categories, load_prompt_set
 from srpo.record import Clock, Record
@@ -185,6 +186,7 @@ class Trainer:
         scores, measured = found
         release(self.model.transformer)
         if of_base:
+            check_ratios(summarise(scores), self.config.monitor.bounds)
             measure_scales(self.criteria, scores, self.config.method.scaled_by)
         strip = None if of_base and self.start else self.held_out.strip(self.update)  # the start's shows the base's too
         self.record.measurement(self.update, measured, strip)

@@ -31,6 +31,16 @@ def percent(value: float) -> str:
     return f"{100 * value:.0f}\N{NO-BREAK SPACE}%"
 
 
+def level(confidence: float) -> str:
+    """The level of intervals in percent, with all its digits."""
+    return f"{100 * confidence:g}\N{NO-BREAK SPACE}%"
+
+
+def nothing_seen(unseen: float) -> str:
+    """What may hide behind prompts of which none differs."""
+    return f"no prompt differs; a change on {100 * unseen:.2g}\N{NO-BREAK SPACE}% of all may be unseen"
+
+
 def capitalised(name: str) -> str:
     """A name at the start of a sentence; the rest of it stays as it is written."""
     return name[:1].upper() + name[1:]

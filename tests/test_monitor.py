@@ -5,7 +5,8 @@ import math
 import pytest
 
 from srpo.config import DAMAGE_BOUNDS, Bound, MonitorConfig
-from srpo.monitor import best_update, chosen_update, stop_reason, violations
+from srpo.errors import ConfigError
+from srpo.monitor import best_update, check_ratios, chosen_update, stop_reason, violations
 
 BASE = {"content": 0.9, "spread": 0.16, "clipped": 0.0, "relative": -0.05}
 
@@ -36,6 +37,14 @@ def test_each_limit_holds_on_its_own_side(bound: Bound, value: float, broken: bo
 def test_the_base_model_itself_violates_no_default_bound() -> None:
     base = {"saturation": 0.4, "sharpness": 0.5, "clipped": 0.0, "spread": 0.2}
     assert violations(base, base, DAMAGE_BOUNDS) == []
+
+
+@pytest.mark.parametrize(("metric", "limit"), [("clipped", "max"), ("relative", "min")])
+def test_a_ratio_to_a_base_that_has_none_is_refused(metric: str, limit: str) -> None:
+    check_ratios(BASE, [*(Bound(metric=name, max_change=1) for name in BASE), Bound(metric="spread", min_ratio=0.6)])
+    bound = Bound.model_validate({"metric": metric, f"{limit}_ratio": 0.5})
+    with pytest.raises(ConfigError, match=f"monitor.bounds: {metric} has no ratio .* give a {limit}_change"):
+        check_ratios(BASE, [bound])
 
 
 def test_a_violation_says_what_happened_and_what_is_allowed() -> None:

@@ -47,7 +47,7 @@ def test_a_good_run_lists_what_was_checked(tmp_path: Path) -> None:
         ("monitor.bounds=[{metric: truth, min_change: 0}]", "monitor.bounds: no metric named 'truth'"),
         ("evaluation.scores={pick: {family: vibes, source: x}}", r"scores\.pick\.family: no score named 'vibes'"),
         ("evaluation.scores={pick: {family: pick_score, source: /nowhere}}", "nothing at /nowhere"),
-        ("evaluation.scores={sharpness: {family: hps, source: 'builtin:shapes'}}", "another metric has that name"),
+        ("evaluation.scores={sharpness: {family: hps, source: 'builtin:shapes'}}", "that name is taken"),
         ("evaluation.scores={hps: {family: hps, source: 'builtin:shapes'}}", "do not fit its architecture"),
         ("evaluation.grid_periods=[16]", "evaluation.grid_periods: 16 px cannot be seen in images of 32 px; .* 3 to 8"),
         ("evaluation.world=null", "evaluation.gate: no metric named 'content'"),

@@ -388,6 +388,17 @@ def test_a_collapse_ends_training_and_without_the_rule_it_goes_on_as_if_nothing_
     assert_same_weights(whole, tmp_path, 6)
 
 
+def test_a_bound_on_a_ratio_that_the_base_has_not_ends_training_at_once(
+    job: TrainJob, whole: Path, tmp_path: Path
+) -> None:
+    base = read_journal(whole / "heldout.jsonl")[0]
+    metric = min(("relative", "reward"), key=lambda name: base[name])
+    assert base[metric] < 0
+    with pytest.raises(ConfigError, match=f"monitor.bounds: {metric} has no ratio to the base's"):
+        run(guarded(job, tmp_path, bounds=(Bound(metric=metric, min_ratio=0.5),)))
+    assert read_journal(tmp_path / "metrics.jsonl") == []
+
+
 def test_drift_is_the_distance_from_the_base_models_own_images(job: TrainJob, whole: Path) -> None:
     """The strip shows both rows; their distance, on as many images as it shows, is in the order of the drift."""
     size, padding = job.config.model.height, 1

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from srpo.wording import capitalised, number, shortest_end, signed
+from srpo.wording import capitalised, level, number, shortest_end, signed
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,11 @@ from srpo.wording import capitalised, number, shortest_end, signed
 )
 def test_numbers_are_short_and_rounding_noise_is_nought(value: float, plain: str, with_sign: str) -> None:
     assert (number(value), signed(value)) == (plain, with_sign)
+
+
+@pytest.mark.parametrize(("confidence", "text"), [(0.95, "95"), (0.975, "97.5"), (0.995, "99.5"), (0.9, "90")])
+def test_a_level_is_the_one_that_was_used(confidence: float, text: str) -> None:
+    assert level(confidence) == f"{text}\N{NO-BREAK SPACE}%"
 
 
 def test_only_the_first_letter_of_a_name_is_raised() -> None:

@@ -132,7 +132,7 @@ class EvaluationConfig(Settings):
     wanted: str = "relative"
     """The metric the summary shows first: what this run is meant to raise."""
     num_resamples: int = Field(default=5000, ge=100)
-    """Bootstrap resamples."""
+    """Bootstrap resamples; more are drawn where fewer than 20 of so many would lie beyond an end of an interval."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     """Level of every interval."""
     gate: tuple[Bound, ...] = (Bound(metric="relative", min_change=0.0), *DAMAGE_BOUNDS)

@@ -14,9 +14,10 @@ import numpy as np
 from srpo.config import EvaluationConfig
 from srpo.config.base import flatten
 from srpo.errors import ConfigError
+from srpo.evaluation.bootstrap import Array
 from srpo.evaluation.entries import Entry, Key, settings_of
 from srpo.evaluation.pairs import DRIFT
-from srpo.evaluation.statistics import SPREAD, Array, compare, compare_categories, measure_levels
+from srpo.evaluation.statistics import SPREAD, make_contrast, measure_levels
 from srpo.report.page import check_out, kept_study, write_report
 from srpo.report.schema import Contrast, ImageSet, Kept, Provenance, Published, Report, Study
 from srpo.report.thumbnails import NUM_BEST, NUM_WORST, keep_pictures, measured, rank
@@ -157,17 +158,10 @@ def _make_report(
     )
     levels = {name: measure_levels(own, settings, config["seed"]) for name, own in scores.items()}
     categories = list({prompt: first.images[prompt, seed].category for prompt, seed in keys}.values())
-    contrasts = []
-    for other in entries[1:]:
-        sides = scores[first.name], scores[other.name]
-        contrasts.append(
-            Contrast(
-                reference=first.name,
-                candidate=other.name,
-                metrics=compare(*sides, settings, config["seed"]),
-                categories=compare_categories(*sides, categories, settings, config["seed"]),
-            )
-        )
+    contrasts = [
+        make_contrast({name: scores[name] for name in (first.name, other.name)}, categories, settings, config["seed"])
+        for other in entries[1:]
+    ]
     return Report(
         name=" against ".join(entry.name for entry in (judged, first)),
         created=datetime.now(UTC).isoformat(timespec="seconds"),

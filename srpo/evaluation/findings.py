@@ -15,7 +15,7 @@ from srpo.evaluation.journal import ScoreJournal
 from srpo.evaluation.measure import Measured
 from srpo.evaluation.published import find_published
 from srpo.evaluation.shared_journal import SharedJournal
-from srpo.evaluation.statistics import compare, compare_categories, measure_levels
+from srpo.evaluation.statistics import compare, make_contrast, measure_levels
 from srpo.report.page import REPORT_JSON, write_report
 from srpo.report.schema import Contrast, Curves, Provenance, Report, Subject
 from srpo.report.thumbnails import choose, keep_pictures
@@ -23,13 +23,8 @@ from srpo.report.thumbnails import choose, keep_pictures
 
 def contrast(config: RunConfig, measured: Measured, reference: str, candidate: str) -> Contrast:
     """One contender against another, over all prompts and by category."""
-    sides = measured.by_prompt(reference), measured.by_prompt(candidate)
-    return Contrast(
-        reference=reference,
-        candidate=candidate,
-        metrics=compare(*sides, config.evaluation, config.seed),
-        categories=compare_categories(*sides, measured.categories, config.evaluation, config.seed),
-    )
+    scores = {label: measured.by_prompt(label) for label in (reference, candidate)}
+    return make_contrast(scores, measured.categories, config.evaluation, config.seed)
 
 
 def gather(config: RunConfig, measured: Measured, shown: Contrast) -> Evidence:

@@ -16,7 +16,7 @@ from srpo.errors import ConfigError
 from srpo.evaluation.pairs import DRIFT, pair_metrics
 from srpo.evaluation.scores import metric_names
 from srpo.meters import SHORTEST_GRID, SHORTEST_PERIOD
-from srpo.monitor import Limit, holds, limits, violations
+from srpo.monitor import OF_CHANGE, Limit, holds, limits, violations
 from srpo.report.schema import BASE, CHAMPION, Comparison, GateCheck, Verdict
 from srpo.wording import capitalised, number, signed, span
 
@@ -118,7 +118,8 @@ def judge(
 def _damage(config: RunConfig, base: Evidence, checks: Sequence[GateCheck]) -> list[str]:
     """The monitor's bounds that are broken beyond doubt, and by no limit of the gate allowed.
 
-    A checkpoint that was just inside may be just outside here: even the better end of the interval has to break it.
+    A checkpoint that was just inside may be just outside here: even the better end of the interval has to break it. A
+    ratio that does not exist breaks nothing.
     """
     allowed = {(check.metric, check.limit[:3]) for check in checks if check.against == base.against and check.held}
     broken = [
@@ -126,7 +127,8 @@ def _damage(config: RunConfig, base: Evidence, checks: Sequence[GateCheck]) -> l
         for bound in config.monitor.bounds
         for limit, threshold in limits(bound)
         if (bound.metric, limit[:3]) not in allowed
-        and not holds(limit, threshold, _end(OPPOSITE[limit], base.shown[bound.metric]))
+        and (end := _end(OPPOSITE[limit], base.shown[bound.metric])) is not None
+        and not holds(limit, threshold, end)
     ]
     before = {name: row.reference for name, row in base.shown.items()}
     return violations({name: row.candidate for name, row in base.shown.items()}, before, broken)
@@ -168,7 +170,10 @@ def _explain(check: GateCheck, evidence: Mapping[str, Evidence]) -> str:
     demanded = f"{check.demand} {signed(check.threshold) if of_change else f'{check.threshold:g} times {other}'}"
     if check.value is None:
         level = evidence[check.against].shown[check.metric].reference
-        return f"{check.metric} has no ratio to {other}, which has {number(level)}, while {demanded} is demanded"
+        return (
+            f"{check.metric} has no ratio to {other}, which has {number(level)}, while {demanded} is demanded: "
+            f"the gate needs a {OF_CHANGE[check.limit]} instead"
+        )
     end = "low" if check.limit.startswith("min") else "high"
     if of_change:
         against = f" against {other}" if check.against == CHAMPION else ""

@@ -1,7 +1,8 @@
 """Images and scores of every contender, spread out over the devices, batch by batch.
 
-Memory does not grow with the number of prompts: embeddings are read from disk, images go there as thumbnails, scores
-into the journal. The batches are cut from the design before they are shared out, so that the spread changes nothing.
+Embeddings are read from disk and images go there as thumbnails, so that memory holds those of one batch; scores and
+image features it holds of all, for about 9 kB an image. The batches are cut from the design before they are shared out,
+so that the spread changes nothing.
 """
 
 import gc
@@ -20,13 +21,13 @@ from srpo.config import RunConfig
 from srpo.criteria import load_criteria
 from srpo.devices import check_device, count_processes, device_of
 from srpo.errors import memory_needed
+from srpo.evaluation.bootstrap import Array
 from srpo.evaluation.contender import Contender, score_key
 from srpo.evaluation.images import Cell, Gallery, ReportProgress, draw
 from srpo.evaluation.journal import ImageScores, ScoreJournal
 from srpo.evaluation.pairs import DIVERSITY, DRIFT, diversity, measure_drift
 from srpo.evaluation.provenance import device_name
 from srpo.evaluation.scores import Scorer, load_scores
-from srpo.evaluation.statistics import Array
 from srpo.models import load_model
 from srpo.report.schema import ImageSet
 from srpo.shards import StoredRows

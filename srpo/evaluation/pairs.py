@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from srpo.evaluation.bootstrap import Array
 from srpo.evaluation.images import Cell, Gallery
-from srpo.evaluation.statistics import Array
 
 DRIFT, DIVERSITY = "drift", "diversity"
 SIDE = 128  # pixels of the longer side

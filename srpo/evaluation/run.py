@@ -115,8 +115,8 @@ def _judge(
     judgement = judge(config, evidence[BASE], evidence.get(CHAMPION), broken)
     if champion is None or champion.contender:
         return judgement
-    note = f"The champion {champion.reference} was not drawn: {champion.problem}."
-    return replace(judgement, reason=f"{judgement.reason} {note}")
+    note = f"the champion {champion.reference} was not drawn: {champion.problem}"
+    return replace(judgement, reason=f"{judgement.reason.removesuffix('.')}; {note}.")
 
 
 def _provenance(config: RunConfig, weights: Weights, prompts: PromptSets, trained: Trained) -> Provenance:

@@ -20,7 +20,9 @@ from srpo.artifacts import Weights
 from srpo.config import EvaluationConfig, ScoreConfig
 from srpo.criteria import Criterion
 from srpo.errors import ConfigError
+from srpo.evaluation.pairs import DIVERSITY, DRIFT
 from srpo.meters import meters
+from srpo.monitor import NO_METRICS
 from srpo.preference import with_word
 from srpo.rewards import Reward
 from srpo.rewards.measured import find_score, load_score
@@ -56,13 +58,13 @@ class HeldOutScore:
 
 
 def metric_names(settings: EvaluationConfig, added: Iterable[str] = ()) -> list[str]:
-    """Every metric that an evaluation with these added rewards produces; ConfigError for a name that two would have."""
+    """Every metric that an evaluation with these added rewards produces; ConfigError for a name that is taken."""
     world = SHAPES if settings.world else ()
     own = [f"{kind}/{name}" for name in added for kind in ("reward", "relative")]
     names = ["reward", "relative", *own, *meters(settings.grid_periods), *world, "spread"]
     for name, score in settings.scores.items():
-        if name in names or f"relative/{name}" in names:
-            raise ConfigError(f"evaluation.scores.{name}: another metric has that name; choose one of your own")
+        if name in (*names, DRIFT, DIVERSITY, *NO_METRICS) or f"relative/{name}" in names:
+            raise ConfigError(f"evaluation.scores.{name}: that name is taken; choose one of your own")
         names += [name, *([f"relative/{name}"] if find_score(name, score).reads_text else [])]
     return names
 

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from srpo.config import RunConfig
+from srpo.evaluation.bootstrap import Array, Bootstrap
 from srpo.evaluation.images import ReportProgress
 from srpo.evaluation.scores import check_captions
-from srpo.evaluation.statistics import Array, Bootstrap
 from srpo.generate import Painter, Sampling
 from srpo.hub import resolve
 from srpo.preference import with_word

@@ -25,7 +25,7 @@ from srpo.files import atomic_file, write_atomic
 from srpo.report.schema import Content, ImageSet, Report, Study, same_content
 from srpo.report.tables import draw_curves, make_tables, order_metrics
 from srpo.report.thumbnails import IMAGES, encode, gain, measured, picture_path, rank, ranking, spaced
-from srpo.wording import number, percent, signed
+from srpo.wording import level, nothing_seen, number, percent, signed
 
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
 NUM_TILES = 4
@@ -131,7 +131,9 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     as_text = partial(json.dumps, ensure_ascii=False)  # Jinja's own `tojson` is for scripts
-    environment.filters |= {"json": as_text, "number": number, "signed": signed, "percent": percent}
+    environment.filters |= {"json": as_text} | {
+        write.__name__: write for write in (level, nothing_seen, number, percent, signed)
+    }
     return environment
 
 

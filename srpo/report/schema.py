@@ -1,6 +1,6 @@
 """The report of an evaluation as strict models: `report.json`, and all that the HTML shows besides pictures.
 
-The form is published as `docs/report.schema.json`, which `python -m tests.evaluation.test_schema` writes.
+The form is published as `docs/report.schema.json`, which `python -m tests.report.test_schema` writes.
 """
 
 from typing import Any, Literal
@@ -75,7 +75,11 @@ class Comparison(Strict):
     ratio_lower: float | None
     ratio_upper: float | None
     detectable: float | None = None
-    """Smallest true change that this many prompts would show in four of five evaluations, at the gate's level."""
+    """Smallest true change that this many prompts would show in four of five evaluations, at the gate's level; null
+    where no prompt differs, because nothing tells then."""
+    unseen: float | None = None
+    """Where no prompt differs from another, the share of all prompts that may nonetheless: of a larger one these would
+    hold a prompt, at the level of one end of the interval; null where prompts differ."""
 
 
 class Contrast(Strict):

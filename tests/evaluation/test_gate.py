@@ -66,6 +66,17 @@ def test_a_ratio_that_does_not_exist_holds_nothing() -> None:
     assert (check.value, check.held) == (None, False)
 
 
+@pytest.mark.parametrize("gated", [False, True])
+def test_a_ratio_that_does_not_exist_is_no_damage(gated: bool) -> None:
+    """A judge with signed scores, which are better everywhere; the gate refuses such a ratio, and says what to give."""
+    metrics = {"relative": row(0.5, 0.05), "reward": row(0.3, 0.05, base=-0.136)}
+    bound = Bound(metric="reward", min_ratio=0.9)
+    judged = judge(config([Bound(metric="relative", min_change=0), *[bound] * gated], [bound]), metrics)
+    assert (judged.verdict, judged.damage) == ("keep" if gated else "promote", [])
+    explained = "reward has no ratio to the base, which has −0.136, while at least 0.9 times the base is demanded: the "
+    assert (explained + "gate needs a min_change instead" in judged.reason) == gated
+
+
 def test_promote_says_what_rose() -> None:
     judged = judge(config([Bound(metric="relative", min_change=0)]), {"relative": row(0.2, 0.05)})
     assert judged.verdict == "promote"

@@ -98,5 +98,10 @@ def test_metric_names_count_held_out_scores() -> None:
         )
     )
     assert names == [*metric_names(EvaluationConfig(grid_periods=(8,))), "pick", "relative/pick", "beauty"]
-    with pytest.raises(ConfigError, match=r"evaluation\.scores\.luminance: another metric has that name"):
-        metric_names(EvaluationConfig(scores={"luminance": beauty}))
+
+
+@pytest.mark.parametrize("name", ["luminance", "spread", "drift", "diversity", "update", "violations", "of"])
+def test_a_score_takes_the_name_of_nothing_else(name: str) -> None:
+    beauty = ScoreConfig(family="aesthetic", source="head.pth", companion="siglip")
+    with pytest.raises(ConfigError, match=rf"evaluation\.scores\.{name}: that name is taken"):
+        metric_names(EvaluationConfig(scores={name: beauty}))

@@ -7,15 +7,9 @@ import pytest
 from scipy import stats
 
 from srpo.config import Bound, EvaluationConfig, MonitorConfig, RunConfig
+from srpo.evaluation.bootstrap import LEAST_BEYOND, MOST_RESAMPLES, Array, Bootstrap, expanded_level
 from srpo.evaluation.gate import Evidence, judge
-from srpo.evaluation.statistics import (
-    Array,
-    Bootstrap,
-    compare,
-    compare_categories,
-    expanded_level,
-    measure_levels,
-)
+from srpo.evaluation.statistics import compare, compare_categories, measure_levels
 from srpo.sample_size import MIN_PROMPTS
 
 CONFIG = EvaluationConfig(num_resamples=2000)
@@ -78,12 +72,51 @@ def test_spread_is_the_deviation_over_all_images() -> None:
     assert row.upper < 0
 
 
-def test_equal_changes_give_a_point() -> None:
+def test_equal_changes_give_a_point_that_says_what_may_hide_behind_it() -> None:
     base = {"luminance": np.array([[0.25], [0.5], [0.75], [0.5], [0.0]]), "content": np.ones((5, 1))}
     trained = {"luminance": base["luminance"] + 0.125, "content": np.ones((5, 1))}
     rows = compare(base, trained, CONFIG, 0)
     assert (rows["luminance"].lower, rows["luminance"].upper) == pytest.approx((0.125, 0.125), abs=1e-12)
     assert (rows["content"].lower, rows["content"].upper, rows["content"].win_rate) == (0, 0, 0.5)
+    (nothing,) = {stats.binomtest(0, 5).proportion_ci(0.95).high}
+    for row in rows.values():
+        assert row.detectable is None
+        assert row.unseen == pytest.approx(nothing)
+    trained["content"][0] = 0
+    seen = compare(base, trained, CONFIG, 0)["content"]
+    assert seen.unseen is None and seen.detectable is not None and seen.lower < -0.2
+
+
+def test_a_spread_of_nothing_has_ends_all_the_same() -> None:
+    """All pictures alike: of the candidate, of the base, of both."""
+    alike, different = {"luminance": np.full((6, 2), 0.5)}, {"luminance": np.linspace(0, 1, 12).reshape(6, 2)}
+    lost, gained, none = (
+        compare(*sides, CONFIG, 0)["spread"] for sides in ((different, alike), (alike, different), (alike, alike))
+    )
+    assert lost.lower < lost.change < lost.upper < 0
+    assert (lost.ratio, lost.ratio_upper) == pytest.approx((0, 0), abs=1e-6)
+    assert 0 < gained.lower < gained.change < gained.upper
+    assert gained.ratio is None
+    assert (none.lower, none.upper, none.ratio) == (0, 0, None)
+    assert measure_levels(alike, CONFIG, 0)["spread"].upper == pytest.approx(0, abs=1e-6)
+
+
+def test_the_fewest_pictures_have_a_ratio_of_spreads() -> None:
+    """One picture of each of five prompts; some resamples repeat a single one."""
+    luminance = np.array([[0.1], [0.3], [0.4], [0.6], [0.9]])
+    row = compare({"luminance": luminance}, {"luminance": luminance**2}, CONFIG, 0)["spread"]
+    assert row.ratio is not None and row.ratio_lower is not None and row.ratio_upper is not None
+    assert 0 < row.ratio_lower < row.ratio < row.ratio_upper < np.inf
+
+
+@pytest.mark.parametrize("num_prompts", [5, 20, 200])
+def test_the_ends_lie_within_what_was_drawn(num_prompts: int) -> None:
+    """Whatever the level: the fewest resamples that a config may ask for do not hold the quantiles of 14 limits."""
+    resample = Bootstrap(100, 1 - 0.05 / 14, 0)
+    means = np.concatenate([weights @ np.arange(num_prompts) for weights in resample.weights(num_prompts)])
+    lower, _ = resample.ends(means, num_prompts)
+    assert (means < lower).sum() >= LEAST_BEYOND / 2 or len(means) == MOST_RESAMPLES
+    assert len(list(Bootstrap(3000, 0.9, 0).weights(200))) == 6  # 500 at a time
 
 
 @pytest.mark.parametrize("of_the_last_prompt", [0.0, -0.1, 0.1])
@@ -185,7 +218,8 @@ def test_categories_are_compared_on_their_own_prompts_if_there_are_enough() -> N
 
 # Simulations: what an interval and a gate promise is what they do, over 2,000 evaluations.
 
-KINDS = ("normal", "skewed", "binary")
+KINDS = ("normal", "skewed", "binary", "nearly always right")
+RATES = {"binary": 0.8, "nearly always right": 0.98}
 
 
 def draw_scores(kind: str, shape: tuple[int, int, int], generator: np.random.Generator) -> tuple[Array, Array, float]:
@@ -194,8 +228,8 @@ def draw_scores(kind: str, shape: tuple[int, int, int], generator: np.random.Gen
     Of skewed scores the differences are symmetric, as those of any two alike; `skewed differences` are lognormal.
     """
     of_prompt = generator.normal(0.0, 0.7, (shape[0], 1, shape[2]))
-    if kind == "binary":
-        right = np.clip(0.8 + 0.2 * of_prompt, 0, 1)
+    if kind in RATES:
+        right = np.clip(RATES[kind] + (1 - RATES[kind]) * of_prompt, 0, 1)
         draws = [(generator.random(shape) < right).astype(float) for _ in range(2)]
         return draws[0], draws[1], 0.0
     base, trained = (of_prompt + generator.normal(0.0, 0.7, shape) for _ in range(2))
@@ -227,6 +261,38 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(kind: str, num_prompt
 @pytest.mark.parametrize(("num_prompts", "least"), [(50, 0.87), (200, 0.91)])
 def test_skewed_differences_are_covered_less_often(num_prompts: int, least: float) -> None:
     assert least <= coverage("skewed differences", num_prompts, 2000) <= 0.97
+
+
+@pytest.mark.parametrize(("num_prompts", "loss"), [(20, 0.05), (20, 0.2), (50, 0.05), (200, 0.05)])
+def test_what_no_prompt_shows_is_nearly_all_that_is_missed(num_prompts: int, loss: float) -> None:
+    """The candidate loses the content of whole prompts; where the interval leaves that out, it says what may hide."""
+    lost = np.random.default_rng(3).random((num_prompts, 1, 1000)) < loss
+    base = {name: np.ones((num_prompts, 1)) for name in ("luminance", *map(str, range(1000)))}
+    trained = base | {str(index): 1.0 - lost[..., index] for index in range(1000)}
+    rows = compare(base, trained, CONFIG, 0)
+    missed = [row for name, row in rows.items() if name.isdecimal() and row.lower > -loss + 1e-9]
+    hidden = [row.unseen for row in missed if row.unseen is not None]
+    assert len(hidden) / 1000 == pytest.approx((1 - loss) ** num_prompts, abs=0.04)
+    assert (len(missed) - len(hidden)) / 1000 <= 0.04
+    assert all((share > loss) == ((1 - loss) ** num_prompts > 0.025) for share in hidden)
+
+
+@pytest.mark.parametrize("num_prompts", [10, 20, 50])
+def test_the_intervals_of_spread_cover_the_truth_at_both_ends(num_prompts: int) -> None:
+    """Prompts come closer, their pictures do not. Of 300 repetitions: the change, its ratio, and the level."""
+    generator, settings = np.random.default_rng(5), EvaluationConfig(num_resamples=1000)
+    low, high = math.sqrt(1.09), math.sqrt(0.58)
+    wrong = np.zeros((3, 2))
+    for repetition in range(300):
+        of_prompt, own = generator.normal(size=(num_prompts, 1)), generator.normal(size=(2, num_prompts, 2))
+        base, trained = ({"luminance": k * of_prompt + 0.3 * noise} for k, noise in zip((1, 0.7), own, strict=True))
+        row = compare(base, trained, settings, repetition)["spread"]
+        level = measure_levels(base, settings, repetition)["spread"]
+        assert row.ratio_lower is not None and row.ratio_upper is not None
+        ends = (row.lower, row.upper), (row.ratio_lower, row.ratio_upper), (level.lower, level.upper)
+        wrong += [[a > truth, b < truth] for (a, b), truth in zip(ends, (high - low, high / low, low), strict=True)]
+    assert (wrong / 300 <= 0.08).all()
+    assert (wrong.sum(1) / 300 <= 0.1).all()
 
 
 def test_the_fewest_prompts_nearly_give_what_the_interval_says() -> None:

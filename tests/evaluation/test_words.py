@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from srpo.evaluation.statistics import Bootstrap
+from srpo.evaluation.bootstrap import Bootstrap
 from srpo.evaluation.words import WordReport, judge, report_words, separation
 from srpo.shapes.render import HELD_OUT
 

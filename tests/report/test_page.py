@@ -195,6 +195,18 @@ def test_a_limit_that_was_reached_and_not_kept_had_to_be_exceeded(tmp_path: Path
 PLANNED = {"planned_gpu_hours": 1.25, "planned_evaluation_gpu_hours": 0.2}
 
 
+def test_the_page_says_what_it_cannot_know(tmp_path: Path) -> None:
+    """A point has no detectable change, but a note; a level keeps all its digits."""
+    report = make_report(num_prompts=8)
+    metrics = dict(report.metrics)
+    metrics["reward"] = metrics["reward"].model_copy(update={"detectable": None, "unseen": 0.369})
+    contrasts = [report.contrasts[0].model_copy(update={"metrics": metrics})]
+    report = report.model_copy(update={"contrasts": contrasts, "confidence": 0.975})
+    text = write_synthetic(tmp_path, report).read_text(encoding="utf-8")
+    assert text.count("no prompt differs; a change on 37\N{NO-BREAK SPACE}% of all may be unseen") == 1
+    assert "97.5\N{NO-BREAK SPACE}% paired bootstrap intervals" in text
+
+
 def test_gpu_hours_stand_beside_those_that_were_planned(tmp_path: Path) -> None:
     report = make_report(("alone",), num_prompts=5)
     curves = report.curves.model_copy(update={"gpu_hours": 2.5, **PLANNED})

@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from srpo.errors import ConfigError
 from srpo.evaluation.comparison import check_settings
 from srpo.evaluation.entries import Entry, Key, settings_of
-from srpo.report.schema import Content
+from srpo.report.schema import Content, same_content
 from srpo.report.thumbnails import spaced
 from srpo.strict import Strict
 from srpo.wording import shortest_end
@@ -52,8 +52,13 @@ Pairs = tuple[Side, Side, list[Pair]]
 
 
 def pairs_of_entries(reference: Entry, candidate: Entry) -> Pairs:
-    """From two reports, as they kept their pictures; ConfigError if there are none in common or settings differ."""
+    """From two reports, as they kept their pictures.
+
+    ConfigError if there are none in common, settings differ, or both are one model.
+    """
     entries = [reference, candidate]
+    if same_content(reference.model.content, candidate.model.content):
+        raise _one_model(reference.name, candidate.name)
     check_settings(entries, [name for name, metrics in settings_of(entries).items() if metrics])
     fair = [key for key, image in reference.images.items() if "sample" in image.kept and _is_fair(candidate, key)]
     if not fair:
@@ -63,10 +68,15 @@ def pairs_of_entries(reference: Entry, candidate: Entry) -> Pairs:
 
 
 def pairs_of_folders(reference: Path, candidate: Path) -> Pairs:
-    """From two folders that `generate` wrote; ConfigError if prompts, seeds or settings differ."""
+    """From two folders that `generate` wrote.
+
+    ConfigError if prompts, seeds or settings differ, or one model with the same prefix drew both.
+    """
     homes = [folder.resolve() for folder in (reference, candidate)]
     names = [shortest_end(home, homes) for home in homes]
-    (side, ours), (other, theirs) = map(_read_folder, (reference, candidate), names)
+    (side, prefix, ours), (other, other_prefix, theirs) = map(_read_folder, (reference, candidate), names)
+    if same_content(side.content, other.content) and prefix == other_prefix:
+        raise _one_model(side.name, other.name)
     if alone := sorted(ours.keys() ^ theirs.keys()):
         raise ConfigError(
             f"{reference} and {candidate} hold different pictures: {len(alone)} are in one alone, such as that of "
@@ -91,18 +101,23 @@ def _is_fair(entry: Entry, key: Key) -> bool:
     return key in entry.images and "sample" in entry.images[key].kept
 
 
-def _read_folder(folder: Path, name: str) -> tuple[Side, dict[Key, tuple[Mapping[str, Any], Path]]]:
-    """The model of a folder, called `name`, and (prompt, seed) -> (settings, file)."""
+def _one_model(reference: str, candidate: str) -> ConfigError:
+    return ConfigError(f"{reference} and {candidate} are the same model; a study compares two")
+
+
+def _read_folder(folder: Path, name: str) -> tuple[Side, str, dict[Key, tuple[Mapping[str, Any], Path]]]:
+    """The model of a folder, called `name`, the prefix of its prompts, and (prompt, seed) -> (settings, file)."""
     found: dict[Key, tuple[Mapping[str, Any], Path]] = {}
-    models: set[Content] = set()
+    models: set[tuple[Content, str]] = set()
     for path in sorted(folder.glob("*.png")):
         facts = _facts(path)
-        models.add((facts["transformer_sha256"], facts.get("base_sha256", "")))
+        models.add(((facts["transformer_sha256"], facts.get("base_sha256", "")), facts.get("prefix", "")))
         settings = {name: value for name, value in facts.items() if name not in IDENTITY}
         found[facts["prompt"], int(facts["seed"])] = (settings, path)
     if len(models) != 1:
         raise ConfigError(f"{folder} holds PNGs of {len(models)} models; give a folder that one `generate` has written")
-    return _side(name, models.pop()), found
+    content, prefix = models.pop()
+    return _side(name, content), prefix, found
 
 
 def _side(name: str, content: Content) -> Side:

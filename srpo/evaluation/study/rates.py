@@ -1,14 +1,15 @@
-"""Preference rates with intervals for votes that share voters and pairs.
+"""Preference rates with intervals for votes that share voters and prompts.
 
-Votes of one voter, and votes on one pair, are no independent evidence. The variance of the rate is clustered both ways
-(Cameron, Gelbach & Miller 2011, multi-way clustering), which says how many independent votes it is worth:
+Votes of one voter, and votes on one prompt, be it the same pair of pictures or several, are no independent evidence.
+The variance of the rate is clustered both ways (Cameron, Gelbach & Miller 2011, multi-way clustering), which says how
+many independent votes it is worth:
 
-    V = V(pairs) + V(voters) - V(votes),    n = rate (1 - rate) / V
+    V = V(prompts) + V(voters) - V(votes of one voter on one prompt),    n = rate (1 - rate) / V
 
 and Wilson's interval is taken at that n (Korn & Graubard 1998), with Student's quantile, because there may be few
-voters: its degrees of freedom are min(voters, pairs) - 1, as usual for two ways of clustering (Cameron & Miller 2015).
-Satterthwaite's are mostly those of the pairs where two or three voters happen to agree: intervals of 0.95 then covered
-0.85 to 0.93, these 0.95 to 1. One voter speaks for other pairs, but not for other people.
+voters: its degrees of freedom are min(voters, prompts) - 1, as usual for two ways of clustering (Cameron & Miller
+2015). Satterthwaite's are mostly those of the prompts where two or three voters happen to agree: intervals of 0.95 then
+covered 0.85 to 0.93, these 0.95 to 1. One voter speaks for other prompts, but not for other people.
 """
 
 import math
@@ -29,7 +30,7 @@ class Opinion:
     """One vote, as a number."""
 
     voter: str
-    pair: str
+    prompt: str
     value: float
     """1 for the judged model, 0 for the reference, 0.5 for neither."""
 
@@ -37,8 +38,8 @@ class Opinion:
 def preference(question: str, opinions: Sequence[Opinion], confidence: float) -> Preference:
     """Rate and interval of one question."""
     values = np.array([opinion.value for opinion in opinions])
-    voters, pairs = ([getattr(opinion, name) for opinion in opinions] for name in ("voter", "pair"))
-    lower, upper = interval(values, voters, pairs, confidence)
+    voters, prompts = ([getattr(opinion, name) for opinion in opinions] for name in ("voter", "prompt"))
+    lower, upper = interval(values, voters, prompts, confidence)
     return Preference(
         question=question,
         rate=float(values.mean()),
@@ -50,15 +51,15 @@ def preference(question: str, opinions: Sequence[Opinion], confidence: float) ->
     )
 
 
-def interval(values: Array, voters: Sequence[str], pairs: Sequence[str], confidence: float) -> tuple[float, float]:
+def interval(values: Array, voters: Sequence[str], prompts: Sequence[str], confidence: float) -> tuple[float, float]:
     """Interval of the mean of votes (votes,) in [0, 1]."""
-    clusters = [groups for groups in (_groups(voters), _groups(pairs)) if groups.max() > 0]
+    clusters = [groups for groups in (_groups(voters), _groups(prompts)) if groups.max() > 0]
     rate, count = float(values.mean()), len(values)
     parts = [_variance(values, groups) for groups in clusters]
     both = sum(parts) - _variance(values, np.arange(count)) if len(parts) == 2 else sum(parts)
     variance = max([both, *parts], default=0.0)
     sizes = [int(groups.max()) + 1 for groups in clusters]
-    # where everybody agrees, no more is known than that many voters, or pairs, could have differed
+    # where everybody agrees, no more is known than that many voters, or prompts, could have differed
     worth = min(count, rate * (1 - rate) / variance) if variance > 0 else min(sizes, default=1)
     freedom = max(1, min(sizes, default=2) - 1)
     return wilson(rate, worth, float(t.ppf((1 + confidence) / 2, freedom)))

@@ -156,10 +156,11 @@ def _is_valid(vote: Vote, pairs: Mapping[str, KeyPair]) -> bool:
 
 
 def _opinions(counted: Mapping[Slot, Vote], pairs: Mapping[str, KeyPair], question: str) -> Iterator[Opinion]:
-    for (voter, pair, asked), vote in counted.items():
+    for (voter, name, asked), vote in counted.items():
         if asked == question:
-            value = 0.5 if vote.choice is None else float(vote.choice == pairs[pair].candidate)
-            yield Opinion(voter, pair, value)
+            pair = pairs[name]
+            value = 0.5 if vote.choice is None else float(vote.choice == pair.candidate)
+            yield Opinion(voter, pair.prompt, value)
 
 
 def _problem(error: OSError | ValidationError) -> str:

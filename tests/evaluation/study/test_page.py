@@ -245,6 +245,17 @@ def test_an_earlier_study_is_not_written_over(report: Path, tmp_path: Path, kept
     assert (tmp_path / kept).read_bytes() == before
 
 
+def test_a_model_is_not_compared_with_itself_unless_with_another_prefix(report: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="one and other are the same model"):
+        pairs_of_entries(load_entry("one", report), load_entry("other", report))
+    one, other = (generated(tmp_path / name, "a") for name in ("one", "other"))
+    for again in (one, other):
+        with pytest.raises(ConfigError, match="are the same model; a study compares two"):
+            pairs_of_folders(one, again)
+    *_, pairs = pairs_of_folders(one, generated(tmp_path / "dark", "a", prefix="Dark. "))
+    assert len(pairs) == 3
+
+
 def test_the_same_seed_names_alike_only_what_is_alike(tmp_path: Path) -> None:
     """Else the votes of one study could be merged into another."""
     sides = [generated(tmp_path / name, model) for name, model in (("base", "a"), ("one", "b"), ("two", "c"))]

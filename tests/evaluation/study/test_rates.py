@@ -13,9 +13,9 @@ def test_wilson_is_scipys(wins: int, count: int) -> None:
     assert wilson(wins / count, count, norm.ppf(0.95)) == pytest.approx((expected.low, expected.high))
 
 
-def crossed(values: list[list[float]]) -> tuple[np.ndarray, list[str], list[str]]:
-    """(voters, pairs) of values as votes."""
-    rows = [(value, f"v{v}", f"p{p}") for v, row in enumerate(values) for p, value in enumerate(row)]
+def crossed(values: list[list[float]], per_prompt: int = 1) -> tuple[np.ndarray, list[str], list[str]]:
+    """(voters, pairs) of values as votes; so many pairs in a row are of one prompt."""
+    rows = [(value, f"v{v}", f"p{p // per_prompt}") for v, row in enumerate(values) for p, value in enumerate(row)]
     return np.array([row[0] for row in rows]), [row[1] for row in rows], [row[2] for row in rows]
 
 
@@ -48,21 +48,33 @@ def test_ties_count_half() -> None:
 
 
 @pytest.mark.parametrize(
-    ("voters", "pairs", "lean"), [(1, 40, 0.5), (2, 40, 0.5), (3, 40, 0.5), (5, 20, 1.0), (8, 30, 0.0)]
+    ("voters", "prompts", "per_prompt", "lean"),
+    [
+        (1, 40, 1, 0.5),
+        (2, 40, 1, 0.5),
+        (3, 40, 1, 0.5),
+        (5, 20, 1, 1.0),
+        (8, 30, 1, 0.0),
+        (20, 10, 4, 0.5),
+        (20, 5, 8, 0.5),
+    ],
 )
-def test_the_interval_covers_the_truth_at_least_as_often_as_it_says(voters: int, pairs: int, lean: float) -> None:
-    """Voters and pairs differ (logits with standard deviations 0.5 and 1); the truth is that of all of them."""
+def test_the_interval_covers_the_truth_at_least_as_often_as_it_says(
+    voters: int, prompts: int, per_prompt: int, lean: float
+) -> None:
+    """Voters and prompts differ (logits with standard deviations 0.5 and 1); the truth is that of all of them."""
     generator = np.random.default_rng(0)
     habit, taste = generator.normal(size=(2000, 1)), generator.normal(size=(1, 2000))
 
-    def chance(voter: np.ndarray, pair: np.ndarray) -> np.ndarray:
-        return 1 / (1 + np.exp(-(lean + 0.5 * voter + pair)))
+    def chance(voter: np.ndarray, prompt: np.ndarray) -> np.ndarray:
+        return 1 / (1 + np.exp(-(lean + 0.5 * voter + prompt)))
 
     everybody, covered = chance(habit, taste).mean(), []
     for _ in range(300):
-        voter, pair = generator.normal(size=(voters, 1)), generator.normal(size=(1, pairs))
+        voter, prompt = generator.normal(size=(voters, 1)), generator.normal(size=(1, prompts))
         truth = chance(voter, taste).mean() if voters == 1 else everybody
-        votes = (generator.random((voters, pairs)) < chance(voter, pair)).astype(float)
-        lower, upper = interval(*crossed(votes.tolist()), 0.95)
+        chances = np.repeat(chance(voter, prompt), per_prompt, axis=1)
+        votes = (generator.random(chances.shape) < chances).astype(float)
+        lower, upper = interval(*crossed(votes.tolist(), per_prompt), 0.95)
         covered.append(lower <= truth <= upper)
     assert np.mean(covered) > 0.945

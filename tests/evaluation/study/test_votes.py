@@ -63,6 +63,20 @@ def test_a_file_twice_and_an_earlier_save_count_once(tmp_path: Path) -> None:
     assert sum(row.for_candidate for row in study.preferences) == 20
 
 
+def test_pairs_of_one_prompt_are_worth_no_more_than_the_prompt(tmp_path: Path) -> None:
+    """Ten voters who agree, on pairs of two prompts, of which one is preferred and the other is not."""
+    names = ("one", "one", "one", "two", "two")
+    key = KEY.model_copy(
+        update={"pairs": [pair.model_copy(update={"prompt": of}) for pair, of in zip(PAIRS, names, strict=True)]}
+    )
+    choices = ["candidate" if prompt == "one" else "reference" for prompt in names]
+    answers = [vote(pair, "overall", choice) for pair, choice in zip(PAIRS, choices, strict=True)]
+    files = [save(tmp_path / f"{voter}.json", answers, str(voter)) for voter in range(10)]
+    (told,), (as_if_apart,) = (merge_votes(files, of).preferences for of in (key, KEY))
+    assert told.rate == as_if_apart.rate
+    assert told.upper - told.lower > as_if_apart.upper - as_if_apart.lower
+
+
 def test_two_halves_of_one_voter_are_all_kept(tmp_path: Path) -> None:
     files = [save(tmp_path / f"{half}.json", [vote(*step) for step in ALL[half::2]]) for half in (0, 1)]
     study = merge_votes(files, KEY)
