@@ -43,13 +43,16 @@ def train(job: TrainJob, accelerator: Accelerator) -> Trained:
     budget = Budget(job.config, accelerator.num_processes)
     output_dir, preemption = Path(job.output_dir), Preemption()
     store = CheckpointStore(output_dir / "checkpoints", job.config.train.keep_last)
-    with preemption.noticed(), CheckpointCopies(job.config.storage, output_dir, store, accelerator) as copies:
+    copies = CheckpointCopies(job.config.storage, output_dir, store, accelerator)
+    with preemption.noticed(), copies, telling(output_dir, accelerator.is_main_process):
         run = Trainer(job, accelerator, copies, budget)
+        patience = 0.0  # what MLflow has not taken waits on disk: only a good end waits for it
         try:
-            return _train(run, job.config, accelerator, preemption)
+            trained = _train(run, job.config, accelerator, preemption)
+            patience = 0.0 if preemption.since else job.config.storage.max_wait_s
+            return trained
         finally:
-            # a preempted run has given its time to the checkpoint
-            run.record.close(0 if preemption.since else job.config.storage.max_wait_s)
+            run.record.close(patience)
 
 
 def _train(run: Trainer, config: RunConfig, accelerator: Accelerator, preemption: Preemption) -> Trained:
@@ -99,6 +102,21 @@ def reproducible(config: TrainConfig) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         memory.fill_uninitialized_memory = filled
+
+
+@contextlib.contextmanager
+def telling(output_dir: Path, main_process: bool) -> Iterator[None]:
+    """Leave a KnownError in error.json at once: whoever waits for something then may be killed before it ends."""
+    try:
+        with space_needed(output_dir), memory_needed(TO_SPARE_MEMORY):
+            yield
+    except KnownError as error:
+        alone_knows = isinstance(error, GpuMemoryError)  # the others wait for it in vain
+        if main_process or alone_knows:
+            content = {"kind": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
+            with contextlib.suppress(OSError):  # a disk that is still full, which the launcher finds too
+                write_atomic(output_dir / ERROR, json.dumps(content))
+        raise
 
 
 @contextlib.contextmanager
@@ -156,15 +174,9 @@ def _main(job: TrainJob, main_process: bool) -> int:
     if main_process:
         (folder / ERROR).unlink(missing_ok=True)
     try:
-        accelerator = make_accelerator(job.config.train)
-        with space_needed(folder), memory_needed(TO_SPARE_MEMORY), reproducible(job.config.train):
-            train(job, accelerator)
+        with telling(folder, main_process), reproducible(job.config.train):
+            train(job, make_accelerator(job.config.train))
     except KnownError as error:
-        alone_knows = isinstance(error, GpuMemoryError)  # the others wait for it in vain
-        if main_process or alone_knows:
-            content = {"kind": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
-            with contextlib.suppress(OSError):  # a disk that is still full, which the launcher finds too
-                write_atomic(folder / ERROR, json.dumps(content))
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     return 0

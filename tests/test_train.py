@@ -24,7 +24,7 @@ from srpo.durable.checkpoints import CheckpointCopies
 from srpo.errors import EXIT_PERMANENT, EXIT_RETRY, ConfigError, PreemptedError, TrainingStoppedError
 from srpo.held_out import HeldOut
 from srpo.prompts import embed_prompts
-from srpo.record import HELD_OUT, read_journal
+from srpo.record import HELD_OUT, Record, read_journal
 from srpo.rollout import Rollout
 from srpo.same_run import refuse_other_settings
 from srpo.train import main, reproducible, train
@@ -180,6 +180,24 @@ def test_a_non_finite_gradient_stops_before_the_step(
     assert stepped == [entry["update"] for entry in read_journal(tmp_path / "metrics.jsonl")] == [1, 2, 3]
     kept = weights_of(tmp_path, 2)
     assert all(bool(torch.isfinite(tensor).all()) for tensor in kept.values())
+
+
+def test_an_error_is_told_before_anything_waits(job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other processes end at once, and soon after the launcher kills one that still waits for MLflow or S3."""
+    told: list[bool] = []
+    waits: list[float] = []
+    leave = CheckpointCopies.__exit__
+
+    def let_go(self: CheckpointCopies, *error: object) -> None:
+        told.append((tmp_path / "error.json").exists())
+        leave(self, *error)
+
+    monkeypatch.setattr(CheckpointCopies, "__exit__", let_go)
+    monkeypatch.setattr(Record, "close", lambda _, seconds: waits.append(seconds))
+    monkeypatch.setattr(Trainer, "reduce_and_clip", lambda _: float("nan"))
+    with pytest.raises(TrainingStoppedError, match="grad_norm not finite"):
+        run(place(job, tmp_path))
+    assert (told, waits) == ([True], [0])
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])
