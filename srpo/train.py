@@ -25,7 +25,7 @@ from srpo.checkpoint import CheckpointStore
 from srpo.config import RunConfig, TrainConfig
 from srpo.devices import check_device, check_processes
 from srpo.durable.checkpoints import CheckpointCopies
-from srpo.errors import BusyError, ConfigError, DiskFullError, GpuMemoryError, KnownError, disk_full, memory_needed
+from srpo.errors import ConfigError, DiskFullError, GpuMemoryError, KnownError, disk_full, memory_needed
 from srpo.files import write_atomic
 from srpo.preemption import Preemption
 from srpo.record import Clock, UpdateRecord
@@ -121,15 +121,13 @@ def telling(output_dir: Path, main_process: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def space_needed(output_dir: Path) -> Iterator[None]:
-    """A full disk as a DiskFullError; the half-written checkpoint goes, which leaves room to say so."""
+    """A full disk as a DiskFullError."""
     try:
         yield
     except Exception as error:
         if not (said := disk_full(error)):
             raise
-        store = CheckpointStore(output_dir / "checkpoints", 1)
-        store.remove_partial()
-        kept = store.updates()
+        kept = CheckpointStore(output_dir / "checkpoints", 1).updates()
         raise DiskFullError(
             f"no space left for the training in {output_dir} ({said}); free some, then run it again: it goes on from "
             f"{f'the checkpoint of update {kept[-1]}' if kept else 'the start'}"
@@ -157,25 +155,17 @@ def main(job_path: Path) -> int:
 
     error.json in the output folder says which and why, unless another training holds the folder: nothing is written.
     """
-    job = TrainJob.load(job_path)
     main_process = os.environ.get("RANK", "0") == "0"
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # the outbox tries again, and sooner
     try:
-        with alone_in(Path(job.output_dir)) if main_process else contextlib.nullcontext():
-            return _main(job, main_process)
-    except BusyError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
-
-
-def _main(job: TrainJob, main_process: bool) -> int:
-    """The same, in a folder of its own."""
-    folder = Path(job.output_dir)
-    if main_process:
-        (folder / ERROR).unlink(missing_ok=True)
-    try:
-        with telling(folder, main_process), reproducible(job.config.train):
-            train(job, make_accelerator(job.config.train))
+        with telling(job_path.parent, main_process):
+            job = TrainJob.load(job_path)
+        folder = Path(job.output_dir)
+        with alone_in(folder) if main_process else contextlib.nullcontext():
+            if main_process:
+                (folder / ERROR).unlink(missing_ok=True)
+            with telling(folder, main_process), reproducible(job.config.train):
+                train(job, make_accelerator(job.config.train))
     except KnownError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
