@@ -5,9 +5,10 @@ import json
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from srpo.config import RunConfig
+from srpo.errors import ConfigError, first_problem
 from srpo.strict import Strict
 
 
@@ -138,8 +139,13 @@ class TrainJob(Strict):
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a job file."""
-        return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        """Read a job file; ConfigError for one of another srpo."""
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except ValidationError as error:
+            raise ConfigError(
+                f"{path} was not written by this version of srpo ({first_problem(error)}); write it anew"
+            ) from None
 
 
 class Trained(Strict):

@@ -8,7 +8,7 @@ from srpo.config import RunConfig
 from srpo.files import write_atomic
 
 SPENT = "gpu-hours.json"
-"""What all attempts had taken when one was told to stop, which may be before it had a checkpoint to say so."""
+"""What all attempts had taken at the last checkpoint, or when one was told to stop, which may be before the first."""
 
 
 class Budget:
@@ -33,10 +33,10 @@ class Budget:
         """Leave in a training's folder what was spent until now."""
         write_atomic(folder / SPENT, json.dumps(self.spent))
 
-    def go_on(self, folder: Path, saved: float) -> None:
-        """Count earlier attempts: what their last checkpoint says, or what was noted after it."""
+    def go_on(self, folder: Path) -> None:
+        """Count earlier attempts, by what they have noted."""
         path = folder / SPENT
-        self.before = max(saved, json.loads(path.read_text(encoding="utf-8")) if path.exists() else 0.0)
+        self.before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else 0.0
 
     def stop_reason(self) -> str | None:
         """Why training should stop now, in words; None to go on."""

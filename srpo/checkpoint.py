@@ -7,9 +7,9 @@ flushed to disk (fsync) and then renamed, so that a kill at any moment leaves ei
 """
 
 import json
+import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from srpo.errors import ConfigError
-from srpo.files import atomic_folder
 from srpo.sharding import put, whole
 from srpo.tuning import set_learning_rate, stepping
 
@@ -42,13 +41,7 @@ class CheckpointStore:
 
     def updates(self) -> list[int]:
         """Updates that have a checkpoint, ascending; half-written ones do not count."""
-        return sorted(int(folder.name.removeprefix("update-")) for folder in self.directory.glob("update-*"))
-
-    @contextmanager
-    def writing(self, update: int, writes: bool = True) -> Iterator[Path | None]:
-        """A folder which becomes the update's checkpoint in the end; None for a process that only helps to gather."""
-        with atomic_folder(self.path(update)) if writes else nullcontext() as folder:
-            yield folder
+        return updates_among(folder.name for folder in self.directory.glob("update-*"))
 
     def prune(self, best: int | None, spared: int | None = None) -> None:
         """Keep the last few and the best, and one that is `spared` for now."""
@@ -57,13 +50,19 @@ class CheckpointStore:
                 shutil.rmtree(self.path(update))
 
     def remove_partial(self) -> None:
-        """Remove what a checkpoint that could not be written has left."""
+        """Remove what a kill has left of a checkpoint that was being written."""
         for folder in self.directory.glob(".update-*.partial"):
             shutil.rmtree(folder)
 
     def surplus(self, updates: list[int], best: int | None) -> list[int]:
         """Those of some updates, ascending, that are neither the best nor among the last few."""
         return [update for update in updates[: -self.keep_last] if update != best]
+
+
+def updates_among(names: Iterable[str]) -> list[int]:
+    """Updates whose checkpoints are folders of such names, ascending; other names do not count."""
+    found = (re.fullmatch(r"update-(\d{6,})", name) for name in names)
+    return sorted(int(match[1]) for match in found if match)
 
 
 def save_weights(folder: Path | None, transformer: nn.Module, optimizer: Optimizer) -> None:

@@ -45,7 +45,7 @@ def embed(
     captions, held_out, *train = embed_texts(
         model, prompts, weights.model, output_dir, [part for part in sets if part[1]]
     )
-    encoded = encode_images(model, weights.model, pictures, images.source, captions, output_dir)
+    encoded = encode_images(model, weights.model, pictures, images.source, captions, output_dir, prompts.num_processes)
     return PromptSets(train=train[0] if train else captions, held_out=held_out, images=encoded)
 
 

@@ -48,7 +48,8 @@ class Encoding(ABC, Generic[Item]):
             self.share(0, 1)
         elif world:  # on a GPU also one: what an encoder leaves reserved there would be lacking in training
             threads = max(1, torch.get_num_threads() // world)
-            multiprocessing.spawn(_process, (self, world, threads), world)  # they end with this one, however that ends
+            # they end with this one, however that ends
+            multiprocessing.spawn(_process, (self, world, threads), world, daemon=True)
 
     def share(self, rank: int, world: int) -> None:
         """Encode one process's shards, one after the other; no more than one is in memory."""

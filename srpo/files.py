@@ -44,13 +44,17 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     staging, replaced = (target.with_name(f".{target.name}.{state}") for state in ("partial", "replaced"))
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
-    yield staging
-    for path in (*staging.rglob("*"), staging):
-        _fsync(path)
-    shutil.rmtree(replaced, ignore_errors=True)
-    if target.exists():
-        target.rename(replaced)
-    staging.rename(target)
+    try:
+        yield staging
+        for path in (*staging.rglob("*"), staging):
+            _fsync(path)
+        shutil.rmtree(replaced, ignore_errors=True)
+        if target.exists():
+            target.rename(replaced)
+        staging.rename(target)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
     _fsync(target.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 

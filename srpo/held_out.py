@@ -19,6 +19,7 @@ from srpo.config import RunConfig
 from srpo.evaluation.images import MONITOR, image_seed
 from srpo.evaluation.pairs import DRIFT, SIDE
 from srpo.evaluation.scores import Scorer, Scores, summarise
+from srpo.files import atomic_file
 from srpo.models import TextToImage
 from srpo.prompts.split import split_held_out, take
 from srpo.rollout import sample, seeded_noise
@@ -91,7 +92,8 @@ class HeldOut:
         """Drift of the small images from the base's, which are kept; the strip shows both."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if of_base:
-            save_file({"shown": shown, "small": small}, self.folder / BASE)
+            with atomic_file(self.folder / BASE) as staging:
+                save_file({"shown": shown, "small": small}, staging)
         base = load_file(self.folder / BASE)
         rows = [shown] if of_base else [base["shown"], shown]
         save_image(make_grid(torch.cat(rows), nrow=len(shown), padding=1), strip)

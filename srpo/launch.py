@@ -1,6 +1,7 @@
 """Starts training as processes of its own, as a person would: `python -m srpo.train job.json`, several by torchrun."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -30,7 +31,10 @@ from srpo.trainer import RESULT
 from srpo.weights import fetch_weights
 
 JOB = "job.json"
-SECONDS_TO_STOP = 20
+SECONDS_TO_STOP = 10
+"""That torchrun has for itself, beyond those that it gives the training."""
+GRACE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
+"""Seconds between the signal that torchrun passes on to its processes and their kill."""
 
 
 def prepare_job(config: RunConfig, output_dir: Path, uri: str | None = None) -> Path:
@@ -89,7 +93,7 @@ def launch_node(job: TrainJob, nodes: Nodes) -> None:
     if nodes.rank == 0:
         error_path.unlink(missing_ok=True)  # an earlier attempt's
     job_path = write_job(job)
-    code, told = _run(launch_command(job.config.train, job_path, nodes), launch_environment(job.config.train, nodes))
+    code, told = _run(launch_command(job.config.train, job_path, nodes), launch_environment(job.config, nodes))
     if code != 0:
         _refuse_busy(output_dir, nodes)
     if code != 0 and error_path.exists():
@@ -101,6 +105,8 @@ def launch_node(job: TrainJob, nodes: Nodes) -> None:
         with space_needed(output_dir):  # on a full disk the training could not say that it is
             write_job(job)
         raise RuntimeError(f"training ended with exit code {code}; resume it: it goes on from its last checkpoint")
+    if told:  # too late for the training, but nothing else is to begin
+        raise PreemptedError("told to stop when training had ended; resume it: it goes on from there")
 
 
 def _refuse_busy(output_dir: Path, nodes: Nodes) -> None:
@@ -127,59 +133,59 @@ def _threads(config: TrainConfig, nodes: Nodes) -> int:
     return int(os.environ.get("OMP_NUM_THREADS", 0)) or max(1, num_cores() * nodes.count // config.num_processes)
 
 
-def launch_environment(config: TrainConfig, nodes: Nodes = ALONE) -> dict[str, str]:
+def launch_environment(config: RunConfig, nodes: Nodes = ALONE) -> dict[str, str]:
     """This process's, with the threads made explicit, as bit-exact resumption needs it, and the CPU where it is all.
 
-    Memory of a GPU is reserved in segments that grow, of which fragments waste less, unless somebody says otherwise.
+    Memory of a GPU is reserved in segments that grow, of which fragments waste less, and torchrun waits for as long as
+    the scheduler does, unless somebody says otherwise.
     """
     growing = os.environ.get("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-    unsaid = {"PYTORCH_ALLOC_CONF": growing} if torch.cuda.is_available() else {}
+    unsaid = {GRACE: str(math.ceil(config.storage.grace_s))}
+    unsaid |= {"PYTORCH_ALLOC_CONF": growing} if torch.cuda.is_available() else {}
     cpu = {} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "true"}
-    return unsaid | os.environ | {"OMP_NUM_THREADS": str(_threads(config, nodes))} | cpu
+    return unsaid | os.environ | {"OMP_NUM_THREADS": str(_threads(config.train, nodes))} | cpu
 
 
 def _run(command: list[str], environment: dict[str, str]) -> tuple[int, bool]:
     """Run to the end: exit code, and whether SIGTERM came. Whatever interrupts this process stops the training too."""
     process = subprocess.Popen(command, env=environment, start_new_session=True)
     try:
-        with passing_on(process.pid) as told:
+        with passing_on(process) as told:
             return process.wait(), told.is_set()
     except BaseException:
-        os.killpg(process.pid, signal.SIGINT)  # the launcher does not pass signals on to its own processes
-        try:
-            process.wait(SECONDS_TO_STOP)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+        _stop(process, float(environment[GRACE]) + SECONDS_TO_STOP)
         raise
 
 
-@contextmanager
-def passing_on(launcher: int) -> Iterator[threading.Event]:
-    """SIGTERM goes to the training processes below a launcher, which itself would end before they have saved.
+def _stop(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """Interrupt a training; what is left of it after so many seconds, or at a second interruption, is killed."""
+    left: list[psutil.Process] = []
+    try:
+        with suppress(psutil.NoSuchProcess):  # it has just ended
+            launcher = psutil.Process(process.pid)
+            left = [launcher, *launcher.children(recursive=True)]  # torchrun's have sessions of their own
+            process.send_signal(signal.SIGINT)
+            process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        for each in left:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
 
-    Before there are any, there is nothing to save, and the launcher ends, with its group. The event is set once SIGTERM
-    has come.
+
+@contextmanager
+def passing_on(process: subprocess.Popen[bytes]) -> Iterator[threading.Event]:
+    """SIGTERM goes to a training, once, which torchrun passes on to its processes and waits until they have saved.
+
+    The event is set once SIGTERM has come.
     """
     told = threading.Event()
 
     def pass_on(*_: object) -> None:
-        told.set()
-        with suppress(psutil.NoSuchProcess, ProcessLookupError):
-            training = [child for child in psutil.Process(launcher).children(recursive=True) if _trains(child)]
-            for child in training:
-                with suppress(psutil.NoSuchProcess):
-                    child.terminate()
-            if not training:
-                os.killpg(launcher, signal.SIGTERM)
+        if not told.is_set():  # a third would end torchrun before its processes
+            told.set()
+            process.terminate()
 
     with on_sigterm(pass_on):
         yield told
-
-
-def _trains(process: psutil.Process) -> bool:
-    """Whether it is a training process, and no launcher of one."""
-    try:
-        command = process.cmdline()
-    except psutil.NoSuchProcess:
-        return False
-    return "srpo.train" in command and "torch.distributed.run" not in command

@@ -17,7 +17,7 @@ from typing import Any
 
 from srpo.files import write_atomic
 
-FILE = "mlflow.jsonl"
+FILE, MARK = "mlflow.jsonl", "mlflow.sent"
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 """Seconds between a failed attempt and the next."""
 
@@ -30,7 +30,7 @@ class Outbox:
     """The entries of one training, `send` one after the other by a thread of its own."""
 
     def __init__(self, folder: Path, send: Send) -> None:
-        self.path, self.mark = folder / FILE, folder / "mlflow.sent"
+        self.path, self.mark = folder / FILE, folder / MARK
         self.send = send
         folder.mkdir(parents=True, exist_ok=True)
         self.path.touch()
@@ -38,6 +38,10 @@ class Outbox:
         self.known = {_name(entry) for entry in _entries(self.path.read_bytes())}
         self.written = self.path.stat().st_size
         self.sent = self.written - unsent(folder)
+        if (
+            marked(folder) > self.written
+        ):  # a machine stop took the end of the log, not the mark, or they were copied so
+            write_atomic(self.mark, str(self.written))
         self._hurry = self._closed = False
         self._changed = threading.Condition()
         self.thread = threading.Thread(target=self._work, daemon=True)
@@ -63,14 +67,18 @@ class Outbox:
             self._changed.wait_for(lambda: self.sent >= self.written, seconds)
             self._closed = True
             self._changed.notify_all()
-        return sum(1 for _ in _entries(self._rest()))
+        with self.path.open("rb") as file:
+            file.seek(self.sent)
+            return len(_entries(file.read()))
 
     def _work(self) -> None:
         """The thread."""
         pause = 0.0
         while self._wait_for_entries():
-            line = self._rest().split(b"\n", 1)[0] + b"\n"
             try:
+                with self.path.open("rb") as file:
+                    file.seek(self.sent)
+                    line = file.readline()
                 self.send(json.loads(line))
                 if self._closed:  # meanwhile the file may be another's, whose mark this must not move back
                     return
@@ -96,11 +104,6 @@ class Outbox:
         with self._changed:  # at the end it tries again once a second
             self._changed.wait_for(lambda: self._closed or (self._hurry and seconds > FIRST_PAUSE), seconds)
 
-    def _rest(self) -> bytes:
-        with self.path.open("rb") as file:
-            file.seek(self.sent)
-            return file.read()
-
     def _cut_back(self) -> None:
         """Drop a last line that a kill cut short."""
         content = self.path.read_bytes()
@@ -111,9 +114,14 @@ class Outbox:
 
 def unsent(folder: Path) -> int:
     """Bytes in a training's folder that MLflow has not taken yet."""
-    path, mark = folder / FILE, folder / "mlflow.sent"
-    sent = int(mark.read_text(encoding="utf-8")) if mark.exists() else 0
-    return max(0, path.stat().st_size - sent) if path.exists() else 0
+    path = folder / FILE
+    return max(0, path.stat().st_size - marked(folder)) if path.exists() else 0
+
+
+def marked(folder: Path) -> int:
+    """Bytes that MLflow has taken, as the mark says."""
+    mark = folder / MARK
+    return int(mark.read_text(encoding="utf-8")) if mark.exists() else 0
 
 
 def _entries(content: bytes) -> list[dict[str, Any]]:

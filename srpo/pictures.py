@@ -5,18 +5,19 @@ settings alone, so the number of processes changes no pixel.
 """
 
 import math
-import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 
+import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from srpo.devices import count_processes, device_of
+from srpo.devices import check_device, count_processes
 from srpo.errors import ConfigError
 from srpo.files import atomic_file
 from srpo.generate import ModelFiles, to_picture
+from srpo.spread import spread
 
 SHEET = "contact-sheet.jpg"
 SHEET_SIDE = 256  # pixels of a picture's longer side on the sheet
@@ -35,7 +36,6 @@ def write_pictures(
 ) -> Iterator[Path]:
     """One PNG per prompt, named by number, and a contact sheet of some of them; yields each path as it is there.
 
-    Each of several processes tells of its own when it has drawn them all.
     What is there already is kept if its fields are those it would get now, else ConfigError before anything is loaded
     (`overwrite` draws all anew). `num_processes`: one per GPU, one on a CPU, if None.
     """
@@ -95,25 +95,13 @@ def _is_there(task: Task) -> bool:
 def _draw_all(files: ModelFiles, tasks: list[Task], num_processes: int) -> Iterator[Path]:
     """Draw here, or in processes of their own with every n-th task each."""
     shares = [tasks[rank::num_processes] for rank in range(min(num_processes, len(tasks)))]
-    if len(shares) <= 1:
-        for share in shares:
-            yield from _draw(files, share, None)
-        return
-    with ProcessPoolExecutor(len(shares), multiprocessing.get_context("spawn")) as pool:
-        devices = [str(device_of(rank)) for rank in range(len(shares))]
-        for done in as_completed(
-            [pool.submit(_draw_share, files, *each) for each in zip(shares, devices, strict=True)]
-        ):
-            yield from done.result()
+    if shares:
+        check_device()
+    yield from spread(partial(_draw, files), shares)
 
 
-def _draw_share(files: ModelFiles, tasks: list[Task], device: str) -> list[Path]:
-    """Entry point of a process."""
-    return list(_draw(files, tasks, device))
-
-
-def _draw(files: ModelFiles, tasks: list[Task], device: str | None) -> Iterator[Path]:
-    images = files.painter(device).draw([(prompt, seed) for prompt, seed, *_ in tasks], files.sampling)
+def _draw(files: ModelFiles, tasks: list[Task], device: torch.device) -> Iterator[Path]:
+    images = files.painter(str(device)).draw([(prompt, seed) for prompt, seed, *_ in tasks], files.sampling)
     for image, (*_, facts, path) in zip(images, tasks, strict=True):
         save_png(to_picture(image), facts, path)
         yield path

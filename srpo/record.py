@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from srpo.config import RunConfig
+from srpo.errors import ConfigError
 from srpo.files import write_atomic
 from srpo.monitor import NO_METRICS, chosen_update, stop_reason, violations
 from srpo.objective import StepScores
@@ -36,10 +38,12 @@ class Journal:
         write_atomic(path, "".join(f"{json.dumps(entry)}\n" for entry in self.entries))
 
     def append(self, entry: dict[str, Any]) -> None:
-        """Write one entry through to the file."""
+        """Write one entry through to the disk (fsync), where it has to be before the checkpoint that it belongs to."""
         self.entries.append(entry)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(f"{json.dumps(entry)}\n")
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:
@@ -113,7 +117,10 @@ class UpdateRecord:
 
 
 class Record:
-    """Journals, MLflow and the terminal; only the main process writes."""
+    """Journals, MLflow and the terminal; only the main process writes.
+
+    ConfigError for a run that goes on without the base's measurement.
+    """
 
     def __init__(self, output_dir: Path, resume_at: int, config: RunConfig, writes: bool) -> None:
         self.config = config
@@ -122,6 +129,11 @@ class Record:
             output_dir.mkdir(parents=True, exist_ok=True)
             self.metrics = Journal(output_dir / METRICS, resume_at)
             self.measurements = Journal(output_dir / HELD_OUT, resume_at)
+            if resume_at and not self.measured(0):
+                raise ConfigError(
+                    f"{self.measurements.path} has not, or no longer, what was measured of the base, by which all is "
+                    "judged; bring it back, or start a new run"
+                )
             self.tracker = Tracker.from_environment(output_dir)
             self.progress = TrainingProgress(config, resume_at)
 

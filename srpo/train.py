@@ -25,7 +25,7 @@ from srpo.checkpoint import CheckpointStore
 from srpo.config import RunConfig, TrainConfig
 from srpo.devices import check_device, check_processes
 from srpo.durable.checkpoints import CheckpointCopies
-from srpo.errors import BusyError, ConfigError, DiskFullError, GpuMemoryError, KnownError, disk_full, memory_needed
+from srpo.errors import ConfigError, DiskFullError, GpuMemoryError, KnownError, disk_full, memory_needed
 from srpo.files import write_atomic
 from srpo.preemption import Preemption
 from srpo.record import Clock, UpdateRecord
@@ -43,13 +43,16 @@ def train(job: TrainJob, accelerator: Accelerator) -> Trained:
     budget = Budget(job.config, accelerator.num_processes)
     output_dir, preemption = Path(job.output_dir), Preemption()
     store = CheckpointStore(output_dir / "checkpoints", job.config.train.keep_last)
-    with preemption.noticed(), CheckpointCopies(job.config.storage, output_dir, store, accelerator) as copies:
+    copies = CheckpointCopies(job.config.storage, output_dir, store, accelerator)
+    with preemption.noticed(), copies, telling(output_dir, accelerator.is_main_process):
         run = Trainer(job, accelerator, copies, budget)
+        patience = 0.0  # what MLflow has not taken waits on disk: only a good end waits for it
         try:
-            return _train(run, job.config, accelerator, preemption)
+            trained = _train(run, job.config, accelerator, preemption)
+            patience = 0.0 if preemption.since else job.config.storage.max_wait_s
+            return trained
         finally:
-            # a preempted run has given its time to the checkpoint
-            run.record.close(0 if preemption.since else job.config.storage.max_wait_s)
+            run.record.close(patience)
 
 
 def _train(run: Trainer, config: RunConfig, accelerator: Accelerator, preemption: Preemption) -> Trained:
@@ -102,16 +105,29 @@ def reproducible(config: TrainConfig) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def telling(output_dir: Path, main_process: bool) -> Iterator[None]:
+    """Leave a KnownError in error.json at once: whoever waits for something then may be killed before it ends."""
+    try:
+        with space_needed(output_dir), memory_needed(TO_SPARE_MEMORY):
+            yield
+    except KnownError as error:
+        alone_knows = isinstance(error, GpuMemoryError)  # the others wait for it in vain
+        if main_process or alone_knows:
+            content = {"kind": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
+            with contextlib.suppress(OSError):  # a disk that is still full, which the launcher finds too
+                write_atomic(output_dir / ERROR, json.dumps(content))
+        raise
+
+
+@contextlib.contextmanager
 def space_needed(output_dir: Path) -> Iterator[None]:
-    """A full disk as a DiskFullError; the half-written checkpoint goes, which leaves room to say so."""
+    """A full disk as a DiskFullError."""
     try:
         yield
     except Exception as error:
         if not (said := disk_full(error)):
             raise
-        store = CheckpointStore(output_dir / "checkpoints", 1)
-        store.remove_partial()
-        kept = store.updates()
+        kept = CheckpointStore(output_dir / "checkpoints", 1).updates()
         raise DiskFullError(
             f"no space left for the training in {output_dir} ({said}); free some, then run it again: it goes on from "
             f"{f'the checkpoint of update {kept[-1]}' if kept else 'the start'}"
@@ -139,32 +155,18 @@ def main(job_path: Path) -> int:
 
     error.json in the output folder says which and why, unless another training holds the folder: nothing is written.
     """
-    job = TrainJob.load(job_path)
     main_process = os.environ.get("RANK", "0") == "0"
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # the outbox tries again, and sooner
     try:
-        with alone_in(Path(job.output_dir)) if main_process else contextlib.nullcontext():
-            return _main(job, main_process)
-    except BusyError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
-
-
-def _main(job: TrainJob, main_process: bool) -> int:
-    """The same, in a folder of its own."""
-    folder = Path(job.output_dir)
-    if main_process:
-        (folder / ERROR).unlink(missing_ok=True)
-    try:
-        accelerator = make_accelerator(job.config.train)
-        with space_needed(folder), memory_needed(TO_SPARE_MEMORY), reproducible(job.config.train):
-            train(job, accelerator)
+        with telling(job_path.parent, main_process):
+            job = TrainJob.load(job_path)
+        folder = Path(job.output_dir)
+        with alone_in(folder) if main_process else contextlib.nullcontext():
+            if main_process:
+                (folder / ERROR).unlink(missing_ok=True)
+            with telling(folder, main_process), reproducible(job.config.train):
+                train(job, make_accelerator(job.config.train))
     except KnownError as error:
-        alone_knows = isinstance(error, GpuMemoryError)  # the others wait for it in vain
-        if main_process or alone_knows:
-            content = {"kind": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
-            with contextlib.suppress(OSError):  # a disk that is still full, which the launcher finds too
-                write_atomic(folder / ERROR, json.dumps(content))
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     return 0

@@ -1,14 +1,16 @@
 """What a training run works with, and what its checkpoints hold; the loop itself is in `srpo.train`."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 from diffusers.optimization import get_scheduler
+from pydantic import ValidationError
 from torch import nn
 
 from srpo.artifacts import Trained, TrainJob
@@ -25,7 +27,7 @@ from srpo.checkpoint import (
 from srpo.config import RunConfig
 from srpo.criteria import load_criteria, measure_scales
 from srpo.durable.checkpoints import CheckpointCopies
-from srpo.errors import ConfigError, PreemptedError, TrainingStoppedError, UnreachableError
+from srpo.errors import ConfigError, PreemptedError, TrainingStoppedError, UnreachableError, first_problem
 from srpo.evaluation.scores import Scorer, load_scores, summarise
 from srpo.files import atomic_folder, write_atomic
 from srpo.held_out import HeldOut
@@ -43,6 +45,8 @@ from srpo.trained_model import export, trained_model
 from srpo.tuning import make_optimizer, set_learning_rate, stepping
 
 RESULT = "result.json"
+
+Answer = TypeVar("Answer")
 
 
 class Trainer:
@@ -196,21 +200,22 @@ class Trainer:
 
     def owes_measurement(self) -> bool:
         """Whether the update that it goes on from is to be measured first, which it was told to stop in before."""
-        main, due = self.accelerator.is_main_process, self.due(self.config.monitor.every)
-        return bool(broadcast_object_list([due and not self.record.measured(self.update) if main else None])[0])
+        due = self.due(self.config.monitor.every)
+        return from_main(self.accelerator, lambda: due and not self.record.measured(self.update))
 
     def save(self, own: Mapping[str, bytes] | None = None) -> None:
         """Write a checkpoint, then drop those no longer kept. `own`: the batches' state, if not as it is now."""
         state = {"update": self.update, "seconds": self.seconds, "config": self.config.model_dump(mode="json")}
-        state["gpu_hours"] = self.budget.spent
         state |= self.contents | {"scales": {each.name: each.scale for each in self.criteria}}
-        with self.store.writing(self.update, self.accelerator.is_main_process) as folder:
+        main = self.accelerator.is_main_process  # the others only help to gather
+        with atomic_folder(self.store.path(self.update)) if main else nullcontext() as folder:
             save_weights(folder, self.model.transformer, self.optimizer)
             save_own(folder, self.accelerator, own or self.batches.state())
             if folder:
+                self.budget.note(self.output_dir)
                 save_state(folder, state | {"scheduler": self.scheduler.state_dict()})
         self.saved = self.update
-        if self.accelerator.is_main_process:
+        if main:
             self.copies.saved(self.record.best())
         self.accelerator.wait_for_everyone()
 
@@ -239,20 +244,18 @@ class Trainer:
 
     def _stop_reason(self) -> str | None:
         """Why training should stop here, as the main process sees it; the same on every process."""
-        main = self.accelerator.is_main_process
         midway = 0 < self.update < self.config.train.num_updates  # else there is nothing to show, or nothing to save
         spent = self.budget.stop_reason() if midway else None
-        reason = [(self.record.stop_reason() or spent) if main else None]
-        return broadcast_object_list(reason)[0]
+        return from_main(self.accelerator, lambda: self.record.stop_reason() or spent)
 
     def _resume(self) -> None:
         """Go on from the last checkpoint, if there is one; ConfigError if it was made with other settings."""
+        self.budget.go_on(self.output_dir)
         if not self.copies.newest:
-            self.budget.go_on(self.output_dir, 0.0)
             return
         folder = self.store.path(self.copies.newest)
         state = load_state(folder)
-        refuse_other_settings(folder, self.config, RunConfig.model_validate(state["config"]))
+        refuse_other_settings(folder, self.config, _config_of(folder, state))
         refuse_other_contents(folder, self.contents, state)
         load_weights(folder, self.model.transformer, self.optimizer)
         self.scheduler.load_state_dict(state["scheduler"])
@@ -262,12 +265,11 @@ class Trainer:
             criterion.scale = state.get("scales", {}).get(criterion.name, criterion.scale)
         self.update = self.saved = state["update"]
         self.seconds = state["seconds"]
-        self.budget.go_on(self.output_dir, state.get("gpu_hours", 0.0))
         self.batches.restore(folder)
 
     def finish(self) -> Trained:
         """Export the best checkpoint's transformer and write the result; all processes return it."""
-        return broadcast_object_list([self._result() if self.accelerator.is_main_process else None])[0]
+        return from_main(self.accelerator, self._result)
 
     def _result(self) -> Trained:
         copied = self.copies.finish(self.config.storage.max_wait_s)
@@ -289,3 +291,19 @@ class Trainer:
         )
         write_atomic(self.output_dir / RESULT, result.model_dump_json(indent=1))
         return result
+
+
+def from_main(accelerator: Accelerator, ask: Callable[[], Answer]) -> Answer:
+    """What the main process answers, on every process."""
+    return broadcast_object_list([ask() if accelerator.is_main_process else None])[0]
+
+
+def _config_of(folder: Path, state: Mapping[str, Any]) -> RunConfig:
+    """The settings that a checkpoint was made with; ConfigError where another srpo wrote them."""
+    try:
+        return RunConfig.model_validate(state["config"])
+    except ValidationError as error:
+        raise ConfigError(
+            f"{folder} was not written by this version of srpo ({first_problem(error)}); resume with the srpo that "
+            "wrote it, or start a new run"
+        ) from None

@@ -17,6 +17,7 @@ from srpo.checkpoint import (
     save_weights,
 )
 from srpo.errors import ConfigError
+from srpo.files import atomic_folder
 
 
 def trained(seed: int) -> tuple[nn.Module, torch.optim.AdamW]:
@@ -73,11 +74,10 @@ def test_one_file_at_a_time_lies_in_memory(tmp_path: Path, monkeypatch: pytest.M
 def test_half_written_checkpoints_do_not_count_and_old_ones_go(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, keep_last=2)
     for update in (1, 2, 3, 10):
-        with store.writing(update) as folder:
-            assert folder
+        with atomic_folder(store.path(update)) as folder:
             (folder / "x").write_text("x")
-    with pytest.raises(KeyboardInterrupt), store.writing(11):
-        raise KeyboardInterrupt
+    for name in (".update-000011.partial", "update-000010 copy"):
+        (tmp_path / name).mkdir()
     assert store.updates() == [1, 2, 3, 10]
     store.prune(best=None, spared=1)
     assert store.updates() == [1, 3, 10]
@@ -85,6 +85,8 @@ def test_half_written_checkpoints_do_not_count_and_old_ones_go(tmp_path: Path) -
     assert store.updates() == [1, 3, 10]
     store.prune(best=None)
     assert store.updates() == [3, 10]
+    store.remove_partial()
+    assert not (tmp_path / ".update-000011.partial").exists()
 
 
 def test_another_schema_version_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from srpo.files import atomic_file, atomic_folder, link_or_copy, write_atomic
 
 
-def test_a_killed_write_leaves_the_old_state(tmp_path: Path) -> None:
+def test_a_folder_that_was_not_finished_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
     target = tmp_path / "folder"
     with atomic_folder(target) as folder:
         (folder / "a").write_text("old")
@@ -17,6 +17,7 @@ def test_a_killed_write_leaves_the_old_state(tmp_path: Path) -> None:
         (folder / "a").write_text("new, half")
         raise KeyboardInterrupt
     assert (target / "a").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
     with atomic_folder(target) as folder:
         (folder / "b").write_text("new")
     assert [file.name for file in target.iterdir()] == ["b"]

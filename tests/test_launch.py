@@ -11,11 +11,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
 from srpo import launch
 from srpo.artifacts import TrainJob
+from srpo.config import TrainConfig
 from srpo.errors import EXIT_PERMANENT, ConfigError, PreemptedError
 from srpo.launch import launch_command, launch_environment, launch_training
 from srpo.record import read_journal
@@ -26,7 +28,7 @@ def start(job: TrainJob) -> subprocess.Popen[bytes]:
     """The command that people type and the pipeline starts, in a process group of its own."""
     path = Path(job.output_dir) / "job.json"
     path.write_text(job.model_dump_json())
-    environment = launch_environment(job.config.train) | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    environment = launch_environment(job.config) | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     return subprocess.Popen(launch_command(job.config.train, path), env=environment, start_new_session=True)
 
 
@@ -124,7 +126,7 @@ def test_memory_of_a_gpu_is_reserved_in_segments_that_grow_unless_somebody_says_
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert launch_environment(job.config.train)["PYTORCH_ALLOC_CONF"] == expected
+    assert launch_environment(job.config)["PYTORCH_ALLOC_CONF"] == expected
 
 
 @pytest.fixture
@@ -135,19 +137,76 @@ def bears_sigterm() -> Iterator[None]:
     signal.signal(signal.SIGTERM, before)
 
 
+def launched(monkeypatch: pytest.MonkeyPatch, code: str, num_processes: int = 1) -> None:
+    """Launch this program instead of a training; several by torchrun."""
+    command = launch_command(TrainConfig(num_processes=num_processes), Path())
+    interpreter = ["--no-python", sys.executable] if num_processes > 1 else []
+    command = [*command[: command.index("-m", 2 * (num_processes > 1))], *interpreter, "-c", code]
+    monkeypatch.setattr(launch, "launch_command", lambda *_: command)
+
+
 @pytest.mark.usefixtures("bears_sigterm")
-@pytest.mark.parametrize("beginning", ["", "srpo.train"])
+@pytest.mark.parametrize("num_processes", [1, 2])
 def test_told_to_stop_before_it_can_say_so_it_was_preempted(
-    job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beginning: str
+    job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_processes: int
 ) -> None:
-    """While the launcher imports, or a training that does not handle SIGTERM yet, which its launcher tells of by 1."""
-    code = "import os, time\nwhile True: os.kill(int(os.environ['TOLD']), 15); time.sleep(0.1)"
-    command = [sys.executable, "-c", code, beginning]
-    above = [sys.executable, "-c", f"import subprocess; exit(subprocess.call({command!r}) != 0)"]
+    """Told again and again, while it does not handle SIGTERM yet."""
     monkeypatch.setenv("TOLD", str(os.getpid()))
-    monkeypatch.setattr(launch, "launch_command", lambda *_: above if beginning else command)
-    with pytest.raises(PreemptedError, match="told to stop"):
+    launched(
+        monkeypatch,
+        "import os, time\nwhile True: os.kill(int(os.environ['TOLD']), 15); time.sleep(0.1)",
+        num_processes,
+    )
+    with pytest.raises(PreemptedError, match="was told to stop, and has"):
         launch_training(place(job, tmp_path))
+
+
+@pytest.mark.usefixtures("bears_sigterm")
+def test_told_to_stop_when_training_has_ended_nothing_else_begins(
+    job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it copies its last checkpoint and exports, which it does not leave off."""
+    monkeypatch.setenv("TOLD", str(os.getpid()))
+    ignoring = "import os, signal, time; signal.signal(15, signal.SIG_IGN); os.kill(int(os.environ['TOLD']), 15)"
+    launched(monkeypatch, f"{ignoring}; time.sleep(0.5)")
+    with pytest.raises(PreemptedError, match="told to stop when training had ended"):
+        launch_training(place(job, tmp_path))
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.parametrize(("grace", "interruptions"), [(1.0, 1), (600.0, 2)])
+def test_an_interruption_leaves_no_process_behind(
+    job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grace: float, interruptions: int
+) -> None:
+    """Not even such as do not heed it: torchrun kills them when their time is over, and a second one kills all."""
+    storage = job.config.storage.model_copy(update={"grace_s": grace})
+    job = job.model_copy(update={"config": job.config.model_copy(update={"storage": storage})})
+    monkeypatch.setenv("PIDS", str(pids := tmp_path / "pids"))
+    pids.mkdir()
+    deaf = "signal.signal(2, signal.SIG_IGN); open(f\"{os.environ['PIDS']}/{os.getpid()}\", 'w'); time.sleep(600)"
+    launched(monkeypatch, f"import os, signal, time; {deaf}", 2)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def interrupt() -> None:
+        while len(list(pids.iterdir())) < 2:
+            time.sleep(0.05)
+        for _ in range(interruptions):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1.0)
+
+    try:
+        threading.Thread(target=interrupt, daemon=True).start()
+        with pytest.raises(KeyboardInterrupt):
+            launch_training(place(job, tmp_path))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not any(is_alive(int(path.name)) for path in pids.iterdir())
 
 
 @pytest.mark.usefixtures("bears_sigterm")

@@ -149,6 +149,20 @@ def test_a_last_line_that_a_kill_cut_short_is_dropped(tmp_path: Path) -> None:
     assert server.taken == [1, 2, 3]
 
 
+def test_a_mark_beyond_the_log_is_taken_back(tmp_path: Path) -> None:
+    """A machine stop may take the end of a log, whose mark is flushed to disk; more is written, and then resumed."""
+    server = Server()
+    (tmp_path / outbox.FILE).touch()
+    (tmp_path / outbox.MARK).write_text("100")
+    server.up = False
+    first = Outbox(tmp_path, server.take)
+    put(first, range(1, 4))
+    assert first.close(0.05) == 3
+    server.up = True
+    assert Outbox(tmp_path, server.take).close(10) == 0
+    assert server.taken == [1, 2, 3]
+
+
 @pytest.fixture
 def proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
     """In front of a real MLflow server."""

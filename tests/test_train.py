@@ -24,7 +24,7 @@ from srpo.durable.checkpoints import CheckpointCopies
 from srpo.errors import EXIT_PERMANENT, EXIT_RETRY, ConfigError, PreemptedError, TrainingStoppedError
 from srpo.held_out import HeldOut
 from srpo.prompts import embed_prompts
-from srpo.record import HELD_OUT, read_journal
+from srpo.record import HELD_OUT, Record, read_journal
 from srpo.rollout import Rollout
 from srpo.same_run import refuse_other_settings
 from srpo.train import main, reproducible, train
@@ -152,6 +152,35 @@ def timeless(journal: Path) -> list[dict[str, object]]:
     return [{k: v for k, v in entry.items() if not k.startswith(clocked)} for entry in read_journal(journal)]
 
 
+def test_what_a_kill_has_left_of_a_checkpoint_goes_when_it_goes_on(job: TrainJob, tmp_path: Path) -> None:
+    run(place(job, tmp_path, num_updates=2, schedule="constant"))
+    (left := tmp_path / "checkpoints" / ".update-000004.partial").mkdir()
+    run(place(job, tmp_path, num_updates=2, schedule="constant"))
+    assert not left.exists()
+
+
+def test_no_run_goes_on_without_the_base_that_it_is_judged_by(job: TrainJob, tmp_path: Path) -> None:
+    run(place(job, tmp_path, num_updates=2, schedule="constant"))
+    (tmp_path / HELD_OUT).unlink()
+    with pytest.raises(ConfigError, match=r"heldout\.jsonl has not, or no longer, what was measured of the base"):
+        run(place(job, tmp_path, num_updates=4, schedule="constant"))
+
+
+def test_what_another_srpo_wrote_is_refused_and_not_tried_again(
+    job: TrainJob, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(placed := place(job, tmp_path, num_updates=1, schedule="constant"))
+    state = tmp_path / "checkpoints" / "update-000001" / "state.json"
+    content = json.loads(state.read_text())
+    state.write_text(json.dumps(content | {"config": content["config"] | {"later": 1}}))
+    with pytest.raises(ConfigError, match=r"update-000001 was not written by this version of srpo \(later: Extra"):
+        run(placed)
+    (path := tmp_path / "job.json").write_text(json.dumps(json.loads(job.model_dump_json()) | {"later": 1}))
+    assert main(path) == EXIT_PERMANENT
+    assert "job.json was not written by this version of srpo (later: Extra" in capsys.readouterr().err
+    assert json.loads((tmp_path / "error.json").read_text())["exit_code"] == EXIT_PERMANENT
+
+
 def test_an_update_is_the_same_in_one_batch_or_accumulated(job: TrainJob, tmp_path: Path) -> None:
     for name, size in (("batch", 4), ("accumulated", 1)):
         parts = {"batch_size": size, "accumulation": 4 // size}
@@ -180,6 +209,24 @@ def test_a_non_finite_gradient_stops_before_the_step(
     assert stepped == [entry["update"] for entry in read_journal(tmp_path / "metrics.jsonl")] == [1, 2, 3]
     kept = weights_of(tmp_path, 2)
     assert all(bool(torch.isfinite(tensor).all()) for tensor in kept.values())
+
+
+def test_an_error_is_told_before_anything_waits(job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other processes end at once, and soon after the launcher kills one that still waits for MLflow or S3."""
+    told: list[bool] = []
+    waits: list[float] = []
+    leave = CheckpointCopies.__exit__
+
+    def let_go(self: CheckpointCopies, *error: object) -> None:
+        told.append((tmp_path / "error.json").exists())
+        leave(self, *error)
+
+    monkeypatch.setattr(CheckpointCopies, "__exit__", let_go)
+    monkeypatch.setattr(Record, "close", lambda _, seconds: waits.append(seconds))
+    monkeypatch.setattr(Trainer, "reduce_and_clip", lambda _: float("nan"))
+    with pytest.raises(TrainingStoppedError, match="grad_norm not finite"):
+        run(place(job, tmp_path))
+    assert (told, waits) == ([True], [0])
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from srpo.checkpoint import CheckpointStore
+from srpo.checkpoint import CheckpointStore, updates_among
 from srpo.config import StorageConfig
 from srpo.durable.mirror import OWN_COPIES, mirror_of
 from srpo.errors import ConfigError, UnreachableError
@@ -140,7 +140,7 @@ class CheckpointCopies:
     def _agreed(self) -> int:
         """The newest checkpoint that every node has or can bring. Raises ConfigError where nodes share nothing."""
         if self.storage.remote is not None:
-            self.there = {_update(name) for name in self.mirror.folders(self.store.directory)}
+            self.there = set(updates_among(self.mirror.folders(self.store.directory)))
         here: list[set[int]] = gather_object([set(self.store.updates()) | self.there])
         if self.storage.remote is None and any(each != here[0] for each in here):
             raise ConfigError(
@@ -151,6 +151,7 @@ class CheckpointCopies:
 
     def _restore(self) -> None:
         """Bring the checkpoint that training goes on from to this disk, if it is not here; for rank 0 journals too."""
+        self.store.remove_partial()
         for later in (update for update in self.store.updates() if update > self.newest):
             shutil.rmtree(self.store.path(later))  # of this node alone; they come again
         if self.newest and not self.store.path(self.newest).exists():
@@ -169,9 +170,9 @@ class CheckpointCopies:
             try:
                 self._send(update)
                 pause, problem = FIRST_PAUSE, ""
-            except (UnreachableError, ConfigError, OSError) as error:
-                problem = str(error)
-                log.warning("checkpoint %d is not in the copy yet: %s; next attempt in %.0f s", update, error, pause)
+            except Exception as error:  # a thread that ended would send nothing any more
+                problem = str(error) or type(error).__name__
+                log.warning("checkpoint %d is not in the copy yet: %s; next attempt in %.0f s", update, problem, pause)
             with self._changed:
                 self._sending, self.problem = None, problem
                 self.failures += bool(problem)
@@ -199,14 +200,10 @@ class CheckpointCopies:
         if update == JOURNALS:
             return
         self.mirror.push(self.store.path(update), confirm=self.held.confirm)
-        begun = {_update(name) for name in self.mirror.begun(self.store.directory)}
+        begun = set(updates_among(self.mirror.begun(self.store.directory)))
         with self._changed:
             surplus = set(self.store.surplus(sorted(self.there | {update}), self.best))
             surplus |= begun - self.there - set(self.store.updates()) - {update}  # half sent, and no longer here
         for old in sorted(surplus):
             self.mirror.remove(self.store.path(old))
             self.there.discard(old)
-
-
-def _update(folder: str) -> int:
-    return int(folder.removeprefix("update-"))

@@ -6,12 +6,9 @@ so that the spread changes nothing.
 """
 
 import gc
-import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing.queues import SimpleQueue
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,7 +16,7 @@ import torch
 from srpo.artifacts import Weights
 from srpo.config import RunConfig
 from srpo.criteria import load_criteria
-from srpo.devices import check_device, count_processes, device_of
+from srpo.devices import check_device, count_processes
 from srpo.errors import memory_needed
 from srpo.evaluation.bootstrap import Array
 from srpo.evaluation.contender import Contender, score_key
@@ -31,6 +28,7 @@ from srpo.evaluation.scores import Scorer, load_scores
 from srpo.models import load_model
 from srpo.report.schema import ImageSet
 from srpo.shards import StoredRows
+from srpo.spread import spread
 
 Batch = Sequence[Cell]
 
@@ -44,8 +42,6 @@ class Work:
     weights: Weights
     embeddings: StoredRows
     gallery: Gallery
-    num_threads: int
-    """Of each process that shares in it."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +101,7 @@ def draw_and_score(
     for contender in contenders:
         key = contender.image_key(config, device_name())
         galleries[contender.label] = gallery = journal.gallery(key)
-        num_threads = max(1, torch.get_num_threads() // count_processes(config.evaluation.num_processes))
-        work = Work(contender, config, weights, embeddings[contender.label], gallery, num_threads)
+        work = Work(contender, config, weights, embeddings[contender.label], gallery)
         with memory_needed("set evaluation.batch_size lower, or model.weights to fewer bits"):
             rows = _score(work, key, design, journal, progress)
         gc.collect()  # layers in int8 know themselves: the next model would come beside this one
@@ -135,7 +130,9 @@ def _score(
     size = work.config.evaluation.batch_size
     batches = [design[start : start + size] for start in range(0, len(design), size)]
     missing = [left for batch in batches if (left := [cell for cell in batch if cell not in known])]
-    for scores in _spread(work, missing):
+    count = min(count_processes(work.config.evaluation.num_processes), len(missing))
+    shares = [missing[rank::count] for rank in range(count)]
+    for scores in spread(partial(_measure, work), shares, max(1, torch.get_num_threads() // max(1, count))):
         journal.add(image_key, judged_by, scores)
         known |= scores
         if progress:
@@ -144,24 +141,10 @@ def _score(
     return [known[cell] for cell in design]
 
 
-def _spread(work: Work, batches: Sequence[Batch]) -> Iterator[dict[Cell, ImageScores]]:
-    """The batches' scores as they are made: here, or by processes that each take the next batch."""
-    count = min(count_processes(work.config.evaluation.num_processes), len(batches))
-    if count <= 1:
-        worker = _Worker(work, device_of(0)) if batches else None
-        yield from (worker(batch) for batch in batches if worker)
-        return
-    context = multiprocessing.get_context("spawn")
-    devices = context.SimpleQueue()
-    for rank in range(count):
-        devices.put(device_of(rank))
-    with ProcessPoolExecutor(count, context, _start, (work, devices)) as pool:
-        tasks = [pool.submit(_work_on, batch) for batch in batches]
-        try:
-            for task in as_completed(tasks):
-                yield task.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+def _measure(work: Work, batches: Sequence[Batch], device: torch.device) -> Iterator[dict[Cell, ImageScores]]:
+    """The batches' scores as they are made."""
+    worker = _Worker(work, device)
+    return (worker(batch) for batch in batches)
 
 
 class _Worker:
@@ -195,19 +178,3 @@ class _Worker:
             cell: ImageScores({name: values[i] for name, values in columns.items()}, features[i].tobytes())
             for i, cell in enumerate(batch)
         }
-
-
-_here: dict[str, Any] = {}
-"""What this process works with, if it is one of several."""
-
-
-def _start(work: Work, devices: "SimpleQueue[torch.device]") -> None:
-    """Entry point of a process; it loads with its first batch, so that whatever fails then reaches the parent."""
-    torch.set_num_threads(work.num_threads)
-    _here.update(work=work, device=devices.get())
-
-
-def _work_on(batch: Batch) -> dict[Cell, ImageScores]:
-    if "worker" not in _here:
-        _here["worker"] = _Worker(_here["work"], _here["device"])
-    return _here["worker"](batch)

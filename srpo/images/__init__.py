@@ -39,12 +39,13 @@ def encode_images(
     source: str,
     captions: PromptSet,
     output_dir: Path,
+    num_processes: int | None = None,
 ) -> LatentSet:
-    """Latents of the pictures of a source, into a store under `output_dir`."""
+    """Latents of the pictures of a source, into a store under `output_dir`, made by so many processes."""
     store = output_dir / f"latents-{vae_hash(model, weights)}"
     with sole_writer(store):
         keys = [picture_key(picture) for picture in pictures]
-        encode_missing(model, weights.path, store, list(zip(keys, pictures, strict=True)))
+        encode_missing(model, weights.path, store, list(zip(keys, pictures, strict=True)), num_processes)
         return _save(store, pictures, keys, source, captions)
 
 

@@ -53,7 +53,13 @@ def picture_key(picture: Picture) -> str:
     return key_of(json.dumps([digests.sha256(picture.path), *picture.bucket]))
 
 
-def encode_missing(model: ModelConfig, model_folder: Path, store: Path, items: Sequence[tuple[str, Picture]]) -> None:
+def encode_missing(
+    model: ModelConfig,
+    model_folder: Path,
+    store: Path,
+    items: Sequence[tuple[str, Picture]],
+    num_processes: int | None,
+) -> None:
     """Encode what the store does not hold of some pictures, given with their keys."""
     known = encoded_rows(store)
     missing = {key: picture for key, picture in items if key not in known}
@@ -62,4 +68,4 @@ def encode_missing(model: ModelConfig, model_folder: Path, store: Path, items: S
     for _, group in groupby(by_bucket, key=lambda item: item[1].bucket):
         alike = list(group)
         shards += [alike[start : start + SHARD] for start in range(0, len(alike), SHARD)]
-    ImageEncoding(model, model_folder, store, shards, None).run()
+    ImageEncoding(model, model_folder, store, shards, num_processes).run()

@@ -111,6 +111,8 @@ def _beside(file: Path, folder: Path) -> ListedImage:
         return ListedImage(name, file, "", f"no caption; write one into {sidecar.name} beside it")
     except UnicodeDecodeError:
         return ListedImage(name, file, "", f"{sidecar.name} is not UTF-8 text")
+    except OSError as error:
+        return ListedImage(name, file, "", f"{sidecar.name} cannot be read ({error.strerror})")
 
 
 def _listed(table: Path) -> Iterator[ListedImage]:

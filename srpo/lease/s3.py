@@ -26,18 +26,10 @@ PAUSE = 0.5
 """Seconds between two looks at a lease that another holds."""
 
 
-class LeaseObject(ConditionalObject):
-    """The object of one lease."""
-
-    def __init__(self, uri: str, name: str) -> None:
-        store = Bucket(uri)
-        super().__init__(store, store.key(f"{name}.lease"))
-
-
 class S3Held:
     """A lease that its holder renews, in a thread of its own and whenever it asks."""
 
-    def __init__(self, lease: LeaseObject, etag: str, content: dict[str, Any]) -> None:
+    def __init__(self, lease: ConditionalObject, etag: str, content: dict[str, Any]) -> None:
         self.lease, self.etag, self.content = lease, etag, content
         self.lost = False
         self.guard, self.ended = threading.Lock(), threading.Event()
@@ -80,7 +72,8 @@ class S3Held:
 @contextmanager
 def s3_lease(uri: str, name: str, wait: float) -> Iterator[S3Held]:
     """The lease `name` under a prefix. ConfigError for a store that ignores conditions, and so can lock nothing."""
-    lease = LeaseObject(uri, name)
+    store = Bucket(uri)
+    lease = ConditionalObject(store, store.key(f"{name}.lease"))
     holder = f"{socket.gethostname()} process {os.getpid()} {uuid.uuid4().hex}"
     held = _take(lease, {"holder": holder, "renewals": 0}, wait)
     held.thread.start()
@@ -90,7 +83,7 @@ def s3_lease(uri: str, name: str, wait: float) -> Iterator[S3Held]:
         held.release()
 
 
-def _take(lease: LeaseObject, content: dict[str, Any], wait: float) -> S3Held:
+def _take(lease: ConditionalObject, content: dict[str, Any], wait: float) -> S3Held:
     """Wait until the object is not there, has no holder, or has not changed for `TTL`."""
     started = since = time.monotonic()
     seen: str | None = None
@@ -109,7 +102,7 @@ def _take(lease: LeaseObject, content: dict[str, Any], wait: float) -> S3Held:
         time.sleep(PAUSE)
 
 
-def _check_conditions(lease: LeaseObject, content: dict[str, Any]) -> None:
+def _check_conditions(lease: ConditionalObject, content: dict[str, Any]) -> None:
     """Two writes that a store must refuse: of an object that is there, and of an ETag that it never had."""
     for etag in (None, '"00000000000000000000000000000000"'):
         if lease.write(content | {"probe": True}, etag):

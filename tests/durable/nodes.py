@@ -29,7 +29,7 @@ def on_node(job: TrainJob, node: Path, **train: object) -> TrainJob:
 def start(job: TrainJob) -> subprocess.Popen[bytes]:
     path = Path(job.output_dir) / "job.json"
     path.write_text(job.model_dump_json())
-    environment = launch_environment(job.config.train) | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    environment = launch_environment(job.config) | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     return subprocess.Popen([sys.executable, "-m", "srpo.train", str(path)], env=environment)
 
 

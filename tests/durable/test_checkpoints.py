@@ -57,7 +57,7 @@ def test_before_its_first_checkpoint_a_training_leaves_its_hours_for_another_nod
         run(on_node(job, tmp_path / "a"))
     assert Mirror(REMOTE, tmp_path / "b" / ".srpo").fetch(tmp_path / "b" / RUN)
     budget = Budget(job.config, 1)
-    budget.go_on(tmp_path / "b" / RUN, 0.0)
+    budget.go_on(tmp_path / "b" / RUN)
     assert budget.before > 0
 
 
@@ -98,6 +98,24 @@ def test_what_an_earlier_attempt_had_not_sent_takes_not_the_best_from_the_copy(j
     Mirror(REMOTE, tmp_path / ".srpo").remove(tmp_path / RUN / "checkpoints" / "update-000006")
     assert run(on_node(job, tmp_path, save_every=1, keep_last=1)).best_update == 2
     assert kept(tmp_path) == ["update-000002", "update-000006"]
+
+
+@pytest.mark.usefixtures("bucket")
+def test_whatever_one_attempt_fails_of_the_next_one_follows(
+    job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "FIRST_PAUSE", 0.1)
+    send, problems = checkpoints.CheckpointCopies._send, list[str]()
+
+    def fail_once(copies: checkpoints.CheckpointCopies, update: int) -> None:
+        problems.append(copies.problem)
+        if len(problems) == 1:
+            raise ValueError("a manifest of another srpo")
+        send(copies, update)
+
+    monkeypatch.setattr(checkpoints.CheckpointCopies, "_send", fail_once)
+    assert "failed attempts: 1" in run(on_node(job, tmp_path, num_updates=1)).copied
+    assert problems[:2] == ["", "a manifest of another srpo"]
 
 
 def name_best(journal: Path, update: int, watch: str) -> None:

@@ -106,6 +106,8 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     save(tmp_path, "blank.png", good, " \n")
     save(tmp_path, "latin.png", good)
     (tmp_path / "latin.txt").write_bytes(b"gr\xfcn")
+    save(tmp_path, "odd.png", good, None)
+    (tmp_path / "odd.txt").mkdir()
     save(tmp_path, "long.png", good, "x" * 101)
     save(tmp_path, "small.png", gradient(32, 16))
     save(tmp_path, "deep.png", Image.fromarray(np.full((32, 32), 40_000, dtype=np.uint16)))
@@ -116,7 +118,7 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         read(tmp_path)
     first, *lines = str(caught.value).splitlines()
-    assert first == f"images.source: 10 of 11 images in {tmp_path} cannot be used:"
+    assert first == f"images.source: 11 of 12 images in {tmp_path} cannot be used:"
     said = dict(line.strip().split(": ", 1) for line in lines)
     expected = {
         "animated.gif": "has 2 frames, but a still image is needed",
@@ -126,6 +128,7 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
         "cut.jpg": "cannot be read (image file is truncated",
         "deep.png": "cannot be shown in RGB (its mode is I;16); save it with 8 bits a channel",
         "latin.png": "latin.txt is not UTF-8 text",
+        "odd.png": "odd.txt cannot be read (Is a directory)",
         "long.png": "101 characters, more than prompts.max_characters (100)",
         "small.png": "32x16 would be enlarged 1.50 times to cover 40x24, more than images.max_upscale (1)",
         "text.png": "no caption; write one into text.txt beside it; cannot be read (cannot identify",

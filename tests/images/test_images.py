@@ -33,11 +33,14 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def encode(flux: Path, photos: Path, tmp_path: Path, train: str = "", **settings: object) -> PromptSets:
+def encode(
+    flux: Path, photos: Path, tmp_path: Path, train: str = "", num_processes: int | None = None, **settings: object
+) -> PromptSets:
     tmp_path.mkdir(exist_ok=True)
     (tmp_path / "held_out.txt").write_text("two cats\na dog\nthree mice\na fox\na hen\na cow\nan owl")
     model = ModelConfig(source=str(flux), height=32, width=32, max_sequence_length=12)
-    prompts = PromptsConfig(train=train or "builtin:shapes", held_out=str(tmp_path / "held_out.txt"))
+    files = {"train": train or "builtin:shapes", "held_out": str(tmp_path / "held_out.txt")}
+    prompts = PromptsConfig.model_validate(files | {"num_processes": num_processes})
     images = ImagesConfig.model_validate({"source": str(photos)} | settings)
     weights = fetch(str(flux), "model")
     return embed(model, prompts, images, Weights(model=weights, reward=weights), tmp_path / "embeddings")
@@ -65,6 +68,15 @@ def test_latents_are_the_vaes_and_captions_stand_beside_them(flux_folder: Path, 
         "prompt_embeds": 2,
         "pooled_prompt_embeds": 2,
     }
+
+
+def test_as_many_processes_encode_images_as_captions(
+    flux_folder: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int | None] = []
+    monkeypatch.setattr("srpo.encoding.count_processes", lambda given: asked.append(given) or 1)
+    encode(flux_folder, photos, tmp_path, num_processes=2)
+    assert asked == [2, 2]
 
 
 def test_both_captions_and_prompts_where_rollouts_follow(flux_folder: Path, photos: Path, tmp_path: Path) -> None:

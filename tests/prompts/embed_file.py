@@ -4,6 +4,7 @@ Arguments: model folder, training file, held-out file, output folder, number of 
 """
 
 import resource
+import signal
 import sys
 from pathlib import Path
 
@@ -18,6 +19,7 @@ LENGTH = 32  # tokens
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the command line does
     folder, train, held_out, output_dir, num_processes, num_reads = sys.argv[1:]
     weights = fetch(folder, "model")
     prompts = PromptsConfig(train=train, held_out=held_out, num_processes=int(num_processes))

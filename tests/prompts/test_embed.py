@@ -210,6 +210,20 @@ def test_what_a_kill_leaves_is_not_encoded_again(tmp_path: Path, num_processes: 
 
 
 @pytest.mark.slow
+def test_sigterm_ends_all_processes(tmp_path: Path) -> None:
+    """The command alone hears of it."""
+    process = start(write(tmp_path, lines(6000)), tmp_path / "store", 2)
+    while not shards(tmp_path / "store"):
+        assert process.poll() is None, "it ended before it could be told"
+        time.sleep(0.005)
+    helpers = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    process.communicate()
+    assert not psutil.wait_procs(helpers, timeout=20)[1]
+    assert len(shards(tmp_path / "store")) < 6000 // 128
+
+
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_prompts(tmp_path: Path) -> None:
     """Embedding and reading 50,000 prompts (0.4 GB of embeddings), killed once on the way, against 5,000."""
     small, _ = finish(start(write(tmp_path / "a", lines(5_000)), tmp_path / "small", reads=1000))

@@ -1,0 +1,52 @@
+"""Work in several processes: results as they come, errors at once, and nobody left behind."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+import torch
+
+from srpo.errors import ConfigError
+from srpo.spread import spread
+
+
+def work(share: str, device: torch.device) -> Iterator[str]:
+    yield f"{share} begun"
+    if share == "fails":
+        raise ConfigError("wrong")
+    if share == "dies":
+        os._exit(3)
+    if share == "sleeps":
+        time.sleep(600)
+    yield f"{share} done"
+
+
+def test_results_come_as_they_are_made() -> None:
+    assert sorted(spread(work, ["a", "b"])) == ["a begun", "a done", "b begun", "b done"]
+    assert list(spread(work, ["alone"])) == ["alone begun", "alone done"]
+    assert list(spread(work, [])) == []
+
+
+@pytest.mark.parametrize(
+    ("share", "error", "said"),
+    [("fails", ConfigError, "^wrong"), ("dies", RuntimeError, r"one of the processes died \(exit code 3\)")],
+)
+def test_an_error_of_one_ends_the_others(share: str, error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        list(spread(work, [share, "sleeps"]))
+    assert not multiprocessing.active_children()
+
+
+def test_none_outlives_a_parent_that_was_killed() -> None:
+    code = "from tests.test_spread import *\nfor said in spread(work, ['sleeps', 'sleeps']): print(said, flush=True)"
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout and [parent.stdout.readline() for _ in range(2)] == ["sleeps begun\n"] * 2
+    children = psutil.Process(parent.pid).children(recursive=True)
+    parent.kill()
+    parent.communicate()
+    assert len(children) >= 2 and not psutil.wait_procs(children, timeout=20)[1]
