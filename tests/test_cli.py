@@ -38,11 +38,12 @@ SETTINGS = [argument for override in SHORT for argument in ("--set", override)]
 
 
 def test_what_a_run_file_warns_of_is_no_part_of_the_output(capsys: pytest.CaptureFixture[str]) -> None:
-    load([ROOT / "configs" / "flux_hpsv2.yaml"], ("evaluation.gate=[{metric: relative, min_change: 0}]",))
+    recipe = ROOT / "configs" / "flux_hpsv2.yaml"
+    load([recipe], ())
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert shown.err.startswith("warning: evaluation.gate: nothing decides but what is trained")
-    for shipped in (None, [ROOT / "configs" / "flux_hpsv2.yaml"]):
+    assert shown.err.startswith("warning: evaluation.gate and evaluation.champion_gate: nothing decides but what is")
+    for shipped in (None, [recipe, ROOT / "configs" / "scores" / "held_out.yaml"]):
         load(shipped, ())
     assert capsys.readouterr().err == ""
 

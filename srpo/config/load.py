@@ -30,7 +30,7 @@ class _Loader(yaml.SafeLoader):
 def load_config(paths: Path | Sequence[Path], overrides: tuple[str, ...] = ()) -> RunConfig:
     """Read a YAML run file, and others that change it in the order given, apply `a.b=value` overrides, and check all.
 
-    ConfigError names each wrong key. Warns of gates that trained rewards alone decide.
+    ConfigError names each wrong key. Warns of gates that rest on trained rewards and meters alone.
     """
     files = [paths] if isinstance(paths, Path) else list(paths)
     data: dict[str, Any] = {}
@@ -39,10 +39,11 @@ def load_config(paths: Path | Sequence[Path], overrides: tuple[str, ...] = ()) -
     for override in overrides:
         _set(data, override)
     config = parse_config(data, " + ".join(map(str, files)))
-    if config.trained_metrics_decide:
+    if gates := config.unjudged_gates:
         warnings.warn(
-            f"evaluation.gate: nothing decides but what is trained on ({', '.join(config.trained_metrics)}), which "
-            "also rises where it is cheated; name another metric there",
+            f"{' and '.join(gates)}: nothing decides but what is trained on ({', '.join(config.trained_metrics)}), "
+            "which also rises where it is cheated, and meters of damage; add --config configs/scores/held_out.yaml, or "
+            "name there another metric that nothing is trained towards",
             stacklevel=2,
         )
     return config
