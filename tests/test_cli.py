@@ -282,6 +282,7 @@ def test_evaluate_sets_a_registered_model_beside_its_base(
     assert [model["label"] for model in report["models"]] == ["builtin:shapes", "shapes@challenger"]
     assert report["models"][1]["reference"].startswith("models:/shapes/")
     assert (report["num_prompts"], report["seeds_per_prompt"]) == (5, 2)
+    assert report["trained_metrics"] == ["reward", "relative"], "as the version's own report says"
     assert all(metric in shown for metric in ("luminance", "content", "diversity"))
     assert shown.strip().endswith("report.html")
 
