@@ -108,3 +108,16 @@ def test_a_resumed_run_is_running_again(tracked: TrackedRun, client: MlflowClien
     set_status(tracked, "FINISHED")  # by a machine that has only now heard of it
     assert client.get_run(tracked.run_id).info.end_time == ended
     assert client.get_run(tracked.run_id).info.status == "FINISHED"
+
+
+def test_a_table_takes_the_place_of_the_one_before(
+    tracked: TrackedRun, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow finds it by a tag of the run."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracked.uri)
+    tracker, path = Tracker(tracked), "evaluation/metrics.json"
+    for value in (1.0, 2.0):
+        tracker.log_table({"metric": ["luminance", "content"], "change": [value, None]}, path)
+    table = client.load_table(client.get_run(tracked.run_id).info.experiment_id, path, [tracked.run_id])
+    assert table["metric"].tolist() == ["luminance", "content"]
+    assert table["change"][0] == 2
