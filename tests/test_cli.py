@@ -275,12 +275,14 @@ def test_generate_writes_pictures_that_say_how_they_were_made(
 def test_evaluate_sets_a_registered_model_beside_its_base(
     finished: Outcome, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert finished.registered
+    own = finished.registered.uri
     out, options = tmp_path / "out", ["--num-prompts", "5", "--seeds", "2", *SETTINGS]
-    assert call("evaluate", "builtin:shapes", "shapes@challenger", "--out", str(out), *options) == 0
+    assert call("evaluate", "builtin:shapes", own, "--out", str(out), *options) == 0
     shown = capsys.readouterr().out
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
-    assert [model["label"] for model in report["models"]] == ["builtin:shapes", "shapes@challenger"]
-    assert report["models"][1]["reference"].startswith("models:/shapes/")
+    assert [model["label"] for model in report["models"]] == ["builtin:shapes", own]
+    assert report["models"][1]["reference"] == own
     assert (report["num_prompts"], report["seeds_per_prompt"]) == (5, 2)
     assert report["trained_metrics"] == ["reward", "relative"], "as the version's own report says"
     assert all(metric in shown for metric in ("luminance", "content", "diversity"))
