@@ -76,12 +76,17 @@ def collect(place: Place, keep: int) -> Surplus:
     return Surplus(found.versions, folders)
 
 
-def delete_version(place: Place, version: Version) -> Surplus:
-    """Remove one version that has no alias, and of the files that are then free those of its own run."""
+def delete_version(place: Place, version: Version, uri: str | None = None) -> Surplus:
+    """Remove one version that has no alias, and of the files that are then free those of its own run.
+
+    `uri`: the registry that it is in, this folder's if None; of another the version goes alone.
+    """
     _refuse_unreadable(place)
     if run := _started_from(place).get(version.reference):
         raise ConfigError(f"run {run} starts from {version.reference} and is not done; finish it, or remove its folder")
-    delete(place.mlflow_uri, version.reference)
+    delete(uri or place.mlflow_uri, version.reference)
+    if uri not in (None, place.mlflow_uri):
+        return Surplus([version], [])
     runs = [record.path for record in load_runs(place) if record.tracked.run_id == version.run_id]
     folders = [folder for folder in unreferenced(place, []) if any(folder.path.is_relative_to(run) for run in runs)]
     for folder in folders:

@@ -12,7 +12,7 @@ from srpo.errors import ConfigError
 from srpo.evaluation.entries import Entry, load_entry
 from srpo.report.page import REPORT_HTML, REPORT_JSON
 from srpo.report.schema import Study
-from srpo.tracking import Tracker
+from srpo.tracking import Tracker, connect
 from srpo.wording import shortest_end
 
 MLFLOW_RUN = re.compile(r"[0-9a-f]{32}")
@@ -52,17 +52,21 @@ def _split(reference: str) -> tuple[str, str, str]:
 
 def _folder(place: Place, reference: str, scratch: Path, uri: str | None) -> Path:
     """Where the report lies."""
+    from srpo.registry import load_evaluation, run_evaluation
+    from srpo.registry.lookup import has_report
+
     path, run = Path(reference).expanduser(), place.runs / reference
     if path.name == REPORT_JSON or path.is_dir():
         return path.parent if path.name == REPORT_JSON else path
     if run.is_dir():
-        folder = run / "evaluation"
+        folder, record = run / "evaluation", load_run(place, reference)
         if not (folder / REPORT_JSON).exists():  # a pod has written it
-            mirror_of(load_run(place, reference).config.storage).fetch(folder)
-        return folder
+            mirror_of(record.config.storage).fetch(folder)
+        uri, reference = record.tracked.uri, record.tracked.run_id
+        if (folder / REPORT_JSON).exists() or not has_report(connect(uri), reference):
+            return folder  # else it is an earlier run's, which MLflow keeps for this one, too
     if uri is None:
         raise ConfigError(f"{reference} is no report, folder or run, and nothing is registered here; see `status`")
-    from srpo.registry import load_evaluation, run_evaluation
 
     target = scratch / hashlib.sha256(reference.encode()).hexdigest()
     target.mkdir(exist_ok=True)  # of the same model, another label

@@ -32,6 +32,11 @@ def atomic_file(path: Path, flush: bool = True) -> Iterator[Path]:
         staging.unlink(missing_ok=True)
 
 
+def has_content(path: Path) -> bool:
+    """Whether a file is there that is not empty."""
+    return path.is_file() and path.stat().st_size > 0
+
+
 def write_atomic(path: Path, text: str) -> None:
     """Write a text file so that a reader, or a kill, never sees half of it."""
     with atomic_file(path) as staging:

@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from srpo.devices import check_device, count_processes
 from srpo.errors import ConfigError
-from srpo.files import atomic_file
+from srpo.files import atomic_file, has_content
 from srpo.generate import ModelFiles, to_picture
 from srpo.spread import spread
 
@@ -79,7 +79,7 @@ def _tasks(files: ModelFiles, prompts: Sequence[str], folder: Path) -> list[Task
 def _is_there(task: Task) -> bool:
     """Whether the picture is on disk, with all its facts: some of before had fewer; ConfigError if another one is."""
     *_, facts, path = task
-    if not path.exists():
+    if not has_content(path):  # a machine without power leaves empty files
         return False
     facts = {name: text for name, text in facts.items() if name not in SPELLING}
     with Image.open(path) as picture:

@@ -13,7 +13,7 @@ import torch
 from srpo import models, rewards
 from srpo.config import LoraConfig, RewardConfig, RunConfig, ScoreConfig, TrainConfig
 from srpo.control_words import check_prompts, control_words
-from srpo.embedding import texts_at_hand
+from srpo.embedding import Texts, texts_at_hand
 from srpo.errors import ConfigError, disk_full
 from srpo.evaluation.gate import check_metrics
 from srpo.evaluation.published import check_benchmark
@@ -25,9 +25,14 @@ from srpo.images.survey import describe_images
 from srpo.prompts.split import split_held_out
 from srpo.rewards.measured import check_score, find_score
 from srpo.rollout import describe
+from srpo.shapes.render import SIZE
 from srpo.steps import STEPS
 from srpo.strict import Strict
 from srpo.tuning import adapted, add_lora, check_attention, check_compiler
+
+WORLD = "builtin:shapes"
+PUBLISHED_IMAGES = 32
+"""Of an update of the published recipes."""
 
 
 class Check(Strict):
@@ -200,11 +205,15 @@ def _update(train: TrainConfig, on_gpu: bool) -> str:
     check_attention(train, on_gpu)
     check_compiler(train, on_gpu)
     parts = {"batch_size": train.batch_size, "accumulation": train.accumulation, "num_processes": train.num_processes}
-    return f"{train.images_per_update} images ({' x '.join(f'{name} {count}' for name, count in parts.items())})"
+    finding = f"{train.images_per_update} images ({' x '.join(f'{name} {count}' for name, count in parts.items())})"
+    if train.num_processes > 1 and train.images_per_update > PUBLISHED_IMAGES:
+        finding += f", more than the {PUBLISHED_IMAGES} of the published recipes: divide accumulation by num_processes"
+    return finding
 
 
 def _prompts(config: RunConfig) -> str:
     texts = texts_at_hand(config)
+    _belong_to_the_model(config, texts)
     if config.evaluation.world:
         check_captions([prompt.text for prompt in texts.held_out])
     check_benchmark(config.evaluation, len(texts.held_out))
@@ -214,6 +223,21 @@ def _prompts(config: RunConfig) -> str:
     monitor, verdict = split_held_out([prompt.category for prompt in texts.held_out], config.monitor.share)
     held_out = f"{len(texts.held_out)} held out ({len(monitor)} for the monitor, {len(verdict)} for the verdict)"
     return f"{captions}{train}, {held_out}; embeddings of {size:.3g} MiB each"
+
+
+def _belong_to_the_model(config: RunConfig, texts: Texts) -> None:
+    """ConfigError for the embedded world's captions, the default of the settings, where another model would read them.
+
+    A model in a folder is of that world if its pictures are of that size.
+    """
+    if config.model.source.startswith("builtin:") or {config.model.height, config.model.width} == {SIZE}:
+        return
+    read = {"train": texts.train, "held_out": texts.held_out}
+    if wrong := [f"prompts.{split}" for split in read if read[split] and getattr(config.prompts, split) == WORLD]:
+        raise ConfigError(
+            f"{' and '.join(wrong)}: {WORLD} are captions of the embedded world, and {config.model.source} is no model "
+            "of it; give a file of prompts, or builtin:photos"
+        )
 
 
 def _words(config: RunConfig) -> str:

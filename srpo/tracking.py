@@ -5,6 +5,7 @@ that MLflow itself reads (`MLFLOW_TRACKING_URI`, `MLFLOW_RUN_ID`), so that the t
 is imported only where something is logged.
 """
 
+import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -134,9 +135,16 @@ class Tracker:
             log(self.run.run_id, str(path), folder)
 
     def log_table(self, table: Mapping[str, list[Any]], path: str) -> None:
-        """Columns of one length, as a table that MLflow's page shows; rows are added to what is at `path` already."""
-        if self.run and self._client:
-            self._client.log_table(self.run.run_id, dict(table), path)
+        """Columns of one length, as a table that MLflow's page shows, in place of what is at `path` already."""
+        if not (self.run and self._client):
+            return
+        from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS
+
+        rows = [list(row) for row in zip(*table.values(), strict=True)]
+        self._client.log_dict(self.run.run_id, {"columns": list(table), "data": rows}, path)
+        shown = json.loads(self._client.get_run(self.run.run_id).data.tags.get(MLFLOW_LOGGED_ARTIFACTS, "[]"))
+        if (entry := {"path": path, "type": "table"}) not in shown:
+            self._client.set_tag(self.run.run_id, MLFLOW_LOGGED_ARTIFACTS, json.dumps([*shown, entry]))
 
 
 def open_run(uri: str, artifact_uri: str | None, name: str, config: RunConfig) -> TrackedRun:

@@ -40,11 +40,12 @@ SETTINGS = [argument for override in SHORT for argument in ("--set", override)]
 
 
 def test_what_a_run_file_warns_of_is_no_part_of_the_output(capsys: pytest.CaptureFixture[str]) -> None:
-    load([ROOT / "configs" / "flux_hpsv2.yaml"], ("evaluation.gate=[{metric: relative, min_change: 0}]",))
+    recipe = ROOT / "configs" / "flux_hpsv2.yaml"
+    load([recipe], ())
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert shown.err.startswith("warning: evaluation.gate: nothing decides but what is trained")
-    for shipped in (None, [ROOT / "configs" / "flux_hpsv2.yaml"]):
+    assert shown.err.startswith("warning: evaluation.gate and evaluation.champion_gate: nothing decides but what is")
+    for shipped in (None, [recipe, ROOT / "configs" / "scores" / "held_out.yaml"]):
         load(shipped, ())
     assert capsys.readouterr().err == ""
 
@@ -325,13 +326,16 @@ def test_generate_writes_pictures_that_say_how_they_were_made(
 def test_evaluate_sets_a_registered_model_beside_its_base(
     finished: Outcome, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert finished.registered
+    own = finished.registered.uri
     out, options = tmp_path / "out", ["--num-prompts", "5", "--seeds", "2", *SETTINGS]
-    assert call("evaluate", "builtin:shapes", "shapes@challenger", "--out", str(out), *options) == 0
+    assert call("evaluate", "builtin:shapes", own, "--out", str(out), *options) == 0
     shown = capsys.readouterr().out
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
-    assert [model["label"] for model in report["models"]] == ["builtin:shapes", "shapes@challenger"]
-    assert report["models"][1]["reference"].startswith("models:/shapes/")
+    assert [model["label"] for model in report["models"]] == ["builtin:shapes", own]
+    assert report["models"][1]["reference"] == own
     assert (report["num_prompts"], report["seeds_per_prompt"]) == (5, 2)
+    assert report["trained_metrics"] == ["reward", "relative"], "as the version's own report says"
     assert all(metric in shown for metric in ("luminance", "content", "diversity"))
     assert shown.strip().endswith("report.html")
 

@@ -188,23 +188,55 @@ ANOTHER = "evaluation: {wanted: luminance, gate: [{metric: luminance, min_change
 ADDED = "rewards: {pick: {family: clip, source: there}}\n"
 
 
+BOTH = r"evaluation\.gate and evaluation\.champion_gate"
+
+
 @pytest.mark.parametrize(
-    ("text", "metrics"),
+    ("text", "gates", "metrics"),
     [
-        ("evaluation: {gate: [{metric: reward, min_change: 0}]}\n", r"\(reward, relative\)"),
+        ("name: plain\n", BOTH, r"\(reward, relative\)"),
+        ("evaluation: {gate: [{metric: reward, min_change: 0}]}\n", BOTH, r"\(reward, relative\)"),
         (
             ADDED + "evaluation: {gate: [{metric: relative, min_change: 0}, {metric: relative/pick, min_change: 0}]}\n",
+            BOTH,
             r"\(reward, relative, reward/pick, relative/pick\)",
         ),
-        (ADDED + "evaluation: {gate: [], champion_gate: [{metric: reward/pick, min_change: 0}]}\n", "reward/pick"),
+        (
+            ADDED + "evaluation: {gate: [], champion_gate: [{metric: reward/pick, min_change: 0}]}\n",
+            r"evaluation\.champion_gate",
+            "reward/pick",
+        ),
+        (
+            "evaluation: {grid_periods: [8], wanted: luminance, gate: [{metric: grid/8, max_change: 0.1}, "
+            "{metric: drift, max_change: 1}]}\n",
+            r"evaluation\.gate",
+            "reward",
+        ),
+        (
+            "reward: {source: there}\nevaluation: {wanted: luminance, gate: [{metric: relative/pick, min_change: 0}], "
+            "scores: {pick: {family: pick_score, source: there}}}\n",
+            r"evaluation\.gate",
+            "relative/pick",
+        ),
     ],
 )
-def test_gates_of_nothing_but_trained_rewards_are_warned_of(text: str, metrics: str, tmp_path: Path) -> None:
+def test_gates_of_nothing_but_trained_rewards_and_meters_are_warned_of(
+    text: str, gates: str, metrics: str, tmp_path: Path
+) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(text)
-    with pytest.warns(UserWarning, match=rf"^evaluation\.gate: nothing decides but .*{metrics}") as caught:
+    with pytest.warns(UserWarning, match=rf"^{gates}: nothing decides but .*{metrics}.*held_out\.yaml") as caught:
         load_config(path)
     assert len(caught) == 1
+
+
+@pytest.mark.parametrize("recipe", sorted({path.name for path in CONFIGS.glob("*.yaml")} - {"shapes.yaml"}))
+def test_a_recipe_is_warned_of_until_judges_are_added(recipe: str, recwarn: pytest.WarningsRecorder) -> None:
+    load_config(CONFIGS / recipe)
+    assert any("held_out.yaml" in str(warning.message) for warning in recwarn.list)
+    recwarn.clear()
+    load_config([CONFIGS / recipe, CONFIGS / "scores" / "held_out.yaml"])
+    assert not any("decides" in str(warning.message) for warning in recwarn.list)
 
 
 def test_diversity_is_seen_by_what_an_evaluation_loads(tmp_path: Path) -> None:
@@ -217,9 +249,7 @@ def test_diversity_is_seen_by_what_an_evaluation_loads(tmp_path: Path) -> None:
         load_config(path)
 
 
-@pytest.mark.parametrize(
-    "text", [ANOTHER, ADDED + ANOTHER, "evaluation: {gate: [], champion_gate: []}\n", "name: plain\n", None]
-)
+@pytest.mark.parametrize("text", [ANOTHER, ADDED + ANOTHER, "evaluation: {gate: [], champion_gate: []}\n", None])
 def test_other_gates_and_the_demo_are_not(text: str | None, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     path = CONFIGS / "shapes.yaml"
     if text is not None:

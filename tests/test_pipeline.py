@@ -117,6 +117,8 @@ QWEN_RUN = (
     "evaluation.seeds_per_prompt=2",
     "evaluation.num_resamples=100",
     "evaluation.grid_periods=[4, 8]",  # pictures are small
+    "evaluation.gate=[{metric: grid/8, max_change: 0.3}]",
+    "monitor.bounds=[{metric: grid/8, max_change: 0.2}]",
 )
 
 

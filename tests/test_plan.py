@@ -84,6 +84,34 @@ def test_an_update_and_an_adapter_are_spelt_out(tmp_path: Path) -> None:
     assert found["adapter"] == "rank 4 on 28 layers"
 
 
+def test_more_images_than_the_recipes_take_are_told_of_where_processes_multiply_them(tmp_path: Path) -> None:
+    node = CONFIG.parent / "hardware" / "8x80gb.yaml"
+
+    def finding(*settings: str) -> str:
+        small = ("train.compile=false", "monitor.num_images=8", *settings)
+        checks = make_plan(load_config([CONFIG, node], small), tmp_path).checks
+        return {check.subject: check.finding for check in checks}["update"]
+
+    assert finding() == "32 images (batch_size 1 x accumulation 4 x num_processes 8)"
+    assert finding("train.accumulation=32").endswith(
+        "more than the 32 of the published recipes: divide accumulation by num_processes"
+    )
+
+
+def test_a_real_model_is_not_given_the_captions_of_the_embedded_world(tmp_path: Path) -> None:
+    folder = resolve("builtin:shapes", "model")
+    of_shapes = (*SHORT, f"model.source={folder}")
+    make_plan(load_config(CONFIG, of_shapes), tmp_path)
+    larger = (*of_shapes, "model.height=64", "model.width=64")
+    both = r"prompts\.train and prompts\.held_out: builtin:shapes are captions .*; give .* or builtin:photos"
+    with pytest.raises(ConfigError, match=both):
+        make_plan(load_config(CONFIG, larger), tmp_path)
+    photos = ("evaluation.world=null", "evaluation.gate=[]", "monitor.bounds=[]", "prompts.held_out=builtin:photos")
+    with pytest.raises(ConfigError, match=r"prompts\.train: builtin:shapes"):
+        make_plan(load_config(CONFIG, (*larger, *photos)), tmp_path)
+    make_plan(load_config(CONFIG, (*larger, *photos, "prompts.train=builtin:photos")), tmp_path)
+
+
 def test_every_reward_is_checked_and_measured(tmp_path: Path) -> None:
     second = "rewards={second: {source: 'builtin:shapes', architecture: shapes-vit.json}}"
     plan = make_plan(load_config(CONFIG, (*SHORT, second, "evaluation.wanted=relative/second")), tmp_path)

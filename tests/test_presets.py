@@ -16,6 +16,7 @@ from tests.conftest import CONFIG, SHORT
 from tests.jobs import run, weights_of
 
 CONFIGS = CONFIG.parent
+RECIPES = ["flux_hpsv2", "flux_pickscore", "flux_offline", "qwen_image_pickscore"]
 HARDWARE = sorted(path.stem for path in (CONFIGS / "hardware").glob("*.yaml"))
 
 
@@ -43,11 +44,31 @@ def test_the_reference_recipes_to_the_number() -> None:
 def test_offline_is_the_hpsv2_recipe_but_for_its_images() -> None:
     hps, offline = (load_config(CONFIGS / f"flux_{name}.yaml").model_dump() for name in ("hpsv2", "offline"))
     changed = {section for section in hps if hps[section] != offline[section]}
-    assert changed == {"name", "images", "prompts", "registry"}
-    assert hps["prompts"]["held_out"] == offline["prompts"]["held_out"]
+    assert changed == {"name", "images", "registry"}
 
 
-@pytest.mark.parametrize("recipe", ["flux_hpsv2", "flux_pickscore", "flux_offline"])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_bounds_the_grid_of_its_rewards_patches(recipe: str) -> None:
+    """PickScore's image tower is a ViT-H-14, too."""
+    import open_clip
+
+    config = load_config(CONFIGS / f"{recipe}.yaml")
+    vision = open_clip.get_model_config(config.reward.architecture)["vision_cfg"]
+    period = vision["patch_size"] * min(config.model.height, config.model.width) // vision["image_size"]
+    assert period in config.evaluation.grid_periods
+    for bounds in (config.evaluation.gate, config.monitor.bounds):
+        assert any(bound.metric == f"grid/{period}" and bound.max_change for bound in bounds)
+    check_metrics(config)
+
+
+@pytest.mark.parametrize("recipe", [*RECIPES, "shapes"])
+def test_a_run_with_a_name_of_its_own_competes_under_that(recipe: str, tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("name: realism\n")
+    assert load_config((CONFIGS / f"{recipe}.yaml", own)).registry.model_name == "realism"
+
+
+@pytest.mark.parametrize("recipe", RECIPES[:3])
 @pytest.mark.parametrize("hardware", HARDWARE)
 def test_recipes_and_hardware_compose(recipe: str, hardware: str) -> None:
     plain = load_config(CONFIGS / f"{recipe}.yaml")
@@ -78,6 +99,8 @@ def test_held_out_judges_can_be_added_to_a_recipe_and_loosen_nothing() -> None:
     judged = load_config((CONFIGS / "flux_hpsv2.yaml", CONFIGS / "scores" / "held_out.yaml"))
     check_metrics(judged)
     assert set(judged.watched_scores) == set(judged.evaluation.scores) == {"pick_score", "clip_score"}
+    assert (judged.monitor.watch, judged.evaluation.wanted) == ("pick_score", "pick_score")
+    assert not {*judged.trained_metrics} & {bound.metric for bound in judged.evaluation.against_champion}
     assert set(plain.evaluation.gate) < set(judged.evaluation.gate)
     assert set(plain.monitor.bounds) < set(judged.monitor.bounds)
 

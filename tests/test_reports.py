@@ -69,6 +69,20 @@ def test_a_run_by_name_by_version_by_mlflow_id_and_by_file_is_the_same_model(
     assert call("compare", str(default), run, "--out", str(tmp_path / "again")) == 0
 
 
+def test_a_run_that_took_its_report_from_an_earlier_one_is_found(
+    finished: Outcome, place: Place, tmp_path: Path
+) -> None:
+    """As `run --from register` does: MLflow alone keeps a copy for it."""
+    folder = finished.record.path / "evaluation"
+    before = report_in(folder)
+    moved = folder.rename(tmp_path / "moved")
+    try:
+        (entry,) = find_entries(place, [finished.record.name], tmp_path, None)
+    finally:
+        moved.rename(folder)
+    assert (entry.name, entry.report) == (finished.record.name, before)
+
+
 def test_evaluate_writes_over_nothing_but_its_own_reports(
     place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -120,3 +120,16 @@ def test_nothing_is_sent_or_written_elsewhere_by_who_uses_the_library_alone(tmp_
     command = [sys.executable, "-c", used, f"sqlite:///{tmp_path}/mlflow.db"]
     subprocess.run(command, env=bare, cwd=tmp_path, check=True, capture_output=True)
     assert not list(home.rglob("*"))
+
+
+def test_a_table_takes_the_place_of_the_one_before(
+    tracked: TrackedRun, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow finds it by a tag of the run."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracked.uri)
+    tracker, path = Tracker(tracked), "evaluation/metrics.json"
+    for value in (1.0, 2.0):
+        tracker.log_table({"metric": ["luminance", "content"], "change": [value, None]}, path)
+    table = client.load_table(client.get_run(tracked.run_id).info.experiment_id, path, [tracked.run_id])
+    assert table["metric"].tolist() == ["luminance", "content"]
+    assert table["change"][0] == 2

@@ -104,17 +104,22 @@ def delete(
     model: Annotated[str, typer.Argument(help="NAME/VERSION, without an alias.")],
     yes: YesOption = False,
     as_json: JsonOption = False,
+    stack: RegistryOption = None,
 ) -> None:
-    """Remove a version, and the checkpoints and weights of its run if nothing else needs them; its report stays."""
-    place, uri = here(), _registry()
+    """Remove a version, and the checkpoints and weights of its run if nothing else needs them; its report stays.
+
+    Of a stack's registry the version goes alone: what its run has written stays in the storage.
+    """
+    place, uri = here(), _registry(stack, "; or give --stack")
     from pipelines.collect import delete_version
     from srpo.registry import find_version, refuse_aliases
 
     version = find_version(uri, model)
     refuse_aliases(version)
     if not yes:
-        typer.confirm(f"remove version {version.version} of {version.name} and its weights?", abort=True, err=True)
-    _show_surplus(delete_version(place, version), "removed", place, as_json)
+        files = " and its weights" if uri == place.mlflow_uri else ""
+        typer.confirm(f"remove version {version.version} of {version.name}{files}?", abort=True, err=True)
+    _show_surplus(delete_version(place, version, uri), "removed", place, as_json)
 
 
 def gc(

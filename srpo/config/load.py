@@ -30,7 +30,7 @@ class _Loader(yaml.SafeLoader):
 def load_config(paths: str | Path | Sequence[str | Path], overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML run file, and others that change it in the order given, apply `a.b=value` overrides, and check all.
 
-    ConfigError names each wrong key. Warns of gates that trained rewards alone decide.
+    ConfigError names each wrong key. Warns of gates that rest on trained rewards and meters alone.
     """
     files = [Path(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
     data: dict[str, Any] = {}
@@ -39,10 +39,11 @@ def load_config(paths: str | Path | Sequence[str | Path], overrides: Sequence[st
     for override in overrides:
         _set(data, override)
     config = parse_config(data, " + ".join(map(str, files)))
-    if config.trained_metrics_decide:
+    if gates := config.unjudged_gates:
         warnings.warn(
-            f"evaluation.gate: nothing decides but what is trained on ({', '.join(config.trained_metrics)}), which "
-            "also rises where it is cheated; name another metric there",
+            f"{' and '.join(gates)}: nothing decides but what is trained on ({', '.join(config.trained_metrics)}), "
+            "which also rises where it is cheated, and meters of damage; add --config configs/scores/held_out.yaml, or "
+            "name there another metric that nothing is trained towards",
             stacklevel=2,
         )
     return config

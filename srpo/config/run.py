@@ -24,9 +24,12 @@ from srpo.config.rewards import AddedRewards, with_own_preferences
 from srpo.config.storage import StorageConfig
 from srpo.config.training import TrainConfig
 from srpo.config.world import QUANTISED, ModelConfig, PromptsConfig, RewardConfig
+from srpo.meters import meters
 
 SCHEMA_VERSION = 1
 """Form of the run files that this version reads."""
+OF_A_SET = ("spread", "drift", "diversity")
+"""Metrics of several pictures that are measured without asking what they should be."""
 
 
 class RunConfig(Settings):
@@ -93,15 +96,26 @@ class RunConfig(Settings):
 
     @property
     def trained_metrics(self) -> tuple[str, ...]:
-        """Metrics of the rewards that are trained on."""
+        """Metrics of the rewards that are trained on, and of held-out scores that read the same checkpoint."""
         ends = ("", *(f"/{name}" for name in self.rewards))
-        return tuple(f"{kind}{end}" for end in ends for kind in ("reward", "relative"))
+        trained = {reward.source for reward in self.all_rewards.values()}
+        same = [name for name, score in self.evaluation.scores.items() if score.source in trained]
+        return (
+            *(f"{kind}{end}" for end in ends for kind in ("reward", "relative")),
+            *(f"{kind}{name}" for name in same for kind in ("", "relative/")),
+        )
 
     @property
-    def trained_metrics_decide(self) -> bool:
-        """Whether both gates together name nothing but trained metrics, which also rise where a reward is cheated."""
-        named = {bound.metric for bound in (*self.evaluation.gate, *self.evaluation.against_champion)}
-        return bool(named) and named <= set(self.trained_metrics)
+    def unjudged_gates(self) -> tuple[str, ...]:
+        """Gates that name nothing but trained metrics, which also rise where a reward is cheated, and mere meters.
+
+        A meter shows damage, and nothing of what a picture should be unless it is what the run means to raise.
+        """
+        settings = self.evaluation
+        blind = {*self.trained_metrics, *({*meters(settings.grid_periods), *OF_A_SET} - {settings.wanted})}
+        gates = {"evaluation.gate": settings.gate, "evaluation.champion_gate": settings.against_champion}
+        named = {key: {bound.metric for bound in bounds} for key, bounds in gates.items()}
+        return tuple(key for key, metrics in named.items() if metrics and metrics <= blind)
 
     @property
     def watched_scores(self) -> dict[str, ScoreConfig]:

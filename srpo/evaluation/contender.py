@@ -3,8 +3,9 @@
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import srpo
@@ -13,9 +14,13 @@ from srpo.config import ModelConfig, RewardConfig, RunConfig, ScoreConfig
 from srpo.hub import digests
 from srpo.report.schema import Level, Subject
 from srpo.rewards import hps
+from srpo.shapes.measure import ORACLE_PATH
 from srpo.strict import Strict
 
-PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "numpy", "scipy")
+PACKAGES = (
+    *("torch", "torchvision", "diffusers", "transformers", "open_clip_torch", "numpy", "scipy"),
+    *("peft", "bitsandbytes", "torchao"),  # what adds an adapter, and keeps weights in few bits
+)
 """What decides the numbers besides this package."""
 OF_THE_DESIGN = {"num_prompts", "seeds_per_prompt", "batch_size", "num_processes", "num_report_images"}
 OF_THE_VERDICT = {"wanted", "num_resamples", "confidence", "gate", "champion_gate", "correction", "benchmark"}
@@ -69,7 +74,8 @@ def score_key(config: RunConfig, weights: Weights) -> str:
     words = config.preference.model_dump(mode="json", include={"positive", "negative"})
     reads = {name: reward.model_dump(mode="json", exclude={"source"}) for name, reward in config.all_rewards.items()}
     judges = {name: files.sha256 for name, files in weights.snapshots.items() if name != "model"}
-    return _hash([judges, list(_architectures(config, weights)), reads, words, settings, code_digest()])
+    oracle = digests.sha256(ORACLE_PATH) if config.evaluation.world else None
+    return _hash([judges, list(_architectures(config, weights)), oracle, reads, words, settings, code_digest()])
 
 
 def _architectures(config: RunConfig, weights: Weights) -> Iterator[str]:
@@ -85,13 +91,22 @@ def _architectures(config: RunConfig, weights: Weights) -> Iterator[str]:
             yield from map(digests.sha256, hps.architecture_files(files.path, judge.architecture))
 
 
+def package_versions() -> dict[str, str]:
+    """Versions of `PACKAGES`, of those that are installed."""
+    found = {}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
 @cache
 def code_digest() -> str:
     """Of this package's source and of the versions of what it computes with."""
     assert srpo.__file__, "srpo is a package with an __init__.py"
     root = Path(srpo.__file__).parent
     sources = [[str(path.relative_to(root)), path.read_text(encoding="utf-8")] for path in sorted(root.rglob("*.py"))]
-    return _hash([sources, [version(name) for name in PACKAGES]])
+    return _hash([sources, package_versions()])
 
 
 def _hash(facts: object) -> str:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from srpo.config import EvaluationConfig
-from srpo.files import atomic_file
+from srpo.files import atomic_file, has_content
 from srpo.generate import to_picture
 from srpo.models import Embeddings, TextToImage
 from srpo.prompts import Prompt
@@ -80,8 +80,8 @@ class Gallery:
             os.utime(self.folder)
 
     def has(self, cell: Cell) -> bool:
-        """Whether the image is here."""
-        return self.find(cell).exists()
+        """Whether the image is here, and not the empty file that a machine without power may leave."""
+        return has_content(self.find(cell))
 
     def find(self, cell: Cell) -> Path:
         """The file of an image."""

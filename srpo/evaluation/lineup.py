@@ -17,10 +17,10 @@ from srpo.config import RunConfig
 from srpo.errors import ConfigError
 from srpo.evaluation.contender import Contender, drawn_alike
 from srpo.evaluation.findings import contrast, gather, journal_in, make_report, publish
-from srpo.evaluation.finite import leave_out
+from srpo.evaluation.finite import Finite, leave_out
 from srpo.evaluation.gate import Judgement, check_metrics, describe_change, judge
 from srpo.evaluation.images import ReportProgress, make_design
-from srpo.evaluation.measure import Measured, draw_and_score
+from srpo.evaluation.measure import draw_and_score
 from srpo.evaluation.provenance import trace
 from srpo.evaluation.published import check_benchmark
 from srpo.evaluation.scores import check_captions
@@ -30,6 +30,7 @@ from srpo.models import check_guidance, check_model
 from srpo.prompts import Prompt, embed_texts, load_prompt_set, read_prompts
 from srpo.prompts.split import take
 from srpo.reference import find_model, is_whole, names_files
+from srpo.registry import load_report
 from srpo.report.page import kept_study
 from srpo.report.schema import Contrast, Provenance, Report
 from srpo.sample_size import MIN_PROMPTS
@@ -66,18 +67,19 @@ def evaluate_models(
     design = make_design(listed, places, config.evaluation.seeds_per_prompt, config.seed)
     output_dir.mkdir(parents=True, exist_ok=True)
     with journal_in(scores_dir, config.storage) as journal:
-        measured, broken = leave_out(
-            draw_and_score(contenders, config, weights, embeddings, design, journal, progress), "".join(references[1:2])
-        )
-        contrasts = [contrast(config, measured, references[0], other) for other in references[1:]]
+        drawn = draw_and_score(contenders, config, weights, embeddings, design, journal, progress)
+        finite = leave_out(drawn, "".join(references[1:2]))
+        measured = finite.measured
+        contrasts = [contrast(config, measured, references[0], other) for other in [*measured.scores][1:]]
         report = make_report(
             config,
             measured,
-            contenders,
+            [one for one in contenders if one.label in measured.scores],
             contrasts,
-            _judge(config, measured, contrasts, broken),
+            _judge(config, finite, contrasts),
             _provenance(config, weights, prompts),
             time.perf_counter() - started,
+            trained_metrics=_trained_metrics(contenders[:2][-1], weights, uri),
         )
         report = report.model_copy(update={"study": study})
         return publish(report, measured, config.evaluation.num_report_images, output_dir)[0]
@@ -123,19 +125,33 @@ def _check(references: Sequence[str], config: RunConfig) -> tuple[list[Prompt], 
     return prompts, places
 
 
-def _judge(config: RunConfig, measured: Measured, contrasts: Sequence[Contrast], broken: Sequence[str]) -> Judgement:
+def _judge(config: RunConfig, finite: Finite, contrasts: Sequence[Contrast]) -> Judgement:
     """The gate's verdict on the second model; of a single one, what was found."""
-    settings = config.evaluation
+    settings, measured = config.evaluation, finite.measured
     if contrasts:
         first, *others = contrasts
-        judgement = judge(config, gather(config, measured, first), broken_scores=broken)
+        judgement = judge(config, gather(config, measured, first), broken_scores=finite.damage)
         moved = [describe_change(settings.wanted, one.metrics[settings.wanted], settings.confidence) for one in others]
         more = "".join(f" {one.candidate}: {change}." for one, change in zip(others, moved, strict=True))
+        more += "".join(f" {label} is left out: {problem}." for label, problem in finite.left_out.items())
         return replace(judgement, reason=f"{first.candidate} against {first.reference}: {judgement.reason}{more}")
     (label,) = measured.scores
     level = measure_levels(measured.by_prompt(label), settings, config.seed)[settings.wanted]
     interval = f"{100 * settings.confidence:g} % interval {number(level.lower)} to {number(level.upper)}"
     return Judgement(None, f"{capitalised(settings.wanted)} of {label}: {number(level.value)} ({interval}).")
+
+
+def _trained_metrics(judged: Contender, weights: Weights, uri: str | None) -> list[str]:
+    """Metrics here whose judge, by content, is one that a registered model was trained with, as its report says."""
+    report = load_report(uri, judged.reference) if uri and judged.reference.startswith("models:/") else None
+    if report is None:
+        return []
+    trained = {sha256 for name, sha256 in report.provenance.hashes.items() if name.startswith("reward")}
+    found = [name for name, files in weights.snapshots.items() if files.sha256 in trained]
+    pairs = {"reward": ("reward", "relative")}
+    pairs |= {f"reward_{name}": (f"reward/{name}", f"relative/{name}") for name in weights.rewards}
+    pairs |= {f"score_{name}": (name, f"relative/{name}") for name in weights.scores}
+    return [metric for name in found for metric in pairs.get(name, ())]
 
 
 def _provenance(config: RunConfig, weights: Weights, prompts: Sequence[Prompt]) -> Provenance:

@@ -3,13 +3,12 @@
 import hashlib
 import platform
 from collections.abc import Mapping
-from importlib.metadata import version
 
 import torch
 
 from srpo.config import RunConfig
 from srpo.devices import count_processes
-from srpo.evaluation.contender import PACKAGES
+from srpo.evaluation.contender import package_versions
 from srpo.provenance import code_version
 from srpo.report.schema import Provenance
 
@@ -20,7 +19,7 @@ def trace(
     """Versions and the config, beside the hashes and sources of what was used."""
     return Provenance(
         code={name.removeprefix("code."): value for name, value in code_version().items()},
-        packages={"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        packages={"python": platform.python_version()} | package_versions(),
         device=device_name(),
         num_processes=count_processes(config.evaluation.num_processes),
         hashes={**hashes, "config": hashlib.sha256(config.model_dump_json().encode()).hexdigest()},

@@ -69,7 +69,7 @@ def check_benchmark(settings: EvaluationConfig, num_held_out: int) -> None:
     benchmark, key = BENCHMARKS[settings.benchmark], f"evaluation.benchmark: {settings.benchmark}"
     if not any(score.family in benchmark.families for score in settings.scores.values()):
         raise ConfigError(f"{key} has figures of {', '.join(benchmark.families)}; evaluation.scores names none of them")
-    if num_held_out > benchmark.num_prompts:
+    if num_held_out != benchmark.num_prompts:
         raise ConfigError(f"{key} has {benchmark.num_prompts} prompts, but prompts.held_out holds {num_held_out}")
     if settings.num_prompts < num_held_out:
         raise ConfigError(

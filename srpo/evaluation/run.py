@@ -43,7 +43,7 @@ def evaluate(
     Scores and thumbnails are kept in `scores_dir`: an interrupted evaluation goes on there, and later ones find what
     they share; None keeps nothing. The champion is looked up in the MLflow store `registry_uri`; None knows of none.
     ConfigError if the config names a metric that is not measured, if there are too few prompts to compare, or if a
-    score of another model than the trained one is not finite.
+    score of the base is not finite.
     """
     started = time.perf_counter()
     check_metrics(config)
@@ -56,15 +56,17 @@ def evaluate(
     with journal_in(scores_dir, config.storage) as journal:
         stored = {contender.label: embeddings for contender in contenders}
         drawn = draw_and_score(contenders, config, weights, stored, design, journal, progress)
-        measured, broken = leave_out(drawn, CANDIDATE)
-        others = [contender.label for contender in contenders if contender.label != CANDIDATE]
-        contrasts = [contrast(config, measured, other, CANDIDATE) for other in others]
+        finite = leave_out(drawn, CANDIDATE)
+        measured = finite.measured
+        if champion and (problem := finite.left_out.get(CHAMPION)):
+            champion = replace(champion, contender=None, problem=problem)
+        contrasts = [contrast(config, measured, other, CANDIDATE) for other in measured.scores if other != CANDIDATE]
         report = make_report(
             config,
             measured,
-            contenders,
+            [contender for contender in contenders if contender.label in measured.scores],
             contrasts,
-            _judge(config, measured, contrasts, champion, broken),
+            _judge(config, measured, contrasts, champion, finite.damage),
             _provenance(config, weights, prompts, trained),
             time.perf_counter() - started,
             champion,
@@ -110,12 +112,12 @@ def _contenders(config: RunConfig, weights: Weights, trained: Trained, champion:
 def _judge(
     config: RunConfig, measured: Measured, contrasts: list[Contrast], champion: Champion | None, broken: list[str]
 ) -> Judgement:
-    """The gate's verdict on the candidate; where a champion was not drawn, the reason says why."""
+    """The gate's verdict on the candidate; where a champion was left out, the reason says why."""
     evidence = {shown.reference: gather(config, measured, shown) for shown in contrasts}
     judgement = judge(config, evidence[BASE], evidence.get(CHAMPION), broken)
     if champion is None or champion.contender:
         return judgement
-    note = f"the champion {champion.reference} was not drawn: {champion.problem}"
+    note = f"the champion {champion.reference} was left out: {champion.problem}"
     return replace(judgement, reason=f"{judgement.reason.removesuffix('.')}; {note}.")
 
 

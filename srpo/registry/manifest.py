@@ -2,9 +2,9 @@
 
 import platform
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from srpo.artifacts import Snapshot
 from srpo.config import ModelConfig, RunConfig, StorageConfig
@@ -83,9 +83,24 @@ class AlignedModel:
         self.sampling = manifest.sampling
         self.painter = manifest.files(MANIFEST).painter()
 
-    def predict(self, prompts: Sequence[str]) -> "list[Image.Image]":
-        """One picture per prompt, as the run's evaluation sampled them."""
-        return list(self.painter.images(list(prompts), self.sampling))
+    def predict(self, prompts: str | Iterable[str]) -> "list[Image.Image]":
+        """One picture per prompt, with the run's steps and guidance, and the prefix that its preference asks for.
+
+        Picture i depends on its prompt and seed + i. A text is one prompt, a table of one column has one in each row;
+        ConfigError for anything else.
+        """
+        return list(self.painter.images(_texts(prompts), self.sampling))
+
+
+def _texts(prompts: Any) -> list[str]:
+    """What MLflow hands on, as prompts."""
+    if isinstance(prompts, str):
+        return [prompts]
+    columns = list(getattr(prompts, "columns", ()))
+    texts = list(prompts[columns[0]] if len(columns) == 1 else prompts)
+    if len(columns) > 1 or isinstance(prompts, Mapping) or not all(isinstance(text, str) for text in texts):
+        raise ConfigError("prompts must be a text, a list of texts, or a table whose only column holds texts")
+    return texts
 
 
 def _load_pyfunc(path: str) -> AlignedModel:

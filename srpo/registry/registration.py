@@ -126,7 +126,7 @@ def _contend(
 def _not_compared(champion: str | None, report: Report) -> str:
     """Why the evaluation says nothing of the reigning champion, and what can be done."""
     if report.undrawn and report.undrawn.reference == champion:
-        return f"the champion {champion} was not drawn beside it: {report.undrawn.problem}; `promote` decides by hand"
+        return f"the champion {champion} was left out: {report.undrawn.problem}; `promote` decides by hand"
     return (
         f"was compared with {report.champion or 'no champion'}, and the champion is now {champion or 'none'}; evaluate "
         "again against it (`run --from evaluate`), or promote by hand"

@@ -77,7 +77,7 @@ def leading(report: Report) -> tuple[str, ...]:
 
 
 def flat_table(report: Report) -> dict[str, list[Any]]:
-    """All comparisons as columns; `created` tells a repeated evaluation from the first."""
+    """All comparisons as columns, with when they were made."""
     rows = [
         {"created": report.created, "metric": name, "model": contrast.candidate, "against": contrast.reference}
         | row.model_dump()

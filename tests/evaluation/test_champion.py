@@ -88,11 +88,11 @@ def test_a_candidate_that_is_the_champion_is_not_compared_with_itself(
     evaluated = evaluate(*inputs, tmp_path / "evaluation", registry_uri=uri)
     report = load(evaluated)
     assert (report.champion, len(report.models)) == (None, 2)
-    assert report.reason.endswith(f"; the champion {REFERENCE} was not drawn: it has the very same weights.")
+    assert report.reason.endswith(f"; the champion {REFERENCE} was left out: it has the very same weights.")
     tracked = open_run(uri, (tmp_path / "artifacts").as_uri(), "again", inputs[0])
     registered = register(*inputs, evaluated.model_copy(update={"passed": True}), tracked)
     assert registered.outcome == (
-        f"challenger only: it passed, but the champion {REFERENCE} was not drawn beside it: it has the very same "
+        f"challenger only: it passed, but the champion {REFERENCE} was left out: it has the very same "
         "weights; `promote` decides by hand"
     )
 

@@ -13,6 +13,8 @@ from srpo.artifacts import Evaluated
 from srpo.config import ScoreConfig
 from srpo.errors import ConfigError, GpuMemoryError
 from srpo.evaluation import evaluate, measure, run
+from srpo.evaluation.champion import Champion
+from srpo.evaluation.contender import Contender
 from srpo.evaluation.measure import Measured
 from srpo.hub import snapshot
 from srpo.prompts import embed_prompts
@@ -142,6 +144,27 @@ def test_scores_that_are_not_finite_are_a_collapse_with_a_report(
     assert report.reason.startswith("The model is damaged: 1 of 12 images of candidate have scores that are not finite")
     assert (report.num_prompts, len(report.images)) == (5, 10)
     assert JUDGED[1] in report.reason and JUDGED[1] not in {image.prompt for image in report.images}
+
+
+def test_a_champion_of_such_scores_leaves_a_verdict_against_the_base(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_and_score = run.draw_and_score
+    same = Contender(label="champion", reference="models:/own/1", model=inputs[0].model, base=inputs[1].model)
+    monkeypatch.setattr(run, "find_champion", lambda *_: Champion("models:/own/1", same, ""))
+
+    def overflow(*arguments: Any) -> Measured:
+        measured = draw_and_score(*arguments)
+        measured.scores["champion"]["relative"][2] = float("nan")
+        return measured
+
+    monkeypatch.setattr(run, "draw_and_score", overflow)
+    report = load(evaluate(*inputs, tmp_path, registry_uri="sqlite://"))
+    assert report.champion is None and report.undrawn
+    assert report.undrawn.problem.startswith("1 of 12 images of champion have scores that are not finite (relative;")
+    assert report.reason.endswith(f"was left out: {report.undrawn.problem}.")
+    assert [model.label for model in report.models] == ["base", "candidate"]
+    assert report.num_prompts == 6
 
 
 def test_a_gpu_that_is_too_small_is_told_with_what_spares_memory(

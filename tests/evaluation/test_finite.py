@@ -1,4 +1,4 @@
-"""Scores that are not finite: their prompts are left out and said of the judged model; of another they are refused."""
+"""Scores that are not finite: the judged model's prompts are left out, a third model whole; the base's are refused."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from srpo.errors import ConfigError
-from srpo.evaluation.finite import leave_out
+from srpo.evaluation.finite import Finite, leave_out
 from srpo.evaluation.images import Cell, Gallery
 from srpo.evaluation.measure import Measured
 
@@ -27,15 +27,16 @@ def measured(num_prompts: int = 6) -> Measured:
 
 def test_finite_scores_stay_as_they_are() -> None:
     whole = measured()
-    assert leave_out(whole, "candidate") == (whole, [])
+    assert leave_out(whole, "candidate") == Finite(whole, [], {})
 
 
 def test_the_judged_models_broken_prompts_are_left_out_for_all_and_named() -> None:
     whole = measured()
     whole.scores["candidate"]["relative"][3] = np.nan
     whole.scores["candidate"]["luminance"][2] = np.inf
-    left, damage = leave_out(whole, "candidate")
-    assert damage == [
+    finite = leave_out(whole, "candidate")
+    left = finite.measured
+    assert finite.damage == [
         "2 of 12 images of candidate have scores that are not finite "
         "(relative, luminance; the first: 'prompt 1', seed 10); their prompts are left out here"
     ]
@@ -46,13 +47,24 @@ def test_the_judged_models_broken_prompts_are_left_out_for_all_and_named() -> No
 
 
 @pytest.mark.parametrize("judged", ["candidate", ""])
-def test_of_another_model_they_are_refused(judged: str) -> None:
+def test_of_what_all_are_compared_with_they_are_refused(judged: str) -> None:
     whole = measured()
     whole.scores["base"]["relative"][5] = -np.inf
     with pytest.raises(
         ConfigError, match=r"1 of 12 images of base have .* \(relative; the first: 'prompt 2', seed 21\)"
     ):
         leave_out(whole, judged)
+
+
+def test_a_third_model_of_such_scores_is_left_out_alone() -> None:
+    whole = measured()
+    whole.scores["champion"] = {name: row.copy() for name, row in whole.scores["base"].items()}
+    whole.scores["champion"]["relative"][:] = np.nan
+    whole.scores["candidate"]["luminance"][0] = np.nan
+    finite = leave_out(whole, "candidate")
+    assert list(finite.measured.scores) == ["base", "candidate"]
+    assert len(finite.measured.categories) == 5 and len(finite.damage) == 1
+    assert finite.left_out["champion"].startswith("12 of 12 images of champion have scores that are not finite")
 
 
 def test_a_model_of_which_too_little_is_left_has_collapsed() -> None:

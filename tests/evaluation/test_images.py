@@ -72,3 +72,5 @@ def test_a_picture_is_known_by_its_prompt_and_seed_wherever_they_stand(tmp_path:
     assert gallery.has(Cell(7, "a dog", "animals", 0, 3))
     assert not gallery.has(Cell(1, "a dog", "", 2, 4))
     assert not gallery.has(Cell(1, "a cat", "", 2, 3))
+    gallery.find(Cell(1, "a dog", "", 2, 3)).write_bytes(b"")
+    assert not gallery.has(Cell(1, "a dog", "", 2, 3)), "which must be drawn again"

@@ -36,6 +36,7 @@ def test_every_model_has_every_figure() -> None:
     [
         ({"scores": {"clip": SCORES["clip"]}}, 3200, "evaluation.scores names none of them"),
         ({}, 3201, "has 3200 prompts, but prompts.held_out holds 3201"),
+        ({}, 800, "has 3200 prompts, but prompts.held_out holds 800"),
         ({"num_prompts": 200}, 3200, "takes 200 of 3200; set evaluation.num_prompts=3200"),
     ],
 )

@@ -299,6 +299,7 @@ def test_an_adapter_is_trained_resumed_and_loaded_again(
         "rollout.num_steps": 2,
         "evaluation.num_steps": 2,
         "evaluation.grid_periods": "[4, 8]",
+        "monitor.bounds": "[]",
         "monitor.num_images": 2,
         "train.num_updates": 2,
         "train.learning_rate": 0.001,

@@ -9,6 +9,7 @@ import pytest
 from mlflow import MlflowClient
 from rich.console import Console
 
+from pipelines.commands import models
 from pipelines.outcome import Outcome
 from pipelines.place import Place
 from pipelines.status import age, show_status
@@ -51,6 +52,21 @@ def test_forward_back_and_away(client: MlflowClient, capsys: pytest.CaptureFixtu
     assert call("status") == 0
     shown = capsys.readouterr().out
     assert "by-hand/1" in shown and "too sharp" in shown
+
+
+def test_a_version_of_a_stacks_registry_goes_alone(
+    client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    there = fill(uri, "by-hand", 2)
+    monkeypatch.setattr(models, "registry_uri", lambda _, stack: uri if stack == "far" else None)
+    there.set_registered_model_alias("by-hand", "champion", "1")
+    assert call("delete", "by-hand/1", "--stack", "far", "--yes") == 42
+    assert "is champion and stays" in capsys.readouterr().err
+    assert call("delete", "by-hand/2", "--stack", "far", "--yes", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"versions": ["by-hand/2"], "folders": [], "bytes": 0}
+    left = [len(store.search_model_versions("name = 'by-hand'")) for store in (there, client)]
+    assert left == [1, 3]
 
 
 def test_versions_are_shown_where_no_run_is_left(

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import mlflow
+import pandas
 import pytest
 from mlflow import MlflowClient
 from zenml.client import Client
@@ -112,7 +113,7 @@ def test_what_cannot_be_compared_with_the_champion_is_not_sent_to_be_evaluated_a
     alone = again(finished, True, new_run(uri, config, place, "alone"), tmp_path, undrawn=undrawn)
     assert champion_of(uri, name) == champion
     assert "--from evaluate" not in alone.outcome
-    assert alone.outcome.endswith("was not drawn beside it: its base is another model; `promote` decides by hand")
+    assert alone.outcome.endswith("was left out: its base is another model; `promote` decides by hand")
 
 
 @pytest.mark.parametrize("by", ["rollback", "hand"])
@@ -204,11 +205,18 @@ def test_one_line_of_mlflow_makes_the_pictures_that_generate_makes(
     assert finished.registered
     name = finished.registered.name
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    (loaded,) = mlflow.pyfunc.load_model(f"models:/{name}@challenger").predict([PROMPT])
+    model = mlflow.pyfunc.load_model(f"models:/{name}@challenger")
+    (loaded,) = model.predict([PROMPT])
     files = find_model(f"models:/{name}@challenger", None, uri)
     painter, sampling = files.painter(), files.sampling
     (generated,) = painter.images([PROMPT], sampling)
     assert loaded.tobytes() == generated.tobytes()
+    for asked in (PROMPT, pandas.DataFrame({"prompt": [PROMPT]})):
+        (again,) = model.predict(asked)
+        assert again.tobytes() == generated.tobytes()
+    for wrong in (pandas.DataFrame({"prompt": [PROMPT], "seed": [1]}), {"prompt": [PROMPT]}, [1]):
+        with pytest.raises(ConfigError, match="prompts must be a text, a list of texts, or a table"):
+            model.predict(wrong)
     config = finished.record.config
     (base,) = Painter(config.model, load_manifest(uri, "shapes@challenger").base.path).images(
         [PROMPT], sampling_of(config)

@@ -33,6 +33,12 @@ def load(page: Path) -> Report:
     return Report.model_validate_json((page.parent / "report.json").read_text(encoding="utf-8"))
 
 
+def test_prompts_are_shown_in_the_direction_of_their_script(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    prompt = html.escape(load(page).images[0].prompt)
+    assert f'<p dir="auto">{prompt}</p>' in text and f'<td dir="auto">{prompt}</td>' in text
+
+
 def choose(tab: Browser, name: str, value: str) -> None:
     field = f"document.querySelector('[name={name}]')"
     tab.run(f"{field}.value = {value!r}, {field}.dispatchEvent(new Event('change', {{bubbles: true}}))")

@@ -32,6 +32,11 @@ def make(report: Path, folder: Path) -> tuple[StudyKey, Path]:
     return key, folder / "study.html"
 
 
+def test_prompts_are_shown_in_the_direction_of_their_script(report: Path, tmp_path: Path) -> None:
+    _, page = make(report, tmp_path)
+    assert '<p class="prompt" dir="auto">' in page.read_text(encoding="utf-8")
+
+
 @pytest.fixture
 def tab(tmp_path: Path) -> Iterator[Browser]:
     with browser(tmp_path / "profile") as driver:
