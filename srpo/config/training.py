@@ -88,6 +88,14 @@ class TrainConfig(Settings):
         """Rollouts, or real images, of one update over all processes."""
         return self.num_processes * self.batch_size * self.accumulation
 
+    @property
+    def computes_with_copies(self) -> bool:
+        """Whether training computes with bf16 copies of fp32 weights, which it moves by less than half a unit of bf16.
+
+        An adapter's weights begin at zero, or at random: they are small beside what moves them.
+        """
+        return self.precision == "bf16" and self.lora is None and self.rounding == "nearest"
+
     @model_validator(mode="after")
     def sharding_has_something_to_shard(self) -> Self:
         """Say what sharding does not go with."""

@@ -133,12 +133,13 @@ def _memory(method: Method, embed: int, weights: int, optimizer: int) -> Memory:
     unreduced = sliced if several and config.train.reduce == "each_update" else 0  # gradients, whole until the last
     drawing = _drawing(method, autocast=False)
     watched = drawing if elsewhere else _drawing(method, autocast=True)  # a slice is gathered in bf16
+    copied = sum(p.nbytes for p in parameters) * (1 - elsewhere) if config.train.computes_with_copies else 0
     return Memory(
         embed=embed,
         weights=weights - sliced,
         optimizer=int(optimizer * (1 - elsewhere)),
         working=max(live.peak - sliced, copies) + gathered + unreduced,  # at the peak, when all gradients are there
-        watching=watched + gathered,
+        watching=watched + gathered + int(copied),  # the exact weights, meanwhile
         evaluate=weights + drawing,
     )
 
