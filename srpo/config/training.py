@@ -77,7 +77,8 @@ class TrainConfig(Settings):
     compile: bool = False
     """Compile the repeated blocks of the transformer (exact to rounding; a minute once, then faster)."""
     deterministic: bool = True
-    """Deterministic algorithms only, so that a resumed run equals an uninterrupted one bit for bit."""
+    """Deterministic algorithms only, so that a resumed run equals an uninterrupted one bit for bit. Attention by
+    `_native_cudnn` or by a package (`flash`, `_flash_3`) has none."""
     save_every: int = Field(default=5, gt=0)
     """Updates between checkpoints."""
     keep_last: int = Field(default=2, gt=0)
