@@ -96,10 +96,9 @@ def reproducible(config: TrainConfig) -> Iterator[None]:
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     memory: Any = torch.utils.deterministic
     filled = memory.fill_uninitialized_memory
-    # only warning, torch would leave the backward passes of attention as they are, which have one
-    torch.use_deterministic_algorithms(
-        config.deterministic, warn_only=(config.attention or "").lower() == "_native_cudnn"
-    )
+    # where it only warns, torch leaves the backward passes of attention as they are, which have a deterministic form
+    by_cudnn = (config.attention or "").lower() == "_native_cudnn"
+    torch.use_deterministic_algorithms(config.deterministic, warn_only=by_cudnn)
     memory.fill_uninitialized_memory = False  # a write to every buffer, which nothing here reads
     try:
         yield

@@ -234,7 +234,7 @@ def test_names_that_transformers_understands_are_accepted(
         assert torch.equal(tensor, old.encode_prompts(PROMPTS, TEXT_TOKENS)[name])
 
 
-def test_sigma_reaches_the_transformer_unrounded_under_autocast(flux_folder: Path) -> None:
+def test_sigma_and_guidance_reach_the_transformer_unrounded_under_autocast(flux_folder: Path) -> None:
     model = load_model(CONFIG, flux_folder)
     embeddings = load_text_encoder(CONFIG, flux_folder).encode_prompts(PROMPTS[:2], TEXT_TOKENS)
     seen: list[torch.Tensor] = []
@@ -245,6 +245,7 @@ def test_sigma_reaches_the_transformer_unrounded_under_autocast(flux_folder: Pat
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         model.velocity(torch.randn(2, 8, 8, 8), sigma, embeddings, 3.5)
     assert torch.equal(seen[0], 1000 * sigma)
+    assert seen[1].tolist() == [3500, 3500]
 
 
 def test_unknown_family_and_missing_folder() -> None:
