@@ -68,7 +68,7 @@ def test_bad_input_is_refused_by_name(override: str, message: str, tmp_path: Pat
 def test_where_the_gpu_is_what_training_lacks_there_is_known(
     setting: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = load_config(CONFIG, (*SHORT, setting))
+    config = load_config(CONFIG, (*SHORT, setting, "train.precision=bf16"))
     make_plan(config, tmp_path)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setenv("CC", "nowhere")

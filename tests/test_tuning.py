@@ -1,5 +1,6 @@
 """What is trained, and how: adapters, quantised bases, 8-bit moments, stochastic rounding, recomputation."""
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,11 +16,13 @@ from srpo.artifacts import TrainJob
 from srpo.config import LoraConfig, ModelConfig, RunConfig, TrainConfig
 from srpo.devices import find_compiler
 from srpo.errors import ConfigError
+from srpo.forecast.cuda_rules import cuda_autocast
 from srpo.models import load_model
 from srpo.models.flux import Flux
 from srpo.trained_model import trained_model
 from srpo.tuning import (
     add_lora,
+    check_attention,
     check_compiler,
     make_optimizer,
     merged,
@@ -207,6 +210,38 @@ def test_an_attention_kernel_that_is_not_there_is_refused_and_one_that_is_change
     speed_up(model.transformer, TrainConfig(attention="_native_math"))
     with torch.no_grad():
         torch.testing.assert_close(model.velocity(*inputs()), model_of(flux_folder).velocity(*inputs()))
+
+
+@pytest.mark.parametrize("family", ["flux", "qwen_image"])
+def test_a_packages_kernel_gets_queries_keys_and_values_of_one_type(
+    family: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Autocast on CUDA computes the norms of queries and keys in fp32; `flash` takes nothing but half precision."""
+    folder = request.getfixturevalue(f"{family.partition('_')[0]}_folder")
+    model = load_model(ModelConfig(family=family, height=32, width=32), folder)
+    kernel: Any = SimpleNamespace(set_attention_backend=lambda _: None, named_modules=model.transformer.named_modules)
+    speed_up(kernel, TrainConfig(attention="flash"))
+    seen = set()
+    module = sys.modules[type(model.transformer).__module__]
+    attend = module.dispatch_attention_fn
+
+    def spy(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **named: Any) -> torch.Tensor:
+        seen.update((query.dtype, key.dtype, value.dtype))
+        return attend(query, key, value, **named)
+
+    monkeypatch.setattr(module, "dispatch_attention_fn", spy)
+    blank = model.blank_embeddings(1, 12)
+    with torch.no_grad(), cuda_autocast(), torch.autocast("cpu", torch.bfloat16):
+        model.velocity(torch.randn(1, *model.latent_shape(32, 32)), torch.tensor([0.8]), blank, 3.5)
+    assert seen == {torch.bfloat16}
+
+
+def test_a_kernel_without_fp32_is_refused_for_it() -> None:
+    for kernel in ("flash", "_flash_3", "_native_flash", "_native_cudnn"):
+        with pytest.raises(ConfigError, match=f"train.attention: '{kernel}' computes in bf16; set train.precision to"):
+            check_attention(TrainConfig(attention=kernel, precision="fp32"), on_gpu=False)
+        check_attention(TrainConfig(attention=kernel), on_gpu=False)
+    check_attention(TrainConfig(attention="native", precision="fp32"), on_gpu=False)
 
 
 @pytest.mark.parametrize(
