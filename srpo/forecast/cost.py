@@ -18,7 +18,7 @@ from srpo.config import RunConfig, TrainConfig, WeightsFormat
 from srpo.control_words import control_words
 from srpo.criteria import Criterion, criteria_of
 from srpo.flow import num_evaluations
-from srpo.forecast.cuda_rules import Int8, Nf4, cuda_autocast, quantise
+from srpo.forecast.cuda_rules import Int8, Nf4, compute_as_quantised, cuda_autocast
 from srpo.forecast.weightless import LiveBytes, tensors_of, without_storage
 from srpo.methods import Method, make_method
 from srpo.models import TextToImage
@@ -92,7 +92,7 @@ def count(
 
     None, as early as that is clear, if more than `room` bytes are needed.
     """
-    quantise(model.transformer, config.model.weights)
+    compute_as_quantised(model.transformer, config.model.weights)
     if config.train.lora is not None:
         add_lora(model.transformer, config.train.lora)
     save_memory(model.transformer, model.vae, config.train)
