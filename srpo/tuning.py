@@ -132,7 +132,7 @@ def give_one_type(transformer: nn.Module) -> None:
 
 
 def check_attention(config: TrainConfig, on_gpu: bool) -> None:
-    """ConfigError for a kernel that diffusers does not know, that has no fp32 or, at the GPU, whose package is not there."""
+    """ConfigError for a kernel that diffusers does not know, that has no fp32, or whose package a GPU lacks."""
     from diffusers.models.attention_dispatch import AttentionBackendName, _check_attention_backend_requirements
 
     if config.attention is None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import FluxPipeline
+from diffusers import FluxPipeline, FluxTransformer2DModel
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -19,6 +19,7 @@ from srpo.errors import ConfigError
 from srpo.forecast.cuda_rules import cuda_autocast
 from srpo.models import load_model
 from srpo.models.flux import Flux
+from srpo.models.weights import load_transformer, quantise
 from srpo.trained_model import trained_model
 from srpo.tuning import (
     add_lora,
@@ -141,6 +142,33 @@ def test_a_quantised_layer_gives_bf16_as_any_layer_does_under_autocast(flux_fold
     assert found.dtype == torch.bfloat16
     found.float().sum().backward()
     assert x.grad is not None and x.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("weights", ["fp32", "bf16"])
+def test_every_tensor_goes_to_the_device_as_it_is_read(flux_folder: Path, weights: Any) -> None:
+    read = load_transformer(FluxTransformer2DModel, flux_folder / "transformer", None, weights, torch.device("meta"))
+    assert all(parameter.is_meta for parameter in read.parameters())
+
+
+def test_nf4_is_made_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bitsandbytes.nn import Params4bit
+
+    there: list[torch.device] = []
+    monkeypatch.setattr(Params4bit, "_quantize", lambda self, device: there.append(device) or self)
+    quantise(nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(8, 8)])}), "nf4", torch.device("cuda"))
+    assert there == [torch.device("cuda")]
+
+
+def test_nf4_weights_pass_gradients_after_a_forward_without(flux_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the processor has bf16 instructions, a layer that is not in training packs its weight in such a forward."""
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
+    model = adapted_model(flux_folder, weights="nf4")
+    expected = gradients(model)
+    model.transformer.eval()
+    with torch.no_grad():
+        model.velocity(*inputs())
+    found = gradients(model)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_stochastic_rounding_keeps_in_the_mean_what_nearest_drops() -> None:

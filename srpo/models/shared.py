@@ -17,6 +17,8 @@ from srpo.errors import ConfigError
 from srpo.models.layout import read_json
 from srpo.models.weights import load_transformer
 
+CPU = torch.device("cpu")
+
 
 class FolderText:
     """Tokenizers and text encoders in diffusers' own pipeline; a family adds how it encodes prompts."""
@@ -81,10 +83,16 @@ class FolderModel(FolderVae):
         self._timestep = ExactTimestep(transformer.time_text_embed)
 
     @classmethod
-    def load(cls, folder: Path, transformer: Path | None = None, weights: WeightsFormat | None = "fp32") -> Self:
+    def load(
+        cls,
+        folder: Path,
+        transformer: Path | None = None,
+        weights: WeightsFormat | None = "fp32",
+        device: torch.device = CPU,
+    ) -> Self:
         """From disk, the VAE in float32; `transformer` is an aligned one (folder or file), or its adapter."""
         return cls(
-            load_transformer(cls.transformer_class, folder / "transformer", transformer, weights),
+            load_transformer(cls.transformer_class, folder / "transformer", transformer, weights, device),
             load_vae(cls.vae_class, folder),
             FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
         )
