@@ -153,4 +153,10 @@ def check(folder: Path, height: int, width: int) -> None:
     check_loads(folder / "scheduler", FlowMatchEulerDiscreteScheduler)
     check_tokenizer(folder / "tokenizer", CLIPTokenizer)
     check_tokenizer(folder / "tokenizer_2", T5TokenizerFast)
-    check_image_size(height, width, FluxVae.skeleton(folder).multiple)
+    model = Flux.skeleton(folder)
+    if (inputs := model.transformer.config.in_channels) != 4 * model.channels:
+        raise ConfigError(
+            f"the transformer in {folder} does not draw from text alone: it takes {inputs} channels, of which latents "
+            f"are {4 * model.channels}"
+        )
+    check_image_size(height, width, model.multiple)

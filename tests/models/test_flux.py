@@ -157,6 +157,12 @@ def _scheduler_empty(folder: Path) -> None:
     (folder / "scheduler" / "scheduler_config.json").unlink()
 
 
+def _fills_a_mask(folder: Path) -> None:
+    path = folder / "transformer" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"in_channels": 52, "out_channels": 32}))
+    _edit(folder, lambda tensors: tensors.update({"x_embedder.weight": torch.zeros(128, 52)}))
+
+
 def _edit(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
     path = folder / "transformer" / "diffusion_pytorch_model.safetensors"
     tensors = load_file(path)
@@ -175,6 +181,7 @@ def _edit(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> 
         (_no_config, "has no config.json"),
         (_tokenizer_empty, "holds no tokenizer: it has neither tokenizer.json nor"),
         (_scheduler_empty, "cannot be loaded"),
+        (_fills_a_mask, "does not draw from text alone: it takes 52 channels, of which latents are 32"),
         (_shard_missing, "names files that are missing: diffusion_pytorch_model-00002"),
     ],
 )
