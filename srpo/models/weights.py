@@ -7,12 +7,14 @@ stays in bf16. int8: one scale per output channel (torchao). nf4: blocks of 64 v
 (QLoRA, arXiv:2305.14314; bitsandbytes). Both are lossy, which only a base that is not trained can bear.
 """
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import init_empty_weights
+from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY as METADATA
 from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE as ADAPTER
 from safetensors import safe_open
 from torch import nn
@@ -65,6 +67,13 @@ def adapter_file(path: Path | None) -> Path | None:
         return path and path / ADAPTER
     files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
     return files[0] if len(files) == 1 and any(".lora_" in name for name in file_shapes(files[0])) else None
+
+
+def adapter_settings(adapter: Path) -> dict[str, Any]:
+    """What the file of an adapter says of its form, by names like `transformer.lora_alpha`; empty if nothing."""
+    with safe_open(adapter, framework="pt") as file:
+        settings: dict[str, Any] = json.loads((file.metadata() or {}).get(METADATA, "{}"))
+    return settings
 
 
 def check_transformer(path: Path, base: Path) -> None:
