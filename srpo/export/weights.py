@@ -72,7 +72,7 @@ def write_bf16(transformer: Path, config: Path, folder: Path) -> None:
 def write_adapter(adapter: Path, file: Path) -> None:
     """The adapter with alpha / rank multiplied into its tensors, so that it counts as much where nobody reads alpha."""
     settings = adapter_settings(adapter)
-    rank, alpha = settings.get("transformer.r"), settings.get("transformer.lora_alpha")
+    rank, alpha = (settings.get(f"transformer.{name}", 1) for name in ("r", "lora_alpha"))
     if rank == alpha or any(settings.get(f"transformer.{name}") for name in OTHER_SCALES):
         link_or_copy(adapter, file)
         return
