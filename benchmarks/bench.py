@@ -88,7 +88,7 @@ def build(size: Size, config: RunConfig, device: torch.device) -> Bench:
     model = model_skeleton(config.model, size.model)
     fill(model.transformer, device, load_dtype(config.model.weights))
     fill(model.vae, device, torch.float32)
-    quantise(model.transformer, config.model.weights)
+    quantise(model.transformer, config.model.weights, device)
     if config.train.lora is not None:
         add_lora(model.transformer, config.train.lora)
     save_memory(model.transformer, model.vae, config.train)

@@ -113,7 +113,7 @@ class Painter:
     def _loaded(self) -> TextToImage:
         """The model on the device."""
         if self._model is None:
-            self._model = load_model(self.config, self.folder, self.transformer)
+            self._model = load_model(self.config, self.folder, self.transformer, self.device)
         return self._model.to(self.device)
 
 

@@ -2,9 +2,13 @@
 
 `drift` is how far the images have moved from the base model's of the same noise: the root mean square difference of
 their pixels, at most 128 a side, averaged over the images.
+
+Where training computes with bf16 copies of its weights, the images are drawn with weights on bf16's grid that have
+moved as far, in the mean, as the exact ones, with which an evaluation draws.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -23,6 +27,7 @@ from srpo.files import atomic_file
 from srpo.models import TextToImage
 from srpo.prompts.split import split_held_out, take
 from srpo.rollout import sample, seeded_noise
+from srpo.rounding import on_bf16_grid
 from srpo.shards import StoredRows
 
 BASE = "base.safetensors"
@@ -69,11 +74,12 @@ class HeldOut:
         # all take part in each pass of a sliced model, if need be for nothing
         drawn = mine if self.config.train.sharding == "none" else mine + mine[-1:] * (most - len(mine))
         parts = []
-        for start in range(0, most, size):
-            if told():
-                return None
-            if batch := drawn[start : start + size]:
-                parts.append(self._batch(model, batch))
+        with self._weights_moved(model):
+            for start in range(0, most, size):
+                if told():
+                    return None
+                if batch := drawn[start : start + size]:
+                    parts.append(self._batch(model, batch))
         images = torch.cat([images for images, _ in parts])[: len(mine)]
         own = {name: torch.cat([found[name] for _, found in parts])[: len(mine)] for name in parts[0][1]}
         num_shown = sum(index < self.config.monitor.strip_images for index in mine)
@@ -87,6 +93,10 @@ class HeldOut:
             return scores, {}
         drift = self._compare(torch.cat(shown), torch.cat(small), self.strip(update), of_base)
         return scores, summarise(scores) | {DRIFT: drift}
+
+    def _weights_moved(self, model: TextToImage) -> AbstractContextManager[None]:
+        """Around drawing: to nearest bf16 most weights would go back to the base's."""
+        return on_bf16_grid(model.transformer) if self.config.train.computes_with_copies else nullcontext()
 
     def _compare(self, shown: Tensor, small: Tensor, strip: Path, of_base: bool) -> float:
         """Drift of the small images from the base's, which are kept; the strip shows both."""

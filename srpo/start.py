@@ -5,24 +5,21 @@ adapter being added to the base's weights first. An adapter goes on from an adap
 from a whole transformer, because its version would be drawn as the base with that adapter.
 """
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import ModelMixin
-from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY as METADATA
 from peft import set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors import safe_open
 from safetensors.torch import load_file
 
 from srpo.artifacts import Snapshot
 from srpo.config import LoraConfig, RunConfig
 from srpo.errors import ConfigError
 from srpo.hub import snapshot
-from srpo.models.weights import ADAPTER, adapter_file, add_adapter, check_transformer
+from srpo.models.weights import ADAPTER, adapter_file, adapter_settings, add_adapter, check_transformer
 from srpo.rounding import rounded
 from srpo.sharding import fill_weights
 
@@ -121,8 +118,7 @@ def _form_of(lora: LoraConfig) -> dict[str, Any]:
 
 def _form(adapter: Path) -> dict[str, Any]:
     """Rank, alpha and layers, as the file itself says."""
-    with safe_open(adapter, framework="pt") as file:
-        said = json.loads((file.metadata() or {}).get(METADATA, "{}"))
+    said = adapter_settings(adapter)
     names = {"rank": "transformer.r", "alpha": "transformer.lora_alpha", "target_modules": "transformer.target_modules"}
     form = {ours: said.get(theirs) for ours, theirs in names.items()}
     return form | {"target_modules": sorted(form["target_modules"] or ())}

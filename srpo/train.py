@@ -32,6 +32,7 @@ from srpo.record import Clock, UpdateRecord
 from srpo.trainer import Trainer
 
 ERROR = "error.json"
+NOT_DETERMINISTIC = "does not have a deterministic implementation"
 TO_SPARE_MEMORY = (
     "take a preset of configs/hardware, or set align.together to false, train.gradient_checkpointing to full, or "
     "train.batch_size lower (`plan --gpu NAME` predicts what fits)"
@@ -90,15 +91,25 @@ def _train(run: Trainer, config: RunConfig, accelerator: Accelerator, preemption
 
 @contextlib.contextmanager
 def reproducible(config: TrainConfig) -> Iterator[None]:
-    """Deterministic algorithms where the config asks for them; on a GPU those without one warn by name."""
+    """Deterministic algorithms where the config asks for them; ConfigError where an operation has none.
+
+    Under `_native_cudnn`, whose backward pass has none, that only warns.
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     memory: Any = torch.utils.deterministic
     filled = memory.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(config.deterministic, warn_only=torch.cuda.is_available())
+    # where it only warns, torch leaves the backward passes of attention as they are, which have a deterministic form
+    by_cudnn = (config.attention or "").lower() == "_native_cudnn"
+    torch.use_deterministic_algorithms(config.deterministic, warn_only=by_cudnn)
     memory.fill_uninitialized_memory = False  # a write to every buffer, which nothing here reads
     try:
         yield
+    except RuntimeError as error:
+        if isinstance(error, KnownError) or NOT_DETERMINISTIC not in str(error):
+            raise
+        said = str(error).partition(NOT_DETERMINISTIC)[0].strip()
+        raise ConfigError(f"{said} {NOT_DETERMINISTIC} on this device; set train.deterministic to false") from error
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         memory.fill_uninitialized_memory = filled

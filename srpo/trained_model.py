@@ -33,7 +33,7 @@ def trained_model(config: RunConfig, base: Path, accelerator: Accelerator) -> tu
 def _load(config: RunConfig, base: Path, device: torch.device) -> TextToImage:
     """With its weights; a transformer that will be sliced has none yet."""
     if config.train.sharding == "none":
-        return load_model(config.model, base).to(device)
+        return load_model(config.model, base, device=device)
     model = load_without_transformer(config.model, base)
     model.vae.to(device)
     return model

@@ -36,6 +36,11 @@ By name, because a package defines its own when it is imported.
 """
 
 
+QUERY_AND_KEY_NORMS = {"norm_q", "norm_k", "norm_added_q", "norm_added_k"}
+HALF_PRECISION = ("flash", "sage", "cudnn")
+"""What the names of attention kernels have in them that take bf16 and no fp32."""
+
+
 def trainable(transformer: nn.Module) -> list[nn.Parameter]:
     """The parameters that training changes."""
     return [parameter for parameter in transformer.parameters() if parameter.requires_grad]
@@ -108,14 +113,26 @@ def speed_up(transformer: ModelMixin, config: TrainConfig) -> None:
             transformer.set_attention_backend(config.attention)
         except (ValueError, RuntimeError, ImportError) as error:
             raise ConfigError(f"train.attention: {config.attention!r} cannot be used here: {error}") from None
+        if config.precision == "bf16" and "native" not in config.attention.lower():
+            give_one_type(transformer)
     if config.compile:
         # blocks past the limit run uncompiled: two graphs for each batch size, with and without gradient
         torch._dynamo.config.recompile_limit = 64
         transformer.compile_repeated_blocks()
 
 
+def give_one_type(transformer: nn.Module) -> None:
+    """Bring queries and keys to bf16 after their norms, which autocast computes in fp32, as values are.
+
+    Torch's own attention casts them itself, the kernels of packages do not.
+    """
+    for name, module in transformer.named_modules():
+        if name.rpartition(".")[2] in QUERY_AND_KEY_NORMS:
+            module.register_forward_hook(lambda _, __, output: output.to(torch.bfloat16))
+
+
 def check_attention(config: TrainConfig, on_gpu: bool) -> None:
-    """ConfigError for a kernel of a name that diffusers does not know or, at the GPU, whose package is not there."""
+    """ConfigError for a kernel that diffusers does not know, that has no fp32, or whose package a GPU lacks."""
     from diffusers.models.attention_dispatch import AttentionBackendName, _check_attention_backend_requirements
 
     if config.attention is None:
@@ -123,6 +140,8 @@ def check_attention(config: TrainConfig, on_gpu: bool) -> None:
     known = sorted(each.value for each in AttentionBackendName)
     if config.attention.lower() not in known:
         raise ConfigError(f"train.attention: no kernel named {config.attention!r}; choose from {', '.join(known)}")
+    if config.precision == "fp32" and any(kind in config.attention.lower() for kind in HALF_PRECISION):
+        raise ConfigError(f"train.attention: {config.attention!r} computes in bf16; set train.precision to bf16")
     if on_gpu:
         try:
             _check_attention_backend_requirements(AttentionBackendName(config.attention.lower()))

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import torch
 from botocore.retries.standard import ExponentialBackoff
-from diffusers import FluxPipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 from mlflow import MlflowClient
 from peft import LoraConfig as PeftConfig
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import run_pipeline
 from pipelines.outcome import Outcome
@@ -206,13 +207,38 @@ def test_every_link_of_the_graph_joins_an_output_to_an_input(files: ModelFiles) 
     graph = text_to_image(files, PROMPT, 7, "x.safetensors")
     workflow = as_workflow(graph)
     nodes = {node["id"]: node for node in workflow["nodes"]}
-    assert {node["type"] for node in nodes.values()} == set(OUTPUTS)
+    assert {node["type"] for node in nodes.values()} == set(OUTPUTS) - {"ModelSamplingFlux"}
     for link, source, slot, target, entry, kind in workflow["links"]:
         assert link in nodes[source]["outputs"][slot]["links"]
         assert nodes[source]["outputs"][slot]["type"] == kind
         assert nodes[target]["inputs"][entry]["link"] == link
     sampler = next(node for node in nodes.values() if node["type"] == "KSampler")
     assert sampler["widgets_values"] == [7, "fixed", 3, 1.0, "euler", "simple", 1.0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "node"),
+    [
+        ({"use_dynamic_shifting": False, "shift": 1.0}, {"class_type": "ModelSamplingAuraFlow", "shift": 1.0}),
+        (
+            {"use_dynamic_shifting": True, "base_shift": 0.25, "max_shift": 0.75},
+            {"class_type": "ModelSamplingFlux", "base_shift": 0.25, "max_shift": 0.75, "width": 32, "height": 32},
+        ),
+    ],
+    ids=["schnell", "dev"],
+)
+def test_comfy_samples_by_the_schedule_of_the_folder(
+    settings: dict[str, object], node: dict[str, object], files: ModelFiles, tmp_path: Path
+) -> None:
+    FlowMatchEulerDiscreteScheduler(**settings).save_pretrained(tmp_path / "scheduler")
+    graph = text_to_image(files.model_copy(update={"base": tmp_path}), PROMPT, 7, "x.safetensors")
+    found = graph["shift"]
+    assert {"class_type": found["class_type"]} | found["inputs"] == node | {"model": ["transformer", 0]}
+
+
+def test_a_folder_has_no_workflow_for_a_file_that_it_does_not_hold(files: ModelFiles, tmp_path: Path) -> None:
+    export(files, str(tmp_path / "out"), "folder", [])
+    assert not (tmp_path / "out" / "workflow.json").exists()
 
 
 def test_a_registered_model_is_exported_with_a_card_that_names_every_metric(
@@ -312,9 +338,9 @@ def test_a_disk_that_is_too_small_is_told_before_the_work(
     export(files, str(tmp_path / "linked"), "folder", [])  # which writes nothing anew
 
 
-def test_an_adapter_is_exported_as_it_is_or_merged(job: TrainJob, tmp_path: Path) -> None:
+def test_an_adapter_is_exported_alone_or_merged(job: TrainJob, tmp_path: Path) -> None:
     """The merged transformer computes what base and adapter compute together."""
-    train = job.config.train.model_copy(update={"lora": LoraConfig(rank=4), "learning_rate": 1e-2, "num_updates": 2})
+    train = job.config.train.model_copy(update={"lora": LoraConfig(rank=4, alpha=8), "learning_rate": 1e-2, "num_updates": 2})
     config = job.config.model_copy(update={"train": train})
     trained = run(job.model_copy(update={"config": config, "output_dir": str(tmp_path / "run")}))
     files = ModelFiles(
@@ -327,7 +353,14 @@ def test_an_adapter_is_exported_as_it_is_or_merged(job: TrainJob, tmp_path: Path
         sampling=Sampling(num_steps=2),
     )
     export(files, str(tmp_path / "lora"), "lora", [])
-    assert (tmp_path / "lora" / ADAPTER).read_bytes() == (files.transformer / ADAPTER).read_bytes()
+    own, exported = (load_model(files.model, files.base, path) for path in (files.transformer, tmp_path / "lora"))
+    save_file(load_file(tmp_path / "lora" / ADAPTER), tmp_path / "bare.safetensors")  # without what it says of alpha
+    bare = load_model(files.model, files.base, tmp_path / "bare.safetensors")
+    blank, noise = own.blank_embeddings(1, 12), torch.randn(1, *own.latent_shape(32, 32))
+    with torch.no_grad():
+        expected, *found = (model.velocity(noise, torch.ones(1), blank, 3.5) for model in (own, exported, bare))
+    for velocity in found:
+        torch.testing.assert_close(velocity, expected)
     export(files, str(tmp_path / "folder"), "folder", [])
     pipeline = FluxPipeline.from_pretrained(tmp_path / "folder", torch_dtype=torch.float32)
     merged, adapted = pipeline.transformer.state_dict(), load_model(files.model, files.base, files.transformer)

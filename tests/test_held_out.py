@@ -1,6 +1,7 @@
 """The held-out set: its shares, which are gathered from the processes without a byte too many."""
 
 import pickle
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,13 @@ from torch import Tensor
 from srpo import held_out
 from srpo.artifacts import TrainJob
 from srpo.config import RunConfig
+from srpo.evaluation.images import MONITOR, Cell, draw, image_seed
+from srpo.evaluation.pairs import DRIFT
+from srpo.forecast.cuda_rules import cuda_autocast
 from srpo.held_out import HeldOut
+from srpo.models import load_model
+from srpo.shapes import SIZE, WEIGHTS_DIR
+from srpo.shapes.models import TEXT_TOKENS
 from tests.jobs import place, run
 
 
@@ -49,8 +56,9 @@ def test_where_a_model_is_sliced_all_take_part_in_each_pass(
     monkeypatch.setattr(HeldOut, "_batch", draw)
     monkeypatch.setattr(held_out, "gather_object", lambda own: own)
     settings = {"monitor": {"num_images": 3}, "evaluation": {"batch_size": 1}}
+    two = {"num_processes": 2, "precision": "fp32"}
     for train, expected in (({}, [[0], [1], [2]]), ({"sharding": "fsdp2"}, [[0], [0], [1], [2]])):
-        config = RunConfig.model_validate(job.config.model_dump() | settings | {"train": {"num_processes": 2, **train}})
+        config = RunConfig.model_validate(job.config.model_dump() | settings | {"train": two | train})
         passes.clear()
         measured = []
         for rank in range(2):
@@ -58,3 +66,41 @@ def test_where_a_model_is_sliced_all_take_part_in_each_pass(
             share: Any = HeldOut(config, [], None, ["a"] * 8, None, process, tmp_path)  # type: ignore[arg-type]
             measured += share.measure(None, 1, lambda: False)[0]["luminance"].tolist()
         assert (passes, measured) == (expected, [0, 1, 2])
+
+
+def test_bf16_autocast_sees_a_movement_below_half_a_unit_as_an_evaluation_does(tmp_path: Path) -> None:
+    """Weights on bf16's grid that a training has made brighter by steps which rounding to nearest would undo."""
+    settings = {"model": {"height": SIZE, "width": SIZE}, "monitor": {"num_images": 4}, "evaluation": {"num_steps": 6}}
+    config = RunConfig.model_validate(settings)
+    assert config.train.precision == "bf16"
+    model = load_model(config.model, WEIGHTS_DIR / "flux")
+    weights = dict(model.transformer.named_parameters())
+    for weight in weights.values():
+        weight.data = weight.data.bfloat16().float()
+    noise, blank = torch.randn(4, *model.latent_shape(SIZE, SIZE)), model.blank_embeddings(4, TEXT_TOKENS)
+    model.decode(noise - model.velocity(noise, torch.ones(4), blank, 3.5)).mean().backward()
+
+    device = torch.device("cpu")
+    autocast = partial(torch.autocast, "cpu", torch.bfloat16)
+    process: Any = SimpleNamespace(
+        num_processes=1, process_index=0, is_main_process=True, autocast=autocast, device=device
+    )
+    rows: Any = SimpleNamespace(select=lambda places, _: model.blank_embeddings(len(places), TEXT_TOKENS))
+    score: Any = lambda images, _: {"luminance": images.mean((1, 2, 3))}  # noqa: E731
+    held_out = HeldOut(config, [""] * 20, rows, ["a"] * 20, score, process, tmp_path)
+    cells = [Cell(place, "", "a", 0, image_seed(config.seed, place, 0, MONITOR)) for place in held_out.places]
+
+    pictures, drifts = [], []
+    for update in (0, 1):
+        pictures.append(draw(model, (SIZE, SIZE), config.evaluation, blank, cells, device))
+        before = {name: weight.detach().clone() for name, weight in weights.items()}
+        with cuda_autocast():
+            measured = held_out.measure(model, update, lambda: False, of_base=update == 0)
+        assert measured
+        drifts.append(measured[1][DRIFT])
+        assert all(torch.equal(weight, before[name]) for name, weight in weights.items())
+        for weight in weights.values():
+            weight.data += 2e-5 * weight.grad.sign()
+    true = float((pictures[1] - pictures[0]).square().mean((1, 2, 3)).sqrt().mean())
+    assert drifts == [0, pytest.approx(true, rel=0.2)]
+    assert true > 0.01

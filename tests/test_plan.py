@@ -12,7 +12,7 @@ import pytest
 from srpo.config import load_config
 from srpo.errors import ConfigError
 from srpo.forecast import footprint
-from srpo.forecast.footprint import BYTES_PER_VALUE, disk_needed, memory_to_save
+from srpo.forecast.footprint import disk_needed, memory_to_save
 from srpo.hub import resolve
 from srpo.plan import make_plan
 from tests.conftest import CONFIG, SHORT
@@ -68,7 +68,7 @@ def test_bad_input_is_refused_by_name(override: str, message: str, tmp_path: Pat
 def test_where_the_gpu_is_what_training_lacks_there_is_known(
     setting: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = load_config(CONFIG, (*SHORT, setting))
+    config = load_config(CONFIG, (*SHORT, setting, "train.precision=bf16"))
     make_plan(config, tmp_path)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setenv("CC", "nowhere")
@@ -209,7 +209,10 @@ def test_disk_needed_grows_by_a_checkpoint_of_weights_and_two_moments() -> None:
     values = sum(prod(shape) for shape in shapes)
     assert disk_needed(load_config(CONFIG), ("evaluate", "register")) == 0
     few, many = (disk_needed(load_config(CONFIG, (f"train.keep_last={count}",))) for count in (2, 3))
-    assert many - few == 3 * BYTES_PER_VALUE * values
+    assert many - few == 3 * 4 * values
+    small = ("model.weights=bf16", "train.rounding=stochastic", "train.optimizer=adamw_8bit")
+    few, many = (disk_needed(load_config(CONFIG, (*small, f"train.keep_last={count}"))) for count in (2, 3))
+    assert many - few == 2 * values + int(2 * values * (1 + 4 / 256))
 
 
 def test_what_an_earlier_attempt_wrote_is_not_needed_again(tmp_path: Path) -> None:

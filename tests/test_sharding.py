@@ -12,7 +12,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from srpo.config import ModelConfig
 from srpo.models import load_model, load_without_transformer
-from srpo.rounding import rounded
+from srpo.rounding import on_bf16_grid, rounded
 from srpo.sharding import defer_reduction, fill_weights, release, shard
 
 
@@ -55,6 +55,17 @@ def test_it_goes_on_from_its_slices_of_other_weights(
     for name, parameter in transformer.named_parameters():
         expected = rounded(name, other.state_dict()[name], dtype)  # the whole, so that all processes round alike
         assert torch.equal(parameter.to_local(), expected.chunk(2)[1])  # type: ignore[operator]
+
+
+def test_slices_are_rounded_and_brought_back_bit_for_bit(flux_folder: Path, second_of_two: SimpleNamespace) -> None:
+    transformer = load_without_transformer(ModelConfig(), flux_folder).transformer
+    shard(transformer, flux_folder / "transformer", second_of_two)  # type: ignore[arg-type]
+    slices = {name: weight.to_local() for name, weight in transformer.named_parameters()}  # type: ignore[attr-defined]
+    before = {name: weight.detach().clone() for name, weight in slices.items()}
+    with on_bf16_grid(transformer):
+        assert all(torch.equal(weight, rounded(name, before[name]).float()) for name, weight in slices.items())
+        assert any(not torch.equal(weight, before[name]) for name, weight in slices.items())
+    assert all(torch.equal(weight, before[name]) for name, weight in slices.items())
 
 
 def test_what_is_kept_is_gathered_once_until_it_is_released(flux_folder: Path, second_of_two: SimpleNamespace) -> None:

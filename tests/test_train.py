@@ -64,6 +64,27 @@ def test_deterministic_algorithms_write_no_buffer_twice() -> None:
     assert memory.fill_uninitialized_memory
 
 
+@pytest.mark.parametrize(("attention", "warns"), [(None, False), ("native", False), ("_native_cudnn", True)])
+def test_on_a_gpu_attention_goes_backward_deterministically(
+    attention: str | None, warns: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch's kernels do only where it would raise, not warn; cuDNN's cannot, and would not be found."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    with reproducible(TrainConfig(attention=attention)):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled() is warns
+
+
+def test_an_operation_that_is_not_deterministic_is_named() -> None:
+    with (
+        pytest.raises(ConfigError, match=r"^put_ does not have .* on this device; set train\.deterministic to false"),
+        reproducible(TrainConfig()),
+    ):
+        torch.zeros(2).put_(torch.tensor([0]), torch.ones(1))
+    with pytest.raises(RuntimeError, match="another"), reproducible(TrainConfig()):
+        raise RuntimeError("another")
+
+
 @pytest.mark.parametrize(("update", "moment"), [(1, "log"), (3, "log"), (4, "log"), (4, "watch"), (4, "save")])
 def test_a_stop_anywhere_in_an_update_is_invisible_after_resuming(
     job: TrainJob, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, update: int, moment: str

@@ -1,12 +1,13 @@
 """What is trained, and how: adapters, quantised bases, 8-bit moments, stochastic rounding, recomputation."""
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from diffusers import FluxPipeline
+from diffusers import FluxPipeline, FluxTransformer2DModel
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -15,11 +16,14 @@ from srpo.artifacts import TrainJob
 from srpo.config import LoraConfig, ModelConfig, RunConfig, TrainConfig
 from srpo.devices import find_compiler
 from srpo.errors import ConfigError
+from srpo.forecast.cuda_rules import cuda_autocast
 from srpo.models import load_model
 from srpo.models.flux import Flux
+from srpo.models.weights import load_transformer, quantise
 from srpo.trained_model import trained_model
 from srpo.tuning import (
     add_lora,
+    check_attention,
     check_compiler,
     make_optimizer,
     merged,
@@ -140,6 +144,33 @@ def test_a_quantised_layer_gives_bf16_as_any_layer_does_under_autocast(flux_fold
     assert x.grad is not None and x.grad.dtype == torch.float32
 
 
+@pytest.mark.parametrize("weights", ["fp32", "bf16"])
+def test_every_tensor_goes_to_the_device_as_it_is_read(flux_folder: Path, weights: Any) -> None:
+    read = load_transformer(FluxTransformer2DModel, flux_folder / "transformer", None, weights, torch.device("meta"))
+    assert all(parameter.is_meta for parameter in read.parameters())
+
+
+def test_nf4_is_made_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bitsandbytes.nn import Params4bit
+
+    there: list[torch.device] = []
+    monkeypatch.setattr(Params4bit, "_quantize", lambda self, device: there.append(device) or self)
+    quantise(nn.ModuleDict({"blocks": nn.ModuleList([nn.Linear(8, 8)])}), "nf4", torch.device("cuda"))
+    assert there == [torch.device("cuda")]
+
+
+def test_nf4_weights_pass_gradients_after_a_forward_without(flux_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the processor has bf16 instructions, a layer that is not in training packs its weight in such a forward."""
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
+    model = adapted_model(flux_folder, weights="nf4")
+    expected = gradients(model)
+    model.transformer.eval()
+    with torch.no_grad():
+        model.velocity(*inputs())
+    found = gradients(model)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 def test_stochastic_rounding_keeps_in_the_mean_what_nearest_drops() -> None:
     """A step of a hundredth of a bf16 unit, repeated: nearest never moves, stochastic moves by its mean."""
     torch.manual_seed(0)
@@ -207,6 +238,38 @@ def test_an_attention_kernel_that_is_not_there_is_refused_and_one_that_is_change
     speed_up(model.transformer, TrainConfig(attention="_native_math"))
     with torch.no_grad():
         torch.testing.assert_close(model.velocity(*inputs()), model_of(flux_folder).velocity(*inputs()))
+
+
+@pytest.mark.parametrize("family", ["flux", "qwen_image"])
+def test_a_packages_kernel_gets_queries_keys_and_values_of_one_type(
+    family: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Autocast on CUDA computes the norms of queries and keys in fp32; `flash` takes nothing but half precision."""
+    folder = request.getfixturevalue(f"{family.partition('_')[0]}_folder")
+    model = load_model(ModelConfig(family=family, height=32, width=32), folder)
+    kernel: Any = SimpleNamespace(set_attention_backend=lambda _: None, named_modules=model.transformer.named_modules)
+    speed_up(kernel, TrainConfig(attention="flash"))
+    seen = set()
+    module = sys.modules[type(model.transformer).__module__]
+    attend = module.dispatch_attention_fn
+
+    def spy(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **named: Any) -> torch.Tensor:
+        seen.update((query.dtype, key.dtype, value.dtype))
+        return attend(query, key, value, **named)
+
+    monkeypatch.setattr(module, "dispatch_attention_fn", spy)
+    blank = model.blank_embeddings(1, 12)
+    with torch.no_grad(), cuda_autocast(), torch.autocast("cpu", torch.bfloat16):
+        model.velocity(torch.randn(1, *model.latent_shape(32, 32)), torch.tensor([0.8]), blank, 3.5)
+    assert seen == {torch.bfloat16}
+
+
+def test_a_kernel_without_fp32_is_refused_for_it() -> None:
+    for kernel in ("flash", "_flash_3", "_native_flash", "_native_cudnn"):
+        with pytest.raises(ConfigError, match=f"train.attention: '{kernel}' computes in bf16; set train.precision to"):
+            check_attention(TrainConfig(attention=kernel, precision="fp32"), on_gpu=False)
+        check_attention(TrainConfig(attention=kernel), on_gpu=False)
+    check_attention(TrainConfig(attention="native", precision="fp32"), on_gpu=False)
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,8 @@ class TrainConfig(Settings):
     compile: bool = False
     """Compile the repeated blocks of the transformer (exact to rounding; a minute once, then faster)."""
     deterministic: bool = True
-    """Deterministic algorithms only, so that a resumed run equals an uninterrupted one bit for bit."""
+    """Deterministic algorithms only, so that a resumed run equals an uninterrupted one bit for bit. Attention by
+    `_native_cudnn` or by a package (`flash`, `_flash_3`) has none."""
     save_every: int = Field(default=5, gt=0)
     """Updates between checkpoints."""
     keep_last: int = Field(default=2, gt=0)
@@ -87,6 +88,14 @@ class TrainConfig(Settings):
     def images_per_update(self) -> int:
         """Rollouts, or real images, of one update over all processes."""
         return self.num_processes * self.batch_size * self.accumulation
+
+    @property
+    def computes_with_copies(self) -> bool:
+        """Whether training computes with bf16 copies of fp32 weights, which it moves by less than half a unit of bf16.
+
+        An adapter's weights begin at zero, or at random: they are small beside what moves them.
+        """
+        return self.precision == "bf16" and self.lora is None and self.rounding == "nearest"
 
     @model_validator(mode="after")
     def sharding_has_something_to_shard(self) -> Self:

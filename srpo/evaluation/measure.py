@@ -156,7 +156,7 @@ class _Worker:
         transformer = contender.transformer.path if contender.transformer else None
         self.work, self.device = work, device
         self.size = contender.model.height, contender.model.width
-        self.model = load_model(contender.model, contender.base.path, transformer).to(device)
+        self.model = load_model(contender.model, contender.base.path, transformer, device)
         settings = config.evaluation
         criteria = load_criteria(config, work.weights, device)
         scores = load_scores(settings.scores, work.weights, device)

@@ -1,6 +1,6 @@
 """A model for other programs: its transformer alone in bf16 or fp8, or a whole diffusers folder, with its model card.
 
-Beside the weights: `README.md` (the card), `workflow.json` and `workflow.png` for ComfyUI, pictures of both models.
+Beside the weights: `README.md` (the card), pictures of both models, for ComfyUI's two forms `workflow.json` and `.png`.
 """
 
 import gc
@@ -21,7 +21,7 @@ from srpo.errors import ConfigError
 from srpo.export.card import Licence, render_card
 from srpo.export.comfy import as_workflow, text_to_image
 from srpo.export.target import open_target, require_space
-from srpo.export.weights import CONFIG, WEIGHTS, Fp8Error, write_bf16, write_fp8
+from srpo.export.weights import CONFIG, WEIGHTS, Fp8Error, write_adapter, write_bf16, write_fp8
 from srpo.files import link_or_copy, write_atomic
 from srpo.generate import ModelFiles
 from srpo.hub import local_files, snapshot
@@ -80,9 +80,8 @@ def _fill(
     """Weights, pictures and card."""
     error = _write_weights(files, form, folder)
     name = WEIGHTS if form != "fp8" else f"{name_of(files)}-fp8.safetensors"
-    drawn_by_comfy = form != "lora" and files.model.family == "flux"
     drawn = _draw(files, prompts, folder / PICTURES)
-    if drawn_by_comfy:
+    if form in ("transformer", "fp8"):
         _write_workflow(files, drawn, name, folder)
     card = render_card(files, form, licences, report, drawn, error)
     write_atomic(folder / CARD, card)
@@ -131,7 +130,7 @@ def _write_weights(files: ModelFiles, form: Form, folder: Path) -> Fp8Error | No
     if form == "lora":
         adapter = adapter_file(transformer)
         assert adapter, "looked for before"
-        _link(adapter, folder / ADAPTER)
+        write_adapter(adapter, folder / ADAPTER)
         return None
     if form == "fp8":
         return write_fp8(transformer, folder / f"{name_of(files)}-fp8.safetensors")

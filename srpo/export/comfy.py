@@ -7,6 +7,7 @@ names of text encoders and VAE are those that ComfyUI's FLUX example uses. Not r
 from typing import Any
 
 from srpo.generate import ModelFiles
+from srpo.models.layout import read_json
 
 Graph = dict[str, dict[str, Any]]
 CLIP, T5, VAE = "clip_l.safetensors", "t5xxl_fp16.safetensors", "ae.safetensors"
@@ -15,6 +16,7 @@ OUTPUTS = {
     "DualCLIPLoader": ["CLIP"],
     "VAELoader": ["VAE"],
     "ModelSamplingFlux": ["MODEL"],
+    "ModelSamplingAuraFlow": ["MODEL"],
     "CLIPTextEncode": ["CONDITIONING"],
     "FluxGuidance": ["CONDITIONING"],
     "EmptySD3LatentImage": ["LATENT"],
@@ -31,10 +33,7 @@ def text_to_image(files: ModelFiles, prompt: str, seed: int, file_name: str) -> 
         "transformer": _node("UNETLoader", unet_name=file_name, weight_dtype="default"),
         "clip": _node("DualCLIPLoader", clip_name1=T5, clip_name2=CLIP, type="flux"),
         "vae": _node("VAELoader", vae_name=VAE),
-        # FLUX's schedule depends on the size
-        "shift": _node(
-            "ModelSamplingFlux", model=["transformer", 0], max_shift=1.15, base_shift=0.5, width=width, height=height
-        ),
+        "shift": _shift(files),
         "text": _node("CLIPTextEncode", clip=["clip", 0], text=sampling.text(prompt)),
         "guided": _node("FluxGuidance", conditioning=["text", 0], guidance=sampling.guidance or 0.0),
         "empty": _node("CLIPTextEncode", clip=["clip", 0], text=""),
@@ -55,6 +54,22 @@ def text_to_image(files: ModelFiles, prompt: str, seed: int, file_name: str) -> 
         "image": _node("VAEDecode", samples=["sampler", 0], vae=["vae", 0]),
         "save": _node("SaveImage", images=["image", 0], filename_prefix="srpo"),
     }
+
+
+def _shift(files: ModelFiles) -> dict[str, Any]:
+    """The schedule of the model's folder: shifted by the picture's size (FLUX.1-dev), or always alike (schnell)."""
+    settings = read_json(files.base / "scheduler" / "scheduler_config.json")
+    if not settings.get("use_dynamic_shifting"):
+        # ModelSamplingSD3 would hand a FLUX model times of 0 to 1000
+        return _node("ModelSamplingAuraFlow", model=["transformer", 0], shift=settings.get("shift", 1.0))
+    return _node(
+        "ModelSamplingFlux",
+        model=["transformer", 0],
+        max_shift=settings.get("max_shift", 1.15),
+        base_shift=settings.get("base_shift", 0.5),
+        width=files.model.width,
+        height=files.model.height,
+    )
 
 
 def as_workflow(graph: Graph) -> dict[str, Any]:

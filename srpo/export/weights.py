@@ -4,6 +4,7 @@ float8_e4m3fn has 3 bits of mantissa: a number is kept within 1/16 of itself, or
 smallest normal number, 2^-6. The scale puts a matrix's largest entry at the format's largest number, 448.
 """
 
+import json
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,12 +16,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from srpo.export.names import original_tensors
+from srpo.files import link_or_copy
 from srpo.models.layout import file_shapes, weight_files
+from srpo.models.weights import METADATA, adapter_settings
 from srpo.rounding import rounded
 
 FP8 = torch.float8_e4m3fn
 FP8_MAX = torch.finfo(FP8).max
 WEIGHTS, CONFIG = "diffusion_pytorch_model.safetensors", "config.json"
+OTHER_SCALES = "rank_pattern", "alpha_pattern", "use_rslora"
+"""Settings of an adapter, not of those trained here, by which it counts otherwise than alpha / rank."""
 MARKER = "scaled_fp8"  # ComfyUI's: an empty tensor whose type is that of the matrices
 
 
@@ -62,6 +67,19 @@ def write_bf16(transformer: Path, config: Path, folder: Path) -> None:
     tensors = {name: rounded(name, tensor) for name, tensor in StoredTensors(transformer).items()}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     shutil.copyfile(config, folder / CONFIG)
+
+
+def write_adapter(adapter: Path, file: Path) -> None:
+    """The adapter with alpha / rank multiplied into its tensors, so that it counts as much where nobody reads alpha."""
+    settings = adapter_settings(adapter)
+    rank, alpha = (settings.get(f"transformer.{name}", 1) for name in ("r", "lora_alpha"))
+    if rank == alpha or any(settings.get(f"transformer.{name}") for name in OTHER_SCALES):
+        link_or_copy(adapter, file)
+        return
+    tensors = StoredTensors(adapter)
+    scaled = {name: tensors[name] * (alpha / rank if ".lora_B." in name else 1) for name in tensors}
+    metadata = {"format": "pt", METADATA: json.dumps(settings | {"transformer.lora_alpha": rank})}
+    save_file(scaled, file, metadata=metadata)
 
 
 def write_fp8(transformer: Path, file: Path) -> Fp8Error:

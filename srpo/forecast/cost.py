@@ -18,7 +18,7 @@ from srpo.config import RunConfig, TrainConfig, WeightsFormat
 from srpo.control_words import control_words
 from srpo.criteria import Criterion, criteria_of
 from srpo.flow import num_evaluations
-from srpo.forecast.cuda_rules import Int8, Nf4, cuda_autocast, quantise
+from srpo.forecast.cuda_rules import Int8, Nf4, compute_as_quantised, cuda_autocast
 from srpo.forecast.weightless import LiveBytes, tensors_of, without_storage
 from srpo.methods import Method, make_method
 from srpo.models import TextToImage
@@ -92,7 +92,7 @@ def count(
 
     None, as early as that is clear, if more than `room` bytes are needed.
     """
-    quantise(model.transformer, config.model.weights)
+    compute_as_quantised(model.transformer, config.model.weights)
     if config.train.lora is not None:
         add_lora(model.transformer, config.train.lora)
     save_memory(model.transformer, model.vae, config.train)
@@ -133,12 +133,13 @@ def _memory(method: Method, embed: int, weights: int, optimizer: int) -> Memory:
     unreduced = sliced if several and config.train.reduce == "each_update" else 0  # gradients, whole until the last
     drawing = _drawing(method, autocast=False)
     watched = drawing if elsewhere else _drawing(method, autocast=True)  # a slice is gathered in bf16
+    copied = sum(p.nbytes for p in parameters) * (1 - elsewhere) if config.train.computes_with_copies else 0
     return Memory(
         embed=embed,
         weights=weights - sliced,
         optimizer=int(optimizer * (1 - elsewhere)),
         working=max(live.peak - sliced, copies) + gathered + unreduced,  # at the peak, when all gradients are there
-        watching=watched + gathered,
+        watching=watched + gathered + int(copied),  # the exact weights, meanwhile
         evaluate=weights + drawing,
     )
 

@@ -53,7 +53,7 @@ class Nf4(nn.Linear):
         return nn.functional.linear(input.bfloat16(), self.weight, self.bias)
 
 
-def quantise(transformer: nn.Module, weights: WeightsFormat) -> None:
+def compute_as_quantised(transformer: nn.Module, weights: WeightsFormat) -> None:
     """Let the layers of the blocks, which keep their weights, compute as quantised ones do."""
     kind = {"int8": Int8, "nf4": Nf4}.get(weights)
     for name, module in transformer.named_modules():

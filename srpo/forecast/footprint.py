@@ -14,9 +14,7 @@ from srpo.prompts.encode import DTYPES
 
 WRITING = ("embed", "train")
 """Steps that write much."""
-BYTES_PER_VALUE = 4
 BYTES_PER_ENTRY = 200  # a hash in a shard's header, the numbers of shard and row, quotes, a share of names
-COPIES_PER_CHECKPOINT = 3  # fp32 master weights and AdamW's two moments
 BYTES_STORED = 2  # published transformers are bf16 or wider
 MEMORY_MARGIN = 1.25  # over a file of a checkpoint: what else the processes hold meanwhile
 ADAPTER_SHARE = 20  # an adapter is less than this part of the transformer
@@ -25,14 +23,14 @@ T5_WIDTH = 4096  # of T5-XXL, FLUX's long text encoder
 
 def disk_needed(config: RunConfig, steps: Collection[str] = WRITING) -> int:
     """Bytes these steps write at most: embeddings, latents, checkpoints (the last K, the best, one more), an export."""
-    trained, _ = _sizes(config)
-    size = values = 0
+    size = 0
     if "embed" in steps:
         each = embedding_bytes(config)
         size = sum(each + _listed(prompt) for part in texts_at_hand(config) for prompt in part) + latent_bytes(config)
     if "train" in steps:
-        values = trained * (COPIES_PER_CHECKPOINT * (config.train.keep_last + 2) + 1)
-    return size + BYTES_PER_VALUE * values
+        weights, moments = _checkpoint(config)
+        size += (weights + moments) * (config.train.keep_last + 2) + weights
+    return size
 
 
 def disk_to_evaluate(config: RunConfig) -> int:
@@ -50,8 +48,13 @@ def embedding_bytes(config: RunConfig) -> int:
 
 def memory_to_save(config: RunConfig) -> int:
     """Bytes of the host's memory that saving takes at most: the larger file of a checkpoint, whole, and a margin."""
+    return round(max(_checkpoint(config)) * MEMORY_MARGIN)
+
+
+def _checkpoint(config: RunConfig) -> tuple[int, int]:
+    """Bytes of the weights and of the moments that a checkpoint holds."""
     trained, _ = _sizes(config)
-    return round(max(trained * weight_bytes(config.train), moment_bytes(trained, config.train)) * MEMORY_MARGIN)
+    return trained * weight_bytes(config.train), moment_bytes(trained, config.train)
 
 
 def _listed(prompt: Prompt) -> int:

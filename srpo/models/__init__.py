@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 import diffusers
 import torch
@@ -14,7 +14,7 @@ from srpo.config import ModelConfig, WeightsFormat
 from srpo.errors import ConfigError
 from srpo.models import flux, qwen_image
 from srpo.models.layout import read_json
-from srpo.models.shared import TextSkeleton
+from srpo.models.shared import CPU, TextSkeleton
 from srpo.models.weights import load_dtype
 
 Embeddings = dict[str, Tensor]
@@ -36,6 +36,14 @@ class LatentSpace(Protocol):
     """A model's VAE, frozen, with its constants; latents are the VAE's (batch, channels, h, w), not packed."""
 
     vae: ModelMixin
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """From a diffusers folder, in float32."""
+
+    @classmethod
+    def skeleton(cls, folder: Path) -> Self:
+        """On the meta device, from the folder's config files alone."""
 
     @property
     def multiple(self) -> int:
@@ -64,6 +72,19 @@ class TextToImage(LatentSpace, Protocol):
     transformer: ModelMixin
     """The part that is trained."""
 
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        transformer: Path | None = None,
+        weights: WeightsFormat | None = "fp32",
+        device: torch.device = CPU,
+    ) -> Self:
+        """From a diffusers folder, or with another transformer (folder, file) or an adapter, each tensor to the device.
+
+        `weights`: format of the transformer; without one its parameters are on the meta device.
+        """
+
     def velocity(self, x: Tensor, sigma: Tensor, embeddings: Embeddings, guidance: float | None) -> Tensor:
         """`noise - x0` predicted at x (batch, channels, h, w) and sigma (batch,); exact sigma, never rounded.
 
@@ -85,21 +106,15 @@ class TextToImage(LatentSpace, Protocol):
 class Family:
     """How a model family is loaded and checked."""
 
-    load: Callable[[Path, Path | None, WeightsFormat | None], TextToImage]
-    """(folder, folder of another transformer or of an adapter or None, format of the transformer) -> model; without a
-    format the transformer's parameters are on the meta device."""
+    model: type[TextToImage]
+    vae: type[LatentSpace]
+    """What the model is without its transformer."""
     load_text: Callable[[Path, torch.dtype], TextEncoder]
     """(folder, type of the weights) -> its text encoders."""
-    load_vae: Callable[[Path], LatentSpace]
-    """folder -> its VAE in float32."""
     check: Callable[[Path, int, int], None]
     """(folder, height, width): layout, names and shapes by file headers alone; ConfigError names what is wrong."""
-    skeleton: Callable[[Path], TextToImage]
-    """folder -> the model on the meta device, from its config files alone."""
     text_skeleton: Callable[[Path], TextSkeleton]
     """folder -> its text encoders on the meta device, from their config files alone."""
-    vae_skeleton: Callable[[Path], LatentSpace]
-    """folder -> its VAE on the meta device, likewise."""
     guidance_problem: Callable[[Path, float | None], str]
     """(folder, guidance) -> the end of a sentence that begins with "the model": why not this one; empty if it fits."""
     guidance: Callable[[Path], float | None]
@@ -110,28 +125,24 @@ class Family:
 
 MODELS: dict[str, Family] = {
     "flux": Family(
-        flux.Flux.load,
-        flux.load_text,
-        flux.FluxVae.load,
-        flux.check,
-        flux.Flux.skeleton,
-        flux.text_skeleton,
-        flux.FluxVae.skeleton,
-        flux.guidance_problem,
-        flux.published_guidance,
-        FluxPipeline,
+        model=flux.Flux,
+        vae=flux.FluxVae,
+        load_text=flux.load_text,
+        check=flux.check,
+        text_skeleton=flux.text_skeleton,
+        guidance_problem=flux.guidance_problem,
+        guidance=flux.published_guidance,
+        pipeline=FluxPipeline,
     ),
     "qwen_image": Family(
-        qwen_image.QwenImage.load,
-        qwen_image.load_text,
-        qwen_image.QwenImageVae.load,
-        qwen_image.check,
-        qwen_image.QwenImage.skeleton,
-        qwen_image.text_skeleton,
-        qwen_image.QwenImageVae.skeleton,
-        qwen_image.guidance_problem,
-        qwen_image.published_guidance,
-        QwenImagePipeline,
+        model=qwen_image.QwenImage,
+        vae=qwen_image.QwenImageVae,
+        load_text=qwen_image.load_text,
+        check=qwen_image.check,
+        text_skeleton=qwen_image.text_skeleton,
+        guidance_problem=qwen_image.guidance_problem,
+        guidance=qwen_image.published_guidance,
+        pipeline=QwenImagePipeline,
     ),
 }
 
@@ -143,14 +154,16 @@ def find_family(name: str) -> Family:
     return MODELS[name]
 
 
-def load_model(config: ModelConfig, folder: Path, transformer: Path | None = None) -> TextToImage:
-    """The model in a diffusers folder; `transformer` names the folder of an aligned one, or of an adapter, to use."""
-    return find_family(config.family).load(folder, transformer, config.weights)
+def load_model(
+    config: ModelConfig, folder: Path, transformer: Path | None = None, device: torch.device = CPU
+) -> TextToImage:
+    """The model in a diffusers folder, on a device; `transformer`: folder of an aligned one, or of its adapter."""
+    return find_family(config.family).model.load(folder, transformer, config.weights, device).to(device)
 
 
 def load_without_transformer(config: ModelConfig, folder: Path) -> TextToImage:
     """The same, with the transformer's parameters on the meta device."""
-    return find_family(config.family).load(folder, None, None)
+    return find_family(config.family).model.load(folder, weights=None)
 
 
 def load_text_encoder(config: ModelConfig, folder: Path) -> TextEncoder:
@@ -160,12 +173,12 @@ def load_text_encoder(config: ModelConfig, folder: Path) -> TextEncoder:
 
 def load_latent_space(config: ModelConfig, folder: Path) -> LatentSpace:
     """The VAE of the model in a diffusers folder, in float32."""
-    return find_family(config.family).load_vae(folder)
+    return find_family(config.family).vae.load(folder)
 
 
 def latent_space_skeleton(config: ModelConfig, folder: Path) -> LatentSpace:
     """The same on the meta device, from its config file alone."""
-    return find_family(config.family).vae_skeleton(folder)
+    return find_family(config.family).vae.skeleton(folder)
 
 
 def family_of(folder: Path) -> str | None:
@@ -191,7 +204,7 @@ def can_recompute_vae(folder: Path) -> bool:
 
 def model_skeleton(config: ModelConfig, folder: Path) -> TextToImage:
     """The model on the meta device, from the config files in a folder: shapes without weights."""
-    return find_family(config.family).skeleton(folder)
+    return find_family(config.family).model.skeleton(folder)
 
 
 def text_skeleton(config: ModelConfig, folder: Path) -> TextSkeleton:

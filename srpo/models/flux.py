@@ -68,17 +68,20 @@ class Flux(FolderModel, FluxVae):
 
     def velocity(self, x: Tensor, sigma: Tensor, embeddings: dict[str, Tensor], guidance: float | None) -> Tensor:
         """One forward of the transformer; x: (batch, c, h, w), sigma: (batch,)."""
-        batch, _, height, width = x.shape
+        _, _, height, width = x.shape
         tokens = embeddings["prompt_embeds"]
         guided = self.transformer.config.guidance_embeds
         if guided and guidance is None:
             raise ConfigError("this FLUX takes a guidance (1 to 5, usually 3.5); got null")
         dtype = self.transformer.dtype
-        with self._timestep.set_to(1000 * sigma.to(x)):
+        inputs = [sigma.to(x)]
+        if guided and guidance is not None:
+            inputs.append(torch.full_like(inputs[0], guidance))
+        with self._timestep.set_to(*(1000 * value for value in inputs)):
             output = self.transformer(
                 hidden_states=pack(x).to(dtype),
-                timestep=sigma.to(x),
-                guidance=torch.full((batch,), guidance, device=x.device) if guided and guidance is not None else None,
+                timestep=inputs[0],
+                guidance=inputs[1] if guided else None,
                 pooled_projections=embeddings["pooled_prompt_embeds"].to(dtype),
                 encoder_hidden_states=tokens.to(dtype),
                 txt_ids=torch.zeros(tokens.shape[1], 3, device=x.device, dtype=x.dtype),
@@ -150,4 +153,10 @@ def check(folder: Path, height: int, width: int) -> None:
     check_loads(folder / "scheduler", FlowMatchEulerDiscreteScheduler)
     check_tokenizer(folder / "tokenizer", CLIPTokenizer)
     check_tokenizer(folder / "tokenizer_2", T5TokenizerFast)
-    check_image_size(height, width, FluxVae.skeleton(folder).multiple)
+    model = Flux.skeleton(folder)
+    if (inputs := model.transformer.config.in_channels) != 4 * model.channels:
+        raise ConfigError(
+            f"the transformer in {folder} does not draw from text alone: it takes {inputs} channels, of which latents "
+            f"are {4 * model.channels}"
+        )
+    check_image_size(height, width, model.multiple)

@@ -17,6 +17,8 @@ from srpo.errors import ConfigError
 from srpo.models.layout import read_json
 from srpo.models.weights import load_transformer
 
+CPU = torch.device("cpu")
+
 
 class FolderText:
     """Tokenizers and text encoders in diffusers' own pipeline; a family adds how it encodes prompts."""
@@ -81,10 +83,16 @@ class FolderModel(FolderVae):
         self._timestep = ExactTimestep(transformer.time_text_embed)
 
     @classmethod
-    def load(cls, folder: Path, transformer: Path | None = None, weights: WeightsFormat | None = "fp32") -> Self:
+    def load(
+        cls,
+        folder: Path,
+        transformer: Path | None = None,
+        weights: WeightsFormat | None = "fp32",
+        device: torch.device = CPU,
+    ) -> Self:
         """From disk, the VAE in float32; `transformer` is an aligned one (folder or file), or its adapter."""
         return cls(
-            load_transformer(cls.transformer_class, folder / "transformer", transformer, weights),
+            load_transformer(cls.transformer_class, folder / "transformer", transformer, weights, device),
             load_vae(cls.vae_class, folder),
             FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
         )
@@ -172,23 +180,24 @@ def folder_sigmas(folder_scheduler: FlowMatchEulerDiscreteScheduler, num_tokens:
 
 
 class ExactTimestep:
-    """Hands a transformer's time embedding the timestep unrounded.
+    """Hands a transformer's time embedding the timestep unrounded, and a guidance where it takes one.
 
-    Under bf16 autocast diffusers rounds it to bf16 on the way, which moves it by up to 2 of 1000.
+    Computing in bf16, diffusers rounds them to bf16 on the way: the timestep by up to 2 of 1000, a guidance of 3.5,
+    which is 3500 there, to 3504. Its own pipeline in bf16 sees that; here training and evaluation see what was asked.
     """
 
     def __init__(self, time_embedding: torch.nn.Module) -> None:
-        self.value: Tensor | None = None
+        self.values: tuple[Tensor, ...] = ()
         time_embedding.register_forward_pre_hook(self._replace)
 
     @contextmanager
-    def set_to(self, value: Tensor) -> Iterator[None]:
-        """For a forward inside; outside of it the transformer is any pipeline's."""
-        self.value = value
+    def set_to(self, *values: Tensor) -> Iterator[None]:
+        """The embedding's first arguments in a forward inside; outside of it the transformer is any pipeline's."""
+        self.values = values
         try:
             yield
         finally:
-            self.value = None
+            self.values = ()
 
-    def _replace(self, module: torch.nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        return None if self.value is None else (self.value, *arguments[1:])
+    def _replace(self, module: torch.nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (*self.values, *arguments[len(self.values) :])

@@ -7,12 +7,14 @@ stays in bf16. int8: one scale per output channel (torchao). nf4: blocks of 64 v
 (QLoRA, arXiv:2305.14314; bitsandbytes). Both are lossy, which only a base that is not trained can bear.
 """
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import init_empty_weights
+from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY as METADATA
 from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE as ADAPTER
 from safetensors import safe_open
 from torch import nn
@@ -24,6 +26,7 @@ from srpo.rounding import rounded
 
 ADAPTED = re.compile(r"transformer\.(?P<layer>.+)\.lora_(?P<side>A|B)\.weight")
 """Names of an adapter's tensors."""
+QUANTISED = ("int8", "nf4")
 
 
 def load_dtype(weights: WeightsFormat) -> torch.dtype:
@@ -31,18 +34,22 @@ def load_dtype(weights: WeightsFormat) -> torch.dtype:
     return torch.float32 if weights == "fp32" else torch.bfloat16
 
 
-def load_transformer(cls: Any, base: Path, aligned: Path | None, weights: WeightsFormat | None) -> Any:
+def load_transformer(
+    cls: Any, base: Path, aligned: Path | None, weights: WeightsFormat | None, device: torch.device
+) -> Any:
     """A transformer of `cls`, kept in a format: the base's, an aligned one (folder or file), or under an adapter.
 
-    Without a format its parameters are on the meta device, in float32: something else will read them.
+    Each tensor goes to the device as it is read. What is quantised there stays on the CPU until it is its turn, mapped
+    from the file if that holds bf16. Without a format the parameters are on the meta device, in float32: something else
+    will read them.
     """
     if weights is None:
         with init_empty_weights(include_buffers=False):
             return cls.from_config(cls.load_config(base, local_files_only=True)).eval()
     adapter = adapter_file(aligned)
     source = base if adapter or aligned is None else aligned
-    transformer = _read(cls, base if source.is_file() else source, source, load_dtype(weights))
-    quantise(transformer, weights)
+    transformer = _read(cls, base if source.is_file() else source, source, weights, device)
+    quantise(transformer, weights, device)
     if adapter:
         add_adapter(transformer, adapter)
     return transformer
@@ -60,6 +67,13 @@ def adapter_file(path: Path | None) -> Path | None:
         return path and path / ADAPTER
     files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
     return files[0] if len(files) == 1 and any(".lora_" in name for name in file_shapes(files[0])) else None
+
+
+def adapter_settings(adapter: Path) -> dict[str, Any]:
+    """What the file of an adapter says of its form, by names like `transformer.lora_alpha`; empty if nothing."""
+    with safe_open(adapter, framework="pt") as file:
+        settings: dict[str, Any] = json.loads((file.metadata() or {}).get(METADATA, "{}"))
+    return settings
 
 
 def check_transformer(path: Path, base: Path) -> None:
@@ -85,36 +99,42 @@ def _check_adapter(path: Path, base: Shapes) -> None:
             raise ConfigError(f"{path} changes a layer of another size: {name} is {shape}, the base's {layer}")
 
 
-def _read(cls: Any, config: Path, source: Path, dtype: torch.dtype) -> Any:
+def _read(cls: Any, config: Path, source: Path, weights: WeightsFormat, device: torch.device) -> Any:
     """The tensors of a folder, or a file (the form in which SRPO's own are released), by the config in a folder.
 
-    Not diffusers' `from_pretrained`, which rounds to nearest. One tensor at a time is held in the file's own type.
+    Not diffusers' `from_pretrained`, which rounds to nearest. One tensor at a time is held in the file's own type. What
+    is to be quantised stays on the CPU.
     """
+    dtype, waiting = load_dtype(weights), set[str]()
     with init_empty_weights(include_buffers=False):  # Qwen's rotary angles are neither: they have to be real
         transformer = cls.from_config(cls.load_config(config, local_files_only=True))
+    if weights in QUANTISED:
+        waiting = {f"{name}.weight" for name, module in transformer.named_modules() if in_blocks(module, name)}
     tensors: dict[str, torch.Tensor] = {}
     for path in weight_files(source):
         with safe_open(path, framework="pt") as file:
-            tensors |= {name: rounded(name, file.get_tensor(name), dtype) for name in file.keys()}  # noqa: SIM118
+            for name in file.keys():  # noqa: SIM118
+                tensor = rounded(name, file.get_tensor(name), dtype)
+                tensors[name] = tensor if name in waiting else tensor.to(device)
     transformer.load_state_dict(tensors, assign=True)
     return transformer.eval()
 
 
-def quantise(transformer: nn.Module, weights: WeightsFormat) -> None:
-    """Replace the linear layers of the blocks in place; nothing to do for fp32 and bf16.
+def quantise(transformer: nn.Module, weights: WeightsFormat, device: torch.device) -> None:
+    """Replace the linear layers of the blocks in place, one by one, on a device; nothing to do for fp32 and bf16.
 
     What comes in is brought to bf16 first. Under autocast these layers would keep a float32 input's type otherwise, as
     no other layer does, and all that follows would be twice as large.
     """
-    if weights not in ("int8", "nf4"):
+    if weights not in QUANTISED:
         return
     if weights == "int8":
         from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
-        quantize_(transformer, Int8WeightOnlyConfig(), filter_fn=in_blocks)
+        quantize_(transformer, Int8WeightOnlyConfig(), filter_fn=in_blocks, device=device)
     else:
         for name in [name for name, module in transformer.named_modules() if in_blocks(module, name)]:
-            transformer.set_submodule(name, _nf4(transformer.get_submodule(name)))  # one at a time is held twice
+            transformer.set_submodule(name, _nf4(transformer.get_submodule(name), device))
     for name, module in transformer.named_modules():
         if in_blocks(module, name):
             module.register_forward_pre_hook(_in_bf16)
@@ -129,8 +149,8 @@ def _in_bf16(module: nn.Module, arguments: tuple[torch.Tensor]) -> torch.Tensor:
     return arguments[0].to(torch.bfloat16)
 
 
-def _nf4(linear: nn.Module) -> nn.Module:
-    """The layer with its weight in NF4; it computes in bf16 whatever comes in."""
+def _nf4(linear: nn.Module, device: torch.device) -> nn.Module:
+    """The layer with its weight in NF4 on a device; it computes in bf16 whatever comes in."""
     from bitsandbytes.nn import Linear4bit, Params4bit
 
     assert isinstance(linear, nn.Linear)
@@ -143,6 +163,7 @@ def _nf4(linear: nn.Module) -> nn.Module:
         device="meta",
     )
     weight = Params4bit(linear.weight.data, requires_grad=False, quant_type="nf4")
-    quantised.weight = weight.to(device=linear.weight.device)  # moving is what quantises
+    quantised.support_avx512bf16_for_cpu = False  # a rollout would pack the weight, which a backward pass cannot read
+    quantised.weight = weight.to(device=device)  # moving is what quantises
     quantised.bias = linear.bias
     return quantised

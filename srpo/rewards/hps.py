@@ -11,6 +11,7 @@ from typing import Any
 
 import open_clip
 import torch
+from accelerate import init_empty_weights
 
 from srpo.errors import ConfigError
 from srpo.models.layout import compare_shapes
@@ -24,8 +25,9 @@ def load(path: Path, architecture: str) -> DualEncoderReward:
     """The reward whose checkpoint is the file `path` (or the only .pt or .safetensors file of a folder)."""
     path = _checkpoint(path)
     settings = _settings(path, architecture)
-    model = open_clip.CLIP(**settings)
-    model.load_state_dict({name: tensor.float() for name, tensor in read_state_dict(path).items()})
+    with init_empty_weights(include_buffers=False):  # open_clip would fill them with random numbers
+        model = open_clip.CLIP(**settings)
+    model.load_state_dict({name: tensor.float() for name, tensor in read_state_dict(path).items()}, assign=True)
     return build(model, settings)
 
 

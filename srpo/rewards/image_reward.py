@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor, nn
 from torch.nn.functional import normalize
@@ -89,8 +90,9 @@ class ImageReward(nn.Module):
 def load(checkpoint: Path, vocabulary: Path) -> ImageReward:
     """The score in `ImageReward.pt`, with BERT's vocab.txt (or a folder that holds it)."""
     tensors = {renamed(name): tensor.float() for name, tensor in read_state_dict(checkpoint).items()}
-    model = ImageReward(*configs(checkpoint, state_dict_shapes(checkpoint)), _tokenizer(vocabulary))
-    model.load_state_dict({name: tensors[name] for name in model.state_dict()})
+    with init_empty_weights(include_buffers=False):
+        model = ImageReward(*configs(checkpoint, state_dict_shapes(checkpoint)), _tokenizer(vocabulary))
+    model.load_state_dict({name: tensors[name] for name in model.state_dict()}, assign=True)
     return model
 
 

@@ -15,7 +15,7 @@ from srpo.errors import ConfigError
 from srpo.flow import shifted_sigmas
 from srpo.forecast import cost
 from srpo.forecast.cost import BYTES, Cost, count
-from srpo.forecast.cuda_rules import cuda_autocast, quantise
+from srpo.forecast.cuda_rules import compute_as_quantised, cuda_autocast
 from srpo.forecast.price import num_drawn, predict, price
 from srpo.forecast.weightless import LiveBytes, tensors_of
 from srpo.gpus import ALLOCATOR
@@ -114,7 +114,7 @@ def test_cudas_rules_end_with_the_count() -> None:
 def test_a_quantised_layer_keeps_what_the_real_one_keeps(weights: Literal["int8", "nf4"], flux_folder: Path) -> None:
     """Bytes for the backward pass: torchao's layers keep a copy of their weight, bitsandbytes' do not."""
     real, counted = (load_model(ModelConfig(weights=kept), flux_folder).transformer for kept in (weights, "bf16"))
-    quantise(counted, weights)
+    compute_as_quantised(counted, weights)
     kept = []
     for transformer in (real, counted):
         layer = transformer.transformer_blocks[0].ff.net[0].proj.requires_grad_(False)

@@ -157,6 +157,12 @@ def _scheduler_empty(folder: Path) -> None:
     (folder / "scheduler" / "scheduler_config.json").unlink()
 
 
+def _fills_a_mask(folder: Path) -> None:
+    path = folder / "transformer" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"in_channels": 52, "out_channels": 32}))
+    _edit(folder, lambda tensors: tensors.update({"x_embedder.weight": torch.zeros(128, 52)}))
+
+
 def _edit(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
     path = folder / "transformer" / "diffusion_pytorch_model.safetensors"
     tensors = load_file(path)
@@ -175,6 +181,7 @@ def _edit(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> 
         (_no_config, "has no config.json"),
         (_tokenizer_empty, "holds no tokenizer: it has neither tokenizer.json nor"),
         (_scheduler_empty, "cannot be loaded"),
+        (_fills_a_mask, "does not draw from text alone: it takes 52 channels, of which latents are 32"),
         (_shard_missing, "names files that are missing: diffusion_pytorch_model-00002"),
     ],
 )
@@ -234,7 +241,7 @@ def test_names_that_transformers_understands_are_accepted(
         assert torch.equal(tensor, old.encode_prompts(PROMPTS, TEXT_TOKENS)[name])
 
 
-def test_sigma_reaches_the_transformer_unrounded_under_autocast(flux_folder: Path) -> None:
+def test_sigma_and_guidance_reach_the_transformer_unrounded_under_autocast(flux_folder: Path) -> None:
     model = load_model(CONFIG, flux_folder)
     embeddings = load_text_encoder(CONFIG, flux_folder).encode_prompts(PROMPTS[:2], TEXT_TOKENS)
     seen: list[torch.Tensor] = []
@@ -245,6 +252,7 @@ def test_sigma_reaches_the_transformer_unrounded_under_autocast(flux_folder: Pat
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         model.velocity(torch.randn(2, 8, 8, 8), sigma, embeddings, 3.5)
     assert torch.equal(seen[0], 1000 * sigma)
+    assert seen[1].tolist() == [3500, 3500]
 
 
 def test_unknown_family_and_missing_folder() -> None:
