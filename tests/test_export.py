@@ -340,7 +340,8 @@ def test_a_disk_that_is_too_small_is_told_before_the_work(
 
 def test_an_adapter_is_exported_alone_or_merged(job: TrainJob, tmp_path: Path) -> None:
     """The merged transformer computes what base and adapter compute together."""
-    train = job.config.train.model_copy(update={"lora": LoraConfig(rank=4, alpha=8), "learning_rate": 1e-2, "num_updates": 2})
+    lora = LoraConfig(rank=4, alpha=8)
+    train = job.config.train.model_copy(update={"lora": lora, "learning_rate": 1e-2, "num_updates": 2})
     config = job.config.model_copy(update={"train": train})
     trained = run(job.model_copy(update={"config": config, "output_dir": str(tmp_path / "run")}))
     files = ModelFiles(

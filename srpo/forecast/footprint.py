@@ -35,9 +35,9 @@ def disk_needed(config: RunConfig, steps: Collection[str] = WRITING) -> int:
 
 def disk_to_evaluate(config: RunConfig) -> int:
     """Bytes that an evaluation brings to an empty disk: held-out embeddings, the candidate, as large a champion."""
-    trained, _ = _sizes(config)
+    weights, _ = _checkpoint(config)
     each, held_out = embedding_bytes(config), texts_at_hand(config).held_out
-    return sum(each + _listed(prompt) for prompt in held_out) + 2 * BYTES_PER_VALUE * trained
+    return sum(each + _listed(prompt) for prompt in held_out) + 2 * weights
 
 
 def embedding_bytes(config: RunConfig) -> int:
