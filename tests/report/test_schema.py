@@ -13,7 +13,7 @@ def current() -> str:
 
 
 def test_the_published_schema_is_current() -> None:
-    stale = "run: python -m tests.evaluation.test_schema"
+    stale = "run: python -m tests.report.test_schema"
     assert PUBLISHED.read_text(encoding="utf-8") == current(), stale
 
 
