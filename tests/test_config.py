@@ -20,6 +20,7 @@ from srpo.config import (
     parse_config,
 )
 from srpo.config.base import flatten
+from srpo.config.describe import describe
 from srpo.config.method import ReflMethod
 from srpo.config.resources import TrainResources
 from srpo.config.rewards import AddedReward
@@ -275,3 +276,16 @@ def test_rollouts_in_the_precision_of_training_anyway_are_refused() -> None:
 def test_nested_settings_become_dotted_names() -> None:
     values = {"a": 1, "b": {"c": {"d": 2}, "e": [{"f": 3}]}, "g": {}}
     assert flatten(values) == {"a": 1, "b.c.d": 2, "b.e": [{"f": 3}]}
+
+
+def test_every_setting_is_described_by_its_name_in_a_run_file() -> None:
+    described = {setting.name: setting for setting in describe()}
+    assert described["train.jitter"].default == 0
+    assert described["images.source"].default is ...
+    assert described["train.schedule"].choices == ("constant", "constant_with_warmup", "linear", "cosine")
+    assert described["train.lora"].is_section
+    assert {"monitor.bounds[].max_change", "evaluation.scores.NAME.family", "method.num_copies"} <= described.keys()
+    assert {"resources.register", "resources.train.nodes"} <= described.keys(), "by the key that a file holds"
+    last = {name.rpartition(".")[2] for name in described}
+    fields = [field for section in sections(RunConfig) for field in section.model_fields.items()]
+    assert {field.alias or name for name, field in fields} <= last

@@ -1,11 +1,12 @@
 """The commands of `run_pipeline.py`, one file per subject, in the order of the help."""
 
-from pipelines.commands import compare, images, judge, look, models, runs, schedules, stacks, study, sync
+from pipelines.commands import compare, images, judge, look, models, runs, schedules, settings, stacks, study, sync
 from pipelines.commands.common import app
 
 for command in (
     runs.run,
     runs.plan,
+    settings.settings,
     runs.job,
     images.generate,
     images.words,

@@ -18,7 +18,8 @@ class PreferenceConfig(Settings):
     positive: tuple[str, ...] = Field(
         default=("Natural-lighting", "Detail", "Detailed", "Real"), min_length=1, validate_default=True
     )
-    """Wanted words; update u (from 1) uses `positive[u % len(positive)]`."""
+    """Wanted words, put in front of the prompt as `"<word>. <prompt>"`; update u (from 1) uses
+    `positive[u % len(positive)]`. A word works as far as the reward knows it; the command `words` tells before."""
     negative: tuple[str, ...] = Field(
         default=("Concept art", "Painting", "Anime", "Flat", "Oil"), min_length=1, validate_default=True
     )
@@ -32,16 +33,21 @@ class PreferenceConfig(Settings):
     prefix: str | None = Field(default=None, pattern=r"\S")
     """Word that the aligned model draws with (`"<prefix>. <prompt>"`) in `generate`; evaluation goes without it."""
     k_denoise: Range = (0.1, 0.25)
-    """Strength of the denoise branch, from the first (clean end) to the last level of the grid."""
+    """Strength k of `(1 + k) r(target) - r(other)` in the denoise branch, from the first (clean end) to the last level
+    of the grid."""
     k_inversion: Range = (0.3, 0.01)
-    """Strength of the inversion branch, likewise."""
+    """Strength of the inversion branch, likewise. The authors advise: its first slightly above the last of denoise
+    works against over-saturation; the first of denoise slightly above its last keeps structure; a negative early k of
+    denoise (-0.1 to 0.2) penalises high-frequency tricks."""
     margin: float = 0.7
-    """Hinge: an image whose relative preference has reached the margin is no longer pushed."""
+    """Hinge: an image whose relative preference has reached the margin is no longer pushed. 0.7 is never reached with
+    HPSv2.1, whose relative preference is about 0.03 to 0.1."""
     discount_shift: float | None = Field(default=None, gt=0)
     """The relative preference is multiplied by a factor that rises from 0 at the clean end of the grid to 1 at the
     noisy one, bent by this shift (3 in the reference's recipe for Qwen-Image); null: it counts fully everywhere."""
     content_anchor: float = Field(default=0.0, ge=0)
-    """Weight of the plain reward r(image, prompt) beside the hinge; 0 is the reference's loss."""
+    """Weight of the plain reward r(image, prompt) beside the hinge, which keeps what the prompt asks for; in the
+    denoise branch alone, because through inversion it would push away from the prompt. 0 is the reference's loss."""
 
     @model_validator(mode="before")
     @classmethod
@@ -75,7 +81,8 @@ class AlignConfig(Settings):
     """Direct-Align: which noise levels are trained, and how (arXiv:2509.06942)."""
 
     branches: tuple[Literal["denoise", "inversion"], ...] = Field(default=("denoise", "inversion"), min_length=1)
-    """Branches of an update. `denoise` pulls towards the positive words, `inversion` pushes from the negative ones."""
+    """Branches of an update. `denoise` pulls towards the positive words; `inversion` steps to a noisier level, which
+    turns the gradient around, so that rewarding the negative words pushes away from them."""
     together: bool = True
     """Run the branches as one batch (faster) or one after the other (less memory); the gradients are the same."""
     guidance: float | None = Field(default=3.5, ge=0)
@@ -85,13 +92,15 @@ class AlignConfig(Settings):
     grid_steps: int = Field(default=50, gt=0)
     """Steps of the schedule that the window counts in."""
     window: tuple[int, int] = (5, 25)
-    """First and last step of the schedule that is trained: early steps draw structure, late ones colour and detail."""
+    """First and last step of the schedule that is trained. Early steps draw structure, late ones colour and detail:
+    stay below sigma 0.99 (structure breaks) and away from late steps (colours are hacked); both warn."""
     num_levels: int = Field(default=1000, ge=11)
-    """Points of the sigma grid inside the window."""
+    """Points of the sigma grid inside the window; with 0.9 of 1000 known the model steps over at most 100 of them."""
     groundtruth_ratio: float = Field(default=0.9, gt=0, lt=1)
     """Share of the way that the known noise covers; the model's step covers at most the rest."""
     num_injections: int = Field(default=1, gt=0)
-    """Noise levels drawn per rollout; their losses are averaged (the paper's aggregation). Exact: x0 stays."""
+    """Noise levels drawn per rollout; their losses are averaged (the paper's aggregation). Exact: x0 stays.
+    Rollouts are three quarters of the work."""
 
     @model_validator(mode="after")
     def window_lies_in_the_schedule(self) -> Self:
