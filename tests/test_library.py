@@ -1,33 +1,13 @@
-"""The library without the pipeline: what a notebook holds, line by line."""
+"""The library without the pipeline: the README's lines, as a notebook would run them."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-DRAW = """
-import torch
-from srpo.config import load_config
-from srpo.generate import Painter, Sampling
-from srpo.hub import resolve
-from srpo.rewards import load_reward
-
-config = load_config("configs/shapes.yaml")
-reward = load_reward(config.reward, resolve(config.reward.source, "reward"))
-painter = Painter(config.model, resolve(config.model.source, "model"))
-images = torch.stack(list(painter.tensors(["a red circle on a blue background"], Sampling(num_steps=10))))
-(scores,) = reward(images, ["Bright. a red circle on a blue background"])
-"""
-TRAIN = """
-from pathlib import Path
-from srpo.artifacts import TrainJob
-from srpo.config import load_config
-from srpo.launch import launch_training, prepare_job
-
-config = load_config("configs/shapes.yaml", ["train.num_updates=1"])
-trained = launch_training(TrainJob.load(prepare_job(config, Path("training"))))
-"""
+DRAW, TRAIN, _ = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +23,7 @@ def run(code: str) -> dict[str, Any]:
     return names
 
 
-def test_a_model_draws_and_a_reward_scores_in_ten_lines(tmp_path: Path) -> None:
+def test_a_model_draws_and_a_reward_scores_as_the_readme_says(tmp_path: Path) -> None:
     names = run(DRAW)
     assert names["images"].shape == (1, 3, 32, 32)
     assert 0.3 < float(names["scores"]) < 1, "the picture is what was asked for"
