@@ -74,7 +74,7 @@ class HeldOut:
         # all take part in each pass of a sliced model, if need be for nothing
         drawn = mine if self.config.train.sharding == "none" else mine + mine[-1:] * (most - len(mine))
         parts = []
-        with self._weights_moved(model):
+        with self._weights_moved(model), self.scorer.scores_at(self.accelerator.device):
             for start in range(0, most, size):
                 if told():
                     return None

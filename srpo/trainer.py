@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 from diffusers.optimization import get_scheduler
@@ -90,7 +91,7 @@ class Trainer:
     def _held_out(self, job: TrainJob) -> HeldOut:
         """The monitor's share of the held-out prompts, with what scores their images."""
         settings, held_out = self.config.evaluation, job.prompts.held_out
-        scores = load_scores(self.config.watched_scores, job.weights, self.accelerator.device)
+        scores = load_scores(self.config.watched_scores, job.weights, torch.device("cpu"))
         scorer = Scorer(self.criteria, settings.world, scores, settings.grid_periods)
         samples = self.output_dir / "samples"
         texts, embeddings = load_prompt_set(held_out)

@@ -9,7 +9,8 @@ same two under `<name>` and `relative/<name>`, with words of their own. Training
 `spread` belongs to a set of images: the standard deviation of their luminance. A model that collapses loses it.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -97,6 +98,17 @@ class Scorer:
         self.world_meters = SHAPES if world else {}
         self.scores = scores
         self.meters = meters(grid_periods)
+
+    @contextmanager
+    def scores_at(self, device: torch.device) -> Iterator[None]:
+        """The held-out scores on a device, which training has to itself again afterwards."""
+        try:
+            for score in self.scores.values():
+                score.reward.to(device)
+            yield
+        finally:
+            for score in self.scores.values():
+                score.reward.to(torch.device("cpu"))
 
     @torch.no_grad()
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Scores:

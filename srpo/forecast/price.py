@@ -101,10 +101,10 @@ def price_if_it_fits(config: RunConfig, gpu: str) -> Prediction | None:
 
 
 def _with_scores(config: RunConfig, cost: Cost) -> Cost:
-    """The held-out scores lie beside it: in training those that the monitor names, in an evaluation all of them."""
+    """Held-out scores lie beside it: those that the monitor names while training is measured, in an evaluation all."""
     sizes = {name: score_bytes(name, score) for name, score in config.evaluation.scores.items()}
-    watched = sum(sizes[name] for name in config.watched_scores)
-    return cost.model_copy(update={"weights": cost.weights + watched, "evaluate": cost.evaluate + sum(sizes.values())})
+    watching = cost.watching + sum(sizes[name] for name in config.watched_scores)
+    return cost.model_copy(update={"watching": watching, "evaluate": cost.evaluate + sum(sizes.values())})
 
 
 def _skeletons(config: RunConfig) -> tuple[models.TextToImage, list[rewards.Reward], TextSkeleton]:

@@ -20,6 +20,7 @@ class WordReward:
 
     def __init__(self) -> None:
         self.calls: list[tuple[Sequence[str], ...]] = []
+        self.places: list[str] = []
 
     def __call__(self, images: Tensor, *texts: Sequence[str]) -> tuple[Tensor, ...]:
         self.calls.append(texts)
@@ -27,6 +28,7 @@ class WordReward:
         return tuple(means + torch.tensor([VALUES[text.split()[0].strip(".")] for text in list_]) for list_ in texts)
 
     def to(self, device: torch.device) -> "WordReward":
+        self.places.append(str(device))
         return self
 
 
@@ -105,3 +107,12 @@ def test_a_score_takes_the_name_of_nothing_else(name: str) -> None:
     beauty = ScoreConfig(family="aesthetic", source="head.pth", companion="siglip")
     with pytest.raises(ConfigError, match=rf"evaluation\.scores\.{name}: that name is taken"):
         metric_names(EvaluationConfig(scores={name: beauty}))
+
+
+def test_held_out_scores_leave_the_gpu_to_training_whatever_ends_a_measurement() -> None:
+    judge = WordReward()
+    scorer = Scorer([], scores={"judge": HeldOutScore(judge, (), ())})
+    with pytest.raises(KeyboardInterrupt), scorer.scores_at(torch.device("cuda")):
+        assert judge.places == ["cuda"]
+        raise KeyboardInterrupt
+    assert judge.places == ["cuda", "cpu"]
