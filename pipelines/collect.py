@@ -103,7 +103,8 @@ def unreferenced(place: Place, gone: Sequence[Version]) -> list[Folder]:
     others = [record for record in load_runs(place) if record not in released]
     needed += [path for record in others for path in _files_of_run(place, record)]
     found = [path for path in _candidates(place, released) if not any(_overlap(path, other) for other in needed)]
-    if store_dir() == place.root / "store":  # another one may serve other folders too
+    fetching = any(record.actual_state == "running" and "weights" not in outputs_of(record) for record in others)
+    if store_dir() == place.root / "store" and not fetching:  # another one may serve other folders too
         found += unused(needed, time.time() - UNUSED)
     return [Folder(path, size_of(path)) for path in found]
 

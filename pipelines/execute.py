@@ -21,6 +21,7 @@ from pipelines.outcome import Outcome, brought_here, outcome_of, outputs_of
 from pipelines.place import Place
 from pipelines.runs import RunRecord, held, new_folder
 from pipelines.stacks import ActiveStack, activate, log_to_file
+from srpo.alone import holder_of
 from srpo.config import RunConfig
 from srpo.control_words import control_words
 from srpo.errors import BusyError, OutOfSightError, PreemptedError
@@ -147,7 +148,8 @@ def refreshed(place: Place, record: RunRecord) -> RunRecord:
     activate(place, record.stack)
     status = state_of(record.attempts[-1]) if record.attempts and on_cluster() else None
     if status is None:  # it is this machine's, or is being handed over, or that broke off
-        broke_off = record.state == "running" and not record.process_lives
+        at_work = record.process_lives or holder_of(record.training) is not None
+        broke_off = record.state == "running" and not at_work
         return record.changed(state="interrupted") if broke_off else record
     if status.is_successful:
         _tell(record, "FINISHED")

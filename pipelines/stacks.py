@@ -5,18 +5,20 @@ steps do not use ZenML's tracker hooks (`experiment_tracker=`): those open a new
 a resumed run continues its own. The stack says where MLflow is; `srpo.tracking` logs there.
 """
 
+import hashlib
 import logging
 from pathlib import Path
 from typing import NamedTuple
 
 from zenml.client import Client
-from zenml.enums import StackComponentType
+from zenml.enums import StackComponentType, StoreType
 from zenml.utils.source_utils import set_custom_source_root
 
 from pipelines.place import CODE, SQLITE, Place
 from srpo.errors import ConfigError
 
 NAME = "srpo-local"
+"""Of the stack in the folder's own store; on a ZenML server, which others use too, the folder is named with it."""
 
 
 class ActiveStack(NamedTuple):
@@ -67,9 +69,11 @@ def activate_local_stack(place: Place) -> str:
     ConfigError where it is that of the folder that this one is a copy of.
     """
     client = client_of(place)
-    if NAME not in {stack.name for stack in client.list_stacks(name=NAME)}:
-        _make_local_stack(client, place)
-    client.activate_stack(NAME)
+    shared = client.zen_store.type != StoreType.SQL
+    name = f"{NAME}-{hashlib.sha256(str(place.root.resolve()).encode()).hexdigest()[:8]}" if shared else NAME
+    if name not in {stack.name for stack in client.list_stacks(name=name)}:
+        _make_local_stack(client, place, name)
+    client.activate_stack(name)
     tracker = client.active_stack.experiment_tracker
     assert tracker is not None
     uri = str(tracker.config.tracking_uri)
@@ -81,7 +85,7 @@ def activate_local_stack(place: Place) -> str:
     return uri
 
 
-def _make_local_stack(client: Client, place: Place) -> None:
+def _make_local_stack(client: Client, place: Place, name: str) -> None:
     components = {
         StackComponentType.ORCHESTRATOR: ("local", {}),
         StackComponentType.ARTIFACT_STORE: ("local", {"path": str(place.artifacts)}),
@@ -89,8 +93,8 @@ def _make_local_stack(client: Client, place: Place) -> None:
         StackComponentType.MODEL_REGISTRY: ("mlflow", {}),
     }
     for kind, (flavor, configuration) in components.items():
-        client.create_stack_component(NAME, flavor, kind, configuration)
-    client.create_stack(NAME, dict.fromkeys(components, NAME))
+        client.create_stack_component(name, flavor, kind, configuration)
+    client.create_stack(name, dict.fromkeys(components, name))
 
 
 class RunLog(logging.FileHandler):

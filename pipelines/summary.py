@@ -82,7 +82,7 @@ def show_outcome(console: Console, outcome: Outcome) -> None:
     if outcome.registered:
         where = f" --stack {record.stack}" if record.stack else ""
         made = f"--prompts {shlex.quote(prompt)} --out pictures/{record.name}"
-        facts["pictures"] = escape(command(f"generate --model {outcome.registered.uri}{where} {made}"))
+        facts["pictures"] = command(f"generate --model {outcome.registered.uri}{where} {made}")
     if outcome.trained and outcome.trained.out_of_budget:
         more = 2 * (record.config.resources.max_gpu_hours or 0.0)
         facts["train on"] = command(f"run --resume {record.name} --set resources.max_gpu_hours={more:g}")

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -75,7 +76,18 @@ def _serve(
             pipe.send(result)
     except Exception as error:
         error.add_note(traceback.format_exc())
-        pipe.send(error)
+        pipe.send(_sendable(error))
+
+
+def _sendable(error: Exception) -> Exception:
+    """The error, or its text where it does not survive the way to another process."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - our own, a moment ago
+    except Exception:
+        told = RuntimeError(f"{type(error).__name__}: {error}")
+        told.__notes__ = error.__notes__
+        return told
+    return error
 
 
 def _end_with_parent() -> None:

@@ -161,6 +161,16 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     return accelerator
 
 
+def _load(job_path: Path, main_process: bool) -> TrainJob:
+    """The job; what is wrong with it is told as `telling` does, unless another training holds the folder."""
+    try:
+        return TrainJob.load(job_path)
+    except KnownError:
+        folder = job_path.parent
+        with alone_in(folder) if main_process else contextlib.nullcontext(), telling(folder, main_process):
+            raise
+
+
 def main(job_path: Path) -> int:
     """Train the job; 0 when done, 42 when trying again cannot help, 75 when it goes on from where it was.
 
@@ -169,8 +179,7 @@ def main(job_path: Path) -> int:
     main_process = os.environ.get("RANK", "0") == "0"
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # the outbox tries again, and sooner
     try:
-        with telling(job_path.parent, main_process):
-            job = TrainJob.load(job_path)
+        job = _load(job_path, main_process)
         folder = Path(job.output_dir)
         with alone_in(folder) if main_process else contextlib.nullcontext():
             if main_process:

@@ -256,6 +256,7 @@ class Trainer:
             return
         folder = self.store.path(self.copies.newest)
         state = load_state(folder)
+        self.budget.before = max(self.budget.before, state.get("gpu_hours", 0.0))  # of checkpoints by srpo 0.1.0
         refuse_other_settings(folder, self.config, _config_of(folder, state))
         refuse_other_contents(folder, self.contents, state)
         load_weights(folder, self.model.transformer, self.optimizer)

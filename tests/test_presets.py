@@ -1,5 +1,6 @@
 """The run files: recipes to the number, and every hardware preset trains a real update."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,22 @@ def test_held_out_judges_can_be_added_to_a_recipe_and_loosen_nothing() -> None:
     assert not {*judged.trained_metrics} & {bound.metric for bound in judged.evaluation.against_champion}
     assert set(plain.evaluation.gate) < set(judged.evaluation.gate)
     assert set(plain.monitor.bounds) < set(judged.monitor.bounds)
+
+
+@pytest.mark.parametrize("recipe", ["flux_pickscore", "qwen_image_pickscore"])
+def test_a_judge_that_is_trained_on_is_warned_of(recipe: str) -> None:
+    with pytest.warns(
+        UserWarning, match=r"monitor\.watch and evaluation\.wanted: pick_score is a held-out score of the"
+    ):
+        load_config((CONFIGS / f"{recipe}.yaml", CONFIGS / "scores" / "held_out.yaml"))
+
+
+@pytest.mark.parametrize("hardware", [None, *HARDWARE])
+def test_the_readmes_run_file_has_as_many_pictures_an_update_on_any_card(hardware: str | None, tmp_path: Path) -> None:
+    (shown,) = re.findall(r"```yaml\n(.*?)```", (CONFIGS.parent / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "yours.yaml").write_text(shown, encoding="utf-8")
+    card = [CONFIGS / "hardware" / f"{hardware}.yaml"] if hardware else []
+    assert load_config([tmp_path / "yours.yaml", *card]).train.images_per_update == 32
 
 
 def job_of(config: RunConfig, folder: Path) -> TrainJob:

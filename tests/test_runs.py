@@ -8,7 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from zenml.enums import ExecutionStatus
+from zenml.enums import ExecutionStatus, StoreType
+from zenml.zen_stores.sql_zen_store import SqlZenStore
 
 from pipelines import elsewhere, execute
 from pipelines.cluster import remote
@@ -84,6 +85,18 @@ def test_a_copy_of_a_working_folder_leaves_the_first_one_alone(place: Place, tmp
         activate_local_stack(copy)
     (tmp_path / "link").symlink_to(first.root)
     assert load_run(Place(tmp_path / "link"), "mine")
+
+
+def test_folders_that_share_a_zenml_server_have_stacks_of_their_own(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here the server is the store of one of them."""
+    activate_local_stack(place)
+    with monkeypatch.context() as shared:
+        shared.setattr(SqlZenStore, "TYPE", StoreType.REST)
+        for each in (Place(tmp_path / ".srpo"), place):
+            assert activate_local_stack(each) == each.mlflow_uri
+    activate_local_stack(place)
 
 
 def test_results_of_another_words_file_are_not_taken(tmp_path: Path) -> None:

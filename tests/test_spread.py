@@ -15,10 +15,19 @@ from srpo.errors import ConfigError
 from srpo.spread import spread
 
 
+class OddError(Exception):
+    """What cannot go to another process as it is."""
+
+    def __init__(self, what: str, where: str) -> None:
+        super().__init__(f"{what} in {where}")
+
+
 def work(share: str, device: torch.device) -> Iterator[str]:
     yield f"{share} begun"
     if share == "fails":
         raise ConfigError("wrong")
+    if share == "odd":
+        raise OddError("one", "two")
     if share == "dies":
         os._exit(3)
     if share == "sleeps":
@@ -34,7 +43,11 @@ def test_results_come_as_they_are_made() -> None:
 
 @pytest.mark.parametrize(
     ("share", "error", "said"),
-    [("fails", ConfigError, "^wrong"), ("dies", RuntimeError, r"one of the processes died \(exit code 3\)")],
+    [
+        ("fails", ConfigError, "^wrong"),
+        ("odd", RuntimeError, "^OddError: one in two"),
+        ("dies", RuntimeError, r"one of the processes died \(exit code 3\)"),
+    ],
 )
 def test_an_error_of_one_ends_the_others(share: str, error: type[Exception], said: str) -> None:
     with pytest.raises(error, match=said):

@@ -107,11 +107,13 @@ def cancel(name: str) -> None:
     """Stop a run and remove its pods. Raises OutOfSightError where it may go on all the same."""
     try:
         run = Client().get_pipeline_run(name)
-        if run.orchestrator_run_id:
-            with suppress(IllegalOperationError):  # ended meanwhile, or somebody else is stopping it
-                stop_run(run)
-        elif not run.status.is_finished:
+        if run.status.is_finished:
+            return
+        if run.status == ExecutionStatus.STOPPING or not run.orchestrator_run_id:
             _withdraw(run)
+            return
+        with suppress(IllegalOperationError):  # ended meanwhile
+            stop_run(run)
     except KeyError:  # never handed over
         return
     except UNANSWERED as error:
@@ -119,10 +121,10 @@ def cancel(name: str) -> None:
 
 
 def _withdraw(run: Any) -> None:
-    """Stop a run whose orchestrator has not begun, which ZenML refuses: its Jobs are in the cluster all the same."""
+    """Stop a run that ZenML will not: its orchestrator has not begun, or failed to; its Jobs are there all the same."""
     if not Pods(str(run.id)).remove_jobs():
-        raise OutOfSightError("its orchestrator has not begun; stop it there, in its own interface")
-    publish_pipeline_run_status_update(run.id, ExecutionStatus.STOPPED, "Stopped before it began.")
+        raise OutOfSightError("its orchestrator cannot be told to; stop it there, in its own interface")
+    publish_pipeline_run_status_update(run.id, ExecutionStatus.STOPPED, "Its Jobs were removed.")
 
 
 def state_of(name: str) -> ExecutionStatus | None:

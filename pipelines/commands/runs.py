@@ -18,7 +18,7 @@ from pipelines.commands.common import (
     registered,
 )
 from pipelines.place import CODE, here
-from srpo.errors import ConfigError, OutOfSightError
+from srpo.errors import BusyError, ConfigError, OutOfSightError
 from srpo.steps import STEPS
 
 if TYPE_CHECKING:
@@ -253,8 +253,9 @@ def _execute(record: "RunRecord") -> None:
         with failure_told(record.config, record.name):
             outcome = (attach if watched else execute)(here(), record, STARTED)
     except BaseException as error:
-        ended = "out of sight" if isinstance(error, OutOfSightError) else "stopped"
-        console.print(f"[yellow]{ended}.[/] Go on with:  {command(f'run --resume {record.name}')}", soft_wrap=True)
+        if not isinstance(error, BusyError):  # which has stopped nothing
+            ended = "out of sight" if isinstance(error, OutOfSightError) else "stopped"
+            console.print(f"[yellow]{ended}.[/] Go on with:  {command(f'run --resume {record.name}')}", soft_wrap=True)
         if isinstance(error, KeyboardInterrupt):
             raise typer.Exit(INTERRUPTED) from None
         raise

@@ -42,8 +42,14 @@ def load_config(paths: str | Path | Sequence[str | Path], overrides: Sequence[st
     if gates := config.unjudged_gates:
         warnings.warn(
             f"{' and '.join(gates)}: nothing decides but what is trained on ({', '.join(config.trained_metrics)}), "
-            "which also rises where it is cheated, and meters of damage; add --config configs/scores/held_out.yaml, or "
-            "name there another metric that nothing is trained towards",
+            "which also rises where it is cheated, and meters of damage; add --config configs/scores/held_out.yaml "
+            "(unless the reward is PickScore), or name there another metric that nothing is trained towards",
+            stacklevel=2,
+        )
+    if judges := config.trained_judges:
+        warnings.warn(
+            f"{' and '.join(judges)}: {', '.join(dict.fromkeys(judges.values()))} is a held-out score of the very "
+            "checkpoint that is trained on, so that it rises where that is cheated; name another metric",
             stacklevel=2,
         )
     return config

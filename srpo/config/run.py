@@ -106,6 +106,13 @@ class RunConfig(Settings):
         )
 
     @property
+    def trained_judges(self) -> dict[str, str]:
+        """Settings that leave a choice to a held-out score of a checkpoint that is trained on, and its metric."""
+        chosen = {"monitor.watch": self.monitor.watch, "evaluation.wanted": self.evaluation.wanted}
+        scores = {each for name in self.evaluation.scores for each in (name, f"relative/{name}")}
+        return {key: metric for key, metric in chosen.items() if metric in scores & {*self.trained_metrics}}
+
+    @property
     def unjudged_gates(self) -> tuple[str, ...]:
         """Gates that name nothing but trained metrics, which also rise where a reward is cheated, and mere meters.
 

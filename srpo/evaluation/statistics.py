@@ -33,6 +33,9 @@ ByPrompt = Mapping[str, Array]
 """Metric -> (prompts, seeds) of one model."""
 POWER = 0.8
 SPREAD, SPREAD_OF = "spread", "luminance"
+LARGEST_SPREAD = 0.5
+"""Standard deviation that values in [0, 1] can have at most (Popoviciu 1935)."""
+LARGEST_LOG = 700.0  # of a float64, nearly
 
 
 def make_contrast(
@@ -66,8 +69,8 @@ def compare(
     (low,), (high,) = (model(equal(count)) for model in (before, after))
     spreads = resample.studentised(_spread_changes, np.concatenate([before.moments, after.moments], axis=1))
     changes[:, -1] = spreads[:, 0]
-    ratios[:, -1] = np.exp(spreads[:, 1]) if low[-1] > math.sqrt(ROUNDING) else np.nan
-    errors = _errors(before, after)
+    ratios[:, -1] = np.exp(np.minimum(spreads[:, 1], LARGEST_LOG)) if low[-1] > math.sqrt(ROUNDING) else np.nan
+    errors, unseen = _errors(before, after), 1 - ((1 - resample.confidence) / 2) ** (1 / count)
     rows = {}
     for column, name in enumerate(names):
         ratio = ratios[:, column] if low[column] > 0 and np.isfinite(ratios[:, column]).all() else None
@@ -83,7 +86,7 @@ def compare(
             ratio_lower=None if ratio is None else ratio[0],
             ratio_upper=None if ratio is None else ratio[1],
             detectable=_to_detect(config.gate_confidence, count) * errors[column] if differ else None,
-            unseen=None if differ else 1 - ((1 - resample.confidence) / 2) ** (1 / count),
+            unseen=None if differ or abs(high[column] - low[column]) > ROUNDING else unseen,
         )
     return rows
 
@@ -108,7 +111,7 @@ def measure_levels(scores: ByPrompt, config: EvaluationConfig, seed: int) -> dic
     model, resample = _Model(scores), Bootstrap(config.num_resamples, config.confidence, seed)
     resampled = np.concatenate([model(weights) for weights in resample.weights(model.num_prompts)])
     lower, upper = resample.ends(resampled, model.num_prompts)
-    lower[-1:], upper[-1:] = np.exp(resample.studentised(_log_spread, model.moments))
+    lower[-1], upper[-1] = np.minimum(np.exp(resample.studentised(_log_spread, model.moments)[:, 0]), LARGEST_SPREAD)
     (values,) = model(equal(model.num_prompts))
     columns = zip(model.names, values, lower, upper, strict=True)
     return {name: Level(value=value, lower=low, upper=high) for name, value, low, high in columns}

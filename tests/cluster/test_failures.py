@@ -195,8 +195,14 @@ def made_job(cluster: Cluster, name: str, run: str, **meta: Any) -> dict[str, An
     return cluster.store.create("jobs", "srpo", {"metadata": metadata, "spec": {"template": template}})
 
 
-def test_a_run_that_has_not_begun_is_stopped_too(pending: tuple[Cluster, Any]) -> None:
+@pytest.mark.parametrize(
+    ("status", "begun"), [(ExecutionStatus.PROVISIONING, None), (ExecutionStatus.STOPPING, "begun")]
+)
+def test_a_run_that_has_not_begun_or_that_zenml_could_not_stop_is_stopped_too(
+    pending: tuple[Cluster, Any], status: ExecutionStatus, begun: str | None
+) -> None:
     cluster, run = pending
+    run.status, run.orchestrator_run_id = status, begun
     cancel("run")
     assert [job["metadata"]["name"] for job in cluster.store.list("jobs", "srpo")] == ["other"]
     assert run.status == ExecutionStatus.STOPPED

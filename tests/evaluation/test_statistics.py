@@ -79,9 +79,9 @@ def test_equal_changes_give_a_point_that_says_what_may_hide_behind_it() -> None:
     assert (rows["luminance"].lower, rows["luminance"].upper) == pytest.approx((0.125, 0.125), abs=1e-12)
     assert (rows["content"].lower, rows["content"].upper, rows["content"].win_rate) == (0, 0, 0.5)
     (nothing,) = {stats.binomtest(0, 5).proportion_ci(0.95).high}
-    for row in rows.values():
-        assert row.detectable is None
-        assert row.unseen == pytest.approx(nothing)
+    assert {row.detectable for row in rows.values()} == {None}
+    assert rows["content"].unseen == rows["spread"].unseen == pytest.approx(nothing)
+    assert rows["luminance"].unseen is None, "every prompt differs, by the same"
     trained["content"][0] = 0
     seen = compare(base, trained, CONFIG, 0)["content"]
     assert seen.unseen is None and seen.detectable is not None and seen.lower < -0.2
@@ -107,6 +107,9 @@ def test_the_fewest_pictures_have_a_ratio_of_spreads() -> None:
     row = compare({"luminance": luminance}, {"luminance": luminance**2}, CONFIG, 0)["spread"]
     assert row.ratio is not None and row.ratio_lower is not None and row.ratio_upper is not None
     assert 0 < row.ratio_lower < row.ratio < row.ratio_upper < np.inf
+    assert compare({"luminance": luminance}, {"luminance": luminance**2}, CONFIG, 0, 0.9999)["spread"].ratio
+    (bright,) = {measure_levels({"luminance": luminance > 0.8}, CONFIG, 0)["spread"].upper}
+    assert bright == 0.5, "no spread of luminance is larger"
 
 
 @pytest.mark.parametrize("num_prompts", [5, 20, 200])

@@ -56,7 +56,8 @@ def interval(values: Array, voters: Sequence[str], prompts: Sequence[str], confi
     clusters = [groups for groups in (_groups(voters), _groups(prompts)) if groups.max() > 0]
     rate, count = float(values.mean()), len(values)
     parts = [_variance(values, groups) for groups in clusters]
-    both = sum(parts) - _variance(values, np.arange(count)) if len(parts) == 2 else sum(parts)
+    shared = _groups([f"{voter}\n{prompt}" for voter, prompt in zip(voters, prompts, strict=True)])
+    both = sum(parts) - _variance(values, shared) if len(parts) == 2 else sum(parts)
     variance = max([both, *parts], default=0.0)
     sizes = [int(groups.max()) + 1 for groups in clusters]
     # where everybody agrees, no more is known than that many voters, or prompts, could have differed
