@@ -101,7 +101,7 @@ class Bootstrap:
     def _draws(self, count: int) -> Iterator[NDArray[np.int64]]:
         """Numbers of the prompts of some resamples at a time."""
         generator = np.random.default_rng(self.seed)
-        enough = min(math.ceil(LEAST_BEYOND / self._tail(count)), MOST_RESAMPLES)
+        enough = math.ceil(min(LEAST_BEYOND / max(self._tail(count), 1e-12), MOST_RESAMPLES))  # a tail may round to 0
         num_resamples = max(self.num_resamples, enough)
         for start in range(0, num_resamples, RESAMPLES_AT_ONCE):
             rows = min(RESAMPLES_AT_ONCE, num_resamples - start)
