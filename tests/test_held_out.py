@@ -1,6 +1,7 @@
 """The held-out set: its shares, which are gathered from the processes without a byte too many."""
 
 import pickle
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from srpo.artifacts import TrainJob
 from srpo.config import RunConfig
 from srpo.evaluation.images import MONITOR, Cell, draw, image_seed
 from srpo.evaluation.pairs import DRIFT
+from srpo.evaluation.scores import Scorer, Scores
 from srpo.forecast.cuda_rules import cuda_autocast
 from srpo.held_out import HeldOut
 from srpo.models import load_model
@@ -62,10 +64,17 @@ def test_where_a_model_is_sliced_all_take_part_in_each_pass(
         passes.clear()
         measured = []
         for rank in range(2):
-            process: Any = SimpleNamespace(num_processes=2, process_index=rank, is_main_process=False)
-            share: Any = HeldOut(config, [], None, ["a"] * 8, None, process, tmp_path)  # type: ignore[arg-type]
+            process: Any = SimpleNamespace(num_processes=2, process_index=rank, is_main_process=False, device=None)
+            share: Any = HeldOut(config, [], None, ["a"] * 8, Scorer([]), process, tmp_path)  # type: ignore[arg-type]
             measured += share.measure(None, 1, lambda: False)[0]["luminance"].tolist()
         assert (passes, measured) == (expected, [0, 1, 2])
+
+
+class Brightness(Scorer):
+    """Needs no reward."""
+
+    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Scores:
+        return {"luminance": images.mean((1, 2, 3))}
 
 
 def test_bf16_autocast_sees_a_movement_below_half_a_unit_as_an_evaluation_does(tmp_path: Path) -> None:
@@ -86,8 +95,7 @@ def test_bf16_autocast_sees_a_movement_below_half_a_unit_as_an_evaluation_does(t
         num_processes=1, process_index=0, is_main_process=True, autocast=autocast, device=device
     )
     rows: Any = SimpleNamespace(select=lambda places, _: model.blank_embeddings(len(places), TEXT_TOKENS))
-    score: Any = lambda images, _: {"luminance": images.mean((1, 2, 3))}  # noqa: E731
-    held_out = HeldOut(config, [""] * 20, rows, ["a"] * 20, score, process, tmp_path)
+    held_out = HeldOut(config, [""] * 20, rows, ["a"] * 20, Brightness([]), process, tmp_path)
     cells = [Cell(place, "", "a", 0, image_seed(config.seed, place, 0, MONITOR)) for place in held_out.places]
 
     pictures, drifts = [], []
