@@ -17,7 +17,7 @@ from srpo.devices import check_device, count_processes
 from srpo.errors import ConfigError
 from srpo.files import atomic_file, has_content
 from srpo.generate import ModelFiles, to_picture
-from srpo.spread import spread
+from srpo.workers import share_out
 
 SHEET = "contact-sheet.jpg"
 SHEET_SIDE = 256  # pixels of a picture's longer side on the sheet
@@ -97,7 +97,7 @@ def _draw_all(files: ModelFiles, tasks: list[Task], num_processes: int) -> Itera
     shares = [tasks[rank::num_processes] for rank in range(min(num_processes, len(tasks)))]
     if shares:
         check_device()
-    yield from spread(partial(_draw, files), shares)
+    yield from share_out(partial(_draw, files), shares)
 
 
 def _draw(files: ModelFiles, tasks: list[Task], device: torch.device) -> Iterator[Path]:

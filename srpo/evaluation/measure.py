@@ -28,7 +28,7 @@ from srpo.evaluation.scores import Scorer, load_scores
 from srpo.models import load_model
 from srpo.report.schema import ImageSet
 from srpo.shards import StoredRows
-from srpo.spread import spread
+from srpo.workers import share_out
 
 Batch = Sequence[Cell]
 
@@ -132,7 +132,7 @@ def _score(
     missing = [left for batch in batches if (left := [cell for cell in batch if cell not in known])]
     count = min(count_processes(work.config.evaluation.num_processes), len(missing))
     shares = [missing[rank::count] for rank in range(count)]
-    for scores in spread(partial(_measure, work), shares, max(1, torch.get_num_threads() // max(1, count))):
+    for scores in share_out(partial(_measure, work), shares, max(1, torch.get_num_threads() // max(1, count))):
         journal.add(image_key, judged_by, scores)
         known |= scores
         if progress:

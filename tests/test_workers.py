@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from srpo.errors import ConfigError
-from srpo.spread import spread
+from srpo.workers import share_out
 
 
 class OddError(Exception):
@@ -36,9 +36,9 @@ def work(share: str, device: torch.device) -> Iterator[str]:
 
 
 def test_results_come_as_they_are_made() -> None:
-    assert sorted(spread(work, ["a", "b"])) == ["a begun", "a done", "b begun", "b done"]
-    assert list(spread(work, ["alone"])) == ["alone begun", "alone done"]
-    assert list(spread(work, [])) == []
+    assert sorted(share_out(work, ["a", "b"])) == ["a begun", "a done", "b begun", "b done"]
+    assert list(share_out(work, ["alone"])) == ["alone begun", "alone done"]
+    assert list(share_out(work, [])) == []
 
 
 @pytest.mark.parametrize(
@@ -51,12 +51,14 @@ def test_results_come_as_they_are_made() -> None:
 )
 def test_an_error_of_one_ends_the_others(share: str, error: type[Exception], said: str) -> None:
     with pytest.raises(error, match=said):
-        list(spread(work, [share, "sleeps"]))
+        list(share_out(work, [share, "sleeps"]))
     assert not multiprocessing.active_children()
 
 
 def test_none_outlives_a_parent_that_was_killed() -> None:
-    code = "from tests.test_spread import *\nfor said in spread(work, ['sleeps', 'sleeps']): print(said, flush=True)"
+    code = (
+        "from tests.test_workers import *\nfor said in share_out(work, ['sleeps', 'sleeps']): print(said, flush=True)"
+    )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert parent.stdout and [parent.stdout.readline() for _ in range(2)] == ["sleeps begun\n"] * 2
     children = psutil.Process(parent.pid).children(recursive=True)

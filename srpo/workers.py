@@ -18,7 +18,7 @@ Share = TypeVar("Share")
 Result = TypeVar("Result")
 
 
-def spread(
+def share_out(
     work: Callable[[Share, torch.device], Iterator[Result]], shares: Sequence[Share], num_threads: int | None = None
 ) -> Iterator[Result]:
     """What `work` yields of each share: here if there is but one, else by a process each, on the devices in turn.
