@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -13,6 +14,8 @@ import torch
 
 from srpo.errors import ConfigError
 from srpo.workers import share_out
+
+ROOT = Path(__file__).parent.parent
 
 
 class OddError(Exception):
@@ -59,7 +62,7 @@ def test_none_outlives_a_parent_that_was_killed() -> None:
     code = (
         "from tests.test_workers import *\nfor said in share_out(work, ['sleeps', 'sleeps']): print(said, flush=True)"
     )
-    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert parent.stdout and [parent.stdout.readline() for _ in range(2)] == ["sleeps begun\n"] * 2
     children = psutil.Process(parent.pid).children(recursive=True)
     parent.kill()
