@@ -30,7 +30,7 @@ from srpo.rollout import sample, seeded_noise
 from srpo.rounding import on_bf16_grid
 from srpo.shards import StoredRows
 
-BASE = "base.safetensors"
+BASE_IMAGES = "base.safetensors"
 
 
 class HeldOut:
@@ -102,9 +102,9 @@ class HeldOut:
         """Drift of the small images from the base's, which are kept; the strip shows both."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if of_base:
-            with atomic_file(self.folder / BASE) as staging:
+            with atomic_file(self.folder / BASE_IMAGES) as staging:
                 save_file({"shown": shown, "small": small}, staging)
-        base = load_file(self.folder / BASE)
+        base = load_file(self.folder / BASE_IMAGES)
         rows = [shown] if of_base else [base["shown"], shown]
         save_image(make_grid(torch.cat(rows), nrow=len(shown), padding=1), strip)
         return float((small - base["small"]).square().mean((1, 2, 3)).sqrt().mean())

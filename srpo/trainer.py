@@ -31,7 +31,7 @@ from srpo.durable.checkpoints import CheckpointCopies
 from srpo.errors import ConfigError, PreemptedError, TrainingStoppedError, UnreachableError, first_problem
 from srpo.evaluation.scores import Scorer, load_scores, summarise
 from srpo.files import atomic_folder, write_atomic
-from srpo.held_out import HeldOut
+from srpo.held_out import BASE_IMAGES, HeldOut
 from srpo.hub import snapshot
 from srpo.methods import make_method
 from srpo.models import check_guidance
@@ -95,6 +95,11 @@ class Trainer:
         scorer = Scorer(self.criteria, settings.world, scores, settings.grid_periods)
         samples = self.output_dir / "samples"
         texts, embeddings = load_prompt_set(held_out)
+        if self.update and self.accelerator.is_main_process and not (samples / BASE_IMAGES).is_file():
+            raise ConfigError(
+                f"{samples / BASE_IMAGES} is gone, the base model's images, from which drift is measured; bring it "
+                "back, or start a new run"
+            )
         return HeldOut(self.config, texts, embeddings, load_categories(held_out), scorer, self.accelerator, samples)
 
     @property

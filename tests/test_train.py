@@ -182,9 +182,13 @@ def test_what_a_kill_has_left_of_a_checkpoint_goes_when_it_goes_on(job: TrainJob
 
 def test_no_run_goes_on_without_the_base_that_it_is_judged_by(job: TrainJob, tmp_path: Path) -> None:
     run(place(job, tmp_path, num_updates=2, schedule="constant"))
-    (tmp_path / HELD_OUT).unlink()
-    with pytest.raises(ConfigError, match=r"heldout\.jsonl has not, or no longer, what was measured of the base"):
-        run(place(job, tmp_path, num_updates=4, schedule="constant"))
+    for file, problem in (
+        ("samples/base.safetensors", r"base\.safetensors is gone, the base model's images"),
+        (HELD_OUT, r"heldout\.jsonl has not, or no longer, what was measured of the base"),
+    ):
+        (tmp_path / file).unlink()
+        with pytest.raises(ConfigError, match=problem):
+            run(place(job, tmp_path, num_updates=4, schedule="constant"))
 
 
 def test_what_another_srpo_wrote_is_refused_and_not_tried_again(
