@@ -24,6 +24,7 @@ from srpo.durable import mirror_of
 from srpo.embedding import embed
 from srpo.errors import PreemptedError
 from srpo.files import write_atomic
+from srpo.plan import make_plan
 from srpo.preemption import on_sigterm
 from srpo.start import find_start
 from srpo.train import ERROR, space_needed
@@ -38,17 +39,18 @@ GRACE = "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
 
 
 def prepare_job(config: RunConfig, output_dir: Path, uri: str | None = None) -> Path:
-    """What the pipeline does before training, without a pipeline: fetch, embed, write the job file; its path.
+    """What the pipeline does before training, without a pipeline: check, fetch, embed, write the job file; its path.
 
-    `uri`: the MLflow store that knows the version which `train.start` names; None where there is none. ConfigError if
-    there is to be a copy of the folder, and it lies where none is kept.
+    `uri`: the MLflow store that knows the version which `train.start` names; None where there is none. ConfigError for
+    all that a plan finds wrong, and if there is to be a copy of the folder, and it lies where none is kept.
     """
     refuse_busy(output_dir)
     if config.storage.remote:
         mirror_of(config.storage).name(output_dir)
+    make_plan(config, output_dir, ("embed", "train"))
     weights = fetch_weights(config.model, config.reward, config.evaluation.scores, config.rewards)
-    prompts = embed(config.model, config.prompts, config.images, weights, output_dir / "embeddings")
     start = find_start(config, uri, weights.model)
+    prompts = embed(config.model, config.prompts, config.images, weights, output_dir / "embeddings")
     return write_job(TrainJob(config=config, weights=weights, prompts=prompts, start=start, output_dir=str(output_dir)))
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from srpo.config import RolloutConfig, RunConfig
+from srpo.config.method import SamplerMethod
 from srpo.flow import Solver, integrate, num_evaluations, shifted_sigmas
 from srpo.jitter import move
 from srpo.models import Embeddings, TextToImage
@@ -92,21 +93,25 @@ def roll_out(
 
 def describe(config: RunConfig) -> str:
     """Evaluations of the model in a rollout, and which settings beside the recipe's are exact or lossy, for a plan."""
-    settings, recipe, injections = config.rollout, RolloutConfig(), config.num_injections
-    into_fp32 = config.model.weights == "fp32"
+    if config.num_offline_updates == config.train.num_updates:
+        return "none: all updates take images"
+    settings, recipe = config.rollout, RolloutConfig()
+    ends_early = isinstance(config.method, SamplerMethod)
+    injections = 1 if ends_early else config.num_injections
+    in_fp32 = config.model.weights == config.train.precision == "fp32" and settings.precision is None
     exact = {
-        "merge_lora": settings.merge_lora and into_fp32,
+        "merge_lora": settings.merge_lora and in_fp32,
         f"num_injections {injections}": injections > 1,
     }
     lossy = {
         f"num_steps {settings.num_steps} for {recipe.num_steps}": settings.num_steps < recipe.num_steps,
         f"solver {settings.solver} for {recipe.solver}": settings.solver != recipe.solver,
         "precision bf16 for fp32": settings.precision == "bf16",
-        "merge_lora into bf16": settings.merge_lora and not into_fp32,
+        "merge_lora rounded to bf16": settings.merge_lora and not in_fp32,
         f"reuse for {settings.reuse} updates": settings.reuse > 1,
     }
     evaluations = num_evaluations(settings.solver, settings.num_steps) / settings.reuse
-    findings = [f"{evaluations:g} evaluations per image and update"]
+    findings = [f"{'at most ' if ends_early else ''}{evaluations:g} evaluations per image and update"]
     for kind, levers in (("exact", exact), ("lossy", lossy)):
         if chosen := [name for name, holds in levers.items() if holds]:
             findings.append(f"{kind}: {', '.join(chosen)}")

@@ -23,7 +23,7 @@ MEASURED: dict[str, Any] = {
 }
 """Settings that held-out measurements depend on, which are compared with the base's and with each other."""
 HOW: dict[str, set[str]] = {
-    "train": {"gradient_checkpointing", "vae_checkpointing", "compile", "attention"},
+    "train": {"gradient_checkpointing", "vae_checkpointing", "compile", "attention", "deterministic"},
     "align": {"together"},
 }
 """Settings by section that decide in what memory and time an update is made; its numbers are equal to rounding."""

@@ -193,4 +193,7 @@ def main(job_path: Path) -> int:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_file():
+        sys.stderr.write("give the job file of a prepared training: python -m srpo.train FOLDER/job.json\n")
+        sys.exit(ConfigError.exit_code)
     sys.exit(main(Path(sys.argv[1])))

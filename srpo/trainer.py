@@ -57,9 +57,10 @@ class Trainer:
         self.config = config = job.config
         self.accelerator = accelerator
         self.output_dir = Path(job.output_dir)
-        check_guidance(
-            config.model, job.weights.model.path, config.guidance
-        )  # a plan sees no model still to be fetched
+        self.copies, self.store = copies, copies.store
+        state = self._state()
+        # a plan sees no model still to be fetched
+        check_guidance(config.model, job.weights.model.path, config.guidance)
         set_seed(config.seed)
         self.model, self.parameters = trained_model(config, job.weights.model.path, accelerator)
         self.start = job.start
@@ -74,14 +75,13 @@ class Trainer:
             num_warmup_steps=config.train.num_warmup_updates,
             num_training_steps=config.train.num_updates,
         )
-        self.copies, self.store = copies, copies.store
         self.update = self.saved = 0
         """The present one, and the last that has a checkpoint."""
         self.before: Mapping[str, bytes] | None = None
         """Of an update that has begun."""
         self.seconds = 0.0
         self.budget = budget
-        self._resume()
+        self._resume(state)
         self.record = Record(self.output_dir, self.update, config, accelerator.is_main_process)
         if accelerator.is_main_process:
             copies.start(self.record.best())
@@ -254,18 +254,26 @@ class Trainer:
         spent = self.budget.stop_reason() if midway else None
         return from_main(self.accelerator, lambda: self.record.stop_reason() or spent)
 
-    def _resume(self) -> None:
-        """Go on from the last checkpoint, if there is one; ConfigError if it was made with other settings."""
-        self.budget.go_on(self.output_dir)
+    def _state(self) -> dict[str, Any] | None:
+        """What the last checkpoint says, if there is one; ConfigError if it was made with other settings."""
         if not self.copies.newest:
-            return
+            return None
         folder = self.store.path(self.copies.newest)
         state = load_state(folder)
-        self.budget.before = max(self.budget.before, state.get("gpu_hours", 0.0))  # of checkpoints by srpo 0.1.0
         refuse_other_settings(folder, self.config, _config_of(folder, state))
+        return state
+
+    def _resume(self, state: Mapping[str, Any] | None) -> None:
+        """Go on from the last checkpoint, which says so; ConfigError if it was made with other contents."""
+        self.budget.go_on(self.output_dir)
+        if state is None:
+            return
+        folder = self.store.path(self.copies.newest)
+        self.budget.before = max(self.budget.before, state.get("gpu_hours", 0.0))  # of checkpoints by srpo 0.1.0
         refuse_other_contents(folder, self.contents, state)
         load_weights(folder, self.model.transformer, self.optimizer)
-        self.scheduler.load_state_dict(state["scheduler"])
+        # base rates as they are: what reads the state made floats of the tensors that torchao's optimizers count with
+        self.scheduler.load_state_dict({key: at for key, at in state["scheduler"].items() if key != "base_lrs"})
         for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
             set_learning_rate(group, float(rate))
         for criterion in self.criteria:

@@ -120,13 +120,23 @@ def test_the_solver_is_the_configs(job: TrainJob, tmp_path: Path, collect: Colle
             "5 evaluations per image and update; lossy: num_steps 8 for 25, solver heun for euler, reuse for 3 updates",
         ),
         (
-            {"rollout": {"merge_lora": True, "precision": "bf16"}, "train": {"lora": {}, "precision": "fp32"}},
-            "25 evaluations per image and update; exact: merge_lora; lossy: precision bf16 for fp32",
+            {"rollout": {"merge_lora": True}, "train": {"lora": {}, "precision": "fp32"}},
+            "25 evaluations per image and update; exact: merge_lora",
         ),
         (
-            {"rollout": {"merge_lora": True}, "model": {"weights": "bf16"}, "train": {"lora": {}}},
-            "25 evaluations per image and update; lossy: merge_lora into bf16",
+            {"rollout": {"merge_lora": True, "precision": "bf16"}, "train": {"lora": {}, "precision": "fp32"}},
+            "25 evaluations per image and update; lossy: precision bf16 for fp32, merge_lora rounded to bf16",
         ),
+        (
+            {"rollout": {"merge_lora": True}, "train": {"lora": {}}},
+            "25 evaluations per image and update; lossy: merge_lora rounded to bf16",
+        ),
+        (
+            {"rollout": {"merge_lora": True}, "model": {"weights": "bf16"}, "train": {"lora": {}, "precision": "fp32"}},
+            "25 evaluations per image and update; lossy: merge_lora rounded to bf16",
+        ),
+        ({"method": "draft_lv"}, "at most 25 evaluations per image and update"),
+        ({"images": {"source": "photos"}}, "none: all updates take images"),
     ],
 )
 def test_a_plan_says_what_is_exact_and_what_is_lossy(settings: dict[str, Any], finding: str) -> None:

@@ -62,6 +62,8 @@ def test_defaults_are_the_reference_recipe() -> None:
             "the bound on 'spread' can never hold: min_change 0.1 is above max_change 0",
         ),
         ({"train": {"learning_rate": float("nan")}}, "train.learning_rate"),
+        ({"train": {"betas": (0.9, 1.0)}}, "train.betas.1"),
+        ({"train": {"betas": (-1, 0.999)}}, "train.betas.0"),
         ({"train": {"num_warmup_updates": 3}}, "num_warmup_updates has no effect with schedule 'constant'"),
         ({"schema_version": 2}, "has schema_version 2, this srpo reads 1"),
     ],
@@ -265,6 +267,17 @@ def test_only_bounded_scores_are_watched_in_training() -> None:
     bounds = [{"metric": "relative/first", "min_change": 0}, {"metric": "clipped", "max_change": 0.1}]
     data = {"monitor": {"bounds": bounds}, "evaluation": {"scores": {"first": score, "second": score}}}
     assert list(RunConfig.model_validate(data).watched_scores) == ["first"]
+
+
+def test_the_monitor_watches_what_the_method_trains_on() -> None:
+    for monitor in ({"every": 5}, MonitorConfig(every=5)):
+        watching = RunConfig.model_validate({"method": "refl", "monitor": monitor}).monitor
+        assert (watching.watch, watching.every) == ("reward", 5)
+
+
+def test_an_anchor_without_its_branch_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match=r"preference\.content_anchor acts in the denoise branch"):
+        RunConfig.model_validate({"preference": {"content_anchor": 1}, "align": {"branches": ["inversion"]}})
 
 
 def test_rollouts_in_the_precision_of_training_anyway_are_refused() -> None:

@@ -17,10 +17,11 @@ import torch
 
 from srpo import launch
 from srpo.artifacts import TrainJob
-from srpo.config import TrainConfig
+from srpo.config import TrainConfig, load_config
 from srpo.errors import EXIT_PERMANENT, ConfigError, PreemptedError
-from srpo.launch import launch_command, launch_environment, launch_training
+from srpo.launch import launch_command, launch_environment, launch_training, prepare_job
 from srpo.record import read_journal
+from tests.conftest import CONFIG
 from tests.jobs import assert_same_weights, place, weights_of
 
 
@@ -268,3 +269,13 @@ def test_sharded_over_two_processes_trains_as_one_which_resumes_its_checkpoint(
         assert start(place(one, tmp_path / "two")).wait() == 0
         assert_same_draws(tmp_path / "one", tmp_path / "two")
         assert_close_weights(tmp_path / "one", tmp_path / "two", 4, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("setting", "problem"),
+    [("monitor.watch=luminence", "no metric named 'luminence'"), ("train.start=nowhere", "nothing to start from")],
+)
+def test_what_is_wrong_is_told_before_prompts_are_encoded(setting: str, problem: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        prepare_job(load_config(CONFIG, (setting,)), tmp_path)
+    assert not (tmp_path / "embeddings").exists()

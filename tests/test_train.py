@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -206,6 +208,23 @@ def test_what_another_srpo_wrote_is_refused_and_not_tried_again(
     assert json.loads((tmp_path / "error.json").read_text())["exit_code"] == EXIT_PERMANENT
 
 
+def test_a_job_file_that_is_not_there_is_told() -> None:
+    for arguments in ([], ["nowhere/job.json"]):
+        command = [sys.executable, "-m", "srpo.train", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr.count("\n")) == (EXIT_PERMANENT, 1)
+        assert done.stderr.startswith("give the job file of a prepared training")
+
+
+def test_a_run_with_other_settings_is_refused_before_any_model_is_loaded(
+    job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(place(job, tmp_path, num_updates=1, schedule="constant"))
+    monkeypatch.delattr("srpo.trainer.trained_model")
+    with pytest.raises(ConfigError, match=r"made with other settings in train\.learning_rate"):
+        run(place(job, tmp_path, num_updates=1, schedule="constant", learning_rate=1.0))
+
+
 def test_an_update_is_the_same_in_one_batch_or_accumulated(job: TrainJob, tmp_path: Path) -> None:
     for name, size in (("batch", 4), ("accumulated", 1)):
         parts = {"batch_size": size, "accumulation": 4 // size}
@@ -338,6 +357,7 @@ def test_more_updates_may_follow_where_the_rate_does_not_depend_on_them(job: Tra
         ({"num_processes": 2, "batch_size": 1}, {}, {"source": "photos"}, False),
         ({"learning_rate": 1.0}, {}, None, False),
         ({"gradient_checkpointing": "full", "vae_checkpointing": True, "attention": "native"}, {}, None, True),
+        ({"deterministic": False}, {}, None, True),
     ],
 )
 def test_a_run_goes_on_with_what_the_same_images_are_spread_over(

@@ -20,6 +20,7 @@ from srpo.forecast.cuda_rules import cuda_autocast
 from srpo.models import load_model
 from srpo.models.flux import Flux
 from srpo.models.weights import load_transformer, quantise
+from srpo.record import METRICS, read_journal
 from srpo.trained_model import trained_model
 from srpo.tuning import (
     add_lora,
@@ -32,7 +33,7 @@ from srpo.tuning import (
     stepping,
     trainable,
 )
-from tests.jobs import assert_same_weights, place, run, weights_of
+from tests.jobs import assert_same_weights, killed, place, run, weights_of
 
 Gradients = dict[str, torch.Tensor]
 LORA = LoraConfig(rank=4, alpha=8)
@@ -374,6 +375,18 @@ def test_every_way_of_training_moves_resumes_bit_for_bit_and_exports_what_it_tra
     }
     assert best.keys() <= loaded.keys()
     assert all(torch.equal(best[name].to(loaded[name].dtype), loaded[name]) for name in best)
+
+
+def test_a_resumed_schedule_has_the_same_rates(job: TrainJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchao's optimizers keep the rate in float32; a base rate that was read as a float is another one."""
+    settings = {"optimizer": "adamw_8bit", "schedule": "cosine", "num_updates": 8, "learning_rate": 5e-6}
+    job = with_settings(job, {}, **settings)
+    run(place(job, tmp_path / "whole"))
+    with killed(monkeypatch, 3, "step"):
+        run(place(job, tmp_path / "parts"))
+    run(place(job, tmp_path / "parts"))
+    whole, parts = (read_journal(tmp_path / name / METRICS) for name in ("whole", "parts"))
+    assert [entry["learning_rate"] for entry in parts] == [entry["learning_rate"] for entry in whole]
 
 
 def test_diffusers_reads_the_adapter(job: TrainJob, tmp_path: Path) -> None:

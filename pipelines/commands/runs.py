@@ -160,11 +160,9 @@ def job(
     from srpo.artifacts import TrainJob
     from srpo.durable.succession import CHECKPOINTS
     from srpo.launch import JOB, launch_command, prepare_job
-    from srpo.plan import make_plan
     from srpo.start import pinned
 
     with console.status("checking settings, files and layouts; encoding the prompts"):
-        make_plan(settings, out, ("embed", "train"))
         began = (out / JOB).exists() and any((out / CHECKPOINTS).glob("update-*"))
         settings = pinned(settings, place.mlflow_uri, TrainJob.load(out / JOB).config if began else None)
         path = prepare_job(settings, out.resolve(), place.mlflow_uri)

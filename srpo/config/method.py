@@ -138,8 +138,8 @@ class RolloutConfig(Settings):
     precision: Literal["bf16"] | None = None
     """bf16: autocast for the rollout alone, where training has none. Lossy; null: as `train.precision`."""
     merge_lora: bool = False
-    """Add the adapter to a copy of the weights while a rollout is drawn. Exact; with `model.weights: bf16` lossy,
-    because the sum is rounded to bf16. Quantised weights cannot take it."""
+    """Add the adapter to a copy of the weights while a rollout is drawn. Exact in fp32; lossy where weights are kept or
+    computed with in bf16, to which the sum is rounded. Quantised weights cannot take it."""
     reuse: int = Field(default=1, gt=0)
     """Updates that train on the same rollouts, each at new noise levels. Lossy: x0 is of weights some updates old."""
     shift: float = Field(default=3.0, gt=0)

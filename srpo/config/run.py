@@ -159,6 +159,8 @@ class RunConfig(Settings):
     def monitor_watches_what_is_trained(cls, data: Any) -> Any:
         """Which metric the monitor watches, where the run does not say."""
         monitor = data.get("monitor", {}) if isinstance(data, dict) else None
+        if isinstance(monitor, MonitorConfig):
+            monitor = monitor.model_dump(exclude_unset=True)
         if not isinstance(monitor, dict) or "watch" in monitor:
             return data
         try:
@@ -188,6 +190,10 @@ class RunConfig(Settings):
             )
         if ignored := [key for key in self.method.unread if self._differs(*key.split("."))]:
             warnings.warn(f"method {self.method.name} does not train by {', '.join(ignored)}", stacklevel=2)
+        if self.preference.content_anchor and "denoise" not in self.align.branches:
+            warnings.warn(
+                "preference.content_anchor acts in the denoise branch, which align.branches leaves out", stacklevel=2
+            )
         word = self.method.word if isinstance(self.method, PlainMethod) else None
         if word and self.monitor.watch == "relative" and word not in self.preference.positive:
             warnings.warn(

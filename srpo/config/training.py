@@ -1,11 +1,12 @@
 """The loop, and what is trained."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from srpo.config.base import Range, Settings
+from srpo.config.base import Settings
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
 FLUX_ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 
 
@@ -35,7 +36,7 @@ class TrainConfig(Settings):
     """AdamW; the authors advise 1e-6 to 1e-5 for FLUX."""
     weight_decay: float = Field(default=1e-4, ge=0)
     """AdamW."""
-    betas: Range = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     """AdamW."""
     eps: float = Field(default=1e-8, gt=0)
     """AdamW."""

@@ -9,6 +9,7 @@ from srpo.forecast.cost import moment_bytes, weight_bytes
 from srpo.hub import Part, fetched, is_remote, missing, resolve, survey
 from srpo.images.survey import latent_bytes
 from srpo.models.layout import Shapes, folder_shapes, read_json
+from srpo.models.weights import load_dtype
 from srpo.prompts import Prompt
 from srpo.prompts.encode import DTYPES
 
@@ -43,7 +44,8 @@ def disk_to_evaluate(config: RunConfig) -> int:
 def embedding_bytes(config: RunConfig) -> int:
     """Bytes of one prompt's embeddings as they are stored."""
     _, width = _sizes(config)
-    return width * DTYPES[config.prompts.dtype].itemsize
+    dtypes = DTYPES[config.prompts.dtype], load_dtype(config.model.weights)
+    return width * min(dtype.itemsize for dtype in dtypes)
 
 
 def memory_to_save(config: RunConfig) -> int:

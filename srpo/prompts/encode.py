@@ -52,7 +52,9 @@ class TextEncoding(Encoding[str]):
         return encode
 
     def _stored(self, tensor: Tensor) -> Tensor:
-        return (tensor.to(self.dtype) if tensor.is_floating_point() else tensor).cpu()
+        """In what it has, or in `dtype` where that is narrower."""
+        narrower = tensor.is_floating_point() and self.dtype.itemsize < tensor.dtype.itemsize
+        return (tensor.to(self.dtype) if narrower else tensor).cpu()
 
 
 def encode_missing(

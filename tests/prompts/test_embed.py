@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from srpo.artifacts import PromptSet, PromptSets, Weights
-from srpo.config import ModelConfig, PromptsConfig, RunConfig, WeightsFormat
+from srpo.config import LoraConfig, ModelConfig, PromptsConfig, RunConfig, TrainConfig, WeightsFormat
 from srpo.errors import GpuMemoryError
 from srpo.forecast.footprint import disk_needed
 from srpo.hub import fetch
@@ -100,6 +100,8 @@ def test_a_model_that_is_not_kept_in_float32_is_encoded_for_in_bf16(flux_folder:
     exact, half, quarter = (embed(flux_folder, prompts, tmp_path, kept).train for kept in ("fp32", "bf16", "nf4"))
     assert half == quarter
     assert half.snapshot.path != exact.snapshot.path
+    values = sum(tensor[0].numel() for tensor in read_all(exact).values())
+    assert exact.bytes_per_prompt - half.bytes_per_prompt == pytest.approx(2 * values, rel=0.01)
     wanted, got = read_all(exact), read_all(half)
     for name, tensor in got.items():
         assert torch.equal(tensor, tensor.bfloat16().float()) and not torch.equal(tensor, wanted[name])
@@ -158,13 +160,14 @@ def test_a_gpu_that_is_too_small_is_told_with_what_spares_memory(
 
 def test_the_plan_knows_the_size(flux_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("prompt,category\n" + "\n".join(f"{line},rings" for line in lines(500)))
-    for dtype in ("fp32", "bf16"):
+    for weights, dtype in (("fp32", "fp32"), ("fp32", "bf16"), ("bf16", "fp32")):
         prompts = write(tmp_path, lines(1), dtype=dtype)
         prompts = prompts.model_copy(update={"train": str(tmp_path / "train.csv")})
-        embed(flux_folder, prompts, tmp_path / dtype)
-        written = sum(path.stat().st_size for path in (tmp_path / dtype).rglob("*"))
-        model = ModelConfig(source=str(flux_folder), max_sequence_length=LENGTH)
-        needed = disk_needed(RunConfig(model=model, prompts=prompts), ("embed",))
+        embed(flux_folder, prompts, folder := tmp_path / f"{weights}-{dtype}", weights)
+        written = sum(path.stat().st_size for path in folder.rglob("*"))
+        model = ModelConfig(source=str(flux_folder), max_sequence_length=LENGTH, weights=weights)
+        config = RunConfig(model=model, prompts=prompts, train=TrainConfig(lora=LoraConfig()))
+        needed = disk_needed(config, ("embed",))
         assert written <= needed <= 1.15 * written
 
 
