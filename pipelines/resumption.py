@@ -3,8 +3,6 @@
 A run that is done has a report and perhaps a version, which stay as they are; more training makes others.
 """
 
-from pathlib import Path
-
 from zenml.client import Client
 
 from pipelines.cluster.remote import on_cluster
@@ -17,6 +15,7 @@ from srpo.alone import refuse_busy
 from srpo.artifacts import Trained
 from srpo.config import RunConfig, with_overrides
 from srpo.errors import BusyError, ConfigError
+from srpo.files import written_in
 from srpo.plan import make_plan
 from srpo.same_run import HOW
 
@@ -76,12 +75,6 @@ def _check(place: Place, record: RunRecord) -> None:
     """What can be known before a run of this machine; what a cluster has was checked when the run began."""
     if not record.stack:
         make_plan(record.config, place.root, record.steps, written_in(record.path))
-
-
-def written_in(folder: Path) -> int:
-    """Bytes that a run has written; not those of what is not whole (hidden), which are written anew."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return sum(path.stat().st_size for path in files if "/." not in f"/{path.relative_to(folder).as_posix()}")
 
 
 def trained_by(place: Place, record: RunRecord) -> Trained | None:

@@ -37,6 +37,12 @@ def has_content(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
 
 
+def written_in(folder: Path) -> int:
+    """Bytes of all files; not those of what is not whole (hidden), which are written anew."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return sum(path.stat().st_size for path in files if "/." not in f"/{path.relative_to(folder).as_posix()}")
+
+
 def write_atomic(path: Path, text: str) -> None:
     """Write a text file so that a reader, or a kill, never sees half of it."""
     with atomic_file(path) as staging:

@@ -23,7 +23,7 @@ from srpo.devices import num_cores
 from srpo.durable import mirror_of
 from srpo.embedding import embed
 from srpo.errors import PreemptedError
-from srpo.files import write_atomic
+from srpo.files import write_atomic, written_in
 from srpo.plan import make_plan
 from srpo.preemption import on_sigterm
 from srpo.start import find_start
@@ -47,7 +47,7 @@ def prepare_job(config: RunConfig, output_dir: Path, uri: str | None = None) -> 
     refuse_busy(output_dir)
     if config.storage.remote:
         mirror_of(config.storage).name(output_dir)
-    make_plan(config, output_dir, ("embed", "train"))
+    make_plan(config, output_dir, ("embed", "train"), written_in(output_dir))
     weights = fetch_weights(config.model, config.reward, config.evaluation.scores, config.rewards)
     start = find_start(config, uri, weights.model)
     prompts = embed(config.model, config.prompts, config.images, weights, output_dir / "embeddings")

@@ -6,7 +6,7 @@ from threading import Thread
 
 import pytest
 
-from srpo.files import atomic_file, atomic_folder, link_or_copy, write_atomic
+from srpo.files import atomic_file, atomic_folder, link_or_copy, write_atomic, written_in
 
 
 def test_a_folder_that_was_not_finished_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
@@ -61,3 +61,10 @@ def test_what_a_link_leads_to_is_shared_or_copied(
     assert not (tmp_path / "target").is_symlink()
     assert (tmp_path / "target").read_text() == "content"
     assert (tmp_path / "target").samefile(tmp_path / "content") == shared
+
+
+def test_what_is_not_whole_counts_as_still_to_be_written(tmp_path: Path) -> None:
+    for name, size in (("update-000001", 3), (".update-000002.partial", 5)):
+        (folder := tmp_path / ".srpo" / "checkpoints" / name).mkdir(parents=True)
+        (folder / "transformer.safetensors").write_bytes(bytes(size))
+    assert written_in(tmp_path / ".srpo") == 3

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -20,8 +21,9 @@ from srpo.artifacts import TrainJob
 from srpo.config import TrainConfig, load_config
 from srpo.errors import EXIT_PERMANENT, ConfigError, PreemptedError
 from srpo.launch import launch_command, launch_environment, launch_training, prepare_job
+from srpo.plan import make_plan
 from srpo.record import read_journal
-from tests.conftest import CONFIG
+from tests.conftest import CONFIG, SHORT
 from tests.jobs import assert_same_weights, place, weights_of
 
 
@@ -269,6 +271,16 @@ def test_sharded_over_two_processes_trains_as_one_which_resumes_its_checkpoint(
         assert start(place(one, tmp_path / "two")).wait() == 0
         assert_same_draws(tmp_path / "one", tmp_path / "two")
         assert_close_weights(tmp_path / "one", tmp_path / "two", 4, 1e-5)
+
+
+def test_a_job_that_is_prepared_again_needs_no_space_for_what_it_has_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(CONFIG, SHORT)
+    needed = make_plan(config, tmp_path, ("embed", "train")).disk_needed
+    (tmp_path / "checkpoints").write_bytes(bytes(needed * 3 // 4))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=needed // 2))
+    assert prepare_job(config, tmp_path).exists()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from mlflow import MlflowClient
 
 from pipelines.outcome import Outcome
 from pipelines.place import Place
-from pipelines.resumption import to_resume, trained_by, written_in
+from pipelines.resumption import to_resume, trained_by
 from pipelines.runs import RunRecord, load_run, load_runs, new_folder
 from pipelines.summary import show_outcome
 from srpo.config import RunConfig, load_config
@@ -123,13 +123,6 @@ def test_a_run_that_found_too_little_memory_goes_on_with_less(failed: RunRecord,
     record = to_resume(place, failed.name, ("align.together=false", "train.gradient_checkpointing=full"))
     assert (record.config.align.together, record.config.train.gradient_checkpointing) == (False, "full")
     refuse_other_settings(Path(record.folder), record.config, failed.config)
-
-
-def test_what_is_not_whole_counts_as_still_to_be_written(tmp_path: Path) -> None:
-    for name, size in (("update-000001", 3), (".update-000002.partial", 5)):
-        (folder := tmp_path / ".srpo" / "checkpoints" / name).mkdir(parents=True)
-        (folder / "transformer.safetensors").write_bytes(bytes(size))
-    assert written_in(tmp_path / ".srpo") == 3
 
 
 def test_nothing_else_can_change(failed: RunRecord, place: Place) -> None:

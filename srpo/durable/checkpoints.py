@@ -1,9 +1,9 @@
 """Checkpoints go to the durable copy in a thread of their own while training goes on, and come back from it.
 
-Sent are those that the local disk keeps (the last few and the best), the newest first, each with the journals that
-belong to it before it; older ones are removed from the copy when a newer one is whole there. What fails is tried again
-after a pause that doubles up to a bound; training waits for it only at its end. One training at a time writes to a
-folder's copy: a lease says which.
+Sent are those that the local disk keeps (the last few and the best): the best first, which training ends with, then the
+newest, each with the journals that belong to it before it. Older ones are removed from the copy when a newer one is
+whole there. What fails is tried again after a pause that doubles up to a bound; training waits for it only at its end.
+One training at a time writes to a folder's copy: a lease says which.
 """
 
 import logging
@@ -160,8 +160,9 @@ class CheckpointCopies:
             self.bring(self.newest)
 
     def _next(self) -> int | None:
-        """The newest checkpoint that is not in the copy; after all of them the journals, if they are to be sent."""
-        return max({*self.store.updates(), *self._last} - self.there, default=None)
+        """What the copy lacks: the best checkpoint, then the newest; after all of them the journals, if asked for."""
+        left = {*self.store.updates(), *self._last} - self.there
+        return self.best if self.best in left else max(left, default=None)
 
     def _work(self) -> None:
         """The thread."""

@@ -10,7 +10,7 @@ from srpo.files import atomic_folder, link_or_copy
 from srpo.record import HELD_OUT, METRICS, read_journal, tracked
 from srpo.tracking import Tracker
 
-CHECKPOINTS, SAMPLES = "checkpoints", "samples"
+CHECKPOINTS, SAMPLES, TRANSFORMER = "checkpoints", "samples", "transformer"
 
 
 def take_over(earlier: Path, folder: Path, mirror: Mirror) -> bool:
@@ -21,7 +21,7 @@ def take_over(earlier: Path, folder: Path, mirror: Mirror) -> bool:
     target = folder / CHECKPOINTS
     if target.exists() or (mirror.bucket and mirror.folders(target)):  # journals alone are sent before a checkpoint
         return False
-    mirror.fetch(earlier)
+    mirror.fetch(earlier, names=lambda name: not name.startswith(f"{TRANSFORMER}/"))
     for name in mirror.folders(earlier / CHECKPOINTS) if mirror.bucket else ():
         mirror.fetch(earlier / CHECKPOINTS / name)
     if not any((earlier / CHECKPOINTS).glob("update-*")):

@@ -90,6 +90,19 @@ def test_the_end_waits_for_as_long_as_large_checkpoints_take(
     assert waits == [13, 10]
 
 
+def test_the_best_is_sent_before_what_came_later(tmp_path: Path) -> None:
+    """Else a node that is lost may leave journals that name a best which is nowhere, and the training cannot end."""
+    store = CheckpointStore(tmp_path / "checkpoints", 2)
+    for update in (2, 4, 6):
+        store.path(update).mkdir(parents=True)
+    copies = checkpoints.CheckpointCopies(StorageConfig(remote=REMOTE), tmp_path, store, Accelerator(cpu=True))
+    copies.best, sent = 2, list[int]()
+    while (update := copies._next()) is not None:
+        sent.append(update)
+        copies.there.add(update)
+    assert sent == [2, 6, 4]
+
+
 @pytest.mark.usefixtures("bucket")
 def test_what_an_earlier_attempt_had_not_sent_takes_not_the_best_from_the_copy(job: TrainJob, tmp_path: Path) -> None:
     """The best is known before the first checkpoint is sent, and not only when one is saved."""
