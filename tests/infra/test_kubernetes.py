@@ -195,6 +195,13 @@ def test_the_gpu_job_asks_for_the_cards_that_its_settings_want() -> None:
     assert shared == [{"medium": "Memory", "sizeLimit": "64Gi"}]
 
 
+@pytest.mark.parametrize("name", [*OVERLAYS, *CREATED])
+def test_one_file_names_the_image(name: str) -> None:
+    (named,) = yaml.safe_load((KUBERNETES / "image/kustomization.yaml").read_text())["images"]
+    images = {container["image"] for _, _, spec in pods(manifests_of(name)) for container in spec["containers"]}
+    assert {image for image in images if "srpo" in image} == {f"{named['newName']}:{named['newTag']}"}
+
+
 @pytest.mark.parametrize("name", ["base", *OVERLAYS, *CREATED])
 def test_manifests_follow_the_kubernetes_schema(name: str) -> None:
     validator = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
