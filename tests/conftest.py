@@ -1,8 +1,10 @@
 """What several tests need: small untrained models in the published layouts, one short real run of the pipeline, S3."""
 
+import gc
 import json
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,11 +35,26 @@ SHORT = (
 )
 
 
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: it need not be looked at each time that a model's memory is given back."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Else libraries that count what is left at the end complain of it."""
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session")
 def place(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Place]":
     """The working folder of all runs in this process: ZenML reads its settings once per process."""
+    from zenml.environment import Environment
+
     from pipelines.place import here
 
+    listed = cache(Environment.get_python_packages)  # pip, which ZenML asks twice a run, takes seconds
+    Environment.get_python_packages = staticmethod(listed)  # type: ignore[method-assign]
     before, environment = Path.cwd(), dict(os.environ)
     os.chdir(tmp_path_factory.mktemp("work"))
     place = here()
@@ -180,6 +197,7 @@ def job(flux_folder: Path, hps_folder: Path, tmp_path_factory: pytest.TempPathFa
                 "learning_rate": 1e-4,
                 "schedule": "cosine",
                 "save_every": 2,
+                "gradient_checkpointing": "none",
             },
             "monitor": {"every": 2, "num_images": 4, "strip_images": 2, "bounds": []},
             "evaluation": {"num_steps": 3},

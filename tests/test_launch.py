@@ -19,12 +19,12 @@ import torch
 from srpo import launch
 from srpo.artifacts import TrainJob
 from srpo.config import TrainConfig, load_config
-from srpo.errors import EXIT_PERMANENT, ConfigError, PreemptedError
+from srpo.errors import ConfigError, PreemptedError
 from srpo.launch import launch_command, launch_environment, launch_training, prepare_job
 from srpo.plan import make_plan
 from srpo.record import read_journal
 from tests.conftest import CONFIG, SHORT
-from tests.jobs import assert_same_weights, place, weights_of
+from tests.jobs import assert_same_weights, place, run, weights_of
 
 
 def start(job: TrainJob) -> subprocess.Popen[bytes]:
@@ -71,7 +71,7 @@ def test_kill_9_and_resume_gives_the_same_weights(
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     killed = place(job, tmp_path)
     kill_at(killed, 3)
-    assert launch_training(killed).num_updates == 6
+    assert run(killed).num_updates == 6
     assert_same_weights(whole, tmp_path, 6)
 
 
@@ -93,15 +93,6 @@ def test_the_launcher_passes_errors_on(job: TrainJob, whole: Path, tmp_path: Pat
     shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
     with pytest.raises(ConfigError, match="was made with other settings in train.learning_rate; resume with the same"):
         launch_training(place(job, tmp_path, learning_rate=1.0))
-
-
-def test_the_wrong_number_of_processes_is_refused(job: TrainJob, tmp_path: Path) -> None:
-    path = tmp_path / "job.json"
-    path.write_text(place(job, tmp_path, num_processes=2).model_dump_json())
-    ended = subprocess.run([sys.executable, "-m", "srpo.train", str(path)], capture_output=True, text=True, check=False)
-    assert ended.returncode == EXIT_PERMANENT
-    assert "train.num_processes is 2, but 1 were started" in ended.stderr
-    assert json.loads((tmp_path / "error.json").read_text())["exit_code"] == EXIT_PERMANENT
 
 
 def test_the_error_of_an_earlier_attempt_decides_nothing(
