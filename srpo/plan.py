@@ -106,6 +106,7 @@ def make_plan(
         raise ConfigError(
             f"{output_dir} has {gibibytes(free)} free, but downloads, checkpoints and embeddings may take "
             f"{gibibytes(needed)}; free some space, run in another folder, or lower train.keep_last"
+            + ("" if config.train.lora else "; checkpoints of an adapter are small (train.lora, as in 24gb.yaml)")
         )
     checks.append(Check(subject="disk", finding=f"at most {gibibytes(needed)} needed, {gibibytes(free)} free"))
     return Plan(config=config, steps=steps, checks=tuple(checks), disk_needed=needed, disk_free=free)

@@ -125,6 +125,7 @@ def test_a_run_in_pods_asks_for_no_disk_here(
         (["plan", "--set", "preference.positive=[]"], "preference.positive"),
         (["plan", "--set", "schema_version=99"], "schema_version"),
         (["plan", "--set", "preference.words_file=gone.csv"], "gone.csv cannot be read"),
+        (["plan", "--gpu", "5000"], "--gpu 5000: not in the list"),
         (["settings", "zorvex"], "no setting's name holds 'zorvex'"),
         (["plan", "--config", "nowhere.yaml"], "no config file at nowhere.yaml"),
         (["plan", "--config", "."], "cannot be read as a run file"),
@@ -467,6 +468,10 @@ def test_a_plan_on_a_gpu_says_what_it_takes(place: Place, capsys: pytest.Capture
 def test_settings_are_explained_with_the_values_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("settings", "resources.register.ret") == 0
     assert "resources.register.retries  2" in capsys.readouterr().out
+    assert call("settings", "k_") == 0
+    assert "webhook_env" not in capsys.readouterr().out
+    assert call("settings", "images") == 0
+    assert "images  null\n" in capsys.readouterr().out, "off, unless a run names a source"
     assert call("settings", "train", "--set", "train.jitter=3", "--set", "train.lora={rank: 4}") == 0
     shown = capsys.readouterr().out
     assert "train.jitter  3\n" in shown

@@ -135,7 +135,8 @@ def test_a_store_of_an_unknown_kind_is_refused(monkeypatch: pytest.MonkeyPatch) 
     [
         ("builtin:cubes", "no embedded world 'builtin:cubes'"),
         ("ftp://x/y", "is not a path"),
-        ("no/such/place", "nothing at"),
+        ("no/such/place", "nothing at .*; give a path that exists, or builtin:"),
+        ("owner/name", "give a path that exists, or hf://owner/name for that repository"),
     ],
 )
 def test_sources_that_cannot_be_had(source: str, message: str) -> None:

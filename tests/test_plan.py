@@ -33,6 +33,7 @@ def test_a_good_run_lists_what_was_checked(tmp_path: Path) -> None:
     [
         ("model.source=/nowhere", "nothing at /nowhere"),
         ("model.source=builtin:mars", "builtin:mars"),
+        (f"model.source={CONFIG}", "is a file; give a folder in diffusers layout"),
         ("model.family=unet", "choose from"),
         ("model.height=33", "33x32"),
         ("reward.family=vibes", "choose from"),

@@ -86,7 +86,10 @@ def fill(stack: StackFile) -> StackFile:
     """The stack with its environment variables put in. Raises ConfigError that names all that are missing."""
     text = stack.model_dump_json()
     if missing := sorted({name for name in VARIABLE.findall(text) if not os.environ.get(name)}):
-        raise ConfigError(f"stack {stack.name} needs the environment variables {', '.join(missing)}")
+        raise ConfigError(
+            f"stack {stack.name} needs the environment variables {', '.join(missing)}; infra/README.md (Stacks) says "
+            "what they hold"
+        )
     return StackFile.model_validate(_filled(stack.model_dump()))
 
 
@@ -105,6 +108,10 @@ def validate(client: Client, stack: StackFile) -> dict[StackComponentType, dict[
         where = f"{kind} of stack {stack.name}"
         try:
             flavor = client.get_flavor_by_name_and_type(component.flavor, kind)
+        except KeyError:
+            raise ConfigError(f"{where}: ZenML has no flavor {component.flavor!r}") from None
+        resolve_secrets(client, component)
+        try:
             _refuse_plain_secrets(Flavor.from_model(flavor).config_class, component, where)
             settings = validate_stack_component_config(component.configuration, flavor, kind)
         except ImportError as error:
@@ -112,13 +119,10 @@ def validate(client: Client, stack: StackFile) -> dict[StackComponentType, dict[
                 f"{where}: {error}; install what clusters need: "
                 "python -m pip install --constraint constraints.txt --editable '.[cluster]'"
             ) from None
-        except KeyError:
-            raise ConfigError(f"{where}: ZenML has no flavor {component.flavor!r}") from None
         except ValueError as error:
             raise ConfigError(f"{where}: {error}") from None
         assert settings is not None, "only custom flavors may be unknown"
         valid[kind] = settings.model_dump(mode="json", exclude_unset=True)
-        resolve_secrets(client, component)
     return valid
 
 
@@ -143,7 +147,7 @@ def resolve_secrets(client: Client, component: Component) -> dict[str, Any]:
                 resolved[key] = secret.secret_values[entry]
             except KeyError:
                 raise ConfigError(
-                    f"no secret {name} with the key {entry} in ZenML; make it: "
+                    f"ZenML has no secret {name} with an entry {entry!r}; make it: "
                     f"{ZENML} secret create {name} --interactive (`update` instead of `create` if it is there)"
                 ) from None
     return resolved

@@ -107,6 +107,10 @@ def plan(
     """Check a run and show what it would do, without doing it: settings, files, layouts, reward, prompts, disk."""
     if jobs and not stack:
         raise ConfigError("--jobs writes what --stack renders; give --stack too")
+    if gpu:
+        from srpo.gpus import find_gpu
+
+        find_gpu(gpu)
     overrides = (*(set_ or ()), *([f"resources.gpu={gpu}"] if gpu and stack else []))
     checked = _check(load(config, overrides), _steps(from_, until), elsewhere=stack is not None)
     _look_for_earlier(checked, registered(stack))

@@ -1,5 +1,6 @@
 """The command that shows what a run file may hold."""
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def settings(
-    word: Annotated[str | None, typer.Argument(help="Only those whose name holds this: train, monitor.bounds.")] = None,
+    word: Annotated[
+        str | None, typer.Argument(help="Only those with a part of the name that begins so: train, k_, monitor.bounds.")
+    ] = None,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
@@ -22,11 +25,13 @@ def settings(
     from srpo.config.describe import describe
 
     given = load(config, tuple(set_ or ())) if config or set_ else None
-    found = [setting for setting in describe() if word is None or word in setting.name]
+    begins = re.compile(rf"(^|[._]){re.escape(word or '')}")
+    found = [setting for setting in describe() if begins.search(setting.name)]
     if not found:
         raise ConfigError(f"no setting's name holds {word!r}; `settings` lists all of them")
     for setting in found:
-        value = "" if setting.is_section else _shown(_value(given, setting.name, setting.default))
+        held = _value(given, setting.name, setting.default)
+        value = "" if setting.is_section and held is not None else _shown(held)
         console.print(f"[bold cyan]{escape(setting.name)}[/]  {escape(value)}", highlight=False, soft_wrap=True)
         choices = f" One of: {', '.join(setting.choices)}." if setting.choices else ""
         console.print(Padding(escape(setting.says + choices), (0, 0, 0, 4), expand=False), highlight=False)

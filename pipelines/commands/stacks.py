@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 
 from pipelines.commands.common import console, zenml_client
-from srpo.errors import UnreachableError
+from srpo.errors import ConfigError, UnreachableError
 
 if TYPE_CHECKING:
     from zenml.client import Client
@@ -41,6 +41,7 @@ def up(name: NameArgument) -> None:
     from pipelines.cluster.stack_files import fill, read_stack, register
 
     file = fill(read_stack(name))
+    _need_server(client, file)
     _report(client, file, register(client, file))
 
 
@@ -51,8 +52,20 @@ def check(name: NameArgument) -> None:
     from pipelines.cluster.stack_files import fill, read_stack, validate
 
     file = fill(read_stack(name))
+    _need_server(client, file)
     validate(client, file)
     _report(client, file, {})
+
+
+def _need_server(client: "Client", file: "StackFile") -> None:
+    """ConfigError if steps would run where ZenML's state of this folder cannot be reached."""
+    if file.orchestrator.flavor != "local" and client.zen_store.is_local_store():
+        from pipelines.cluster.stack_files import ZENML
+
+        raise ConfigError(
+            f"stack {file.name} needs a ZenML server, which its pods reach too: {ZENML} login URL, or ZENML_STORE_URL "
+            "and ZENML_STORE_API_KEY (infra/README.md)"
+        )
 
 
 def _report(client: "Client", file: "StackFile", done: Mapping[str, str]) -> None:

@@ -15,7 +15,7 @@ class Bound(Settings):
     """What one metric may do relative to the base model: a change, or a ratio."""
 
     metric: str
-    """Name of a metric of the evaluation."""
+    """Name of a metric, as the report has it: relative, reward, saturation, sharpness, clipped, spread, ..."""
     min_change: float | None = None
     """Smallest value allowed for `trained - base`."""
     max_change: float | None = None

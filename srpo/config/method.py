@@ -14,7 +14,8 @@ class PreferenceConfig(Settings):
     """Semantic relative preference: wanted control words against unwanted (arXiv:2509.06942, section 3.3)."""
 
     preset: str | None = None
-    """Name of words in `srpo.presets`; `positive`, `negative` and `prefix` that are given here come before its own."""
+    """Words that belong together: realism, bright, dark, vivid, painting, comic, anime or sketch. `positive`,
+    `negative` and `prefix` that are given here come before its own."""
     positive: tuple[str, ...] = Field(
         default=("Natural-lighting", "Detail", "Detailed", "Real"), min_length=1, validate_default=True
     )

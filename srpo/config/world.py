@@ -14,7 +14,7 @@ class ModelConfig(Settings):
     """The model to align."""
 
     family: str = "flux"
-    """Architecture: a key of `srpo.models.MODELS`."""
+    """Architecture: flux or qwen_image."""
     source: str = "builtin:shapes"
     """Where the diffusers folder lies: a path, hf://owner/name[@revision], s3://bucket/prefix, or `builtin:shapes`."""
     height: int = Field(default=720, gt=0)

@@ -8,6 +8,7 @@
 Remote sources are fetched once into the store (`srpo.hub.store`) and found again there by content.
 """
 
+import re
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Literal
@@ -30,6 +31,8 @@ BUILTIN: dict[str, dict[Part, Path]] = {
     "builtin:shapes-biased": {"reward": WEIGHTS_DIR / "biased", "score": WEIGHTS_DIR / "biased"},
 }
 FILES_AT_ONCE = 4
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+"""What may name a repository of the Hugging Face hub."""
 
 
 def is_remote(source: str) -> bool:
@@ -56,8 +59,8 @@ def resolve(source: str, part: Part) -> Path:
         return Store().tree(listing).path
     path = Path(source).expanduser().resolve()
     if not path.exists():
-        embedded = f", or {' or '.join(known)}" if known else ""
-        raise ConfigError(f"{part}: nothing at {path}; give a path that exists{embedded}")
+        others = [f"hf://{source} for that repository of the Hugging Face hub"] if REPOSITORY.fullmatch(source) else []
+        raise ConfigError(f"{part}: nothing at {path}; give {', or '.join(['a path that exists', *others, *known])}")
     return path
 
 

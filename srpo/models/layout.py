@@ -20,6 +20,10 @@ MOST_NAMES = 5  # of tensors or files in one sentence
 
 def require_folder(folder: Path, parts: Sequence[str]) -> None:
     """The folder exists and has every part."""
+    if folder.is_file():
+        raise ConfigError(
+            f"{folder} is a file; give a folder in diffusers layout: a model's whole repository, not a single file"
+        )
     if not folder.is_dir():
         raise ConfigError(f"no model folder at {folder}; give the path of a folder in diffusers layout")
     missing = [part for part in parts if not (folder / part).is_dir()]
@@ -105,7 +109,7 @@ def read_json(path: Path) -> Any:
     """A JSON file of a model folder."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ConfigError(f"{path.parent} has no {path.name}; the folder is not in diffusers layout") from None
     except ValueError as error:
         raise ConfigError(f"{path} is not valid JSON: {error}") from None

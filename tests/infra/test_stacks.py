@@ -168,8 +168,11 @@ def test_nothing_is_registered_of_a_stack_with_a_mistake(client: Any, site: None
         f"secret is written in clear; make a secret ({ZENML} secret create NAME --interactive)": changed(
             stack, "artifact_store", path="s3://a", key="{{srpo-s3.key}}", secret="x1y2"
         ),
-        f"no secret srpo-s3 with the key other in ZenML; make it: {ZENML} secret create srpo-s3 ": changed(
+        f"ZenML has no secret srpo-s3 with an entry 'other'; make it: {ZENML} secret create srpo-s3 ": changed(
             stack, "artifact_store", path="s3://a", key="{{srpo-s3.other}}"
+        ),
+        "ZenML has no secret none with an entry 'token'": changed(
+            stack, "experiment_tracker", tracking_uri="http://a", tracking_token="{{none.token}}"
         ),
         "pathh": changed(stack, "artifact_store", pathh="s3://a"),
         "no flavor 'none'": stack.model_copy(
@@ -307,6 +310,9 @@ def test_the_command_line_registers_and_says_what_is_unwell(
     shown = capsys.readouterr()
     assert "local: srpo-local-s3 (registered)" in shown.out and "srpo-kubernetes (not registered)" in shown.out
     assert call("stack", "check", "nowhere") == 42
+    assert call("stack", "up", "kubernetes") == 42
+    shown = capsys.readouterr()
+    assert f"srpo-kubernetes needs a ZenML server, which its pods reach too: {ZENML} login URL" in shown.err
 
 
 @pytest.mark.slow
