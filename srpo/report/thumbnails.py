@@ -86,7 +86,7 @@ def rank(report: Report) -> list[int]:
 
 
 def ranking(report: Report) -> list[str]:
-    """What makes a picture bad or good: the wanted metric, and before it those of 0 or 1 that the gate wants not to fall.
+    """What makes a picture bad or good: the wanted metric, and before it those of 0 and 1 that the gate guards.
 
     A finer metric has no ties, and would leave nothing to those after it.
     """
