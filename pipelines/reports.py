@@ -15,6 +15,8 @@ from srpo.report.schema import Study
 from srpo.tracking import Tracker, connect
 from srpo.wording import shortest_end
 
+EVALUATION = "evaluation"
+"""Folder of a run's report."""
 MLFLOW_RUN = re.compile(r"[0-9a-f]{32}")
 
 
@@ -29,15 +31,20 @@ def find_entries(place: Place, references: Sequence[str], scratch: Path, uri: st
     ]
 
 
-def log_again(place: Place, reference: str, study: Study, folder: Path) -> None:
+def log_again(place: Place, study: Study, folder: Path) -> None:
     """Bring all copies of a run's report up to date, and MLflow's metrics by the study; nothing for other folders."""
-    if not (place.runs / reference / FILE).is_file():
+    run = folder.resolve().parent
+    if folder.resolve() != place.runs.resolve() / run.name / EVALUATION or not (run / FILE).is_file():
         return
-    record = load_run(place, reference)
+    record = load_run(place, run.name)
     mirror_of(record.config.storage).push(folder)
+    if record.stack:
+        from pipelines.stacks import activate
+
+        activate(place, record.stack)  # with its server's credentials
     tracker = Tracker(record.tracked)
     for name in (REPORT_JSON, REPORT_HTML):
-        tracker.log_artifact(folder / name, "evaluation")
+        tracker.log_artifact(folder / name, EVALUATION)
     shown = ("rate", "lower", "upper")
     metrics = {f"study/{row.question}/{part}": getattr(row, part) for row in study.preferences for part in shown}
     tracker.log_metrics(metrics, study.num_voters)
@@ -56,10 +63,12 @@ def _folder(place: Place, reference: str, scratch: Path, uri: str | None) -> Pat
     from srpo.registry.lookup import has_report
 
     path, run = Path(reference).expanduser(), place.runs / reference
-    if path.name == REPORT_JSON or path.is_dir():
-        return path.parent if path.name == REPORT_JSON else path
+    if path.name == REPORT_JSON:
+        return path.parent
+    if path.is_dir():
+        return path / EVALUATION if (path / EVALUATION / REPORT_JSON).is_file() else path
     if run.is_dir():
-        folder, record = run / "evaluation", load_run(place, reference)
+        folder, record = run / EVALUATION, load_run(place, reference)
         if not (folder / REPORT_JSON).exists():  # a pod has written it
             mirror_of(record.config.storage).fetch(folder)
         uri, reference = record.tracked.uri, record.tracked.run_id
@@ -77,7 +86,7 @@ def _folder(place: Place, reference: str, scratch: Path, uri: str | None) -> Pat
 def _home(folder: Path) -> Path:
     """What people call a report by: the folder of a run instead of that of its evaluation."""
     folder = folder.resolve()
-    return folder.parent if folder.name == "evaluation" else folder
+    return folder.parent if folder.name == EVALUATION else folder
 
 
 def _name(reference: str, home: Path, homes: Sequence[Path]) -> str:

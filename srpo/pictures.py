@@ -50,6 +50,13 @@ def write_pictures(
     _write_sheet([task[-1] for task in tasks], folder / SHEET)
 
 
+def check_folder(folder: Path) -> None:
+    """ConfigError where no folder can be made because a file is in its place."""
+    places = (folder.absolute(), *folder.absolute().parents)
+    if not (found := next(place for place in places if place.exists())).is_dir():
+        raise ConfigError(f"--out {folder}: {found} is no folder; give another --out")
+
+
 def facts_of(files: ModelFiles, prompt: str, seed: int) -> Facts:
     """Everything that decides a picture's pixels, and where its base comes from."""
     made = files.model.model_dump(include={"source", "height", "width", "max_sequence_length", "weights"})

@@ -140,6 +140,7 @@ def test_a_run_in_pods_asks_for_no_disk_here(
         (["run", "--resume", "nobody"], "no run named 'nobody'"),
         (["run", "--resume", "x", "--set", "seed=1"], "--resume goes on with the run's own settings"),
         (["generate", "--model", "nope", "--prompts", "a ring", "--out", "x"], "nope"),
+        (["generate", "--model", "nope", "--prompts", "a ring", "--out", "/dev/null/x"], "/dev/null is no folder"),
         (["generate", "--model", "builtin:shapes", "--prompts", "gone.txt", "--out", "x"], "no file at gone.txt"),
         (["generate", "--model", "builtin:shapes", "--prompts", "gone.cvs", "--out", "x"], "no file at gone.cvs"),
         (["generate", "--model", "builtin:shapes", "--prompts", "texts/gone", "--out", "x"], "no file at texts/gone"),

@@ -106,12 +106,14 @@ def test_held_out_judges_can_be_added_to_a_recipe_and_loosen_nothing() -> None:
     assert set(plain.monitor.bounds) < set(judged.monitor.bounds)
 
 
+@pytest.mark.parametrize("revision", ["", "@main"])
 @pytest.mark.parametrize("recipe", ["flux_pickscore", "qwen_image_pickscore"])
-def test_a_judge_that_is_trained_on_is_warned_of(recipe: str) -> None:
+def test_a_judge_that_is_trained_on_is_warned_of(recipe: str, revision: str) -> None:
+    files, source = (CONFIGS / f"{recipe}.yaml", CONFIGS / "scores" / "held_out.yaml"), "yuvalkirstain/PickScore_v1"
     with pytest.warns(
         UserWarning, match=r"monitor\.watch and evaluation\.wanted: pick_score is a held-out score of the"
     ):
-        load_config((CONFIGS / f"{recipe}.yaml", CONFIGS / "scores" / "held_out.yaml"))
+        load_config(files, [f"reward.source=hf://{source}{revision}"])
 
 
 @pytest.mark.parametrize("hardware", [None, *HARDWARE])

@@ -160,7 +160,7 @@ def test_what_cannot_be_compared_is_one_sentence(
 def test_a_study_of_a_run_ends_up_in_its_report(
     finished: Outcome, place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, page = finished.record.name, tmp_path / "study.html"
+    run, page, client = finished.record.name, tmp_path / "study.html", MlflowClient(place.mlflow_uri)
     assert call("study", "new", f"{run}#base", "shapes@challenger", "--out", str(page)) == 0
     key = json.loads((tmp_path / "study-key.json").read_text())
     votes = [
@@ -173,14 +173,16 @@ def test_a_study_of_a_run_ends_up_in_its_report(
     capsys.readouterr()
     assert call(*merge, "--json") == 0
     assert json.loads(capsys.readouterr().out)["preferences"][0]["rate"] == 1
+    for named in (str(finished.record.path), f"{finished.record.path}/evaluation", f"{run}#base"):
+        assert call(*merge, "--report", named, "--json") == 0
+        assert json.loads(capsys.readouterr().out)["preferences"][0]["rate"] == 1
     assert call(*merge, "--report", run) == 0
+    logged = client.get_metric_history(finished.record.tracked.run_id, "study/overall/rate")
+    assert [metric.value for metric in logged] == 4 * [1]
     assert "100%" in capsys.readouterr().out
     study = report_in(finished.record.path / "evaluation").study
     assert study
     assert (study.reference, study.candidate, study.num_pairs) == ("base", "candidate", len(votes))
-    assert (
-        MlflowClient(place.mlflow_uri).get_run(finished.record.tracked.run_id).data.metrics["study/overall/rate"] == 1
-    )
     assert load_evaluation(place.mlflow_uri, "shapes@challenger", tmp_path)
     assert report_in(tmp_path / "evaluation").study == study
     assert call(*merge, "--report", "shapes@challenger") == 42

@@ -70,10 +70,11 @@ def generate(
     place.prepare(model, base or "", prompts)
     from srpo.export.card import find_licences
     from srpo.generate import read_texts
-    from srpo.pictures import write_pictures
+    from srpo.pictures import check_folder, write_pictures
     from srpo.reference import find_model
 
     texts = read_texts(prompts)
+    check_folder(out)
     with console.status("finding the model"):
         files = find_model(model, settings, registry_uri(place, stack), base).drawn(height, width, weights)
     for licence in find_licences(files, None):

@@ -76,8 +76,8 @@ def merge(
             if entry.folder.is_relative_to(scratch):
                 raise ConfigError(f"--report {report} lies in MLflow; give the run's name, or the folder of its report")
         study, page = add_to_report(study, opened, entry.folder, replace)
-        log_again(place, report, study, entry.folder)
-        console.print(f"report: {page}", soft_wrap=True, highlight=False)
+        log_again(place, study, entry.folder)
+        typer.echo(f"report: {page}", err=True)
     if as_json:
         typer.echo(study.model_dump_json(indent=1))
     else:

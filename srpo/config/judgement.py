@@ -137,7 +137,7 @@ class EvaluationConfig(Settings):
     """Level of every interval."""
     gate: tuple[Bound, ...] = (Bound(metric="relative", min_change=0.0), *DAMAGE_BOUNDS)
     """What a version must show against the base to become champion: the interval's bound, not the mean, must keep
-    every limit."""
+    every limit, and exceed a smallest change of the wanted metric."""
     champion_gate: tuple[Bound, ...] | None = None
     """The same against the champion, if there is one. Null: the wanted metric must be higher beyond doubt."""
     correction: Literal["bonferroni", "none"] = "bonferroni"

@@ -96,10 +96,10 @@ class RunConfig(Settings):
 
     @property
     def trained_metrics(self) -> tuple[str, ...]:
-        """Metrics of the rewards that are trained on, and of held-out scores that read the same checkpoint."""
+        """Metrics of the rewards that are trained on, and of held-out scores of the same source at any revision."""
         ends = ("", *(f"/{name}" for name in self.rewards))
-        trained = {reward.source for reward in self.all_rewards.values()}
-        same = [name for name, score in self.evaluation.scores.items() if score.source in trained]
+        trained = {_without_revision(reward.source) for reward in self.all_rewards.values()}
+        same = [name for name, score in self.evaluation.scores.items() if _without_revision(score.source) in trained]
         return (
             *(f"{kind}{end}" for end in ends for kind in ("reward", "relative")),
             *(f"{kind}{name}" for name in same for kind in ("", "relative/")),
@@ -293,3 +293,8 @@ class RunConfig(Settings):
                 f"({self.train.num_processes}), so that each process has one"
             )
         return self
+
+
+def _without_revision(source: str) -> str:
+    """`hf://owner/name/file` of `hf://owner/name@revision/file`; any other source as it is."""
+    return re.sub(r"^(hf://[^@]+)@[^@/]+", r"\1", source)

@@ -1,11 +1,12 @@
 """From what was measured to the report and its files, the same for a run and for any number of models."""
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from srpo.artifacts import Weights
 from srpo.config import RunConfig, StorageConfig
 from srpo.durable import mirror_of
 from srpo.evaluation.champion import Champion
@@ -74,6 +75,16 @@ def make_report(
         provenance=provenance,
         published=find_published(settings),
     )
+
+
+def trained_by(weights: Weights, hashes: Mapping[str, str]) -> list[str]:
+    """Metrics whose judge, by content, is one of the rewards among the `hashes` of what a model was made from."""
+    trained = {sha256 for name, sha256 in hashes.items() if name.startswith("reward")}
+    found = [name for name, files in weights.snapshots.items() if files.sha256 in trained]
+    pairs = {"reward": ("reward", "relative")}
+    pairs |= {f"reward_{name}": (f"reward/{name}", f"relative/{name}") for name in weights.rewards}
+    pairs |= {f"score_{name}": (name, f"relative/{name}") for name in weights.scores}
+    return [metric for name in found for metric in pairs.get(name, ())]
 
 
 def _subject(config: RunConfig, measured: Measured, contender: Contender) -> Subject:

@@ -1,11 +1,12 @@
 """May a version become champion? Every limit of the config against the end of the interval that could break it.
 
 A smallest change or ratio is compared with the interval's lower end, a largest one with its upper end, so that luck
-does not promote. There is one gate against the base, and one against the champion: promoted is only what is better than
-both. A gate that holds has kept every one of its limits, so luck promotes no more often than it would break the hardest
-one (Berger 1982, intersection-union tests); the correction of `evaluation.gate_confidence` is for what the report says
-of each limit. A model whose whole interval lies past a bound of the monitor has collapsed, unless the gate limits the
-same metric on the same side, and the limit holds: what the verdict allows is then said there.
+does not promote; a smallest change of the wanted metric has to be exceeded, so that what draws as the other does is no
+better. There is one gate against the base, and one against the champion: promoted is only what is better than both. A
+gate that holds has kept every one of its limits, so luck promotes no more often than it would break the hardest one
+(Berger 1982, intersection-union tests); the correction of `evaluation.gate_confidence` is for what the report says of
+each limit. A model whose whole interval lies past a bound of the monitor has collapsed, unless the gate limits the same
+metric on the same side, and the limit holds: what the verdict allows is then said there.
 """
 
 from collections.abc import Mapping, Sequence
@@ -99,11 +100,10 @@ def judge(
     `broken_scores`: what was wrong with the judged model's scores, in words; it has collapsed by that, too.
     """
     settings, evidence = config.evaluation, {base.against: base}
-    checks = check_gate(settings.gate, base.strict, base.against)
+    checks = check_gate(settings.gate, base.strict, base.against, settings.wanted)
     if champion is not None:
         evidence[champion.against] = champion
-        beyond_doubt = settings.champion_gate is None
-        checks += check_gate(settings.against_champion, champion.strict, champion.against, beyond_doubt)
+        checks += check_gate(settings.against_champion, champion.strict, champion.against, settings.wanted)
     damage = [*broken_scores, *_damage(config, base, checks)]
     wanted = describe_change(settings.wanted, base.shown[settings.wanted], settings.confidence)
     broken = [check for check in checks if not check.held]
@@ -134,16 +134,17 @@ def _damage(config: RunConfig, base: Evidence, checks: Sequence[GateCheck]) -> l
     return violations({name: row.candidate for name, row in base.shown.items()}, before, broken)
 
 
-def check_gate(bounds: Sequence[Bound], metrics: Metrics, against: str, exceed: bool = False) -> list[GateCheck]:
+def check_gate(bounds: Sequence[Bound], metrics: Metrics, against: str, wanted: str) -> list[GateCheck]:
     """Each limit of each bound against its end of the interval; `against` labels what the metrics compare with.
 
-    `exceed`: reaching a limit is not enough.
+    `wanted`: the metric whose smallest change has to be exceeded.
     """
     checks = []
     for bound in bounds:
         for limit, threshold in limits(bound):
             value = _end(limit, metrics[bound.metric])
-            held = holds(limit, threshold, value) and not (exceed and value == threshold)
+            reached = bound.metric == wanted and limit == "min_change" and value == threshold
+            held = holds(limit, threshold, value) and not reached
             checks.append(
                 GateCheck(
                     metric=bound.metric, against=against, limit=limit, threshold=threshold, value=value, held=held

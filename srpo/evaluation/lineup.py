@@ -16,7 +16,7 @@ from srpo.artifacts import Weights
 from srpo.config import RunConfig
 from srpo.errors import ConfigError
 from srpo.evaluation.contender import Contender, drawn_alike
-from srpo.evaluation.findings import contrast, gather, journal_in, make_report, publish
+from srpo.evaluation.findings import contrast, gather, journal_in, make_report, publish, trained_by
 from srpo.evaluation.finite import Finite, leave_out
 from srpo.evaluation.gate import Judgement, check_metrics, describe_change, judge
 from srpo.evaluation.images import ReportProgress, make_design
@@ -142,16 +142,9 @@ def _judge(config: RunConfig, finite: Finite, contrasts: Sequence[Contrast]) -> 
 
 
 def _trained_metrics(judged: Contender, weights: Weights, uri: str | None) -> list[str]:
-    """Metrics here whose judge, by content, is one that a registered model was trained with, as its report says."""
+    """Metrics here of the judges that a registered model was trained with, as its report says."""
     report = load_report(uri, judged.reference) if uri and judged.reference.startswith("models:/") else None
-    if report is None:
-        return []
-    trained = {sha256 for name, sha256 in report.provenance.hashes.items() if name.startswith("reward")}
-    found = [name for name, files in weights.snapshots.items() if files.sha256 in trained]
-    pairs = {"reward": ("reward", "relative")}
-    pairs |= {f"reward_{name}": (f"reward/{name}", f"relative/{name}") for name in weights.rewards}
-    pairs |= {f"score_{name}": (name, f"relative/{name}") for name in weights.scores}
-    return [metric for name in found for metric in pairs.get(name, ())]
+    return trained_by(weights, report.provenance.hashes) if report else []
 
 
 def _provenance(config: RunConfig, weights: Weights, prompts: Sequence[Prompt]) -> Provenance:

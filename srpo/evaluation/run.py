@@ -9,7 +9,7 @@ from srpo.config import RunConfig
 from srpo.errors import ConfigError
 from srpo.evaluation.champion import Champion, find_champion
 from srpo.evaluation.contender import Contender
-from srpo.evaluation.findings import contrast, gather, journal_in, make_report, publish
+from srpo.evaluation.findings import contrast, gather, journal_in, make_report, publish, trained_by
 from srpo.evaluation.finite import leave_out
 from srpo.evaluation.gate import Judgement, check_metrics, judge
 from srpo.evaluation.images import Cell, ReportProgress, make_design
@@ -61,17 +61,18 @@ def evaluate(
         if champion and (problem := finite.left_out.get(CHAMPION)):
             champion = replace(champion, contender=None, problem=problem)
         contrasts = [contrast(config, measured, other, CANDIDATE) for other in measured.scores if other != CANDIDATE]
+        provenance = _provenance(config, weights, prompts, trained)
         report = make_report(
             config,
             measured,
             [contender for contender in contenders if contender.label in measured.scores],
             contrasts,
             _judge(config, measured, contrasts, champion, finite.damage),
-            _provenance(config, weights, prompts, trained),
+            provenance,
             time.perf_counter() - started,
             champion,
             read_curves(config, trained),
-            config.trained_metrics,
+            list(dict.fromkeys((*config.trained_metrics, *trained_by(weights, provenance.hashes)))),
         )
         report, json_path, html_path = publish(report, measured, config.evaluation.num_report_images, output_dir)
     _track(report, json_path, html_path, output_dir / IMAGES)

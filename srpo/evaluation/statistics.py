@@ -130,6 +130,15 @@ class _Model:
         """(rows, prompts), each row adding up to 1 -> (rows, metrics)."""
         return np.concatenate([weights @ self.means, _spread(weights @ self.moments)[0]], axis=1)
 
+    def without_each(self) -> Array:
+        """The levels of all prompts but one, for each in turn: (prompts, metrics)."""
+        return np.concatenate([_others(self.means), _spread(_others(self.moments))[0]], axis=1)
+
+
+def _others(values: Array) -> Array:
+    """(prompts, any) -> for each prompt the mean of all others."""
+    return (values.sum(0) - values) / (len(values) - 1)
+
 
 def _spread(moments: Array) -> tuple[Array, Array]:
     """(rows, 2) -> the spread (rows, 1), and how fast it grows with each moment (rows, 1, 2)."""
@@ -156,9 +165,7 @@ def _spread_changes(moments: Array) -> tuple[Array, Array]:
 
 def _errors(before: _Model, after: _Model) -> Array:
     """Standard error of the change of each metric, by the jackknife."""
-    count = before.num_prompts
-    left_out = (1 - np.eye(count)) / (count - 1)
-    return np.sqrt((count - 1) * (after(left_out) - before(left_out)).var(0))
+    return np.sqrt((before.num_prompts - 1) * (after.without_each() - before.without_each()).var(0))
 
 
 def _to_detect(confidence: float, count: int) -> float:

@@ -20,22 +20,12 @@ DATA_TAG, WORDS_TAG = "data_hash", "words_hash"
 """What a version was trained on, as `run --if-new-data` compares it."""
 
 
-class GateResult(Strict):
+class GateResult(GateCheck):
     """One limit of the gate, as a version remembers it."""
-
-    metric: str
-    against: str
-    """Label of the model compared with."""
-    limit: str
-    """min_change, max_change, min_ratio or max_ratio."""
-    threshold: float
-    value: float | None
-    """End of the interval that could break the limit; null where there is no ratio."""
-    held: bool
 
     @property
     def margin(self) -> float | None:
-        """How far the value is on the right side of the threshold; 0 may be too little, as against the champion."""
+        """How far the value is on the right side of the threshold; 0 may be too little, as of the wanted metric."""
         if self.value is None:
             return None
         return self.value - self.threshold if self.limit.startswith("min") else self.threshold - self.value
@@ -100,8 +90,7 @@ def count_held(gate: Sequence[GateResult]) -> str:
 
 def gate_tag(checks: Sequence[GateCheck]) -> str:
     """The checks of a report as the value of a version's tag."""
-    kept = set(GateResult.model_fields)
-    return json.dumps([check.model_dump(mode="json", include=kept) for check in checks])
+    return json.dumps([check.model_dump(mode="json") for check in checks])
 
 
 def versions(uri: str) -> list[Version]:

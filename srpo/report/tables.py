@@ -88,10 +88,15 @@ def flat_table(report: Report) -> dict[str, list[Any]]:
 
 
 def draw_curves(report: Report) -> Iterator[LineChart]:
-    """Held-out metrics at every measurement, then loss and gradient norm of every update, where there are any."""
+    """Held-out metrics at every measurement, then loss and gradient norm of every update, where there are any.
+
+    Of the metrics those that a reader asks for first, and those that the monitor bounds.
+    """
     held_out, updates, best = report.curves.held_out, report.curves.updates, report.curves.best_update
+    bounds = report.provenance.config.get("monitor", {}).get("bounds", ())
+    names = dict.fromkeys((*leading(report), *(bound["metric"] for bound in bounds)))
     lines = [
-        *(line_chart(name, held_out, name, best, marks=True) for name in leading(report)),
+        *(line_chart(name, held_out, name, best, marks=True) for name in names),
         line_chart("loss (training)", updates, "loss", best, marks=False),
         line_chart("gradient norm (training)", updates, "grad_norm", best, marks=False),
     ]

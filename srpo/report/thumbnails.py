@@ -86,15 +86,24 @@ def rank(report: Report) -> list[int]:
 
 
 def ranking(report: Report) -> list[str]:
-    """Per-image metrics that the gate demands not to fall, the wanted one last: what makes a picture bad or good."""
+    """What makes a picture bad or good: the wanted metric, and before it those of 0 and 1 that the gate guards.
+
+    A finer metric has no ties, and would leave nothing to those after it.
+    """
     guarded = [check.metric for check in report.checks if check.limit == "min_change" and check.metric != report.wanted]
-    names = [name for name in (*guarded, report.wanted) if name in measured(report)]
-    return list(dict.fromkeys(names)) or measured(report)[:1]
+    names = [name for name in dict.fromkeys((*guarded, report.wanted)) if name in measured(report)]
+    *before, last = names or measured(report)[:1]
+    return [*(name for name in before if _is_binary(report, name)), last]
 
 
 def measured(report: Report) -> list[str]:
     """Metrics that every image has."""
     return list(report.images[0].scores[report.models[0].label])
+
+
+def _is_binary(report: Report, metric: str) -> bool:
+    """Whether each image has it or lacks it."""
+    return all(scores[metric] in (0, 1) for image in report.images for scores in image.scores.values())
 
 
 def gain(report: Report, index: int, metric: str) -> float:

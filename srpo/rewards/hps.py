@@ -64,7 +64,7 @@ def architecture_files(path: Path, architecture: str) -> list[Path]:
         return []
     checkpoint = _checkpoint(path)
     vocabulary = _settings(checkpoint, architecture)["text_cfg"].get("tokenizer_kwargs", {}).get("bpe_path")
-    return [checkpoint.parent / architecture, *([Path(vocabulary)] if vocabulary else [])]
+    return [_architecture_file(checkpoint, architecture), *([Path(vocabulary)] if vocabulary else [])]
 
 
 def _checkpoint(path: Path) -> Path:
@@ -96,15 +96,21 @@ def _named(architecture: str) -> dict[str, Any]:
     return settings
 
 
+def _architecture_file(checkpoint: Path, architecture: str) -> Path:
+    """An architecture's JSON: beside the checkpoint, or from here."""
+    places = checkpoint.parent / architecture, Path(architecture)
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        raise ConfigError(NO_FILE.format(file=architecture, places=f"{checkpoint.parent}, nor in {Path.cwd()}"))
+    return path
+
+
 def _settings(checkpoint: Path, architecture: str) -> dict[str, Any]:
-    """The open_clip model settings by name, or by a JSON file (relative paths: beside the checkpoint, or from here)."""
+    """The open_clip model settings by name, or by a JSON file."""
     if not architecture.endswith(".json"):
         settings = _named(architecture)
     else:
-        places = checkpoint.parent / architecture, Path(architecture)
-        path = next((place for place in places if place.is_file()), None)
-        if path is None:
-            raise ConfigError(NO_FILE.format(file=architecture, places=f"{checkpoint.parent}, nor in {Path.cwd()}"))
+        path = _architecture_file(checkpoint, architecture)
         settings = json.loads(path.read_text(encoding="utf-8"))
         tokenizer = settings["text_cfg"].get("tokenizer_kwargs", {})
         if "bpe_path" in tokenizer:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines import stacks
 from pipelines.place import Place
 from pipelines.reports import find_entries, log_again
 from pipelines.runs import RunRecord
@@ -43,13 +44,19 @@ def test_a_run_is_compared_where_its_report_has_not_been(place: Place, tmp_path:
     assert (place.runs / "far" / "evaluation" / REPORT_HTML).is_file()
 
 
-def test_a_study_stays_when_the_report_is_brought_again(place: Place, tmp_path: Path) -> None:
+def test_a_study_stays_when_the_report_is_brought_again(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And MLflow is told with the credentials of the run's stack."""
+    activated = []
+    monkeypatch.setattr(stacks, "activate", lambda _, stack: activated.append(stack))
     find_entries(place, ["far"], tmp_path, None)
     folder = place.runs / "far" / "evaluation"
     (folder / REPORT_HTML).write_text("with a study")
     study = Study(
         reference="base", candidate="candidate", confidence=0.95, num_pairs=0, num_voters=0, preferences=[], ballots=[]
     )
-    log_again(place, "far", study, folder)
+    log_again(place, study, folder)
+    assert activated == ["srpo-kubernetes"]
     assert Mirror(REMOTE, place.root).fetch(folder)
     assert (folder / REPORT_HTML).read_text() == "with a study"

@@ -90,6 +90,8 @@ def test_it_marks_what_the_judged_model_was_trained_with_and_claims_no_time(
     assert page.count("what the model was trained with") == 1
     assert "0.0 s" not in page and "GPU-hours" not in page
     assert f"Compared {report.created}." in page
+    of_those_kept = "of the pictures that all reports kept, the "
+    assert of_those_kept in page and of_those_kept not in (tmp_path / "a" / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_model_does_not_differ_from_itself(parts: list[Report], tmp_path: Path) -> None:

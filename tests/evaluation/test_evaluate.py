@@ -1,6 +1,7 @@
 """The whole evaluation on small untrained models of the real classes: files, repeatability, the page."""
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -221,7 +222,9 @@ def test_an_embedded_world_adds_what_its_captions_let_us_measure(
 
 
 def test_a_held_out_score_is_measured_and_may_decide(flux_folder: Path, hps_folder: Path, tmp_path: Path) -> None:
-    score = ScoreConfig(family="hps", source=str(hps_folder), architecture="tiny.json", positive=("Bright",))
+    copy = shutil.copy(hps_folder / "HPS_tiny.pt", tmp_path)
+    judge = str(hps_folder / "tiny.json")
+    score = ScoreConfig(family="hps", source=str(copy), architecture=judge, positive=("Bright",))
     config, weights, *others = make_inputs(
         tmp_path,
         flux_folder,
@@ -237,6 +240,7 @@ def test_a_held_out_score_is_measured_and_may_decide(flux_folder: Path, hps_fold
     evaluated = evaluate(config, weights, *others, tmp_path / "evaluation")
     report = load(evaluated)
     assert {"held", "relative/held", "grid/4", "grid/8"} < set(report.metrics)
+    assert report.trained_metrics == ["reward", "relative", "held", "relative/held"], "its content is the reward's"
     assert report.metrics["held"].reference == pytest.approx(report.metrics["reward"].reference)
     assert not evaluated.passed and [check.metric for check in report.checks] == ["relative/held"]
     assert report.provenance.hashes["score_held"] == weights.scores["held"].checkpoint.sha256

@@ -49,12 +49,12 @@ def judge(config: RunConfig, *metrics: dict[str, Comparison]) -> Judgement:
     ],
 )
 def test_the_end_of_the_interval_must_keep_the_limit(bound: Bound, held: bool) -> None:
-    (check,) = check_gate([bound], {"m": row(0.2, 0.05)}, "base")
+    (check,) = check_gate([bound], {"m": row(0.2, 0.05)}, "base", "relative")
     assert check.held == held
 
 
 def test_every_limit_of_a_bound_is_a_check_with_its_value() -> None:
-    checks = check_gate([Bound(metric="m", min_change=0, max_ratio=2)], {"m": row(0.2, 0.05)}, "base")
+    checks = check_gate([Bound(metric="m", min_change=0, max_ratio=2)], {"m": row(0.2, 0.05)}, "base", "m")
     assert [(check.limit, check.value) for check in checks] == [
         ("min_change", pytest.approx(0.15)),
         ("max_ratio", pytest.approx(1.25)),
@@ -62,7 +62,7 @@ def test_every_limit_of_a_bound_is_a_check_with_its_value() -> None:
 
 
 def test_a_ratio_that_does_not_exist_holds_nothing() -> None:
-    (check,) = check_gate([Bound(metric="m", max_ratio=10)], {"m": row(0.0, 0.0, base=0.0)}, "base")
+    (check,) = check_gate([Bound(metric="m", max_ratio=10)], {"m": row(0.0, 0.0, base=0.0)}, "base", "relative")
     assert (check.value, check.held) == (None, False)
 
 
@@ -155,6 +155,15 @@ def test_what_is_better_than_the_base_must_be_better_than_the_champion_too() -> 
     assert judge(named, base, better).reason.endswith("and all 2 limits of the gate hold against base and champion.")
 
 
+def test_what_draws_as_its_base_is_no_better() -> None:
+    unchanged = dict.fromkeys(("relative", "saturation", "sharpness", "clipped", "spread"), row(0.0, 0.0))
+    judged = judge(RunConfig(), unchanged)
+    assert (judged.verdict, [check.metric for check in judged.checks if not check.held]) == ("keep", ["relative"])
+    assert judged.reason.endswith("the change of relative may be as low as 0.000, while more than 0.000 is demanded.")
+    kept = [Bound(metric="relative", min_change=0), Bound(metric="content", min_change=0)]
+    assert judge(config(kept), {"relative": row(0.2, 0.05), "content": row(0.0, 0.0)}).verdict == "promote"
+
+
 def test_a_tie_with_the_champion_is_not_better_beyond_doubt() -> None:
     named = config([Bound(metric="relative", min_change=0)])
     base, tie = {"relative": row(0.2, 0.05)}, {"relative": row(0.0, 0.0)}
@@ -165,7 +174,7 @@ def test_a_tie_with_the_champion_is_not_better_beyond_doubt() -> None:
         "but the change of relative against the champion may be as low as 0.000, while more than 0.000 is demanded."
     )
     written = named.evaluation.model_copy(update={"champion_gate": (Bound(metric="relative", min_change=0),)})
-    assert judge(named.model_copy(update={"evaluation": written}), base, tie).verdict == "promote"
+    assert judge(named.model_copy(update={"evaluation": written}), base, tie).verdict == "keep"
 
 
 def test_the_champions_gate_can_ask_for_something_else() -> None:

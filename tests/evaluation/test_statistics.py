@@ -202,6 +202,9 @@ def test_the_detectable_change_by_hand() -> None:
     settings = CONFIG.model_copy(update={"correction": "none"})
     expected = (stats.t.ppf(0.975, 4) + stats.t.ppf(0.8, 4)) * stats.sem(changes)
     assert compare(base, trained, settings, 0)["luminance"].detectable == pytest.approx(expected)
+    spreads = [[np.delete(side["luminance"], i).std() for i in range(5)] for side in (base, trained)]
+    expected_spread = expected / stats.sem(changes) * math.sqrt(4 * np.subtract(*spreads).var())
+    assert compare(base, trained, settings, 0)["spread"].detectable == pytest.approx(expected_spread)
     strict = compare(base, trained, CONFIG, 0)["luminance"].detectable
     assert strict == pytest.approx(
         expected

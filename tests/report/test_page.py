@@ -198,6 +198,15 @@ def test_a_limit_that_was_reached_and_not_kept_had_to_be_exceeded(tmp_path: Path
     assert "<b>relative</b> change more than 0.000" in page
 
 
+@pytest.mark.parametrize(("confidence", "differs"), [(0.99, True), (0.95, False), (None, False)])
+def test_the_gates_own_level_is_named_where_it_is_another(
+    confidence: float | None, differs: bool, tmp_path: Path
+) -> None:
+    report = make_report(num_prompts=5).model_copy(update={"gate_confidence": confidence})
+    page = write_synthetic(tmp_path, report).read_text(encoding="utf-8")
+    assert ("The gate's own intervals are at 99.0 %" in page) == ("own intervals" in page) == differs
+
+
 PLANNED = {"planned_gpu_hours": 1.25, "planned_evaluation_gpu_hours": 0.2}
 
 

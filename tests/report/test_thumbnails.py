@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from srpo.report.thumbnails import choose, encode, gain, keep_pictures, picture_path, rank, spaced
+from srpo.report.thumbnails import choose, encode, gain, keep_pictures, picture_path, rank, ranking, spaced
 from tests.evaluation.synthetic import make_picture, make_report
 
 
@@ -27,6 +27,16 @@ def test_the_worst_ten_the_best_and_an_even_sample_are_chosen() -> None:
     assert sorted(by_reason["best"]) == sorted(np.argsort(gains)[-10:])
     assert by_reason["sample"] == spaced(200, 40)
     assert rank(report) == list(np.argsort(gains))
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_what_the_gate_guards_ranks_first_only_where_it_leaves_ties(binary: bool) -> None:
+    """`relative` is guarded, and the wanted metric would never be asked after one that no two images share."""
+    report = make_report().model_copy(update={"wanted": "reward"})
+    if binary:
+        for scores in (scores for image in report.images for scores in image.scores.values()):
+            scores["relative"] = float(scores["relative"] > 0)
+    assert ranking(report) == (["relative", "reward"] if binary else ["reward"])
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 24, 1000])

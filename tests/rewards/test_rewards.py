@@ -13,7 +13,7 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from srpo.config import RewardConfig
 from srpo.errors import ConfigError
-from srpo.rewards import Reward, check_reward, dual_encoder, load_reward
+from srpo.rewards import Reward, check_reward, dual_encoder, hps, load_reward
 from srpo.shapes import models as tiny
 
 TEXTS = ["a red circle on a blue background", "Bright. two cats, asleep"]
@@ -110,10 +110,12 @@ def test_an_architecture_lies_beside_the_checkpoint_or_here(
     shutil.copytree(hps_folder, tmp_path / "mine")
     (tmp_path / "mine" / "tiny.json").rename(tmp_path / "mine" / "here.json")
     check_reward(here, hps_folder)
+    assert hps.architecture_files(hps_folder, here.architecture)[0].samefile("mine/here.json")
     beside = load_reward(RewardConfig(architecture="tiny.json"), hps_folder)(images, TEXTS)[0]
     torch.testing.assert_close(load_reward(here, hps_folder)(images, TEXTS)[0], beside)
     (tmp_path / "tiny.json").write_text("{}")  # what lies beside the checkpoint comes first
     check_reward(RewardConfig(architecture="tiny.json"), hps_folder)
+    assert hps.architecture_files(hps_folder, "tiny.json")[0] == hps_folder / "tiny.json"
 
 
 def test_bad_checkpoints_are_refused_by_name(hps_folder: Path, clip_folder: Path, tmp_path: Path) -> None:
