@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from zenml.client import Client
 from zenml.enums import ExecutionStatus, StoreType
 from zenml.zen_stores.sql_zen_store import SqlZenStore
 
@@ -97,6 +98,24 @@ def test_folders_that_share_a_zenml_server_have_stacks_of_their_own(
         for each in (Place(tmp_path / ".srpo"), place):
             assert activate_local_stack(each) == each.mlflow_uri
     activate_local_stack(place)
+
+
+def test_a_zenml_project_above_the_folder_stays_as_it_was(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Client()
+    Client.initialize(tmp_path)
+    Client(root=tmp_path).activate_stack("default")
+    (settings,) = tmp_path.glob(".zen/config.yaml")
+    before = settings.read_bytes()
+    (below := tmp_path / "below").mkdir()
+    with monkeypatch.context() as inside:
+        inside.chdir(below)
+        client.activate_root()  # as ZenML does it at its start
+        activate_local_stack(place)
+    client.activate_root()
+    assert settings.read_bytes() == before
+    assert client.active_stack_model.name == NAME
 
 
 def test_results_of_another_words_file_are_not_taken(tmp_path: Path) -> None:
