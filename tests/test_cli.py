@@ -31,6 +31,7 @@ from srpo.reference import source_of
 from srpo.shapes.render import HELD_OUT
 from srpo.tracking import TrackedRun
 from tests.conftest import CONFIG, SHORT
+from tests.infra.loopback import NOBODY
 from tests.processes import heed_ctrl_c
 from tests.runs import call
 
@@ -206,6 +207,22 @@ def test_a_run_that_is_told_to_end_outside_training_is_to_be_tried_again(
     (newest, *_) = load_runs(place)
     assert newest.state == "interrupted"
     assert f"run --resume {newest.name}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_zenml_server_that_is_away_is_to_be_tried_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from zenml.zen_stores import rest_zen_store
+
+    def ask(_: object) -> None:
+        rest_zen_store.RestZenStore(config=rest_zen_store.RestZenStoreConfiguration(url=NOBODY))
+
+    monkeypatch.setattr(rest_zen_store, "Retry", lambda **_: 0)
+    monkeypatch.setattr("run_pipeline.app", ask)
+    before = set(place.logs.glob("error-*"))
+    assert call("status") == 75
+    assert capsys.readouterr().err.startswith("unreachable: ZenML's server does not answer; nothing is lost: ")
+    assert set(place.logs.glob("error-*")) == before
 
 
 def test_an_unexpected_error_leaves_its_traceback_in_a_log(
