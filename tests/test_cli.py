@@ -11,6 +11,7 @@ import time
 from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -283,6 +284,26 @@ def test_status_lists_runs_and_versions(finished: Outcome, capsys: pytest.Captur
     assert finished.record.name in shown
     assert "done" in shown
     assert "challenger" in shown
+
+
+def test_a_registry_is_asked_with_its_own_login(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not with that of the stack whose run was asked after: the stack that is activated last leaves its login."""
+    from pipelines import elsewhere, execute, stacks
+
+    def activate(_: Place, name: str) -> stacks.ActiveStack:
+        monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", f"token of {name}")
+        return stacks.ActiveStack("", None, None)
+
+    theirs = SimpleNamespace(name="theirs", stack="other", state="running")
+    monkeypatch.setattr(elsewhere, "adopt", activate)
+    monkeypatch.setattr(stacks, "activate", activate)
+    monkeypatch.setattr(execute, "refreshed", lambda place, record: activate(place, record.stack))
+    monkeypatch.setattr("pipelines.runs.load_runs", lambda _: [theirs])
+    monkeypatch.setattr("pipelines.status.status_json", lambda *_: os.environ["MLFLOW_TRACKING_TOKEN"])
+    assert call("status", "--json", "--stack", "mine") == 0
+    assert capsys.readouterr().out == "token of mine\n"
 
 
 def test_status_says_why_a_run_failed(tmp_path: Path) -> None:
