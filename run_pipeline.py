@@ -2,8 +2,8 @@
 """The command line of SRPO: `python run_pipeline.py --help`.
 
 Exit codes: 0 done; 42 it cannot work as it is asked for (an option, a setting, a file): trying again will not help; 75
-it was told to stop and has saved itself, another process is at work there, the disk is full, or S3, a hub or MLflow
-could not be reached: try again; anything else: it may work.
+it was told to stop and has saved itself, another process is at work there, the disk is full, or S3, a hub, MLflow
+or ZenML could not be reached: try again; anything else: it may work.
 """
 
 import signal
@@ -59,6 +59,18 @@ def _exit_code(ended: SystemExit) -> str | int | None:
     return EXIT_RETRY if told_to_end else ended.code
 
 
+def _unanswering(error: Exception) -> str:
+    """The server that an error says cannot be reached, or cannot answer now; empty if it says nothing of one."""
+    import requests  # type: ignore[import-untyped]  # by which ZenML's client asks
+
+    from srpo.tracking import is_unanswered
+
+    if any(is_unanswered(each) for each in causes(error)):  # by way of requests too
+        return "the MLflow server"
+    away = (requests.ConnectionError, requests.Timeout, requests.exceptions.RetryError)
+    return "ZenML's server" if any(isinstance(each, away) for each in causes(error)) else ""
+
+
 def _end(problems: Console, error: KnownError) -> NoReturn:
     """Say it in one sentence, and end with the exit code."""
     colour = "yellow" if error.exit_code == EXIT_RETRY else "red"
@@ -80,10 +92,8 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if said := disk_full(error):
             _end(problems, DiskFullError(f"no space left on the disk ({said}); free some, then run it again"))
-        from srpo.tracking import is_unanswered
-
-        if is_unanswered(error):
-            reason = "the MLflow server does not answer; nothing is lost: run it again when it is back"
+        if server := _unanswering(error):
+            reason = f"{server} does not answer; nothing is lost: run it again when it is back"
             _end(problems, UnreachableError(f"{reason} ({error})"))
         problems.print(f"[bold red]unexpected error:[/] {type(error).__name__}: {escape(str(error))}", soft_wrap=True)
         problems.print(_details(), soft_wrap=True, markup=False, highlight=False)

@@ -3,6 +3,7 @@
 Five fields as in POSIX crontab and Kubernetes CronJobs: minute, hour, day of month, month, day of week.
 """
 
+import hashlib
 import re
 import shlex
 from collections.abc import Sequence
@@ -42,8 +43,10 @@ def _fits(part: str, least: int, greatest: int) -> bool:
 
 
 def crontab_line(cron: str, folder: Path, command: Sequence[str]) -> str:
-    """What `crontab -e` takes to run a command in a folder, never twice at once."""
-    once = ["flock", "--nonblock", str(folder / ".srpo" / "schedule.lock"), *command]
-    log = shlex.quote(str(folder / ".srpo" / "schedule.log"))
+    """What `crontab -e` takes to run a command in a folder, never twice at once; another one there waits for it."""
+    files, digest = folder / ".srpo", hashlib.sha256(shlex.join(command).encode()).hexdigest()[:8]
+    alone = ["flock", "--nonblock", str(files / f"schedule-{digest}.lock"), "flock", str(files / "schedule.lock")]
+    once = [*alone, *command]
+    log = shlex.quote(str(files / "schedule.log"))
     shell = f"cd {shlex.quote(str(folder))} && {shlex.join(once)} >> {log} 2>&1"
     return f"{cron} {shell.replace('%', chr(92) + '%')}"  # cron reads a bare % as the end of the line

@@ -11,7 +11,7 @@ from zenml.client import Client
 from zenml.utils.pagination_utils import depaginate
 
 from pipelines.alignment import Request, alignment
-from pipelines.cluster.remote import state_of
+from pipelines.cluster.remote import on_cluster, state_of
 from pipelines.place import Place
 from pipelines.runs import ATTEMPT, RunRecord, load_runs
 from pipelines.stacks import activate
@@ -22,9 +22,12 @@ from srpo.steps import STEPS
 def adopt(place: Place, stack: str) -> None:
     """Record what other machines have run on a registered stack, further attempts too; not what other versions ran.
 
-    What a run has made lies in its durable copy, so that it can be watched, resumed and shown from here.
+    What a run has made lies in its durable copy, so that it can be watched, resumed and shown from here; not that of a
+    stack whose steps run on the machine that starts them.
     """
     activate(place, stack)
+    if not on_cluster():
+        return
     client = Client()
     found = depaginate(
         client.list_pipeline_runs, pipeline=alignment.name, stack=client.active_stack_model.id, sort_by="asc:created"
@@ -42,8 +45,13 @@ def adopt(place: Place, stack: str) -> None:
 
 
 def at_work(place: Place, stack: str, model_name: str) -> RunRecord | None:
-    """The run, of any machine, that a stack is at for a registered model: such as that of a pod which was replaced."""
+    """The run, of any machine, that a cluster is at for a registered model: such as that of a pod which was replaced.
+
+    None of a stack whose steps run on the machine that starts them: there is nothing to watch it by.
+    """
     adopt(place, stack)
+    if not on_cluster():
+        return None
     ours = (each for each in load_runs(place) if (each.stack, each.config.registry.model_name) == (stack, model_name))
     return next((run for run in ours if run.state == "running" and _goes_on(run)), None)
 

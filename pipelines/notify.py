@@ -7,7 +7,7 @@ holds it up for long: an attempt is given a few seconds, there is one more, and 
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from srpo.tracking import TrackedRun
 
 SECONDS, ATTEMPTS = 5.0, 2
+TOLD = "srpo.told"
+"""Tag of an MLflow run whose end was told."""
 LOG = logging.getLogger(__name__)
 logging.getLogger("httpx2").setLevel(logging.WARNING)  # what it says of each request shows the URL, a secret
 
@@ -154,11 +156,29 @@ def failure_told(config: "RunConfig", run: str = "") -> Iterator[None]:
         raise
 
 
+def tell_once(config: NotifyConfig, notice: Notice, tracked: "TrackedRun") -> None:
+    """Send a notice of a run, unless its MLflow run says that some machine has: others may look at it too."""
+    from mlflow.exceptions import MlflowException
+
+    from srpo.tracking import connect
+
+    client = connect(tracked.uri)
+    with suppress(MlflowException):  # twice is better than never
+        if TOLD in client.get_run(tracked.run_id).data.tags:
+            return
+    tell(config, notice)
+    with suppress(MlflowException):
+        client.set_tag(tracked.run_id, TOLD, notice.event)
+
+
 def tell(config: NotifyConfig, notice: Notice) -> None:
-    """Send a notice over all channels, if its event is one that is told."""
+    """Send a notice over all channels, if its event is one that is told; the webhook does not wait for ZenML."""
     if notice.event not in config.events:
         return
-    for channel, deliver in _channels(config, notice).items():
+    channels: dict[str, Callable[[], object]] = {"alerter": lambda: _alert(notice.text)}
+    if config.webhook_env is not None:
+        channels = {"webhook": lambda: _post(webhook(config), notice)} | channels
+    for channel, deliver in channels.items():
         for _ in range(ATTEMPTS):
             problem = _problem(deliver)
             if problem is None:
@@ -167,19 +187,11 @@ def tell(config: NotifyConfig, notice: Notice) -> None:
             LOG.warning("the notice %r did not reach the %s: %s", notice.event, channel, problem)
 
 
-def _channels(config: NotifyConfig, notice: Notice) -> dict[str, Callable[[], object]]:
+def _alert(text: str) -> None:
+    """Say it by the active stack's alerter, if it has one."""
     from zenml.client import Client
 
-    found: dict[str, Callable[[], object]] = {}
-    if config.webhook_env is not None:
-        found["webhook"] = lambda: _post(webhook(config), notice)
-    if alerter := Client().active_stack.alerter:
-        found["alerter"] = lambda: _said(alerter.post(notice.text))
-    return found
-
-
-def _said(delivered: bool) -> None:
-    if not delivered:
+    if (alerter := Client().active_stack.alerter) and not alerter.post(text):
         raise ConnectionError
 
 

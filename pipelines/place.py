@@ -87,6 +87,7 @@ class Place:
         """Stores inside the folder, no analytics, quiet logs."""
         return {
             "ZENML_CONFIG_PATH": str(self.root / "zenml"),
+            "ZENML_REPOSITORY_PATH": str(self.root),  # none: else it activates stacks in a `.zen` of the user's
             "ZENML_ANALYTICS_OPT_IN": "false",
             "ZENML_ENABLE_REPO_INIT_WARNINGS": "false",
             "ZENML_ENABLE_RICH_TRACEBACK": "false",

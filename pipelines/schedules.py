@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pydantic import ValidationError
 from zenml import pipeline
 from zenml.client import Client
 from zenml.config.retry_config import StepRetryConfig
@@ -19,7 +20,7 @@ from pipelines.cluster.remote import for_pods
 from pipelines.cluster.resources import RETRY_DELAY, docker_settings
 from pipelines.stacks import storage_in
 from srpo.config import RunConfig
-from srpo.errors import ConfigError
+from srpo.errors import ConfigError, first_problem
 from steps.retrain import retrain, server_key
 
 KUBERNETES = "kubernetes"
@@ -95,12 +96,20 @@ def run_now(client: Client, name: str) -> None:
 
 
 def planned(client: Client, schedule: ScheduleResponse) -> tuple[RunConfig, str]:
-    """The run's config and the stack's name, from the snapshot that the schedule runs."""
+    """The run's config and the stack's name, from the snapshot that the schedule runs.
+
+    ConfigError if ZenML has it no more, or another version of srpo has made it.
+    """
     found = client.list_snapshots(schedule_id=schedule.id, named_only=False, hydrate=True).items
     if not found:
         raise ConfigError(f"ZenML has lost what schedule {schedule.name!r} runs; delete it and create it again")
     parameters = found[0].pipeline_configuration.parameters or {}
-    return RunConfig.model_validate(parameters["config"]), str(parameters["stack"])
+    try:
+        return RunConfig.model_validate(parameters["config"]), str(parameters["stack"])
+    except ValidationError as error:
+        raise ConfigError(
+            f"schedule {schedule.name!r} was made by another srpo ({first_problem(error)}); delete and create it again"
+        ) from None
 
 
 @contextmanager

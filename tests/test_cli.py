@@ -11,6 +11,7 @@ import time
 from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ from srpo.reference import source_of
 from srpo.shapes.render import HELD_OUT
 from srpo.tracking import TrackedRun
 from tests.conftest import CONFIG, SHORT
+from tests.infra.loopback import NOBODY
 from tests.processes import heed_ctrl_c
 from tests.runs import call
 
@@ -210,6 +212,22 @@ def test_a_run_that_is_told_to_end_outside_training_is_to_be_tried_again(
     assert f"run --resume {newest.name}" in " ".join(capsys.readouterr().out.split())
 
 
+def test_a_zenml_server_that_is_away_is_to_be_tried_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from zenml.zen_stores import rest_zen_store
+
+    def ask(_: object) -> None:
+        rest_zen_store.RestZenStore(config=rest_zen_store.RestZenStoreConfiguration(url=NOBODY))
+
+    monkeypatch.setattr(rest_zen_store, "Retry", lambda **_: 0)
+    monkeypatch.setattr("run_pipeline.app", ask)
+    before = set(place.logs.glob("error-*"))
+    assert call("status") == 75
+    assert capsys.readouterr().err.startswith("unreachable: ZenML's server does not answer; nothing is lost: ")
+    assert set(place.logs.glob("error-*")) == before
+
+
 def test_an_unexpected_error_leaves_its_traceback_in_a_log(
     place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,6 +286,26 @@ def test_status_lists_runs_and_versions(finished: Outcome, capsys: pytest.Captur
     assert finished.record.name in shown
     assert "done" in shown
     assert "challenger" in shown
+
+
+def test_a_registry_is_asked_with_its_own_login(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not with that of the stack whose run was asked after: the stack that is activated last leaves its login."""
+    from pipelines import elsewhere, execute, stacks
+
+    def activate(_: Place, name: str) -> stacks.ActiveStack:
+        monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", f"token of {name}")
+        return stacks.ActiveStack("", None, None)
+
+    theirs = SimpleNamespace(name="theirs", stack="other", state="running")
+    monkeypatch.setattr(elsewhere, "adopt", activate)
+    monkeypatch.setattr(stacks, "activate", activate)
+    monkeypatch.setattr(execute, "refreshed", lambda place, record: activate(place, record.stack))
+    monkeypatch.setattr("pipelines.runs.load_runs", lambda _: [theirs])
+    monkeypatch.setattr("pipelines.status.status_json", lambda *_: os.environ["MLFLOW_TRACKING_TOKEN"])
+    assert call("status", "--json", "--stack", "mine") == 0
+    assert capsys.readouterr().out == "token of mine\n"
 
 
 def test_status_says_why_a_run_failed(tmp_path: Path) -> None:

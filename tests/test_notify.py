@@ -173,6 +173,20 @@ def test_a_stack_s_alerter_is_told_too(
     assert "did not reach the alerter: ConnectionError" in caplog.text
 
 
+def test_zenml_that_is_away_takes_the_alerter_not_the_webhook(
+    hook: Hook, told: NotifyConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def away() -> None:
+        raise ConnectionError("ZenML is away")
+
+    monkeypatch.setattr("zenml.client.Client", away)
+    with pytest.raises(OSError, match="^the first cause$"), failure_told(RunConfig(notify=told), "weekly"):
+        raise OSError("the first cause")
+    assert [body["event"] for body in hook.bodies] == ["failed"]
+    assert "did not reach the alerter: ConnectionError" in caplog.text
+    tell(told, NOTICE)  # of a good run, which stays one
+
+
 def test_failures_are_told_and_go_on_their_way(hook: Hook, told: NotifyConfig) -> None:
     config = RunConfig(notify=told)
     for error, said in (
@@ -200,6 +214,9 @@ def test_the_end_of_a_run_is_told_once_however_often_it_is_shown(
     try:
         for _ in range(2):
             _execute(load_run(place, record.name))
+        assert len(hook.bodies) == 1
+        load_run(place, record.name).changed(told=False)  # as another machine records it, which looks at it
+        _execute(load_run(place, record.name))
         assert len(hook.bodies) == 1
     finally:
         finished.record.save()

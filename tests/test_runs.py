@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from zenml.client import Client
 from zenml.enums import ExecutionStatus, StoreType
 from zenml.zen_stores.sql_zen_store import SqlZenStore
 
@@ -19,7 +20,7 @@ from pipelines.execute import refreshed, submit
 from pipelines.outcome import _seconds
 from pipelines.place import Place
 from pipelines.runs import FILE, RunRecord, held, load_run, load_runs, unreadable_runs
-from pipelines.stacks import activate_local_stack
+from pipelines.stacks import NAME, activate_local_stack
 from srpo.alone import alone_in
 from srpo.config import EvaluationConfig, PromptsConfig, RunConfig, ScoreConfig
 from srpo.control_words import control_words
@@ -97,6 +98,24 @@ def test_folders_that_share_a_zenml_server_have_stacks_of_their_own(
         for each in (Place(tmp_path / ".srpo"), place):
             assert activate_local_stack(each) == each.mlflow_uri
     activate_local_stack(place)
+
+
+def test_a_zenml_project_above_the_folder_stays_as_it_was(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Client()
+    Client.initialize(tmp_path)
+    Client(root=tmp_path).activate_stack("default")
+    (settings,) = tmp_path.glob(".zen/config.yaml")
+    before = settings.read_bytes()
+    (below := tmp_path / "below").mkdir()
+    with monkeypatch.context() as inside:
+        inside.chdir(below)
+        client.activate_root()  # as ZenML does it at its start
+        activate_local_stack(place)
+    client.activate_root()
+    assert settings.read_bytes() == before
+    assert client.active_stack_model.name == NAME
 
 
 def test_results_of_another_words_file_are_not_taken(tmp_path: Path) -> None:
@@ -245,6 +264,7 @@ def test_of_a_run_that_ended_before_it_began_the_cluster_knows(
 ) -> None:
     """Its pod never started, so that ZenML's server takes it for under way; a schedule would wait for it for ever."""
     monkeypatch.setattr(elsewhere, "adopt", lambda *_: None)
+    monkeypatch.setattr(elsewhere, "on_cluster", lambda: True)
     first = record(Place(tmp_path), "first").changed(stack="far", attempts=("first",))
     under_way = SimpleNamespace(name="first", status=ExecutionStatus.PROVISIONING)
     client = SimpleNamespace(get_pipeline_run=lambda _: under_way)
@@ -261,3 +281,14 @@ def test_of_a_run_that_ended_before_it_began_the_cluster_knows(
     ended = SimpleNamespace(name="first", status=ExecutionStatus.FAILED)
     monkeypatch.setattr(remote, "refresh_run_status", lambda _: ended)
     assert elsewhere.at_work(Place(tmp_path), "far", model) is None
+
+
+def test_what_a_machine_runs_itself_is_not_taken_over(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else could watch it, and would call it finished while it trains."""
+    activate_local_stack(place)
+    monkeypatch.setattr(elsewhere, "state_of", lambda _: ExecutionStatus.RUNNING)
+    monkeypatch.setattr(elsewhere, "depaginate", lambda *_, **__: pytest.fail("the runs of others were asked for"))
+    mine = record(Place(tmp_path), "mine").changed(stack=NAME, attempts=("mine",))
+    assert elsewhere.at_work(Place(tmp_path), NAME, mine.config.registry.model_name) is None

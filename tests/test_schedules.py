@@ -2,9 +2,11 @@
 
 import shlex
 import subprocess
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -101,6 +103,35 @@ def test_schedules_are_found_on_every_page(
     monkeypatch.setattr(client, "list_schedules", partial(client.list_schedules, size=1))
     assert [schedule.name for schedule in schedules(client)] == [weekly, "yearly"]
     delete(client, "yearly")
+
+
+def test_one_that_cannot_be_read_hides_no_other(
+    client: Any, weekly: str, config: RunConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Made by another version, whose settings are others; or what it runs was lost."""
+    from pipelines.schedules import create, delete
+
+    changed = {"config": config.model_dump(mode="json") | {"colour": "red"}, "stack": STACK}
+    snapshot = SimpleNamespace(pipeline_configuration=SimpleNamespace(parameters=changed))
+    others = {create(client, "daily", "0 4 * * *", config, STACK).id: [snapshot]}
+    others[create(client, "hourly", "0 * * * *", config, STACK).id] = []
+    listed = client.list_snapshots
+
+    def list_snapshots(schedule_id: Any, **options: Any) -> Any:
+        known = schedule_id in others
+        return SimpleNamespace(items=others[schedule_id]) if known else listed(schedule_id=schedule_id, **options)
+
+    monkeypatch.setattr(client, "list_snapshots", list_snapshots)
+    said = "schedule 'daily' was made by another srpo (colour: Extra inputs are not permitted); delete and create it"
+    capsys.readouterr()
+    assert call("schedule", "list") == 0
+    daily, hourly, last = capsys.readouterr().out.splitlines()
+    assert said in daily and "ZenML has lost what schedule 'hourly' runs" in hourly
+    assert last.startswith(f"{weekly}: 0 3 * * 0, active, on {STACK}, trains")
+    assert call("schedule", "run-now", "daily") == EXIT_PERMANENT
+    assert said in capsys.readouterr().err
+    delete(client, "daily")
+    delete(client, "hourly")
 
 
 def test_pausing_and_resuming_reach_orchestrator_and_record(client: Any, weekly: str) -> None:
@@ -277,8 +308,26 @@ def test_expressions_of_all_forms_are_taken() -> None:
     for right in ("0 3 * * 0", "*/15 0-6/2 1,15 * 1-5", "59 23 31 12 6"):
         assert checked_cron(f" {right} ") == right
     assert crontab_line("0 3 * * 0", Path("/a b"), ["run", "100%"]).endswith(
-        "cd '/a b' && flock --nonblock '/a b/.srpo/schedule.lock' run 100\\% >> '/a b/.srpo/schedule.log' 2>&1"
+        " flock '/a b/.srpo/schedule.lock' run 100\\% >> '/a b/.srpo/schedule.log' 2>&1"
     )
+
+
+def test_of_two_schedules_in_one_folder_the_second_waits_and_of_one_it_gives_way(tmp_path: Path) -> None:
+    from pipelines.cron import crontab_line
+
+    def shell(seconds: str, word: str) -> str:
+        line = crontab_line("* * * * *", tmp_path, ["sh", "-c", f"echo {word}; sleep {seconds}; echo {word}"])
+        return line.removeprefix("* * * * * ")
+
+    (tmp_path / ".srpo").mkdir()
+    log = tmp_path / ".srpo" / "schedule.log"
+    with subprocess.Popen(["sh", "-c", shell("1", "first")]) as first:
+        while not log.exists() or not log.read_text():
+            time.sleep(0.01)
+        assert subprocess.run(["sh", "-c", shell("1", "first")], check=False).returncode == 1
+        assert subprocess.run(["sh", "-c", shell("0", "second")], check=False).returncode == 0
+        assert first.wait() == 0
+    assert log.read_text().split() == ["first", "first", "second", "second"]
 
 
 @pytest.mark.parametrize(

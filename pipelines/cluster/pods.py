@@ -50,15 +50,29 @@ class Pods:
             found, key=lambda pod: (pod.metadata.creation_timestamp or long_ago, _place(pod) == "0"), reverse=True
         )
 
-    def remove_jobs(self) -> bool:
-        """Delete the Jobs of the run, the orchestrator's too, with their pods; False where no cluster keeps any."""
+    def jobs(self) -> list[Any] | None:
+        """The Jobs of the run, the orchestrator's too; None where no cluster keeps any."""
         if self._api is None:
-            return False
+            return None
         from kubernetes.client import ApiException, BatchV1Api
 
         batch, label = BatchV1Api(self._api.api_client), f"run_id={self._run_id}"
         try:
-            for job in batch.list_namespaced_job(self._namespace, label_selector=label, _request_timeout=SECONDS).items:
+            found = batch.list_namespaced_job(self._namespace, label_selector=label, _request_timeout=SECONDS)
+        except ApiException as error:
+            raise UnreachableError(f"the cluster lists no Jobs ({error.status} {error.reason})") from None
+        return list(found.items)
+
+    def remove_jobs(self) -> bool:
+        """Delete the Jobs of the run with their pods; False where no cluster keeps any."""
+        jobs = self.jobs()
+        if jobs is None:
+            return False
+        from kubernetes.client import ApiException, BatchV1Api
+
+        batch = BatchV1Api(self._api.api_client)
+        try:
+            for job in jobs:
                 _delete(batch, job)
         except ApiException as error:
             raise UnreachableError(f"the cluster deletes no Jobs ({error.status} {error.reason})") from None

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ POLL = 2.0
 """Seconds between two looks at a run."""
 PATIENCE = 300.0
 """Seconds for which ZenML's server or the cluster may fail to answer while a run is watched, and after which the
-cluster is asked whether it still goes on."""
+cluster is asked whether it still goes on, and has made its Jobs."""
 UNANSWERED = (OSError, HTTPError, ZenMLBaseException, RuntimeError, ValueError)
 """Of ZenML's client, and of Kubernetes': no answer, one that is none, or that of a server which is not itself."""
 COLOURS = {"completed": "green", "cached": "green", "failed": "red"}
@@ -138,15 +139,26 @@ def state_of(name: str) -> ExecutionStatus | None:
 def _asked(run: Any) -> Any:
     """A run with what its cluster says of it: of a pod that ended before it began ZenML's server hears nothing.
 
-    Where that cannot be had, as the server knows it.
+    Nor of an orchestrator that died, which its cluster forgets in time. Where that cannot be had, as the server knows
+    it.
     """
     if run.status.is_finished:
         return run
     try:
-        return refresh_run_status(run)
+        run = refresh_run_status(run)
+        if run.status.is_finished or not _forgotten(run):
+            return run
+        ended = ExecutionStatus.STOPPED if run.status == ExecutionStatus.STOPPING else ExecutionStatus.FAILED
+        return publish_pipeline_run_status_update(run.id, ended, "Its cluster has no Job of it.")
     except Exception as error:  # an orchestrator that cannot tell, a cluster that cannot be reached
         log.debug("%s: its cluster was not asked (%s)", run.name, error)
         return run
+
+
+def _forgotten(run: Any) -> bool:
+    """Whether the cluster has none of a run's Jobs, though there has been time to make them."""
+    age = datetime.now(UTC) - run.created.replace(tzinfo=UTC)  # which ZenML leaves out
+    return age.total_seconds() > PATIENCE and Pods(str(run.id)).jobs() == []
 
 
 def _show_steps(run: Any, shown: dict[str, str]) -> None:

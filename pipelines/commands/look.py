@@ -33,8 +33,8 @@ def status(
         from pipelines.elsewhere import adopt
 
         adopt(place, name)
-    uri = registry_uri(place, stack)
     _ask_clusters([record for record in load_runs(place) if record.stack and record.state != "done"])
+    uri = registry_uri(place, stack)  # last: it leaves the login for that registry in the environment
     if as_json:
         typer.echo(status_json(place, uri))
     else:

@@ -247,7 +247,7 @@ def _execute(record: "RunRecord") -> None:
     """Run, and whatever stops the run, say how to go on with it; how it ended is told to those who asked."""
     from pipelines.execute import attach, execute
     from pipelines.notify import ended as notice_of
-    from pipelines.notify import failure_told, tell
+    from pipelines.notify import failure_told, tell_once
     from pipelines.summary import command, show_outcome
 
     watched = record.stack and record.state in ("running", "done") and record.attempts
@@ -262,7 +262,7 @@ def _execute(record: "RunRecord") -> None:
             raise typer.Exit(INTERRUPTED) from None
         raise
     if not record.told and (notice := notice_of(outcome)):
-        tell(record.config.notify, notice)
+        tell_once(record.config.notify, notice, record.tracked)
         outcome.record.changed(told=True)
     show_outcome(console, outcome)
 

@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from pipelines.commands.common import DEFAULT_CONFIG, ConfigOption, SetOption, console, load, registered, zenml_client
+from srpo.errors import ConfigError
 
 if TYPE_CHECKING:
     from zenml.client import Client
@@ -50,9 +52,13 @@ def list_() -> None:
     from pipelines.schedules import planned, schedules
 
     for schedule in schedules(client):
-        config, stack = planned(client, schedule)
         state = "active" if schedule.active else "paused"
-        text = f"{schedule.cron_expression}, {state}, on {stack}, trains {config.registry.model_name}"
+        try:
+            config, stack = planned(client, schedule)
+            runs = f"on {stack}, trains {config.registry.model_name}"
+        except ConfigError as error:
+            runs = escape(str(error))
+        text = f"{schedule.cron_expression}, {state}, {runs}"
         console.print(f"[bold]{schedule.name}[/]: {text}", soft_wrap=True, highlight=False)
 
 

@@ -1,6 +1,7 @@
 """Why a pod ended or does not start, in one sentence: statuses as Kubernetes' documentation and sources word them."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ from zenml.exceptions import CredentialsNotValid, LogStoreUnavailableError
 
 from pipelines.cluster import pods, remote
 from pipelines.cluster.pods import failure_cause, is_permanent, waiting_cause
-from pipelines.cluster.remote import cancel, for_pods, watch
+from pipelines.cluster.remote import PATIENCE, cancel, for_pods, state_of, watch
 from srpo.config import load_config
 from srpo.errors import ConfigError, OutOfSightError
 from tests.cluster.api_server import Cluster, running_cluster
@@ -164,7 +165,9 @@ def test_a_run_goes_out_of_sight_where_nobody_answers_for_long(
 @pytest.fixture
 def pending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: list[Any]) -> Iterator[tuple[Cluster, Any]]:
     """A run on a cluster whose orchestrator's pod has not begun, so that ZenML cannot stop it; and one beside it."""
-    run = SimpleNamespace(id="mine", status=ExecutionStatus.PROVISIONING, orchestrator_run_id=None)
+    created = datetime.now(UTC).replace(tzinfo=None)  # as ZenML has it
+    run = SimpleNamespace(id="mine", name="run", created=created, orchestrator_run_id=None)
+    run.status = ExecutionStatus.PROVISIONING
     orchestrator = SimpleNamespace(flavor_name="kubernetes", config=SimpleNamespace(kubernetes_namespace="srpo"))
     client = SimpleNamespace(
         active_stack=SimpleNamespace(orchestrator=orchestrator),
@@ -174,9 +177,12 @@ def pending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: list[Any])
     for module in (pods, remote):
         monkeypatch.setattr(module, "Client", lambda: client)
     monkeypatch.setattr(remote, "Pods", pods.Pods)
-    monkeypatch.setattr(
-        remote, "publish_pipeline_run_status_update", lambda _, status, __: setattr(run, "status", status)
-    )
+
+    def publish(_: str, status: ExecutionStatus, __: str) -> SimpleNamespace:
+        run.status = status
+        return run
+
+    monkeypatch.setattr(remote, "publish_pipeline_run_status_update", publish)
     with running_cluster(tmp_path, {}) as cluster:
         config = str(cluster.kubeconfig)
         orchestrator.get_kube_client = lambda: kubernetes.config.new_client_from_config(config)
@@ -222,3 +228,30 @@ def test_a_run_that_could_not_be_stopped_is_not_said_to_be(
     with pytest.raises(OutOfSightError, match="run was not stopped and may go on"):
         cancel("run")
     assert run.status == ExecutionStatus.PROVISIONING
+
+
+@pytest.mark.parametrize(
+    ("status", "end"),
+    [(ExecutionStatus.RUNNING, ExecutionStatus.FAILED), (ExecutionStatus.STOPPING, ExecutionStatus.STOPPED)],
+)
+def test_a_run_whose_jobs_are_gone_is_at_work_no_more(
+    pending: tuple[Cluster, Any], status: ExecutionStatus, end: ExecutionStatus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its orchestrator died unheard, and the cluster has forgotten it; a schedule would wait for it for ever."""
+    cluster, run = pending
+    monkeypatch.setattr(remote, "refresh_run_status", lambda run: run)  # which finds no Job either
+    run.status, begun = status, run.created
+    run.created = begun - timedelta(seconds=2 * PATIENCE)
+    assert state_of("run") == status, "its Jobs are there"
+    cluster.store.delete("jobs", "srpo", "main")  # and what it owns
+    run.created = begun
+    assert state_of("run") == status, "they may still be made"
+    run.created = begun - timedelta(seconds=2 * PATIENCE)
+    with monkeypatch.context() as away:
+        away.setattr(cluster, "answer", forbidden)
+        assert state_of("run") == status, "nobody could say"
+    assert state_of("run") == end
+
+
+def forbidden(*_: object) -> None:
+    raise ApiError(403, "Forbidden", "jobs")
