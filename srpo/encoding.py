@@ -1,18 +1,19 @@
 """Encoding what a store does not hold yet: a process per GPU, or several on the CPU, each with its own shards."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
-from torch import Tensor, multiprocessing
+from torch import Tensor
 
 from srpo.config import ModelConfig
-from srpo.devices import check_device, count_processes, device_of
+from srpo.devices import check_device, count_processes
 from srpo.errors import memory_needed
 from srpo.shards import write_shard
+from srpo.workers import share_out
 
 Item = TypeVar("Item")
 
@@ -38,26 +39,18 @@ class Encoding(ABC, Generic[Item]):
 
     def run(self) -> None:
         """Encode it all; without anything to encode, no encoder is loaded."""
-        check_device()
-        with memory_needed("set model.weights to bf16, or take a GPU with more"):
-            self._run()
-
-    def _run(self) -> None:
         world = min(count_processes(self.num_processes), len(self.shards))
-        if world == 1 and not torch.cuda.is_available():
-            self.share(0, 1)
-        elif world:  # on a GPU also one: what an encoder leaves reserved there would be lacking in training
-            threads = max(1, torch.get_num_threads() // world)
-            # they end with this one, however that ends
-            multiprocessing.spawn(_process, (self, world, threads), world, daemon=True)
+        ranks, threads = range(world), max(1, torch.get_num_threads() // max(1, world))
+        apart = torch.cuda.is_available()  # also one: what an encoder leaves reserved would be lacking in training
+        with memory_needed("set model.weights to bf16, or take a GPU with more"):
+            for _ in share_out(self.share, [range(rank, len(self.shards), world) for rank in ranks], threads, apart):
+                pass
 
-    def share(self, rank: int, world: int) -> None:
-        """Encode one process's shards, one after the other; no more than one is in memory."""
-        encode = self.encoder(device_of(rank))
-        for items in self.shards[rank::world]:
+    def share(self, places: Sequence[int], device: torch.device) -> Iterator[int]:
+        """Encode the shards in these places one after the other, each place once that is done: one is in memory."""
+        check_device()  # each process has its own torch
+        encode = self.encoder(device)
+        for place in places:
+            items = self.shards[place]
             write_shard(self.store, [self.key(item) for item in items], encode(items))
-
-
-def _process(rank: int, encoding: Encoding[Any], world: int, num_threads: int) -> None:
-    torch.set_num_threads(num_threads)
-    encoding.share(rank, world)
+            yield place

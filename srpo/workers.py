@@ -19,14 +19,18 @@ Result = TypeVar("Result")
 
 
 def share_out(
-    work: Callable[[Share, torch.device], Iterator[Result]], shares: Sequence[Share], num_threads: int | None = None
+    work: Callable[[Share, torch.device], Iterator[Result]],
+    shares: Sequence[Share],
+    num_threads: int | None = None,
+    apart: bool = False,
 ) -> Iterator[Result]:
     """What `work` yields of each share: here if there is but one, else by a process each, on the devices in turn.
 
-    All travels pickled. `num_threads`: of torch in each process, its own number if None. What a process raises is
+    All travels pickled. `num_threads`: of torch in each process, its own number if None. `apart`: one, too, in a
+    process, which gives back what memory it took of a device. What a process raises is
     raised here as soon as it does, a RuntimeError where one dies, and the others are ended.
     """
-    if len(shares) <= 1:
+    if len(shares) <= 1 and not apart:
         for share in shares:
             yield from work(share, device_of(0))
         return

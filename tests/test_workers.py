@@ -38,10 +38,20 @@ def work(share: str, device: torch.device) -> Iterator[str]:
     yield f"{share} done"
 
 
+def process_of(share: str, device: torch.device) -> Iterator[int]:
+    yield os.getpid()
+
+
 def test_results_come_as_they_are_made() -> None:
     assert sorted(share_out(work, ["a", "b"])) == ["a begun", "a done", "b begun", "b done"]
     assert list(share_out(work, ["alone"])) == ["alone begun", "alone done"]
     assert list(share_out(work, [])) == []
+
+
+def test_one_may_work_apart() -> None:
+    (here,), (elsewhere,) = (list(share_out(process_of, [""], apart=apart)) for apart in (False, True))
+    assert here == os.getpid() != elsewhere
+    assert list(share_out(process_of, [], apart=True)) == []
 
 
 @pytest.mark.parametrize(

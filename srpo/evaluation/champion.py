@@ -7,15 +7,12 @@ base where the candidate's weights are bf16, because it is rounded stochasticall
 
 from dataclasses import dataclass
 
-from pydantic import ValidationError
-
 from srpo.artifacts import Snapshot, Trained, Weights
 from srpo.config import RunConfig
 from srpo.errors import ConfigError, DiskFullError, UnreachableError
 from srpo.evaluation.contender import Contender, drawn_alike
 from srpo.registry import Manifest, holder, load_manifest
 from srpo.report.schema import CHAMPION, Undrawn
-from srpo.tracking import is_unanswered
 
 
 @dataclass(frozen=True)
@@ -42,18 +39,14 @@ class Champion:
 
 def find_champion(config: RunConfig, weights: Weights, trained: Trained, uri: str) -> Champion | None:
     """The champion of the run's registered model in an MLflow store, if there is one."""
-    from mlflow.exceptions import MlflowException
-
     champion = holder(uri, config.registry.model_name, CHAMPION)
     if champion is None:
         return None
     reference = champion.uri
     try:
         manifest = load_manifest(uri, reference)
-    except (MlflowException, ValidationError) as error:
-        if is_unanswered(error):
-            raise
-        return Champion(reference, None, f"its manifest cannot be read ({' '.join(str(error).split())})")
+    except ConfigError as error:
+        return Champion(reference, None, str(error))
     transformer = None
     if manifest.transformer.sha256 == trained.transformer.sha256:
         problem = "it has the very same weights"

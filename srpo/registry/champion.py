@@ -2,8 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
 from srpo.errors import ConfigError
 from srpo.lease import Held, lease
 from srpo.registry.history import (
@@ -19,7 +17,7 @@ from srpo.registry.history import (
 )
 from srpo.registry.lookup import address, lease_place, load_manifest, locate, only_model
 from srpo.registry.version import Version, versions_of
-from srpo.tracking import connect, is_unanswered
+from srpo.tracking import connect
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -80,7 +78,7 @@ def promote(uri: str, reference: str, reason: str) -> Move:
     """
     reason, client = checked_reason(reason), connect(uri)
     name, version = locate(client, reference)
-    _check_weights(uri, address(name, version))
+    load_manifest(uri, address(name, version)).check_transformer()
     with lease(uri, lease_place(client, name), name) as held:
         standing = Standing(client, name)
         if version not in standing.versions:
@@ -88,19 +86,6 @@ def promote(uri: str, reference: str, reason: str) -> Move:
         if version == standing.champion:
             raise ConfigError(f"version {version} of {name} is the champion already")
         return make(client, held, standing.next_move("promote", version, reason))
-
-
-def _check_weights(uri: str, reference: str) -> None:
-    """ConfigError unless a version says where its weights are, and they are there."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        manifest = load_manifest(uri, reference)
-    except (MlflowException, ValidationError) as error:
-        if is_unanswered(error):
-            raise
-        raise ConfigError(f"the manifest of {reference} cannot be read ({' '.join(str(error).split())})") from None
-    manifest.check_transformer()
 
 
 def rollback(uri: str, name: str | None, reason: str) -> Move:
@@ -115,5 +100,5 @@ def rollback(uri: str, name: str | None, reason: str) -> Move:
         standing = Standing(client, name)
         if standing.previous is None:
             raise ConfigError(f"{name} has no earlier champion to go back to; `promote` makes any version champion")
-        _check_weights(uri, address(name, standing.previous))
+        load_manifest(uri, address(name, standing.previous)).check_transformer()
         return make(client, held, standing.next_move("rollback", standing.previous, reason))

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from srpo.errors import ConfigError
 from srpo.generate import ModelFiles
 from srpo.lease import place_of
 from srpo.registry.manifest import MANIFEST, Manifest
 from srpo.report.schema import Report
-from srpo.tracking import connect
+from srpo.tracking import connect, is_unanswered
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -38,15 +40,25 @@ def named(name: str) -> str:
 
 
 def load_manifest(uri: str, reference: str) -> Manifest:
-    """The manifest behind `models:/name@alias`, `models:/name/version`, `name@alias`, or an alias held by one model."""
+    """The manifest behind `models:/name@alias`, `models:/name/version`, `name@alias`, or an alias held by one model.
+
+    ConfigError if it is gone, or of another version of srpo.
+    """
     client = connect(uri)
     name, version = locate(client, reference)
     source = client.get_model_version(name, version).source
     from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = download_artifacts(f"{source}/{MANIFEST}", dst_path=folder, tracking_uri=uri)
-        return Manifest.model_validate_json(Path(path).read_text(encoding="utf-8"))
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = download_artifacts(f"{source}/{MANIFEST}", dst_path=folder, tracking_uri=uri)
+            return Manifest.model_validate_json(Path(path).read_text(encoding="utf-8"))
+    except (MlflowException, ValidationError) as error:
+        if is_unanswered(error):
+            raise
+        said = " ".join(str(error).split())
+        raise ConfigError(f"the manifest of {address(name, version)} cannot be read ({said})") from None
 
 
 def registered_files(uri: str, reference: str) -> ModelFiles:

@@ -139,7 +139,7 @@ def test_a_champion_whose_manifest_is_gone_or_of_another_form_is_not_drawn(
         manifest.write_text(content, encoding="utf-8")
     for found in (of_another_form, gone):
         assert found and found.undrawn and found.undrawn.reference == REFERENCE
-        assert found.problem.startswith("its manifest cannot be read (") and "manifest" in found.problem
+        assert found.problem.startswith("the manifest of models:/") and "cannot be read (" in found.problem
 
     def away(*_: object) -> None:
         try:
