@@ -95,7 +95,10 @@ def show_outcome(console: Console, outcome: Outcome) -> None:
 def show_words(console: Console, reports: Sequence[WordReport], num_wanted: int) -> None:
     """What the reward makes of each control word; the first `num_wanted` are the wanted ones."""
     table = table_of("word", "shift", "AUC", "interval", "distance", "verdict")
-    table.caption = "+ wanted, - unwanted; distance: of the text features; *: told on pictures that the model drew"
+    table.caption = (
+        "+ wanted, - unwanted; shift: of scores by the word, whatever the picture shows, which decides nothing; AUC: "
+        "pairs told apart; distance: of the text features; *: told on pictures that the model drew"
+    )
     for index, report in enumerate(reports):
         colour = WORD_COLOURS[report.verdict]
         table.add_row(

@@ -121,7 +121,10 @@ def test_a_run_in_pods_asks_for_no_disk_here(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["plan", "--set", "train.learning_rat=1"], "train.learning_rat: unknown key"),
+        (
+            ["plan", "--set", "train.learning_rat=1"],
+            "+ --set: train.learning_rat: unknown key; `settings` lists",
+        ),
         (["plan", "--set", "train.num_updates=-1"], "train.num_updates"),
         (["plan", "--set", "align.window=[0,25]"], "sigma 1"),
         (["plan", "--set", "preference.positive=[]"], "preference.positive"),

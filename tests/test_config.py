@@ -62,6 +62,11 @@ def test_defaults_are_the_reference_recipe() -> None:
             "the bound on 'spread' can never hold: min_change 0.1 is above max_change 0",
         ),
         ({"train": {"learning_rate": float("nan")}}, "train.learning_rate"),
+        ({"train": {"lora": True}}, r"train\.lora: give its settings, as {key: value} \(got True\)"),
+        (
+            {"preference": {"positive": "Bright"}},
+            r"preference\.positive: give a list, .* \(got 'Bright'\)",
+        ),
         ({"train": {"betas": (0.9, 1.0)}}, "train.betas.1"),
         ({"train": {"betas": (-1, 0.999)}}, "train.betas.0"),
         ({"train": {"num_warmup_updates": 3}}, "num_warmup_updates has no effect with schedule 'constant'"),

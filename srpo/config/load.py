@@ -12,6 +12,13 @@ from yaml.composer import ComposerError
 from srpo.config.run import SCHEMA_VERSION, RunConfig
 from srpo.errors import ConfigError, problem_text
 
+IN_WORDS = {
+    "extra_forbidden": "unknown key; `settings` lists what there is",
+    "tuple_type": "give a list, as [one, two]",
+    "model_type": "give its settings, as {key: value}",
+}
+"""Kind of pydantic's error -> what is said instead of its own words."""
+
 
 class _Loader(yaml.SafeLoader):
     """YAML in which a mapping says nothing twice; PyYAML would take the last."""
@@ -38,7 +45,7 @@ def load_config(paths: str | Path | Sequence[str | Path], overrides: Sequence[st
         data = _merged(data, _read(path))
     for override in overrides:
         _set(data, override)
-    config = parse_config(data, " + ".join(map(str, files)))
+    config = parse_config(data, " + ".join([*map(str, files), *(["--set"] if overrides else [])]))
     if gates := config.unjudged_gates:
         warnings.warn(
             f"{' and '.join(gates)}: nothing decides but what is trained on ({', '.join(config.trained_metrics)}), "
@@ -112,10 +119,9 @@ def parse_config(data: dict[str, Any], origin: str) -> RunConfig:
 
 def _describe(origin: str, problem: Mapping[str, Any]) -> str:
     """One line per problem: where, what was expected, what was got."""
-    if problem["type"] == "extra_forbidden":
-        return f"{origin}: {problem_text({**problem, 'msg': 'unknown key'})}"
-    got = "" if problem["type"] == "value_error" else f" (got {problem['input']!r})"
-    return f"{origin}: {problem_text(problem)}{got}"
+    said = problem_text({**problem, "msg": IN_WORDS.get(problem["type"], problem["msg"])})
+    got = "" if problem["type"] in ("value_error", "extra_forbidden") else f" (got {problem['input']!r})"
+    return f"{origin}: {said}{got}"
 
 
 def _set(data: dict[str, Any], override: str) -> None:

@@ -20,13 +20,13 @@ from safetensors import safe_open
 from torch import nn
 
 from srpo.config import WeightsFormat
+from srpo.config.world import QUANTISED
 from srpo.errors import ConfigError
 from srpo.models.layout import Shapes, compare_shapes, file_shapes, folder_shapes, weight_files
 from srpo.rounding import rounded
 
 ADAPTED = re.compile(r"transformer\.(?P<layer>.+)\.lora_(?P<side>A|B)\.weight")
 """Names of an adapter's tensors."""
-QUANTISED = ("int8", "nf4")
 
 
 def load_dtype(weights: WeightsFormat) -> torch.dtype:
