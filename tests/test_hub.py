@@ -31,7 +31,7 @@ def test_a_snapshot_names_every_file_by_content(tmp_path: Path) -> None:
     ("part", "source", "offered"),
     [
         ("model", "nowhere", "; give a path that exists, or builtin:shapes"),
-        ("reward", "nowhere", "; give a path that exists, or builtin:shapes or builtin:shapes-biased"),
+        ("reward", "nowhere", "; give a path that exists, or builtin:shapes, or builtin:shapes-biased"),
         ("images", "nowhere", "; give a path that exists"),
         ("images", "builtin:shapes", "no embedded world 'builtin:shapes'; give a path"),
     ],

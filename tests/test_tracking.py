@@ -125,8 +125,8 @@ def test_nothing_is_sent_or_written_elsewhere_by_who_uses_the_library_alone(tmp_
 def test_a_table_takes_the_place_of_the_one_before(
     tracked: TrackedRun, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """MLflow finds it by a tag of the run."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracked.uri)
+    """MLflow finds it by a tag of the run, in the store that the process has been told of last."""
+    monkeypatch.setattr("mlflow.tracking._tracking_service.utils._tracking_uri", tracked.uri)
     tracker, path = Tracker(tracked), "evaluation/metrics.json"
     for value in (1.0, 2.0):
         tracker.log_table({"metric": ["luminance", "content"], "change": [value, None]}, path)

@@ -3,8 +3,8 @@
 import errno
 import json
 import os
+import runpy
 import signal
-import subprocess
 import sys
 import time
 from contextlib import nullcontext
@@ -208,12 +208,16 @@ def test_what_another_srpo_wrote_is_refused_and_not_tried_again(
     assert json.loads((tmp_path / "error.json").read_text())["exit_code"] == EXIT_PERMANENT
 
 
-def test_a_job_file_that_is_not_there_is_told() -> None:
-    for arguments in ([], ["nowhere/job.json"]):
-        command = [sys.executable, "-m", "srpo.train", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stderr.count("\n")) == (EXIT_PERMANENT, 1)
-        assert done.stderr.startswith("give the job file of a prepared training")
+@pytest.mark.parametrize("arguments", [[], ["nowhere/job.json"]])
+def test_a_job_file_that_is_not_there_is_told(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train", *arguments])
+    monkeypatch.delitem(sys.modules, "srpo.train")
+    with pytest.raises(SystemExit, match=f"^{EXIT_PERMANENT}$"):
+        runpy.run_module("srpo.train", run_name="__main__")
+    said = capsys.readouterr().err
+    assert said.startswith("give the job file of a prepared training") and said.count("\n") == 1
 
 
 def test_a_run_with_other_settings_is_refused_before_any_model_is_loaded(

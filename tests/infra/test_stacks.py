@@ -145,7 +145,7 @@ def test_a_wrong_file_is_refused(change: dict[str, object], message: str) -> Non
 def test_all_missing_variables_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in SITE:
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(ConfigError, match="SRPO_BUCKET, SRPO_MLFLOW_URI$"):
+    with pytest.raises(ConfigError, match="variables SRPO_BUCKET, SRPO_MLFLOW_URI;"):
         fill(read_stack("local"))
 
 
