@@ -37,7 +37,7 @@ def activate(place: Place, name: str | None) -> ActiveStack:
         return ActiveStack(activate_local_stack(place), place.mlflow_artifacts_uri, None)
     client = client_of(place)
     if name not in {stack.name for stack in client.list_stacks(name=name)}:
-        raise ConfigError(f"ZenML has no stack {name}; `run_pipeline.py stack up FILE` registers one of infra/stacks")
+        raise ConfigError(f"ZenML has no stack {name}; `run_pipeline.py stack up NAME` registers one of infra/stacks")
     client.activate_stack(name)
     stack = client.active_stack
     tracker = stack.experiment_tracker
