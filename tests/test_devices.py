@@ -40,7 +40,7 @@ def devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     "begin",
     [
         lambda: make_accelerator(TrainConfig()),
-        lambda: Encoding.run(NONE),
+        lambda: next(Encoding.share(NONE, [0], NONE)),
         lambda: draw_and_score([], NONE, NONE, {}, [], NONE),
         lambda: Painter(ModelConfig(source="nowhere"), Path("nowhere")),
     ],

@@ -1,6 +1,7 @@
 """Images become the latents that the model's VAE makes of them, once; what is remembered of them is their content."""
 
 import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,6 @@ from PIL import Image
 from srpo.artifacts import PromptSets, Weights
 from srpo.config import ImagesConfig, ModelConfig, PromptsConfig
 from srpo.embedding import embed
-from srpo.encoding import Encoding
 from srpo.errors import ConfigError
 from srpo.hub import fetch
 from srpo.images import LATENTS, load_image_set
@@ -110,11 +110,11 @@ def test_a_kill_loses_the_shard_in_progress_alone(
 ) -> None:
     whole = encode(flux_folder, photos, tmp_path / "whole")
 
-    def stop_after_one(self: Encoding[object], rank: int, world: int) -> None:
-        share(ImageEncoding(self.model, self.model_folder, self.store, self.shards[:1], None), rank, world)
+    def stop_after_one(self: ImageEncoding, places: Sequence[int], device: torch.device) -> Iterator[int]:
+        yield from share(self, places[:1], device)
         raise KeyboardInterrupt
 
-    share = Encoding.share
+    share = ImageEncoding.share
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(ImageEncoding, "share", stop_after_one)
         encode(flux_folder, photos, tmp_path)
