@@ -22,7 +22,7 @@ from rich.table import Table
 from srpo.artifacts import Trained, TrainJob
 from srpo.checkpoint import CheckpointStore, read_weights
 from srpo.config import Bound, MonitorConfig, RunConfig, load_config
-from srpo.evaluation import evaluate
+from srpo.evaluation.run import evaluate
 from srpo.hub import snapshot
 from srpo.launch import launch_training, prepare_job
 from srpo.models import load_model

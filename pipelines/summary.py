@@ -4,6 +4,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 from rich import box
@@ -16,20 +17,22 @@ from rich.table import Table
 from pipelines.notify import page_of
 from pipelines.outcome import Outcome
 from pipelines.place import CODE
-from srpo.evaluation.words import WordReport
-from srpo.forecast.price import Prediction
 from srpo.gpus import find_gpu
-from srpo.plan import Plan
 from srpo.report.schema import Report
 from srpo.report.tables import leading
 from srpo.steps import STEPS
 from srpo.wording import level, nothing_seen, number, signed, span
 
+if TYPE_CHECKING:
+    from srpo.evaluation.words import WordReport
+    from srpo.forecast.price import Prediction
+    from srpo.plan import Plan
+
 WORD_COLOURS = {"known": "green", "weak": "yellow", "unknown": "red"}
 VERDICT_COLOURS = {"promote": "green", "keep": "yellow", "collapsed": "red"}
 
 
-def show_plan(console: Console, plan: Plan) -> None:
+def show_plan(console: Console, plan: "Plan") -> None:
     """The resolved config, the steps and what was checked."""
     text = yaml.safe_dump(plan.config.model_dump(mode="json"), sort_keys=False)
     console.print(Syntax(text, "yaml", background_color="default"))
@@ -37,7 +40,9 @@ def show_plan(console: Console, plan: Plan) -> None:
     console.print(facts_of("checked", ((check.subject, escape(check.finding)) for check in plan.checks)))
 
 
-def show_prediction(console: Console, prediction: Prediction, smaller: tuple[Path, Prediction] | None = None) -> None:
+def show_prediction(
+    console: Console, prediction: "Prediction", smaller: "tuple[Path, Prediction] | None" = None
+) -> None:
     """What a run asks of one GPU, and with which preset it would fit."""
     room = find_gpu(prediction.gpu).memory
     verdict = "[green]fits[/]" if prediction.fits else "[red]does not fit[/]"
@@ -92,7 +97,7 @@ def show_outcome(console: Console, outcome: Outcome) -> None:
     console.print(_times(outcome), soft_wrap=True, highlight=False)
 
 
-def show_words(console: Console, reports: Sequence[WordReport], num_wanted: int) -> None:
+def show_words(console: Console, reports: "Sequence[WordReport]", num_wanted: int) -> None:
     """What the reward makes of each control word; the first `num_wanted` are the wanted ones."""
     table = table_of("word", "shift", "AUC", "interval", "distance", "verdict")
     table.caption = (

@@ -15,12 +15,14 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from srpo.errors import ConfigError
+from srpo.config import RunConfig
+from srpo.errors import ConfigError, first_problem
 from srpo.sharding import put, whole
 from srpo.tuning import set_learning_rate, stepping
 
@@ -182,3 +184,14 @@ def load_state(folder: Path) -> dict[str, Any]:
             "resume with the srpo that wrote it, or start a new run"
         )
     return state
+
+
+def config_of(folder: Path, state: Mapping[str, Any]) -> RunConfig:
+    """The settings that a checkpoint was made with; ConfigError where another srpo wrote them."""
+    try:
+        return RunConfig.model_validate(state["config"])
+    except ValidationError as error:
+        raise ConfigError(
+            f"{folder} was not written by this version of srpo ({first_problem(error)}); resume with the srpo that "
+            "wrote it, or start a new run"
+        ) from None

@@ -7,7 +7,7 @@ Where training computes with bf16 copies of its weights, the images are drawn wi
 moved as far, in the mean, as the exact ones, with which an evaluation draws.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -17,14 +17,17 @@ from accelerate.utils import gather_object
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torchvision.utils import make_grid, save_image
 
+from srpo.artifacts import TrainJob
 from srpo.config import RunConfig
+from srpo.criteria import Criterion
+from srpo.errors import ConfigError
 from srpo.evaluation.images import MONITOR, image_seed
 from srpo.evaluation.pairs import DRIFT, SIDE
-from srpo.evaluation.scores import Scorer, Scores, summarise
+from srpo.evaluation.scores import Scorer, Scores, load_scores, summarise
 from srpo.files import atomic_file
 from srpo.models import TextToImage
+from srpo.prompts import load_categories, load_prompt_set
 from srpo.prompts.split import split_held_out, take
 from srpo.rollout import sample, seeded_noise
 from srpo.rounding import on_bf16_grid
@@ -100,6 +103,8 @@ class HeldOut:
 
     def _compare(self, shown: Tensor, small: Tensor, strip: Path, of_base: bool) -> float:
         """Drift of the small images from the base's, which are kept; the strip shows both."""
+        from torchvision.utils import make_grid, save_image
+
         self.folder.mkdir(parents=True, exist_ok=True)
         if of_base:
             with atomic_file(self.folder / BASE_IMAGES) as staging:
@@ -138,3 +143,21 @@ def _small(images: Tensor) -> Tensor:
     """Images (batch, 3, height, width) scaled down to at most 128 pixels a side, by averaging."""
     scale = min(1.0, SIDE / max(images.shape[-2:]))
     return images if scale == 1 else interpolate(images, scale_factor=scale, mode="area")
+
+
+def load_held_out(job: TrainJob, criteria: Sequence[Criterion], accelerator: Accelerator, goes_on: bool) -> HeldOut:
+    """The monitor's share of the held-out prompts, with what scores their images.
+
+    ConfigError where a run that `goes_on` has lost what the base made of them.
+    """
+    config, held_out = job.config, job.prompts.held_out
+    scores = load_scores(config.watched_scores, job.weights, torch.device("cpu"))
+    scorer = Scorer(criteria, config.evaluation.world, scores, config.evaluation.grid_periods)
+    samples = Path(job.output_dir) / "samples"
+    texts, embeddings = load_prompt_set(held_out)
+    if goes_on and accelerator.is_main_process and not (samples / BASE_IMAGES).is_file():
+        raise ConfigError(
+            f"{samples / BASE_IMAGES} is gone, the base model's images, from which drift is measured; bring it back, "
+            "or start a new run"
+        )
+    return HeldOut(config, texts, embeddings, load_categories(held_out), scorer, accelerator, samples)

@@ -9,8 +9,7 @@ from srpo.hub import fetch, is_remote, resolve, snapshot, survey
 from srpo.models import family_of, find_family
 from srpo.models.weights import check_transformer
 from srpo.registry import load_manifest, registered_files, sampling_of
-from srpo.shapes import SAMPLING_STEPS, SIZE
-from srpo.shapes.models import TEXT_TOKENS
+from srpo.shapes import SAMPLING_STEPS, SIZE, TEXT_TOKENS
 
 FLUX_SIZE = 1024  # what FLUX.1-dev is sampled at by its own pipeline
 

@@ -7,12 +7,9 @@ from a whole transformer, because its version would be drawn as the base with th
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import ModelMixin
-from peft import set_peft_model_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 
 from srpo.artifacts import Snapshot
@@ -22,6 +19,9 @@ from srpo.hub import snapshot
 from srpo.models.weights import ADAPTER, adapter_file, adapter_settings, add_adapter, check_transformer
 from srpo.rounding import rounded
 from srpo.sharding import fill_weights
+
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
 
 BASE, CHAMPION = "base", "champion"
 VERSION = re.compile(r"models:/[^@/]+/\d+")
@@ -124,7 +124,7 @@ def _form(adapter: Path) -> dict[str, Any]:
     return form | {"target_modules": sorted(form["target_modules"] or ())}
 
 
-def begin_from(transformer: ModelMixin, start: Path, lora: LoraConfig | None) -> None:
+def begin_from(transformer: "ModelMixin", start: Path, lora: LoraConfig | None) -> None:
     """Give the base's transformer, made ready to be trained, the weights that training starts from, in place."""
     adapter = adapter_file(start)
     if adapter is None:
@@ -137,8 +137,10 @@ def begin_from(transformer: ModelMixin, start: Path, lora: LoraConfig | None) ->
 
 
 @torch.no_grad()
-def merge_adapter(transformer: ModelMixin) -> None:
+def merge_adapter(transformer: "ModelMixin") -> None:
     """Add the adapter that a transformer was loaded with to its weights, all of which are trained from there on."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     for name, layer in transformer.named_modules():
         if isinstance(layer, BaseTunerLayer):
             weight, (adapter,) = layer.get_base_layer().weight, layer.active_adapters
@@ -148,8 +150,10 @@ def merge_adapter(transformer: ModelMixin) -> None:
     transformer.requires_grad_(True)
 
 
-def continue_adapter(transformer: ModelMixin, path: Path) -> None:
+def continue_adapter(transformer: "ModelMixin", path: Path) -> None:
     """Give a fresh adapter the values of an earlier one of the same form."""
+    from peft import set_peft_model_state_dict
+
     adapter = adapter_file(path)
     assert adapter, "looked at before"
     tensors = {name.removeprefix("transformer."): tensor for name, tensor in load_file(adapter).items()}

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from peft import get_peft_model_state_dict
 from torch import Tensor, nn
 
 from srpo.config import RunConfig
@@ -43,6 +42,8 @@ def export(model: TextToImage, config: RunConfig, tensors: dict[str, Tensor], fo
     """Write the trained weights, whole, by name, as diffusers reads them: a transformer's folder, or a LoRA file."""
     transformer = model.transformer
     if config.train.lora is not None:
+        from peft import get_peft_model_state_dict
+
         find_family(config.model.family).pipeline.save_lora_weights(
             folder,
             transformer_lora_layers=get_peft_model_state_dict(transformer, state_dict=tensors),

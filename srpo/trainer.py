@@ -7,43 +7,31 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
-from diffusers.optimization import get_scheduler
-from pydantic import ValidationError
 from torch import nn
 
 from srpo.artifacts import Trained, TrainJob
 from srpo.batches import Batches
 from srpo.budget import Budget
-from srpo.checkpoint import (
-    load_state,
-    load_weights,
-    read_weights,
-    save_own,
-    save_state,
-    save_weights,
-)
-from srpo.config import RunConfig
+from srpo.checkpoint import config_of, load_state, load_weights, read_weights, save_own, save_state, save_weights
 from srpo.criteria import load_criteria, measure_scales
 from srpo.durable.checkpoints import CheckpointCopies
-from srpo.errors import ConfigError, PreemptedError, TrainingStoppedError, UnreachableError, first_problem
-from srpo.evaluation.scores import Scorer, load_scores, summarise
+from srpo.errors import ConfigError, PreemptedError, TrainingStoppedError, UnreachableError
+from srpo.evaluation.scores import summarise
 from srpo.files import atomic_folder, write_atomic
-from srpo.held_out import BASE_IMAGES, HeldOut
+from srpo.held_out import load_held_out
 from srpo.hub import snapshot
 from srpo.methods import make_method
 from srpo.models import check_guidance
 from srpo.monitor import check_ratios
 from srpo.preemption import Preemption
-from srpo.prompts import load_categories, load_prompt_set
 from srpo.record import Clock, Record
 from srpo.same_run import contents_of, refuse_other_contents, refuse_other_settings
 from srpo.sharding import defer_reduction, is_sharded, release, whole
 from srpo.start import BASE, begin_from
 from srpo.trained_model import export, trained_model
-from srpo.tuning import make_optimizer, set_learning_rate, stepping
+from srpo.tuning import make_optimizer, make_scheduler, restore_scheduler, stepping
 
 RESULT = "result.json"
 
@@ -69,12 +57,7 @@ class Trainer:
         self.batches = Batches(config, self.model, self.method, job.prompts, accelerator)
         self.contents = contents_of(job, self.method.words_digest)
         self.optimizer = make_optimizer(self.parameters, config.train)
-        self.scheduler = get_scheduler(
-            config.train.schedule,
-            self.optimizer,
-            num_warmup_steps=config.train.num_warmup_updates,
-            num_training_steps=config.train.num_updates,
-        )
+        self.scheduler = make_scheduler(self.optimizer, config.train)
         self.update = self.saved = 0
         """The present one, and the last that has a checkpoint."""
         self.before: Mapping[str, bytes] | None = None
@@ -86,21 +69,7 @@ class Trainer:
         if accelerator.is_main_process:
             copies.start(self.record.best())
         self.stopped = self._stop_reason()
-        self.held_out = self._held_out(job)
-
-    def _held_out(self, job: TrainJob) -> HeldOut:
-        """The monitor's share of the held-out prompts, with what scores their images."""
-        settings, held_out = self.config.evaluation, job.prompts.held_out
-        scores = load_scores(self.config.watched_scores, job.weights, torch.device("cpu"))
-        scorer = Scorer(self.criteria, settings.world, scores, settings.grid_periods)
-        samples = self.output_dir / "samples"
-        texts, embeddings = load_prompt_set(held_out)
-        if self.update and self.accelerator.is_main_process and not (samples / BASE_IMAGES).is_file():
-            raise ConfigError(
-                f"{samples / BASE_IMAGES} is gone, the base model's images, from which drift is measured; bring it "
-                "back, or start a new run"
-            )
-        return HeldOut(self.config, texts, embeddings, load_categories(held_out), scorer, self.accelerator, samples)
+        self.held_out = load_held_out(job, self.criteria, accelerator, goes_on=self.update > 0)
 
     @property
     def num_injections(self) -> int:
@@ -260,7 +229,7 @@ class Trainer:
             return None
         folder = self.store.path(self.copies.newest)
         state = load_state(folder)
-        refuse_other_settings(folder, self.config, _config_of(folder, state))
+        refuse_other_settings(folder, self.config, config_of(folder, state))
         return state
 
     def _resume(self, state: Mapping[str, Any] | None) -> None:
@@ -272,10 +241,7 @@ class Trainer:
         self.budget.before = max(self.budget.before, state.get("gpu_hours", 0.0))  # of checkpoints by srpo 0.1.0
         refuse_other_contents(folder, self.contents, state)
         load_weights(folder, self.model.transformer, self.optimizer)
-        # base rates as they are: what reads the state made floats of the tensors that torchao's optimizers count with
-        self.scheduler.load_state_dict({key: at for key, at in state["scheduler"].items() if key != "base_lrs"})
-        for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
-            set_learning_rate(group, float(rate))
+        restore_scheduler(self.scheduler, state["scheduler"])
         for criterion in self.criteria:
             criterion.scale = state.get("scales", {}).get(criterion.name, criterion.scale)
         self.update = self.saved = state["update"]
@@ -311,14 +277,3 @@ class Trainer:
 def from_main(accelerator: Accelerator, ask: Callable[[], Answer]) -> Answer:
     """What the main process answers, on every process."""
     return broadcast_object_list([ask() if accelerator.is_main_process else None])[0]
-
-
-def _config_of(folder: Path, state: Mapping[str, Any]) -> RunConfig:
-    """The settings that a checkpoint was made with; ConfigError where another srpo wrote them."""
-    try:
-        return RunConfig.model_validate(state["config"])
-    except ValidationError as error:
-        raise ConfigError(
-            f"{folder} was not written by this version of srpo ({first_problem(error)}); resume with the srpo that "
-            "wrote it, or start a new run"
-        ) from None

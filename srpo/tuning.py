@@ -1,21 +1,24 @@
 """What of the transformer is trained, by which optimizer, and what is kept for the backward pass."""
 
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import ModelMixin
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from srpo.config import LoraConfig, TrainConfig
 from srpo.devices import find_compiler
 from srpo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
 
 KEPT = {
     "aten.mm.default",
@@ -87,7 +90,7 @@ def merged(transformer: nn.Module) -> Iterator[None]:
             layer.merged_adapters.clear()
 
 
-def save_memory(transformer: ModelMixin, vae: ModelMixin, config: TrainConfig) -> None:
+def save_memory(transformer: "ModelMixin", vae: "ModelMixin", config: TrainConfig) -> None:
     """Recompute in the backward pass what the config says is not kept."""
     if config.gradient_checkpointing == "full":
         transformer.enable_gradient_checkpointing()
@@ -106,7 +109,7 @@ def _policy(context: Any, operation: Any, *arguments: Any, **named: Any) -> Chec
     return CheckpointPolicy.MUST_SAVE if str(operation) in KEPT else CheckpointPolicy.PREFER_RECOMPUTE
 
 
-def speed_up(transformer: ModelMixin, config: TrainConfig) -> None:
+def speed_up(transformer: "ModelMixin", config: TrainConfig) -> None:
     """Choose the attention kernel and compile the repeated blocks; ConfigError where the kernel is not to be had."""
     if config.attention is not None:
         try:
@@ -202,3 +205,24 @@ def set_learning_rate(group: dict[str, Any], rate: float) -> None:
         group["lr"].fill_(rate)
     else:
         group["lr"] = rate
+
+
+def make_scheduler(optimizer: Optimizer, config: TrainConfig) -> LRScheduler:
+    """The learning rate of each update, as the config says."""
+    from diffusers.optimization import get_scheduler
+
+    scheduler: LRScheduler = get_scheduler(
+        config.schedule,
+        optimizer,
+        num_warmup_steps=config.num_warmup_updates,
+        num_training_steps=config.num_updates,
+    )
+    return scheduler
+
+
+def restore_scheduler(scheduler: LRScheduler, state: Mapping[str, Any]) -> None:
+    """Go on where a `state_dict` that was kept as JSON says, with its rates in the optimizer."""
+    # base rates as they are: JSON made floats of the tensors that torchao's optimizers count with
+    scheduler.load_state_dict({key: value for key, value in state.items() if key != "base_lrs"})
+    for group, rate in zip(scheduler.optimizer.param_groups, scheduler.get_last_lr(), strict=True):
+        set_learning_rate(group, float(rate))

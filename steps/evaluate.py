@@ -9,8 +9,8 @@ from zenml.types import HTMLString
 from srpo.artifacts import Evaluated, PromptSets, Trained, Weights
 from srpo.config import RunConfig
 from srpo.durable import mirror_of
-from srpo.evaluation import evaluate as evaluate_model
-from srpo.evaluation import terminal_progress
+from srpo.evaluation.progress import terminal_progress
+from srpo.evaluation.run import evaluate as evaluate_model
 from srpo.tracking import TrackedRun, Tracker
 from srpo.weights import bring
 from steps.own_call import own_call

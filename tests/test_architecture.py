@@ -73,6 +73,39 @@ def test_no_room_of_the_library_needs_one_that_needs_it() -> None:
         pytest.fail(" -> ".join(cycle.args[1]))
 
 
+def loads(module: str) -> set[str]:
+    """All that is imported with a module, seen from its own file alone: with its packages, outside of functions."""
+    parts = module.split(".")
+    found = {".".join(parts[: end + 1]) for end in range(len(parts))}
+    path = ROOT.joinpath(*parts)
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    nodes = ast.parse(path.read_text(encoding="utf-8")).body if path.is_file() else []
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        *(f"pipelines.{name}" for name in ("status", "reports", "collect")),
+        *(f"srpo.{name}" for name in ("registry", "reference", "evaluation.comparison", "evaluation.study", "export")),
+        "steps.register",
+    ],
+)
+def test_what_needs_no_model_does_not_wait_for_its_libraries(module: str) -> None:
+    """They take ten seconds to import on a slow machine, before `status` could say anything."""
+    seen, ahead = set[str](), {module}
+    while ahead:
+        seen |= ahead
+        ahead = set().union(*map(loads, ahead)) - seen
+    assert "torch" in seen
+    assert not seen & {"diffusers", "transformers", "open_clip", "peft", "torchvision"}
+
+
 def names_of(package: str, node: ast.stmt) -> set[str]:
     """Names that a statement of a package's `__init__` gives it, those of its own modules apart."""
     if isinstance(node, ast.ImportFrom):

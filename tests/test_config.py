@@ -25,7 +25,7 @@ from srpo.config.method import ReflMethod
 from srpo.config.resources import TrainResources
 from srpo.config.rewards import AddedReward
 from srpo.errors import ConfigError
-from srpo.models import MODELS
+from srpo.models import FAMILIES
 from srpo.presets import PRESETS
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -306,7 +306,7 @@ def test_every_setting_is_described_by_its_name_in_a_run_file() -> None:
     assert described["train.lora"].is_section
     assert {"monitor.bounds[].max_change", "evaluation.scores.NAME.family", "method.num_copies"} <= described.keys()
     assert {"resources.register", "resources.train.nodes"} <= described.keys(), "by the key that a file holds"
-    for setting, choices in (("preference.preset", PRESETS), ("model.family", MODELS)):
+    for setting, choices in (("preference.preset", PRESETS), ("model.family", FAMILIES)):
         assert all(choice in described[setting].says for choice in choices)
     last = {name.rpartition(".")[2] for name in described}
     fields = [field for section in sections(RunConfig) for field in section.model_fields.items()]

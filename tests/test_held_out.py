@@ -20,8 +20,7 @@ from srpo.evaluation.scores import Scorer, Scores
 from srpo.forecast.cuda_rules import cuda_autocast
 from srpo.held_out import HeldOut
 from srpo.models import load_model
-from srpo.shapes import SIZE, WEIGHTS_DIR
-from srpo.shapes.models import TEXT_TOKENS
+from srpo.shapes import SIZE, TEXT_TOKENS, WEIGHTS_DIR
 from tests.jobs import place, run
 
 

@@ -2,6 +2,3 @@
 
 contenders -> images -> scores -> paired statistics -> gate -> report. The trained rewards should decide nothing alone.
 """
-
-from srpo.evaluation.progress import terminal_progress
-from srpo.evaluation.run import evaluate

@@ -21,8 +21,7 @@ from srpo.flow import num_evaluations
 from srpo.forecast.cuda_rules import Int8, Nf4, compute_as_quantised, cuda_autocast
 from srpo.forecast.weightless import LiveBytes, tensors_of, without_storage
 from srpo.methods import Method, make_method
-from srpo.models import TextToImage
-from srpo.models.shared import TextSkeleton
+from srpo.models import TextSkeleton, TextToImage
 from srpo.models.weights import load_dtype
 from srpo.preference import control_word, with_word
 from srpo.prompts.encode import batch_size

@@ -8,7 +8,6 @@ from srpo.errors import ConfigError
 from srpo.forecast.cost import Cost, count
 from srpo.gpus import ALLOCATOR, EXPECTED, REACHABLE, find_gpu
 from srpo.hub import without_weights
-from srpo.models.shared import TextSkeleton
 from srpo.prompts import read_prompts
 from srpo.prompts.split import split_held_out
 from srpo.rewards.measured import score_bytes
@@ -107,7 +106,7 @@ def _with_scores(config: RunConfig, cost: Cost) -> Cost:
     return cost.model_copy(update={"watching": watching, "evaluate": cost.evaluate + sum(sizes.values())})
 
 
-def _skeletons(config: RunConfig) -> tuple[models.TextToImage, list[rewards.Reward], TextSkeleton]:
+def _skeletons(config: RunConfig) -> tuple[models.TextToImage, list[rewards.Reward], models.TextSkeleton]:
     """Model, rewards and text encoders without weights; of what is not here yet only small files are fetched."""
     folder = without_weights(config.model.source, "model")
     return (

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.functional import pil_to_tensor
 
 from srpo.config import ModelConfig
 from srpo.encoding import Encoding
@@ -45,6 +44,8 @@ class ImageEncoding(Encoding[tuple[str, Picture]]):
 
 def to_tensor(picture: Image.Image) -> Tensor:
     """An RGB picture as (1, 3, height, width) in [0, 1]."""
+    from torchvision.transforms.functional import pil_to_tensor
+
     return pil_to_tensor(picture)[None].float() / 255
 
 

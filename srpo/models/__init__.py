@@ -1,22 +1,26 @@
-"""Base models: one file each, behind the same protocols (`TextEncoder`, `LatentSpace`, `TextToImage`)."""
+"""Base models: one file each, behind the same protocols (`TextEncoder`, `LatentSpace`, `TextToImage`).
+
+A family's file is imported when it is first asked for: diffusers takes seconds, which commands without a model save.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
-import diffusers
 import torch
-from diffusers import DiffusionPipeline, FluxPipeline, ModelMixin, QwenImagePipeline
-from torch import Tensor
+from torch import Tensor, nn
 
 from srpo.config import ModelConfig, WeightsFormat
 from srpo.errors import ConfigError
-from srpo.models import flux, qwen_image
 from srpo.models.layout import read_json
-from srpo.models.shared import CPU, TextSkeleton
 from srpo.models.weights import load_dtype
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline, ModelMixin
+
+CPU = torch.device("cpu")
 Embeddings = dict[str, Tensor]
 """What a model needs to know of its prompts; every tensor is batch-first, and as long for one prompt as for another:
 families whose prompts differ in length pad them and keep a mask."""
@@ -32,10 +36,20 @@ class TextEncoder(Protocol):
         """Move all parts."""
 
 
+class TextSkeleton(NamedTuple):
+    """Text encoders on the meta device."""
+
+    encoders: tuple[nn.Module, ...]
+    forward: Callable[[Tensor], Any]
+    """Ids (batch, tokens) -> what the encoder that needs most makes of them."""
+    template: int = 0
+    """Tokens that the pipeline puts around a prompt, besides `model.max_sequence_length`."""
+
+
 class LatentSpace(Protocol):
     """A model's VAE, frozen, with its constants; latents are the VAE's (batch, channels, h, w), not packed."""
 
-    vae: ModelMixin
+    vae: "ModelMixin"
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -69,7 +83,7 @@ class LatentSpace(Protocol):
 class TextToImage(LatentSpace, Protocol):
     """A rectified-flow text-to-image model, its VAE included."""
 
-    transformer: ModelMixin
+    transformer: "ModelMixin"
     """The part that is trained."""
 
     @classmethod
@@ -104,7 +118,7 @@ class TextToImage(LatentSpace, Protocol):
 
 @dataclass(frozen=True)
 class Family:
-    """How a model family is loaded and checked."""
+    """How a model family is loaded and checked: what each file here has as its `FAMILY`."""
 
     model: type[TextToImage]
     vae: type[LatentSpace]
@@ -119,39 +133,20 @@ class Family:
     """(folder, guidance) -> the end of a sentence that begins with "the model": why not this one; empty if it fits."""
     guidance: Callable[[Path], float | None]
     """folder -> the guidance that its model is published to be sampled with; None for none."""
-    pipeline: type[DiffusionPipeline]
-    """Its pipeline in diffusers: the name that a folder's model_index.json has, and the form that adapters have."""
+    pipeline: type["DiffusionPipeline"]
+    """Its pipeline in diffusers, and the form that adapters have."""
 
 
-MODELS: dict[str, Family] = {
-    "flux": Family(
-        model=flux.Flux,
-        vae=flux.FluxVae,
-        load_text=flux.load_text,
-        check=flux.check,
-        text_skeleton=flux.text_skeleton,
-        guidance_problem=flux.guidance_problem,
-        guidance=flux.published_guidance,
-        pipeline=FluxPipeline,
-    ),
-    "qwen_image": Family(
-        model=qwen_image.QwenImage,
-        vae=qwen_image.QwenImageVae,
-        load_text=qwen_image.load_text,
-        check=qwen_image.check,
-        text_skeleton=qwen_image.text_skeleton,
-        guidance_problem=qwen_image.guidance_problem,
-        guidance=qwen_image.published_guidance,
-        pipeline=QwenImagePipeline,
-    ),
-}
+FAMILIES = {"flux": "FluxPipeline", "qwen_image": "QwenImagePipeline"}
+"""`model.family`, the name of a file here -> what a folder's model_index.json calls its pipeline."""
 
 
 def find_family(name: str) -> Family:
     """A family by its name; ConfigError says which there are."""
-    if name not in MODELS:
-        raise ConfigError(f"model.family: no model family named {name!r}; choose from {sorted(MODELS)}")
-    return MODELS[name]
+    if name not in FAMILIES:
+        raise ConfigError(f"model.family: no model family named {name!r}; choose from {sorted(FAMILIES)}")
+    family: Family = import_module(f"{__name__}.{name}").FAMILY
+    return family
 
 
 def load_model(
@@ -185,7 +180,7 @@ def family_of(folder: Path) -> str | None:
     """The family whose layout a folder says it has; None if it does not say, or names one that is not here."""
     index = folder / "model_index.json"
     pipeline = read_json(index).get("_class_name") if index.is_file() else None
-    return next((name for name, family in MODELS.items() if family.pipeline.__name__ == pipeline), None)
+    return next((name for name, of_family in FAMILIES.items() if of_family == pipeline), None)
 
 
 def check_model(config: ModelConfig, folder: Path) -> None:
@@ -198,6 +193,8 @@ def check_model(config: ModelConfig, folder: Path) -> None:
 
 def can_recompute_vae(folder: Path) -> bool:
     """Whether the VAE's class can be computed again in the backward pass (a video's cannot)."""
+    import diffusers
+
     name = read_json(folder / "vae" / "config.json").get("_class_name", "")
     return bool(getattr(getattr(diffusers, name, None), "_supports_gradient_checkpointing", True))
 

@@ -14,8 +14,9 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
 
 from srpo.errors import ConfigError
+from srpo.models import Family, TextSkeleton
 from srpo.models.layout import check_component, check_loads, check_tokenizer, read_json, require_folder
-from srpo.models.shared import FolderModel, FolderText, FolderVae, TextSkeleton, check_image_size, pack, unpack
+from srpo.models.shared import FolderModel, FolderText, FolderVae, check_image_size, pack, unpack
 
 PARTS = ("scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "transformer", "vae")
 
@@ -160,3 +161,15 @@ def check(folder: Path, height: int, width: int) -> None:
             f"are {4 * model.channels}"
         )
     check_image_size(height, width, model.multiple)
+
+
+FAMILY = Family(
+    model=Flux,
+    vae=FluxVae,
+    load_text=load_text,
+    check=check,
+    text_skeleton=text_skeleton,
+    guidance_problem=guidance_problem,
+    guidance=published_guidance,
+    pipeline=FluxPipeline,
+)

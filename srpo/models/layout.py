@@ -7,9 +7,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import PreTrainedModel
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from srpo.errors import ConfigError
 
@@ -48,6 +45,10 @@ def check_component(folder: Path, cls: Any) -> None:
 
 def _current_names(found: Shapes, model: torch.nn.Module) -> Shapes:
     """Published files have the names of older transformers; the rules by which it loads them give today's."""
+    from transformers import PreTrainedModel
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming, rename_source_key
+
     if not isinstance(model, PreTrainedModel):
         return found
     rules = [rule for rule in get_model_conversion_mapping(model) if isinstance(rule, WeightRenaming)]

@@ -22,8 +22,9 @@ from torch.nn.functional import pad
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from srpo.errors import ConfigError
+from srpo.models import Family, TextSkeleton
 from srpo.models.layout import check_component, check_loads, check_tokenizer, read_json, require_folder
-from srpo.models.shared import FolderModel, FolderText, FolderVae, TextSkeleton, check_image_size, pack, unpack
+from srpo.models.shared import FolderModel, FolderText, FolderVae, check_image_size, pack, unpack
 
 PARTS = ("scheduler", "text_encoder", "tokenizer", "transformer", "vae")
 NEGATIVE_PROMPT = " "
@@ -193,3 +194,15 @@ def check(folder: Path, height: int, width: int) -> None:
     check_loads(folder / "scheduler", FlowMatchEulerDiscreteScheduler)
     check_tokenizer(folder / "tokenizer", Qwen2Tokenizer)
     check_image_size(height, width, QwenImageVae.skeleton(folder).multiple)
+
+
+FAMILY = Family(
+    model=QwenImage,
+    vae=QwenImageVae,
+    load_text=load_text,
+    check=check,
+    text_skeleton=text_skeleton,
+    guidance_problem=guidance_problem,
+    guidance=published_guidance,
+    pipeline=QwenImagePipeline,
+)

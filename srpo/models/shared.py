@@ -1,23 +1,22 @@
 """What families have in common: parts of a diffusers folder, 2x2 patches as tokens, its schedule, an exact timestep."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, ModelMixin
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
-from torch import Tensor, nn
+from torch import Tensor
 
 from srpo.config import WeightsFormat
 from srpo.errors import ConfigError
+from srpo.models import CPU
 from srpo.models.layout import read_json
 from srpo.models.weights import load_transformer
-
-CPU = torch.device("cpu")
 
 
 class FolderText:
@@ -128,16 +127,6 @@ def on_meta(part_class: type[ModelMixin], folder: Path) -> ModelMixin:
     """A part on the meta device, from its config file alone."""
     with torch.device("meta"):
         return part_class.from_config(read_json(folder / "config.json"))
-
-
-class TextSkeleton(NamedTuple):
-    """Text encoders on the meta device."""
-
-    encoders: tuple[nn.Module, ...]
-    forward: Callable[[Tensor], Any]
-    """Ids (batch, tokens) -> what the encoder that needs most makes of them."""
-    template: int = 0
-    """Tokens that the pipeline puts around a prompt, besides `model.max_sequence_length`."""
 
 
 def pack(latents: Tensor) -> Tensor:

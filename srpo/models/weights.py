@@ -14,8 +14,6 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY as METADATA
-from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE as ADAPTER
 from safetensors import safe_open
 from torch import nn
 
@@ -25,6 +23,8 @@ from srpo.errors import ConfigError
 from srpo.models.layout import Shapes, compare_shapes, file_shapes, folder_shapes, weight_files
 from srpo.rounding import rounded
 
+ADAPTER, METADATA = "pytorch_lora_weights.safetensors", "lora_adapter_metadata"
+"""An adapter's file, and the key of its settings there, as diffusers writes them."""
 ADAPTED = re.compile(r"transformer\.(?P<layer>.+)\.lora_(?P<side>A|B)\.weight")
 """Names of an adapter's tensors."""
 

@@ -8,8 +8,19 @@ WEIGHTS_DIR = Path(__file__).parent / "weights"
 """`flux/` (a FluxPipeline folder), `reward/` and `biased/` (HPSv2's layout), `oracle.safetensors`, `figures.json`."""
 SAMPLING_STEPS = 10
 """Enough for this world's model: its figures are measured with so many."""
+TEXT_TOKENS = 12
+"""Tokens that the transformer was trained with: pass it as `max_sequence_length`."""
 
-__all__ = ["HELD_OUT", "SAMPLING_STEPS", "SEEN", "SIZE", "WEIGHTS_DIR", "heldout_captions", "seen_captions"]
+__all__ = [
+    "HELD_OUT",
+    "SAMPLING_STEPS",
+    "SEEN",
+    "SIZE",
+    "TEXT_TOKENS",
+    "WEIGHTS_DIR",
+    "heldout_captions",
+    "seen_captions",
+]
 
 
 def seen_captions() -> list[str]:

@@ -14,11 +14,10 @@ from typing import Any
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
+from srpo.shapes import TEXT_TOKENS
 from srpo.shapes.render import COLOURS, SHAPES, SIZE, STYLES
 
 WORDS = tuple(word.lower() for word in (*SHAPES, *COLOURS, *STYLES, "a", "on", "background"))
-TEXT_TOKENS = 12
-"""Tokens that the transformer was trained with: pass it as `max_sequence_length`."""
 CLIP_TOKENS = 16
 TEXT_WIDTH = 64
 LATENT_CHANNELS = 8

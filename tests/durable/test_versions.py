@@ -9,8 +9,8 @@ import pytest
 from srpo.config import StorageConfig
 from srpo.durable import Mirror
 from srpo.errors import UnreachableError
-from srpo.evaluation import evaluate
 from srpo.evaluation.champion import find_champion
+from srpo.evaluation.run import evaluate
 from srpo.hub import verify
 from srpo.registry import register
 from srpo.start import find_start, pinned

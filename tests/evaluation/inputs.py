@@ -9,7 +9,7 @@ from diffusers import FluxTransformer2DModel
 
 from srpo.artifacts import Evaluated, PromptSets, Snapshot, Trained, Weights
 from srpo.config import RunConfig, parse_config
-from srpo.evaluation import evaluate
+from srpo.evaluation.run import evaluate
 from srpo.hub import snapshot
 from srpo.prompts import embed_prompts
 from srpo.report.schema import Report

@@ -9,8 +9,8 @@ from mlflow.exceptions import MlflowException
 from srpo import registry
 from srpo.artifacts import Trained
 from srpo.config import RunConfig
-from srpo.evaluation import evaluate
 from srpo.evaluation.champion import Champion, find_champion
+from srpo.evaluation.run import evaluate
 from srpo.registry import register
 from srpo.report.schema import Report, Undrawn
 from srpo.tracking import open_run

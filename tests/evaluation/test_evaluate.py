@@ -13,10 +13,11 @@ from torchvision.transforms.functional import to_tensor
 from srpo.artifacts import Evaluated
 from srpo.config import ScoreConfig
 from srpo.errors import ConfigError, GpuMemoryError
-from srpo.evaluation import evaluate, measure, run
+from srpo.evaluation import measure, run
 from srpo.evaluation.champion import Champion
 from srpo.evaluation.contender import Contender
 from srpo.evaluation.measure import Measured
+from srpo.evaluation.run import evaluate
 from srpo.hub import snapshot
 from srpo.prompts import embed_prompts
 from srpo.report.schema import Report

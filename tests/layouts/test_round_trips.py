@@ -12,7 +12,7 @@ from srpo.config import ModelConfig, RewardConfig
 from srpo.models import check_model, load_text_encoder
 from srpo.models.layout import check_component, read_json
 from srpo.rewards import check_reward, load_reward
-from srpo.shapes.models import TEXT_TOKENS
+from srpo.shapes import TEXT_TOKENS
 
 TEXTS = ["a red circle on a blue background", "two cats"]
 

@@ -15,8 +15,7 @@ from srpo.errors import ConfigError
 from srpo.models import check_guidance, check_model, load_latent_space, load_model, load_text_encoder
 from srpo.models.shared import pack, unpack
 from srpo.rollout import sample, seeded_noise
-from srpo.shapes import WEIGHTS_DIR
-from srpo.shapes.models import TEXT_TOKENS
+from srpo.shapes import TEXT_TOKENS, WEIGHTS_DIR
 from srpo.shapes.render import HELD_OUT, render
 
 PROMPTS = ["a red circle on a blue background", "two cats", "Bright. a cyan ring on a red background"]

@@ -6,12 +6,12 @@ import open_clip
 import pytest
 import torch
 
+from srpo.shapes import TEXT_TOKENS
 from srpo.shapes.build.reward import tokenizer as reward_tokenizer
 from srpo.shapes.build.text import random_text_encoders
 from srpo.shapes.models import (
     BPE_NAME,
     CLIP_TOKENS,
-    TEXT_TOKENS,
     WORDS,
     autoencoder,
     byte_symbols,

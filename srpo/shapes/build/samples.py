@@ -8,8 +8,8 @@ from diffusers import FluxPipeline
 from torch import Tensor
 
 from srpo.meters import luminance
+from srpo.shapes import TEXT_TOKENS
 from srpo.shapes.measure import Oracle, content_correct
-from srpo.shapes.models import TEXT_TOKENS
 from srpo.shapes.render import HELD_OUT, SEEN, SIZE, Content
 
 GUIDANCE = 3.5

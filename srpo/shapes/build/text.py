@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
-from srpo.shapes.models import CLIP_TOKENS, TEXT_TOKENS, clip_text_model, clip_tokenizer, t5_encoder, t5_tokenizer
+from srpo.shapes import TEXT_TOKENS
+from srpo.shapes.models import CLIP_TOKENS, clip_text_model, clip_tokenizer, t5_encoder, t5_tokenizer
 from srpo.shapes.render import STYLES, Content, styled
 
 

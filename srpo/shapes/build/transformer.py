@@ -15,11 +15,12 @@ from torch import Tensor
 from srpo.flow import add_noise, shift_sigma
 from srpo.models.flux import image_ids
 from srpo.models.shared import pack
+from srpo.shapes import TEXT_TOKENS
 from srpo.shapes.build.data import draw, scaled
 from srpo.shapes.build.descent import optimise
 from srpo.shapes.build.text import CaptionTable, TextEncoders
 from srpo.shapes.build.vae import encode
-from srpo.shapes.models import TEXT_TOKENS, transformer
+from srpo.shapes.models import transformer
 from srpo.shapes.render import SEEN
 
 NUM_STEPS = 4500
