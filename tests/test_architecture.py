@@ -126,8 +126,8 @@ def test_no_package_has_a_name_that_hides_a_module_of_its_own() -> None:
     assert hidden == []
 
 
-def test_the_tree_in_the_readme_names_every_package_and_no_module_that_is_gone() -> None:
-    tree = (ROOT / "README.md").read_text(encoding="utf-8").partition("## The tree")[2].partition("```\n\n")[0]
+def test_the_tree_names_every_package_and_no_module_that_is_gone() -> None:
+    tree = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("## The tree")[2].partition("```\n\n")[0]
     folders, modules = set(re.findall(r"(\w+)/", tree)), set(re.findall(r"\w+\.py", tree))
     assert {path.parent.name for path in (ROOT / "srpo").glob("*/__init__.py")} <= folders
     assert modules <= {path.name for top in (".", "srpo", "pipelines") for path in (ROOT / top).glob("*.py")}

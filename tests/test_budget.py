@@ -9,11 +9,12 @@ import pytest
 from srpo.artifacts import TrainJob
 from srpo.batches import Batches
 from srpo.budget import Budget
-from srpo.config import RunConfig
+from srpo.config import RunConfig, load_config
 from srpo.errors import PreemptedError
 from srpo.forecast.price import planned_gpu_hours, price
 from srpo.trained_model import trained_model
 from srpo.trainer import Trainer
+from tests.conftest import CONFIG
 from tests.jobs import assert_same_weights, place, run, weights_of
 
 HOUR = 3600.0
@@ -26,9 +27,7 @@ def budgeted(job: TrainJob, most: float | None) -> TrainJob:
 
 def test_gpu_hours_are_planned_for_all_processes() -> None:
     """Twice the processes do twice the work; each takes the same time for its share."""
-    one, two = (
-        RunConfig.model_validate({"resources": {"gpu": "H100"}, "train": {"num_processes": count}}) for count in (1, 2)
-    )
+    one, two = (load_config(CONFIG, ("resources.gpu=H100", f"train.num_processes={count}")) for count in (1, 2))
     predicted, alone, both = price(one, "H100"), planned_gpu_hours(one), planned_gpu_hours(two)
     assert alone and both
     assert alone["train"] == predicted.hours + predicted.measuring_hours > predicted.measuring_hours > 0

@@ -40,6 +40,7 @@ def size_of(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_training_which_goes_on_when_there_is_space(job: TrainJob, whole: Path, disk: Resize) -> None:
     checkpoint = size_of(whole / "checkpoints" / "update-000006")
     small = int(1.5 * checkpoint) + size_of(whole / "samples") + 500_000

@@ -1,6 +1,7 @@
 """What is counted on tensors without storage is what real tensors do."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -36,7 +37,9 @@ def config_of(*overrides: str) -> RunConfig:
     return load_config(CONFIG, ("train.batch_size=2", *overrides))
 
 
+@cache
 def cost_of(*overrides: str) -> Cost:
+    """Of the Shapes model and its reward; counted once for all that ask."""
     config = config_of(*overrides)
     reward = reward_skeleton(config.reward, resolve(config.reward.source, "reward"))
     counted = count(config, model_skeleton(config.model, FOLDER), [reward], text_skeleton(config.model, FOLDER))
@@ -105,7 +108,7 @@ def test_results_are_kept_as_autocast_on_cuda_keeps_them(name: str) -> None:
 
 
 def test_cudas_rules_end_with_the_count() -> None:
-    cost_of()
+    cost_of.__wrapped__()
     with torch.autocast("cpu", torch.bfloat16):
         assert functional.layer_norm(torch.ones(2, 8, dtype=torch.bfloat16), (8,)).dtype == torch.bfloat16
 

@@ -49,7 +49,9 @@ def test_pods_have_the_time_to_save_that_the_training_counts_on(stack: StackFile
 
 
 def sized(**resources: Any) -> RunConfig:
-    return RunConfig.model_validate({"resources": resources})
+    """Of few steps: to foresee a run is to go through an update of it."""
+    short = {"rollout": {"num_steps": 2}, "train": {"batch_size": 1}, "reward": {"architecture": "shapes-vit.json"}}
+    return RunConfig.model_validate(short | {"resources": resources})
 
 
 def test_jobs_are_restricted_and_hold_what_was_asked_for(stack: StackFile) -> None:

@@ -179,6 +179,7 @@ def test_nothing_is_built_over_the_weights_that_ship_unless_their_folder_is_name
     assert "required: --output" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_few_steps_build_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samples, "NUM_SAMPLES", 8)
     build(tmp_path, list(STAGES), seed=0, scale=0.002)
