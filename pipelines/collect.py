@@ -28,7 +28,8 @@ LARGE = ("checkpoints", "transformer")
 """Folders of a run's training that are worth freeing."""
 REMOVED = ".removed"
 UNUSED = 30 * 86400
-"""Seconds after which goes what has not been used and can be had again: pictures and scores, fetched weights."""
+"""Seconds after which goes what has not been used and can be had again: pictures and scores, comparisons, fetched
+weights; and what was said of errors."""
 
 
 @dataclass(frozen=True)
@@ -136,16 +137,18 @@ def _released(place: Place, left: Sequence[Version]) -> list[RunRecord]:
 
 
 def _candidates(place: Place, released: Sequence[RunRecord]) -> Iterator[Path]:
-    """The large folders of released runs, all stores of embeddings (unless an evaluation reads some), thumbnails that
-    have not been used for long, and what an interrupted removal left.
+    """The large folders of released runs, all stores of embeddings (unless an evaluation reads some), thumbnails,
+    comparisons and details of errors that have not been touched for long, and what an interrupted removal left.
     """
     for record in released:
         yield from (path for name in LARGE if (path := record.training / name).is_dir())
     if not is_read(place.embeddings):
         yield from sorted(path for path in place.embeddings.glob("[!.]*") if path.is_dir())
     galleries = (path for path in (place.scores / THUMBNAILS).glob("[!.]*") if path.is_dir())
-    yield from sorted(path for path in galleries if time.time() - path.stat().st_mtime > UNUSED)
-    left = (place.runs / "*" / "train", place.embeddings, place.scores / THUMBNAILS, place.root / "store" / "trees")
+    passing = (*galleries, *place.comparisons.glob("[!.]*"), *place.logs.glob("error-*.txt"))
+    yield from sorted(path for path in passing if time.time() - path.stat().st_mtime > UNUSED)
+    left = [place.runs / "*" / "train", place.embeddings, place.scores / THUMBNAILS, place.comparisons]
+    left += [place.root / "store" / "trees"]
     patterns = (folder.relative_to(place.root) / f".*{REMOVED}" for folder in left)
     yield from sorted(path for pattern in patterns for path in place.root.glob(str(pattern)))
 

@@ -36,6 +36,11 @@ class Place:
         return self.root / "scores"
 
     @property
+    def comparisons(self) -> Path:
+        """Reports over models that were evaluated apart, unless they were to lie elsewhere."""
+        return self.root / "comparisons"
+
+    @property
     def logs(self) -> Path:
         """Tracebacks of unexpected errors."""
         return self.root / "logs"

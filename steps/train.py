@@ -9,7 +9,7 @@ from srpo.alone import refuse_busy
 from srpo.artifacts import PromptSets, Trained, TrainJob, Weights
 from srpo.config import RunConfig
 from srpo.durable import OWN_COPIES, Mirror, mirror_of
-from srpo.durable.succession import goes_on, log_again, take_over
+from srpo.durable.succession import goes_on, has_taken_over, log_again, take_checkpoints, take_journals
 from srpo.launch import launch_training
 from srpo.provenance import data_version
 from srpo.start import find_start
@@ -49,9 +49,15 @@ def begin(
     if not folder.exists():  # first: what MLflow has not taken yet would otherwise give way to what begins here
         mirror.fetch(folder)
     refuse_busy(folder)
-    taken_over = continues is not None and take_over(mirror.local(continues), folder, mirror)
+    earlier = None if continues is None else mirror.local(continues)
+    if earlier and has_taken_over(earlier, folder, mirror):
+        earlier = None
+    if earlier:
+        take_journals(earlier, folder, mirror)
     tracker = Tracker(tracked, folder)
-    if taken_over:
+    if earlier:
         log_again(folder, tracker)
     tracker.set_tags(data_version(weights, prompts))
     tracker.close(0)  # the training sends what MLflow has not taken yet
+    if earlier:
+        take_checkpoints(earlier, folder, mirror)

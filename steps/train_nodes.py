@@ -65,22 +65,15 @@ def hand_over(
     folder = mirror.local(output_dir)
     with own_call("train"), tracked.in_environment():
         mirror.remove(folder.with_name(GIVEN_UP))
-        remove_half_handed_over(mirror, folder)
         begin(folder, mirror, weights, prompts, tracked, continues)
         job = TrainJob(config=config, weights=weights, prompts=prompts, output_dir=str(folder))
         handed = HandedOver(job=job, tracked=tracked, stack=str(Client().active_stack_model.id))
         write_atomic(folder / HANDED_OVER, handed.model_dump_json())
-        for checkpoint in (folder / CHECKPOINTS).glob("update-*"):  # those of a training that this one continues
-            mirror.push(checkpoint)
+        there = mirror.folders(folder / CHECKPOINTS)
+        for checkpoint in (folder / CHECKPOINTS).glob("update-*"):  # of a training that this one continues
+            if checkpoint.name not in there:
+                mirror.push(checkpoint)
         mirror.push(folder, OWN_COPIES)
-
-
-def remove_half_handed_over(mirror: Mirror, folder: Path) -> None:
-    """Checkpoints that a pod has sent which was lost before the rest: they would pass for all that there is."""
-    there = mirror.manifest(folder)
-    if there is None or all(file.path != HANDED_OVER for file in there.files):
-        for name in mirror.begun(folder / CHECKPOINTS):
-            mirror.remove(folder / CHECKPOINTS / name)
 
 
 def train_on_nodes(config: RunConfig, output_dir: str) -> CommandStep:

@@ -51,7 +51,7 @@ def compare(
 
     with tempfile.TemporaryDirectory() as scratch, console.status("comparing"):
         entries = find_entries(place, reports, Path(scratch), registry_uri(place, stack))
-        folder = out or place.root / "comparisons" / _folder_name([entry.name for entry in entries])
+        folder = out or place.comparisons / _folder_name([entry.name for entry in entries])
         report = write_comparison(entries, folder, on == "common", despite or ())
     _show(report)
     typer.echo(folder / "report.html")

@@ -102,6 +102,17 @@ class Mirror:
             self._tidy(folder, later)
         return sum(size for _, size in sent)
 
+    def copy(self, folder: Path, target: Path) -> None:
+        """Give another folder what the copy holds of one, then its manifest, within S3."""
+        found = self.manifest(folder)
+        if self.bucket is None or found is None:
+            return
+        for file in found.files:
+            key = self._key(target / file.path, file.sha256)
+            if not self._has(key, file.size):
+                self.bucket.copy(self._key(folder / file.path, file.sha256), key)
+        self._publish(target, found.files)
+
     def manifest(self, folder: Path) -> FolderManifest | None:
         """What the copy of a folder holds; None if there is none."""
         found = self._object(folder).read()

@@ -118,6 +118,13 @@ class Bucket:
         with self.explained():
             self.client.upload_file(str(path), self.bucket, key, {"ChecksumAlgorithm": "SHA256"}, Config=settings)
 
+    def copy(self, key: str, target: str) -> None:
+        """An object under another key, within the bucket, in parallel parts where it is large."""
+        settings = TransferConfig(max_concurrency=AHEAD)
+        with self.explained():
+            source = {"Bucket": self.bucket, "Key": key}
+            self.client.copy(source, self.bucket, target, {"ChecksumAlgorithm": "SHA256"}, Config=settings)
+
     def read(self, key: str, size: int, etag: str, start: int) -> Iterator[bytes]:
         """An object from byte `start` on, in order, with some ranges on their way ahead."""
 

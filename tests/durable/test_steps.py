@@ -53,23 +53,6 @@ def files(root: Path, *folders: Path) -> dict[str, bytes]:
     }
 
 
-def test_what_was_handed_over_by_half_is_handed_over_again(node: Callable[[str], Mirror]) -> None:
-    from steps.train_nodes import HANDED_OVER, remove_half_handed_over
-
-    mirror = node("a")
-    checkpoint = (folder := mirror.root / "runs" / "one" / "train") / "checkpoints" / "update-000002"
-    checkpoint.mkdir(parents=True)
-    (checkpoint / "state.json").write_text("{}")
-    mirror.push(checkpoint)
-    remove_half_handed_over(mirror, folder)
-    assert not mirror.begun(checkpoint.parent)
-    (folder / HANDED_OVER).write_text("{}")
-    mirror.push(checkpoint)
-    mirror.push(folder, OWN_COPIES)
-    remove_half_handed_over(mirror, folder)
-    assert mirror.begun(checkpoint.parent) == [checkpoint.name]
-
-
 @pytest.mark.usefixtures("bucket")
 def test_handing_over_on_an_empty_disk_keeps_what_mlflow_has_not_taken(job: TrainJob, place: Place) -> None:
     from zenml import pipeline

@@ -259,3 +259,16 @@ def test_pictures_and_scores_that_no_evaluation_has_used_for_long_go(filled: Pla
     assert found == [journal.gallery("old").folder]
     assert not found[0].exists()
     assert (len(journal.rows("old")), len(journal.rows("used"))) == (0, 2)
+
+
+def test_comparisons_and_errors_that_nobody_has_looked_at_for_long_go(filled: Place) -> None:
+    """`compare` makes a comparison again; a study's page and votes lie where their user has put them."""
+    comparisons = [filled.comparisons / name for name in ("a--b", "a--c")]
+    errors = [filled.logs / f"error-{day}.txt" for day in ("20260101-000000-0", "20260102-000000-0")]
+    for path in (*(folder / "report.html" for folder in comparisons), *errors):
+        write(path, 10)
+    for path in (comparisons[0], errors[0]):
+        os.utime(path, (0, 0))
+    found = {folder.path for folder in collect.collect(filled, KEEP).folders}
+    assert {comparisons[0], errors[0]} <= found and not {comparisons[1], errors[1]} & found
+    assert [path.exists() for path in (*comparisons, *errors)] == [False, True, False, True]
