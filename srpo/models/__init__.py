@@ -1,11 +1,10 @@
 """Base models: one file each, behind the same protocols (`TextEncoder`, `LatentSpace`, `TextToImage`).
 
-A family's file is imported when it is first asked for: diffusers takes seconds, which commands without a model save.
+Families are imported when one is first asked for: diffusers takes seconds, which commands without a model save.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
@@ -138,15 +137,16 @@ class Family:
 
 
 FAMILIES = {"flux": "FluxPipeline", "qwen_image": "QwenImagePipeline"}
-"""`model.family`, the name of a file here -> what a folder's model_index.json calls its pipeline."""
+"""`model.family` -> what a folder's model_index.json calls its pipeline."""
 
 
 def find_family(name: str) -> Family:
     """A family by its name; ConfigError says which there are."""
     if name not in FAMILIES:
         raise ConfigError(f"model.family: no model family named {name!r}; choose from {sorted(FAMILIES)}")
-    family: Family = import_module(f"{__name__}.{name}").FAMILY
-    return family
+    from srpo.models import flux, qwen_image
+
+    return {"flux": flux.FAMILY, "qwen_image": qwen_image.FAMILY}[name]
 
 
 def load_model(
