@@ -15,6 +15,7 @@ from srpo.steps import STEPS
 from tests.cluster.site import ROOT, Site, settings
 from tests.conftest import SHORT
 
+pytestmark = pytest.mark.slow
 GPU = "nvidia.com/gpu"
 OWN = ("ZENML_", "DISABLE_CREDENTIALS_DISK_CACHING")
 """How the variables begin that ZenML adds."""
