@@ -4,6 +4,7 @@ Versions go first. A crash after that leaves files without a version, which the 
 nothing is noted in between. A run's record, metrics, report and MLflow run stay.
 """
 
+import json
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from srpo.evaluation.journal import DATABASE, THUMBNAILS, ScoreJournal
 from srpo.hub.place import store_dir
 from srpo.hub.store import unused
 from srpo.registry import Version, delete, load_manifest, surplus, versions
+from srpo.report.page import REPORT_JSON
 from srpo.tracking import known_runs
 
 LARGE = ("checkpoints", "transformer")
@@ -138,19 +140,26 @@ def _released(place: Place, left: Sequence[Version]) -> list[RunRecord]:
 
 def _candidates(place: Place, released: Sequence[RunRecord]) -> Iterator[Path]:
     """The large folders of released runs, all stores of embeddings (unless an evaluation reads some), thumbnails,
-    comparisons and details of errors that have not been touched for long, and what an interrupted removal left.
+    comparisons and details of errors that nobody has written for long, and what an interrupted removal left.
     """
     for record in released:
         yield from (path for name in LARGE if (path := record.training / name).is_dir())
     if not is_read(place.embeddings):
         yield from sorted(path for path in place.embeddings.glob("[!.]*") if path.is_dir())
     galleries = (path for path in (place.scores / THUMBNAILS).glob("[!.]*") if path.is_dir())
-    passing = (*galleries, *place.comparisons.glob("[!.]*"), *place.logs.glob("error-*.txt"))
+    comparisons = (path for path in place.comparisons.glob("[!.]*") if not _holds_votes(path))
+    passing = (*galleries, *comparisons, *place.logs.glob("error-*.txt"))
     yield from sorted(path for path in passing if time.time() - path.stat().st_mtime > UNUSED)
     left = [place.runs / "*" / "train", place.embeddings, place.scores / THUMBNAILS, place.comparisons]
     left += [place.root / "store" / "trees"]
     patterns = (folder.relative_to(place.root) / f".*{REMOVED}" for folder in left)
     yield from sorted(path for pattern in patterns for path in place.root.glob(str(pattern)))
+
+
+def _holds_votes(comparison: Path) -> bool:
+    """Whether people's answers were merged into a comparison, which `compare` would not bring back."""
+    report = comparison / REPORT_JSON
+    return report.is_file() and json.loads(report.read_text(encoding="utf-8")).get("study") is not None
 
 
 def _started_from(place: Place) -> dict[str, str]:

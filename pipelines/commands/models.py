@@ -132,8 +132,8 @@ def gc(
 
     The version that `rollback` would lead to stays, and so does all that an unfinished run may need. A run that you
     give up: remove .srpo/runs/NAME; gc then frees what it shared. What was fetched into .srpo/store goes where no run
-    or version names it and nothing has used it for 30 days; scores, comparisons and details of errors go after as long.
-    What storage.remote keeps stays.
+    or version names it and nothing has used it for 30 days; scores, comparisons without votes and details of errors
+    go after as long. What storage.remote keeps stays.
     """
     place = here()
     _registry()

@@ -261,8 +261,11 @@ def test_pictures_and_scores_that_no_evaluation_has_used_for_long_go(filled: Pla
     assert (len(journal.rows("old")), len(journal.rows("used"))) == (0, 2)
 
 
-def test_comparisons_and_errors_that_nobody_has_looked_at_for_long_go(filled: Place) -> None:
-    """`compare` makes a comparison again; a study's page and votes lie where their user has put them."""
+def test_old_comparisons_and_errors_go_unless_people_have_voted(filled: Place) -> None:
+    """`compare` makes a comparison again, but not the study that was merged into it."""
+    (voted := filled.comparisons / "a--d").mkdir(parents=True)
+    (voted / "report.json").write_text('{"study": {"questions": []}}')
+    os.utime(voted, (0, 0))
     comparisons = [filled.comparisons / name for name in ("a--b", "a--c")]
     errors = [filled.logs / f"error-{day}.txt" for day in ("20260101-000000-0", "20260102-000000-0")]
     for path in (*(folder / "report.html" for folder in comparisons), *errors):
@@ -271,4 +274,4 @@ def test_comparisons_and_errors_that_nobody_has_looked_at_for_long_go(filled: Pl
         os.utime(path, (0, 0))
     found = {folder.path for folder in collect.collect(filled, KEEP).folders}
     assert {comparisons[0], errors[0]} <= found and not {comparisons[1], errors[1]} & found
-    assert [path.exists() for path in (*comparisons, *errors)] == [False, True, False, True]
+    assert [path.exists() for path in (*comparisons, *errors, voted)] == [False, True, False, True, True]
